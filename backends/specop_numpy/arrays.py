@@ -1,0 +1,151 @@
+"""The array primitives of specop on NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.backend import Layout
+from specop.errors import InvalidInputError
+from specop.rows import RowBlocks
+
+__all__ = ["NumpyBackend", "backend"]
+
+Vector = NDArray[Any]
+
+# Columns are worked on in chunks whose rows stay in the cache between the second and third pass of Gram-Schmidt.
+_CHUNK_COLUMNS = 16_384
+
+
+class NumpyBackend:
+    """`specop.backend.Backend` for float32 and float64 ndarrays."""
+
+    name = "numpy"
+
+    def layout(self, vector: Vector) -> Layout:
+        if vector.dtype not in (np.float32, np.float64):
+            raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
+        return Layout.whole(len(vector), vector.dtype, "cpu")
+
+    def dot(self, x: Vector, y: Vector) -> Any:
+        # BLAS adds up in the vectors' own precision: over millions of float32 entries it is off by 1e-4.
+        chunks = range(0, len(x), _CHUNK_COLUMNS)
+        return np.sum([np.dot(x[i : i + _CHUNK_COLUMNS], y[i : i + _CHUNK_COLUMNS]) for i in chunks], dtype=np.float64)
+
+    def norm(self, x: Vector) -> Any:
+        return np.sqrt(self.dot(x, x))
+
+    def axpy_(self, y: Vector, alpha: float, x: Vector) -> Vector:
+        y += x.dtype.type(alpha) * x
+        return y
+
+    def scale_(self, x: Vector, alpha: float) -> Vector:
+        x *= x.dtype.type(alpha)
+        return x
+
+    def copy(self, x: Vector) -> Vector:
+        return np.array(x, copy=True)
+
+    def multiply(self, x: Vector, y: Vector) -> Vector:
+        return np.multiply(x, y)
+
+    def zeros(self, layout: Layout) -> Vector:
+        return np.zeros(layout.local_size, dtype=layout.dtype)
+
+    def gather(self, x: Vector, indices: NDArray[np.intp]) -> Vector:
+        return np.take(x, indices)
+
+    def scatter(self, x: Vector, indices: NDArray[np.intp], layout: Layout) -> Vector:
+        out = self.zeros(layout)
+        out[indices] = x
+        return out
+
+    def allocate(self, layout: Layout, capacity: int, lead: int) -> RowBlocks:
+        return RowBlocks(layout, capacity, lead, lambda *shape: np.empty(shape, dtype=layout.dtype))
+
+    def set_row_(self, basis: RowBlocks, i: int, x: Vector, alpha: float) -> RowBlocks:
+        basis.grow(i + 1)
+        np.multiply(x, x.dtype.type(alpha), out=basis.row(i))
+        return basis
+
+    def row(self, basis: RowBlocks, i: int) -> Vector:
+        return basis.row(i)
+
+    def orthogonalize_(self, x: Vector, basis: RowBlocks, k: int) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
+        # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self._two_passes(x, basis, k)
+
+    def _two_passes(self, x: Vector, basis: RowBlocks, k: int) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
+        first, second = np.zeros((2, k), dtype=x.dtype)
+        parts = basis.parts(0, k)
+        for where, rows in parts:
+            np.dot(rows, x, out=first[where])
+        for begin in range(0, len(x), _CHUNK_COLUMNS):
+            columns = slice(begin, begin + _CHUNK_COLUMNS)
+            for where, rows in parts:
+                x[columns] -= first[where] @ rows[:, columns]
+            for where, rows in parts:
+                second[where] += rows[:, columns] @ x[columns]
+        for where, rows in parts:
+            x -= second[where] @ rows
+        return x, first, second, self.norm(x)
+
+    def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
+        m, p = coefficients.shape
+        weights = coefficients.T.astype(basis.layout.dtype)
+        sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
+        for begin in range(0, basis.layout.local_size, _CHUNK_COLUMNS):
+            columns = slice(begin, begin + _CHUNK_COLUMNS)
+            chunk = sum(weights[:, where] @ rows[:, columns] for where, rows in sources)
+            for where, rows in targets:
+                rows[:, columns] = chunk[where]
+        return basis
+
+    def take(self, basis: RowBlocks, k: int) -> NDArray[Any]:
+        if k == basis.lead:
+            return basis.blocks[0]
+        return np.stack([basis.row(i) for i in range(k)])
+
+    def apply_rows(self, matrix: NDArray[Any], x: Vector) -> Vector:
+        return np.dot(matrix, x)
+
+    def combine_rows(self, matrix: NDArray[Any], y: Vector) -> Vector:
+        return np.dot(y, matrix)
+
+    def stack_columns(self, vectors: Sequence[Vector]) -> NDArray[Any]:
+        return np.stack(vectors, axis=1)
+
+    def columns(self, block: NDArray[Any]) -> list[Vector]:
+        return list(np.ascontiguousarray(block.T))
+
+    def to_host(self, *arrays: Any) -> list[NDArray[np.float64]]:
+        return [np.asarray(array, dtype=np.float64) for array in arrays]
+
+    def from_host(self, array: NDArray[Any], layout: Layout) -> Vector:
+        return np.array(array, dtype=layout.dtype)
+
+    def to_numpy(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.array(x)
+
+    def synchronize(self, layout: Layout) -> None:
+        """NumPy has finished when it returns."""
+
+    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
+        if not isinstance(x, np.ndarray):
+            raise InvalidInputError(
+                f"{what} must be a NumPy array like the operator's own vectors, got {type(x).__name__}. "
+                f"Convert it explicitly; specop never moves a vector between frameworks or devices by itself."
+            )
+        if x.shape != (layout.local_size,):
+            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {x.shape}.")
+        if x.dtype != layout.dtype:
+            raise InvalidInputError(
+                f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."
+            )
+
+
+backend = NumpyBackend()

@@ -1,0 +1,284 @@
+"""What is differentiated: a module with a criterion, or a function of a parameter structure."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import optree
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from specop.errors import InvalidInputError
+
+__all__ = ["FunctionModel", "Model", "ModuleModel"]
+
+Forward = Callable[[Any, Any], Any]
+Criterion = Callable[..., Tensor]
+
+
+class Model(Protocol):
+    """A loss as a function of named tensors and a batch."""
+
+    constants: frozenset[str]
+
+    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """Return the mean loss over the batch with the named parameters replaced by these values."""
+
+    def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the chosen parameters by name."""
+
+    def named_state(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield everything that the loss depends on besides the data."""
+
+    def state(self) -> list[Tensor]:
+        """Return the tensors of `named_state`."""
+
+    def modes(self) -> tuple[int, ...]:
+        """Return the switches that the loss depends on."""
+
+    def tensors_of(self, tree: Any, like: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the tensors of a parameter structure in the order of `like`."""
+
+    def structure_of(self, values: dict[str, Tensor]) -> Any:
+        """Return named tensors as the user's structure."""
+
+
+class ModuleModel:
+    """A `torch.nn.Module`; ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``."""
+
+    def __init__(
+        self, module: nn.Module, criterion: Criterion | None, forward: Forward | None, *, check_modes: bool
+    ) -> None:
+        if criterion is None:
+            raise InvalidInputError(
+                "a module needs a criterion: objective(model, criterion, data), for example torch.nn.functional."
+                "cross_entropy. For a loss computed by hand pass a function of the parameters instead of a module."
+            )
+        if getattr(criterion, "reduction", "mean") != "mean":
+            raise InvalidInputError(
+                f"the criterion has reduction={criterion.reduction!r}; curvature is defined here for the mean loss. "  # type: ignore[attr-defined]
+                f"Use reduction='mean'; multiply the operator by the number of samples for the sum."
+            )
+        # torch.compile has returned silently wrong second derivatives; the module below it is the same function.
+        self.module = getattr(module, "_orig_mod", module)
+        self.criterion = criterion
+        self.forward = forward
+        self.check_modes = check_modes
+        self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
+        self._runner = _Runner(self.module, self._outputs)
+        self._check_layers()
+
+    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """Return the mean loss; buffers are copies, so that a layer that updates its own leaves the user's alone."""
+        if self.check_modes:
+            self._check_modes()
+        replaced = {f"module.{name}": value for name, value in values.items()}
+        replaced |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+        outputs = functional_call(self._runner, replaced, (batch,))
+        return self.criterion(outputs, batch if self.forward is not None else batch[1])
+
+    def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the parameters that require grad, or those that `select` names."""
+        named = dict(self.module.named_parameters()) if among is None else dict(among)
+        real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+        if select is None:
+            trainable = {name: tensor for name, tensor in real.items() if tensor.requires_grad}
+            if not trainable:
+                raise InvalidInputError(
+                    f"none of the model's {len(named)} parameters requires grad. Call requires_grad_() on those whose "
+                    f"curvature you want."
+                )
+            return trainable
+        if isinstance(select, nn.Module):
+            select = list(select.parameters())
+        chosen = choose(real, select)
+        frozen = [name for name in chosen if name in self.constants]
+        if frozen:
+            warnings.warn(
+                f"{len(frozen)} selected parameters are frozen, such as {frozen[0]!r}: they count as constants, and "
+                f"their rows are zero. Call requires_grad_() on them to include them.",
+                stacklevel=5,
+            )
+        return chosen
+
+    def named_state(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield parameters and buffers."""
+        yield from self.module.named_parameters()
+        yield from self.module.named_buffers()
+
+    def state(self) -> list[Tensor]:
+        """Return parameters and buffers."""
+        return [tensor for _, tensor in self.named_state()]
+
+    def modes(self) -> tuple[int, ...]:
+        """Return which layers are in training mode."""
+        return tuple(int(layer.training) for layer in self.module.modules())
+
+    def tensors_of(self, tree: Any, like: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the tensors of a mapping by parameter name."""
+        if not isinstance(tree, Mapping) or set(tree) != set(like):
+            raise InvalidInputError(
+                f"a parameter structure of a module is a mapping with exactly its {len(like)} selected names, such as "
+                f"{next(iter(like))!r}; got {type(tree).__name__}."
+            )
+        return _checked_shapes({name: tree[name] for name in like}, like)
+
+    def structure_of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a mapping by parameter name."""
+        return values
+
+    def _outputs(self, batch: Any) -> Any:
+        if self.forward is not None:
+            return self.forward(self.module, batch)
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
+            raise InvalidInputError(
+                f"a batch must be a pair (x, y), for model(x) and criterion(outputs, y); got {kind}. For other batches "
+                f"pass forward=lambda model, batch: ..., and a criterion of (outputs, batch). If the data is one batch "
+                f"[x, y], pass it as a tuple."
+            )
+        return self.module(batch[0])
+
+    def _check_layers(self) -> None:
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse:
+                raise InvalidInputError(
+                    f"layer {name!r} has sparse=True: torch has no second derivative of sparse gradients. Set "
+                    f"{name}.sparse = False; values do not change."
+                )
+
+    def _check_modes(self) -> None:
+        for name, layer in self.module.named_modules():
+            if not layer.training:
+                continue
+            if _drops_out(layer):
+                what = "has active dropout"
+            elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                what = "is batch normalization in training mode, so the loss is no mean over samples"
+            else:
+                continue
+            raise InvalidInputError(
+                f"layer {name!r} ({type(layer).__name__}) {what}. Call model.eval(), or pass fixed_randomness=0 for "
+                f"the curvature of the training-mode loss under one fixed mask."
+            )
+
+
+class FunctionModel:
+    """``fun(params, batch) -> loss``, or with a criterion ``-> outputs``; params is any structure of tensors."""
+
+    constants: frozenset[str] = frozenset()
+
+    def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
+        if not callable(function):
+            raise InvalidInputError(
+                f"expected a module or a function of (params, batch), got {type(function).__name__}."
+            )
+        if forward is not None:
+            raise InvalidInputError("forward= is for modules; a function computes its outputs itself.")
+        self.function = function
+        self.criterion = criterion
+        self.treedef: Any
+        paths, tensors, self.treedef = optree.tree_flatten_with_path(params)
+        if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+            raise InvalidInputError("params must be a structure (dict, list, tuple, ...) of tensors with at least one.")
+        self.tensors = {
+            ".".join(map(str, path)) or "params": tensor for path, tensor in zip(paths, tensors, strict=True)
+        }
+
+    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """Return the function's value at a structure with the named leaves replaced."""
+        outputs = self.function(self.structure_of(dict(values)), batch)
+        if self.criterion is None:
+            return outputs
+        return self.criterion(outputs, batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch)
+
+    def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return all real leaves, or those that `select` names."""
+        named = self.tensors if among is None else dict(among)
+        real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+        if not real:
+            raise InvalidInputError("params holds no floating-point tensor.")
+        return real if select is None else choose(real, select)
+
+    def named_state(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield the leaves."""
+        return self.tensors.items()
+
+    def state(self) -> list[Tensor]:
+        """Return the leaves."""
+        return list(self.tensors.values())
+
+    def modes(self) -> tuple[int, ...]:
+        """A function has no switches."""
+        return ()
+
+    def tensors_of(self, tree: Any, like: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the selected leaves of a structure like params."""
+        found, treedef = optree.tree_flatten(tree)
+        if treedef != self.treedef:
+            raise InvalidInputError(f"expected a structure like params, {self.treedef}; got {treedef}.")
+        named = dict(zip(self.tensors, found, strict=True))
+        return _checked_shapes({name: named[name] for name in like}, like)
+
+    def structure_of(self, values: dict[str, Tensor]) -> Any:
+        """Return params with the named leaves replaced."""
+        return optree.tree_unflatten(
+            self.treedef, [values.get(name, tensor.detach()) for name, tensor in self.tensors.items()]
+        )
+
+
+def choose(named: Mapping[str, Tensor], select: Any) -> dict[str, Tensor]:
+    """Return the parameters that a pattern, a list of patterns or tensors, or a predicate picks.
+
+    A pattern with wildcards, or the name of a parameter or of a module, whose parameters it then stands for.
+    """
+    if callable(select):
+        chosen = {name: tensor for name, tensor in named.items() if select(name, tensor)}
+    else:
+        wanted = [select] if isinstance(select, (str, Tensor)) else list(select)
+        chosen = {name: tensor for name, tensor in named.items() if any(_matches(name, tensor, one) for one in wanted)}
+    if not chosen:
+        raise InvalidInputError(f"select={select!r} matches no parameter. There are: {', '.join(named)}.")
+    return chosen
+
+
+def _matches(name: str, tensor: Tensor, wanted: Any) -> bool:
+    if isinstance(wanted, Tensor):
+        return tensor is wanted
+    if not isinstance(wanted, str):
+        raise InvalidInputError(
+            f"select takes a pattern, a module, a predicate of (name, tensor), or a list of patterns or parameters; "
+            f"got an item of type {type(wanted).__name__}."
+        )
+    return fnmatch.fnmatchcase(name, wanted) or name.startswith(wanted + ".")
+
+
+def _checked_shapes(found: Mapping[str, Any], like: Mapping[str, Tensor]) -> list[Tensor]:
+    for name, tensor in found.items():
+        if not isinstance(tensor, Tensor) or tensor.shape != like[name].shape:
+            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InvalidInputError(f"{name!r} must be a tensor of shape {tuple(like[name].shape)}, got {shape}.")
+    return list(found.values())
+
+
+def _drops_out(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p > 0
+    if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
+        return layer.dropout > 0
+    return False
+
+
+class _Runner(nn.Module):
+    """Puts the user's own forward function under `functional_call`, which replaces tensors inside modules only."""
+
+    def __init__(self, module: nn.Module, outputs: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.outputs = outputs
+
+    def forward(self, batch: Any) -> Any:
+        return self.outputs(batch)

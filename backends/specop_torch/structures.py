@@ -1,0 +1,57 @@
+"""Batches and parameter structures: the tensors inside containers of any kind."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+from torch import Tensor
+
+__all__ = ["leaves", "map_tensors", "move"]
+
+
+def leaves(structure: Any) -> list[Tensor]:
+    """Return the tensors of a structure, in a fixed order; NumPy arrays count as tensors."""
+    found: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(collect, structure)
+    return found
+
+
+def move(structure: Any, device: torch.device) -> Any:
+    """Return the structure with its tensors on a device; those already there are not copied."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), structure)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
+    """Return the structure with each tensor replaced; everything else stays as it is.
+
+    Tuples, lists, dicts and what else optree knows, dataclasses, and other mutable mappings such as the batches of
+    tokenizers.
+    """
+
+    def replace(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiub":
+            return function(torch.from_numpy(leaf))
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            items = {item.name: map_tensors(function, getattr(leaf, item.name)) for item in dataclasses.fields(leaf)}
+            return dataclasses.replace(leaf, **items)
+        if isinstance(leaf, MutableMapping):
+            clone = copy.copy(leaf)
+            for key, value in leaf.items():
+                clone[key] = map_tensors(function, value)
+            return clone
+        return leaf
+
+    return optree.tree_map(replace, structure, none_is_leaf=True)

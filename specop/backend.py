@@ -1,0 +1,207 @@
+"""What an array framework must offer, where a vector lives, and how an array's framework is found.
+
+Algorithms are written once against `Backend`. Vectors are opaque to them: they ask the backend, never the array.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.errors import InvalidInputError
+
+__all__ = ["Array", "Backend", "Basis", "Layout", "backend_of", "framework_adapter"]
+
+Array = Any
+"""A native vector or scalar of some framework. Only that framework's backend looks inside."""
+
+Basis = Any
+"""Rows of equal length, stored as the framework likes best. Only its backend looks inside."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a vector of global length `n` lives and which of its entries are held here.
+
+    Parameters
+    ----------
+    n : int
+        Global length.
+    dtype : numpy.dtype
+        Floating-point type of the entries, at least float32.
+    device : object
+        The framework's own device handle.
+    runs : tuple of (int, int)
+        Half-open ranges of global indices held by this process, in ascending order. On one device this is
+        ``((0, n),)``; a sharded job gives every rank its own runs.
+    """
+
+    n: int
+    dtype: np.dtype[Any]
+    device: Any
+    runs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def whole(cls, n: int, dtype: Any, device: Any) -> Layout:
+        """Layout of a vector that is held here entirely."""
+        return cls(n, np.dtype(dtype), device, ((0, n),))
+
+    @property
+    def local_size(self) -> int:
+        """Number of entries held by this process."""
+        return sum(stop - start for start, stop in self.runs)
+
+    @property
+    def epsilon(self) -> float:
+        """Machine epsilon of the dtype."""
+        return float(np.finfo(self.dtype).eps)
+
+
+class Backend(Protocol):
+    """The array primitives that algorithms are made of.
+
+    A primitive whose name ends in ``_`` may consume its first argument; callers use only what it returns.
+    Scalars stay on the device until `to_host`, which moves any number of them in one transfer. A vector is
+    one-dimensional and holds the entries named by its `Layout`.
+    """
+
+    name: str
+
+    # Vectors
+    def layout(self, vector: Array) -> Layout:
+        """Describe a native vector; of a matrix, its leading length, dtype and device."""
+
+    def dot(self, x: Array, y: Array) -> Array:
+        """Return ``sum_i x_i y_i`` as a device scalar."""
+
+    def norm(self, x: Array) -> Array:
+        """Return the Euclidean norm as a device scalar."""
+
+    def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
+        """Return ``y + alpha x``."""
+
+    def scale_(self, x: Array, alpha: float) -> Array:
+        """Return ``alpha x``."""
+
+    def copy(self, x: Array) -> Array:
+        """Return the same numbers in storage of their own."""
+
+    def multiply(self, x: Array, y: Array) -> Array:
+        """Return the entrywise product."""
+
+    def zeros(self, layout: Layout) -> Array:
+        """Return a vector of zeros."""
+
+    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
+        """Return ``x[indices]``."""
+
+    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
+        """Return a vector of the given layout, zero but for ``x`` at ``indices``."""
+
+    # A basis: up to `capacity` rows, of which the first `lead` can be kept without the rest
+    def allocate(self, layout: Layout, capacity: int, lead: int) -> Basis:
+        """Return an empty basis; memory is taken as rows are set."""
+
+    def set_row_(self, basis: Basis, i: int, x: Array, alpha: float) -> Basis:
+        """Return the basis with row ``i`` set to ``alpha x``."""
+
+    def row(self, basis: Basis, i: int) -> Array:
+        """Return row ``i``, to be read only."""
+
+    def orthogonalize_(self, x: Array, basis: Basis, k: int) -> tuple[Array, Array, Array, Array]:
+        """Return ``(w, h, g, beta)``: two classical Gram-Schmidt passes of ``x`` against the first ``k`` rows.
+
+        ``h = Q x``, ``x' = x - Q.T h``, ``g = Q x'``, ``w = x' - Q.T g``, ``beta = norm(w)``.
+        """
+
+    def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:
+        """Return the basis with its rows from ``start`` on replaced by ``coefficients.T @ rows``.
+
+        ``coefficients`` is (m, p), p <= m: the m rows from ``start`` give p new ones. No second basis is held.
+        """
+
+    def take(self, basis: Basis, k: int) -> Array:
+        """Return the first ``k`` rows as one (k, n) array and give up the basis."""
+
+    # Matrices and blocks of vectors as their users hold them
+    def apply_rows(self, matrix: Array, x: Array) -> Array:
+        """Return ``matrix @ x`` for a native (m, n) array."""
+
+    def combine_rows(self, matrix: Array, y: Array) -> Array:
+        """Return ``matrix.T @ y`` for a native (m, n) array."""
+
+    def stack_columns(self, vectors: Sequence[Array]) -> Array:
+        """Return the (n, k) array whose columns are the vectors."""
+
+    def columns(self, block: Array) -> list[Array]:
+        """Return the columns of an (n, k) array, each contiguous."""
+
+    # Exchange with the host
+    def to_host(self, *arrays: Array) -> list[NDArray[np.float64]]:
+        """Return the arrays as float64 NumPy arrays, by one transfer for all of them."""
+
+    def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
+        """Return a native vector with the entries of ``array`` that the layout holds here, in order."""
+
+    def to_numpy(self, x: Array) -> NDArray[Any]:
+        """Return a writable NumPy copy that shares nothing with ``x``."""
+
+    def synchronize(self, layout: Layout) -> None:
+        """Wait for the device to finish what was started."""
+
+    # Structures of parameters and numbers
+    def check_vector(self, x: Array, layout: Layout, what: str) -> None:
+        """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""
+
+
+_BUILT_IN = {"numpy": "specop_numpy", "torch": "specop_torch"}
+_ENTRY_POINT_GROUP = "specop.backends"
+
+
+def backend_of(array: Array) -> Backend:
+    """Return the backend of the framework that the array's type comes from.
+
+    Parameters
+    ----------
+    array : native array
+        For example a NumPy array or a torch tensor.
+
+    Raises
+    ------
+    InvalidInputError
+        If no installed adapter knows the type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> backend_of(np.zeros(3)).name
+    'numpy'
+    """
+    backend: Backend = framework_adapter(array).backend
+    return backend
+
+
+def framework_adapter(thing: object) -> Any:
+    """Return the adapter package for an array, a module or a structure's leaf, by the type's origin.
+
+    The type decides, not what happens to be imported: importing one framework may import another.
+    """
+    origins = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
+    for origin in origins:
+        if origin in _BUILT_IN:
+            return importlib.import_module(_BUILT_IN[origin])
+    for point in metadata.entry_points(group=_ENTRY_POINT_GROUP):
+        if point.name in origins:
+            return point.load()
+    kind = type(thing)
+    raise InvalidInputError(
+        f"no adapter for {kind.__module__}.{kind.__qualname__}: specop knows arrays and models of "
+        f"{', '.join(_BUILT_IN)}. Convert it, or register an adapter under the entry point group "
+        f"'{_ENTRY_POINT_GROUP}'."
+    )

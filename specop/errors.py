@@ -1,0 +1,57 @@
+"""Exceptions and warnings: each text says what was wrong, with the values, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AsymmetryError",
+    "ConvergenceWarning",
+    "InvalidInputError",
+    "NoiseWarning",
+    "NonFiniteError",
+    "NondeterministicError",
+    "NotConvergedError",
+    "ParametersChangedError",
+    "SpecopError",
+]
+
+
+class SpecopError(Exception):
+    """Base class of everything that specop raises on purpose."""
+
+
+class InvalidInputError(SpecopError, ValueError):
+    """An argument, a shape, a dtype, a device or a data set cannot be used as given."""
+
+
+class NonFiniteError(SpecopError, ArithmeticError):
+    """A loss, a gradient or a product contains NaN or infinity."""
+
+
+class AsymmetryError(SpecopError, ArithmeticError):
+    """An operator that must be symmetric is not."""
+
+
+class NondeterministicError(SpecopError, RuntimeError):
+    """The same product, or the same pass over the data, gave two different answers."""
+
+
+class ParametersChangedError(SpecopError, RuntimeError):
+    """The model moved away from the point at which an operator was made."""
+
+
+class NotConvergedError(SpecopError, RuntimeError):
+    """A method used up its products; the partial answer is in ``result``."""
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class ConvergenceWarning(UserWarning):
+    """A method stopped before it reached the requested accuracy."""
+
+
+class NoiseWarning(UserWarning):
+    """Products are less exact than their dtype promises; the bounds were widened accordingly."""

@@ -1,0 +1,171 @@
+"""Operators whose matrix, or whose product, the user holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from specop.backend import Array, Layout, backend_of
+from specop.errors import InvalidInputError
+from specop.operators.base import LinearOperator
+
+__all__ = ["DenseOperator", "DiagonalOperator", "FunctionOperator", "LowRankOperator"]
+
+
+class FunctionOperator(LinearOperator):
+    """Operator of a function that multiplies.
+
+    Parameters
+    ----------
+    matvec : callable
+        ``matvec(x) -> A x`` on native vectors. What it returns is copied, so it may return a buffer of its own.
+    shape : (int, int)
+        Rows and columns.
+    like : native array
+        Any array of the framework, floating dtype and device that the vectors have.
+    rmatvec : callable, optional
+        ``rmatvec(y) -> A.T y``; needed by ``.T`` unless the operator is symmetric.
+    is_symmetric, is_psd : bool, optional
+        What is known of the matrix.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> A = specop.FunctionOperator(lambda x: x[::-1], (4, 4), like=np.zeros(4), is_symmetric=True)
+    >>> A @ np.arange(4.0)
+    array([3., 2., 1., 0.])
+    """
+
+    def __init__(
+        self,
+        matvec: Callable[[Array], Array],
+        shape: tuple[int, int],
+        *,
+        like: Array,
+        rmatvec: Callable[[Array], Array] | None = None,
+        is_symmetric: bool | None = None,
+        is_psd: bool | None = None,
+    ) -> None:
+        if not callable(matvec):
+            raise InvalidInputError(f"matvec must be callable, got {type(matvec).__name__}.")
+        rows, columns = shape
+        if rows < 1 or columns < 1:
+            raise InvalidInputError(f"shape must be two positive integers, got {shape}.")
+        backend = backend_of(like)
+        found = backend.layout(like)
+        domain = Layout.whole(columns, found.dtype, found.device)
+        codomain = Layout.whole(rows, found.dtype, found.device)
+        super().__init__(backend, domain, codomain, is_symmetric=is_symmetric, is_psd=is_psd)
+        self._forward = matvec
+        self._transposed = rmatvec
+
+    def _matvec(self, x: Array) -> Array:
+        return self._checked_copy(self._forward(x), self.codomain, "matvec")
+
+    def _rmatvec(self, y: Array) -> Array:
+        if self._transposed is None:
+            return super()._rmatvec(y)
+        return self._checked_copy(self._transposed(y), self.domain, "rmatvec")
+
+    def _checked_copy(self, result: Array, layout: Layout, name: str) -> Array:
+        self.backend.check_vector(result, layout, f"what {name} returns")
+        return self.backend.copy(result)
+
+
+class DenseOperator(LinearOperator):
+    """Operator of a native (m, n) array.
+
+    Parameters
+    ----------
+    matrix : native array, (m, n)
+        Kept by reference, not copied.
+    is_symmetric, is_psd : bool, optional
+        What is known of the matrix; it is not examined.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> specop.DenseOperator(np.ones((2, 3))).T @ np.ones(2)
+    array([2., 2., 2.])
+    """
+
+    def __init__(self, matrix: Array, *, is_symmetric: bool | None = None, is_psd: bool | None = None) -> None:
+        shape = tuple(getattr(matrix, "shape", ()))
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidInputError(f"a dense operator needs a non-empty (m, n) array, got shape {shape}.")
+        backend = backend_of(matrix)
+        found = backend.layout(matrix)
+        domain = Layout.whole(shape[1], found.dtype, found.device)
+        codomain = Layout.whole(shape[0], found.dtype, found.device)
+        super().__init__(backend, domain, codomain, is_symmetric=is_symmetric, is_psd=is_psd)
+        self.matrix = matrix
+
+    def _matvec(self, x: Array) -> Array:
+        return self.backend.apply_rows(self.matrix, x)
+
+    def _rmatvec(self, y: Array) -> Array:
+        return self.backend.combine_rows(self.matrix, y)
+
+
+class DiagonalOperator(LinearOperator):
+    """``diag(entries)``.
+
+    Parameters
+    ----------
+    entries : native array, (n,)
+        The diagonal, kept by reference.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> specop.DiagonalOperator(np.array([1.0, 2.0])) @ np.ones(2)
+    array([1., 2.])
+    """
+
+    def __init__(self, entries: Array) -> None:
+        backend = backend_of(entries)
+        if len(getattr(entries, "shape", ())) != 1 or entries.shape[0] == 0:
+            raise InvalidInputError("a diagonal operator needs a non-empty one-dimensional array.")
+        super().__init__(backend, backend.layout(entries), is_symmetric=True)
+        self.entries = entries
+
+    def _matvec(self, x: Array) -> Array:
+        return self.backend.multiply(self.entries, x)
+
+
+class LowRankOperator(LinearOperator):
+    """``rows.T @ diag(weights) @ rows``, symmetric of rank at most r.
+
+    Parameters
+    ----------
+    rows : native array, (r, n)
+        Contiguous rows, such as the eigenvectors of an EigenResult or per-sample gradients; kept by reference.
+    weights : native array, (r,), optional
+        Weight of each row; ones by default, which makes the operator positive semidefinite.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> specop.LowRankOperator(np.array([[1.0, 1.0, 0.0]]), np.array([2.0])) @ np.ones(3)
+    array([4., 4., 0.])
+    """
+
+    def __init__(self, rows: Array, weights: Array | None = None) -> None:
+        shape = tuple(getattr(rows, "shape", ()))
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidInputError(f"a low-rank operator needs a non-empty (r, n) array, got shape {shape}.")
+        backend = backend_of(rows)
+        found = backend.layout(rows)
+        if weights is not None:
+            inner = Layout.whole(shape[0], found.dtype, found.device)
+            backend.check_vector(weights, inner, "weights")
+        domain = Layout.whole(shape[1], found.dtype, found.device)
+        super().__init__(backend, domain, is_symmetric=True, is_psd=True if weights is None else None)
+        self.rows = rows
+        self.weights = weights
+
+    def _matvec(self, x: Array) -> Array:
+        inner: Any = self.backend.apply_rows(self.rows, x)
+        if self.weights is not None:
+            inner = self.backend.multiply(self.weights, inner)
+        return self.backend.combine_rows(self.rows, inner)

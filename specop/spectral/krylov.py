@@ -1,0 +1,332 @@
+"""The Lanczos recurrence: an orthonormal basis, the projected matrix, and the products that made them.
+
+Every spectral algorithm grows one `KrylovSpace`; none has a recurrence of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from specop import probes
+from specop.backend import Array
+from specop.errors import AsymmetryError, InvalidInputError, NoiseWarning, NondeterministicError, NonFiniteError
+from specop.operators.base import LinearOperator
+
+__all__ = ["KrylovSpace", "Ritz"]
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Eigenpairs of a projected matrix: values ascending, coefficients in columns, residual norms.
+
+    `residuals` are the full ones; `inner_residuals` leave out what lies along rows before the projection's first.
+    """
+
+    rows: NDArray[np.intp]
+    values: NDArray[np.float64]
+    coefficients: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    inner_residuals: NDArray[np.float64]
+
+
+class KrylovSpace:
+    r"""Orthonormal rows V and what is known of G = V A V' for a symmetric A, grown one product at a time.
+
+    Some rows have been multiplied, the others are the frontier. A multiplied row's product lies in the span of all
+    rows, so with M the multiplied and U the frontier rows
+
+        A V_M' = V_M' G_MM + V_U' G_UM,
+
+    and the residual of a Ritz pair (theta, V_M's) of G_MM is \|G_UM s\|. One start vector gives the Lanczos
+    recurrence; a thick restart (Wu and Simon, 2000) replaces V_M by Ritz vectors and keeps U; a second start vector,
+    orthogonal to all rows, searches where the first Krylov space cannot reach. Where frontier rows are given up, the
+    residual that lay along them stays in the books as `lost`. Orthogonality comes from two classical
+    Gram-Schmidt passes against every row: one pass in float32 loses four digits.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Square; its symmetry is watched while it is multiplied.
+    capacity : int
+        Largest number of rows that can be multiplied.
+    lead : int
+        Number of rows that are to outlive the others.
+    seed : int
+        Of the random vectors.
+    """
+
+    def __init__(self, A: LinearOperator, capacity: int, lead: int, seed: int) -> None:
+        self.A = A
+        self.backend = A.backend
+        self.n = A.shape[0]
+        self.capacity = min(capacity + 1, self.n)
+        self.seed = probes.check_seed(seed)
+        self.rows = 0
+        self.starts = 0
+        self.products = 0
+        self.asymmetry = 0.0
+        self.scale = 0.0
+        self.G = np.zeros((self.capacity, self.capacity))
+        self.multiplied = np.zeros(self.capacity, dtype=bool)
+        self.lost = np.zeros(self.capacity)
+        self.restarted = False
+        self.basis = self.backend.allocate(A.domain, self.capacity, lead)
+        self._draws = 0
+
+    @property
+    def frontier(self) -> NDArray[np.intp]:
+        """Rows that have not been multiplied, oldest first."""
+        return np.flatnonzero(~self.multiplied[: self.rows])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a restart is due before the next product; the whole space is never full."""
+        return self.rows == self.capacity < self.n
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every direction has been multiplied."""
+        return self.rows == self.n and bool(self.multiplied.all())
+
+    @property
+    def noise_floor(self) -> float:
+        """Typical rounding error of a product, which no residual estimate shows."""
+        return 4.0 * self.A.domain.epsilon * self.scale
+
+    @property
+    def error_floor(self) -> float:
+        """What rounding does to residuals and eigenvalues at most; it grows with the number of rows."""
+        return 2.0 * (1.0 + float(self.rows) ** 0.5) * self.noise_floor
+
+    def start(self, vector: Array | None = None) -> None:
+        """Append a row to the frontier: a vector without what it has in the span of the rows, or a random one."""
+        self.starts += 1
+        if vector is not None:
+            (length,) = self.backend.to_host(self.backend.norm(vector))
+            if not np.isfinite(length) or length == 0:
+                raise InvalidInputError(f"the start vector v0 must be finite and not zero; its norm is {length}.")
+            unit = self.backend.scale_(self.backend.copy(vector), 1.0 / float(length))
+            if self._append(unit, smallest=1e-3):
+                return
+        for _ in range(5):
+            vector = probes.normal(self.backend, self.A.domain, self.seed, self._draws)
+            self._draws += 1
+            if self._append(self.backend.scale_(vector, self.n**-0.5), smallest=0.1 * self.n**-0.5):
+                return
+        raise NonFiniteError(
+            f"no vector orthogonal to {self.rows} rows was found in dimension {self.n}; the rows are not orthonormal. "
+            f"If `deflate` was passed, check that its eigenvectors are."
+        )
+
+    def append_eigenvectors(
+        self, vectors: list[Array], values: NDArray[np.float64], residuals: NDArray[np.float64]
+    ) -> None:
+        """Append approximate orthonormal eigenvectors as rows that count as multiplied."""
+        for vector, value, residual in zip(vectors, values, residuals, strict=True):
+            self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0)
+            self.G[self.rows, self.rows] = value
+            self.multiplied[self.rows] = True
+            self.lost[self.rows] = residual
+            self.rows += 1
+
+    def truncate(self, rows: int) -> None:
+        """Forget all rows from this one on."""
+        self.rows = rows
+        self.G[rows:] = self.G[:, rows:] = 0.0
+        self.multiplied[rows:] = False
+        self.lost[rows:] = 0.0
+
+    def expand(self, row: int) -> None:
+        """Multiply a row of the frontier; what its product has outside of all rows becomes a new one."""
+        product = self.A._matvec(self.backend.row(self.basis, row))
+        self.products += 1
+        rest, first, second, beta = self.backend.orthogonalize_(product, self.basis, self.rows)
+        h, g, beta = self.backend.to_host(first, second, beta)
+        if not (np.isfinite(beta) and np.isfinite(h).all() and np.isfinite(g).all()):
+            raise NonFiniteError(
+                f"product {self.products} with {self.A!r} holds NaN or infinity, or its norm overflows "
+                f"{self.A.dtype}. Check the parameters and the data for NaN, and the loss for overflow; a loss whose "
+                f"second derivative is infinite somewhere (sqrt at 0, norm at 0) does this too."
+            )
+        column = h + g
+        self.scale = max(self.scale, float(np.hypot(np.linalg.norm(column), beta)))
+        known = self.multiplied[: self.rows] & (self.lost[: self.rows] == 0)
+        self._watch_symmetry(row, column[known] - self.G[: self.rows, row][known])
+        column[known] = self.G[: self.rows, row][known]
+        self.G[: self.rows, row] = self.G[row, : self.rows] = column
+        self.multiplied[row] = True
+        # Below this the rows span an invariant subspace as far as rounding shows, and its eigenpairs are exact.
+        epsilon = self.A.domain.epsilon
+        if self.rows < self.n and beta > max(10, self.rows) * epsilon * self.scale:
+            # The new row is off by rounding over beta: from here on it is little better than another random start.
+            self.starts += bool(beta < epsilon**0.5 * self.scale)
+            self.basis = self.backend.set_row_(self.basis, self.rows, rest, 1.0 / float(beta))
+            self.G[self.rows, row] = self.G[row, self.rows] = beta
+            self.rows += 1
+
+    def ritz(self, first: int = 0) -> Ritz:
+        """Return the Ritz pairs of the multiplied rows from `first` on."""
+        rows = first + np.flatnonzero(self.multiplied[first : self.rows])
+        values, coefficients = _eigh(self.G[np.ix_(rows, rows)])
+        frontier = self.frontier
+        coupling = self.G[np.ix_(frontier, rows)] @ coefficients
+        inner = np.linalg.norm(coupling[frontier >= first], axis=0)
+        known = np.linalg.norm(coupling, axis=0)
+        return Ritz(rows, values, coefficients, np.hypot(known, self.lost[rows] @ np.abs(coefficients)), inner)
+
+    def next_for(self, ritz: Ritz, pair: int) -> int:
+        """Return the row whose product reduces the pair's residual most, and put it on the frontier if it is not."""
+        weights = ritz.coefficients[:, pair]
+        frontier = self.frontier
+        along = np.abs(self.G[np.ix_(frontier, ritz.rows)] @ weights)
+        missing = self.lost[ritz.rows] * np.abs(weights)
+        if len(frontier) and along.max() >= missing.max():
+            return int(frontier[np.argmax(along)])
+        # Its product is partly lost: multiply it again.
+        row = int(ritz.rows[np.argmax(missing)])
+        self.multiplied[row] = False
+        self.lost[row] = 0.0
+        return row
+
+    def restart(self, ritz: Ritz, keep: NDArray[np.intp], *, forget_frontier: bool = False) -> None:
+        """Replace the rows that the Ritz pairs were made of by fewer that span the chosen Ritz vectors.
+
+        Rows before them stay, and so does the frontier unless it is to be forgotten. With one frontier row the new
+        rows are chosen so that G is tridiagonal again.
+        """
+        first = int(ritz.rows[0])
+        frontier = self.frontier[self.frontier >= first]
+        coefficients, values = ritz.coefficients[:, keep], np.diag(ritz.values[keep])
+        lost = self.lost[ritz.rows] @ np.abs(coefficients)
+        if forget_frontier:
+            lost = np.hypot(lost, ritz.inner_residuals[keep])
+            frontier = frontier[:0]
+        coupling = self.G[np.ix_(frontier, ritz.rows)] @ coefficients
+        if len(frontier) == 1 and not lost.any():
+            turn, values, coupling = _tridiagonal(ritz.values[keep], coupling[0])
+            coefficients = coefficients @ turn
+        outside = self.G[:first, ritz.rows] @ coefficients
+        beyond = self.G[np.ix_(np.arange(first), frontier)]
+
+        p, rows, self.restarted = len(keep), self.rows - first, True
+        change = np.zeros((rows, p + len(frontier)))
+        change[ritz.rows - first, :p] = coefficients
+        change[frontier - first, p + np.arange(len(frontier))] = 1.0
+        self.basis = self.backend.combine_(self.basis, change, first)
+        self.truncate(first)
+        self.rows = first + p + len(frontier)
+        kept, ahead = slice(first, first + p), slice(first + p, self.rows)
+        self.G[kept, kept] = values
+        self.G[ahead, kept], self.G[kept, ahead] = coupling, coupling.T
+        self.G[:first, kept], self.G[kept, :first] = outside, outside.T
+        self.G[:first, ahead], self.G[ahead, :first] = beyond, beyond.T
+        self.multiplied[kept] = True
+        self.lost[kept] = lost
+
+    def extract(self, ritz: Ritz, chosen: NDArray[np.intp]) -> Array:
+        """Return the chosen Ritz vectors as the rows of one array, and give up the space."""
+        change = np.zeros((self.rows, len(chosen)))
+        change[ritz.rows] = ritz.coefficients[:, chosen]
+        basis = self.backend.combine_(self.basis, change, 0)
+        return self.backend.take(basis, len(chosen))
+
+    def warn_of_noise(self) -> bool:
+        """Warn if products were less exact or less symmetric than their dtype promises; return whether so."""
+        threshold = _clean_level(self.A)
+        if self.asymmetry <= threshold:
+            return False
+        warnings.warn(
+            f"products with {self.A!r} are asymmetric by {self.asymmetry:.1e} relative to its norm, where clean ones "
+            f"stay below {threshold:.0e}: they carry noise (reduced-precision matrix products, atomics, a matrix that "
+            f"is only nearly symmetric). Error bounds were widened; run in a higher precision for more.",
+            NoiseWarning,
+            stacklevel=4,
+        )
+        return True
+
+    def _watch_symmetry(self, row: int, difference: NDArray[np.float64]) -> None:
+        # For a symmetric A the first Gram-Schmidt coefficients are known before they are measured.
+        # Rounding adds up over restarts, so what is seen after one says less.
+        if len(difference) == 0 or self.scale == 0 or self.restarted:
+            return
+        self.asymmetry = max(self.asymmetry, float(np.abs(difference).max()) / self.scale)
+        if self.asymmetry <= _refused_level(self.A):
+            return
+        vector = self.backend.row(self.basis, row)
+        once, again = self.A._matvec(vector), self.A._matvec(vector)
+        length = self.backend.norm(once)
+        deviation, length = self.backend.to_host(self.backend.norm(self.backend.axpy_(again, -1.0, once)), length)
+        if deviation > 1e-3 * self.asymmetry * length:
+            raise NondeterministicError(
+                f"two products of {self.A!r} with the same vector differ by {float(deviation / length):.1e} relative. "
+                f"Look for dropout, sampling, data augmentation or a shuffling loader behind the product."
+            )
+        raise AsymmetryError(
+            f"{self.A!r} is not symmetric: the relative asymmetry seen after {self.products} products is "
+            f"{self.asymmetry:.1e}. If that is rounding, symmetrize with (A + A.T) / 2 or use float64; if A is not "
+            f"meant to be symmetric, this method does not apply."
+        )
+
+    def _append(self, vector: Array, smallest: float) -> bool:
+        # Twice two passes: with few dimensions left most of a random vector is rounding error after the first.
+        for _ in range(2 if self.rows else 0):
+            vector, _, _, length = self.backend.orthogonalize_(vector, self.basis, self.rows)
+            (beta,) = self.backend.to_host(length)
+            if not beta > smallest:
+                return False
+            vector = self.backend.scale_(vector, 1.0 / float(beta))
+        (beta,) = self.backend.to_host(self.backend.norm(vector))
+        self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0 / float(beta))
+        self.rows += 1
+        return True
+
+
+def _eigh(G: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigendecomposition of a small symmetric matrix that is mostly tridiagonal.
+
+    A dense solver wakes the threads of NumPy's or SciPy's BLAS, which then spin beside those of a framework on the same
+    cores: products ran at half their speed for it. The tridiagonal one calls no BLAS.
+    """
+    if len(G) == 0:
+        return np.zeros(0), np.zeros((0, 0))
+    if not np.triu(G, 2).any():
+        values, vectors = scipy.linalg.eigh_tridiagonal(np.diagonal(G), np.diagonal(G, 1), check_finite=False)
+    else:
+        values, vectors = scipy.linalg.eigh(G, driver="evr", check_finite=False)
+    return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
+
+
+def _tridiagonal(
+    values: NDArray[np.float64], coupling: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Turn diag(values) with one coupling row into a tridiagonal matrix coupled through its last entry only.
+
+    Householder reflections of the bordered matrix keep its first row, here the coupling, apart from the others.
+    """
+    p = len(values)
+    bordered = np.diag(np.concatenate([[0.0], values]))
+    bordered[0, 1:] = bordered[1:, 0] = coupling
+    reduced, turn = scipy.linalg.hessenberg(bordered, calc_q=True)
+    reduced = np.asarray(reduced, dtype=np.float64)[:0:-1, :0:-1]
+    turn = np.asarray(turn, dtype=np.float64)[1:, :0:-1]
+    diagonal, beside = np.diagonal(reduced), np.diagonal(reduced, 1)
+    tridiagonal = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+    ahead = np.zeros((1, p))
+    ahead[0, -1] = turn[:, -1] @ coupling
+    return turn, tridiagonal, ahead
+
+
+def _clean_level(A: LinearOperator) -> float:
+    if A.precision > 1e-5:
+        return 1e-2
+    # Clean float32 networks read 2e-7 to 4e-7, clean ill-conditioned dense matrices up to 4e-6.
+    return 1e-5 if A.domain.epsilon > 1e-10 else 1e-12
+
+
+def _refused_level(A: LinearOperator) -> float:
+    return 5e-2 if A.precision > 1e-5 else 1e-3

@@ -1,0 +1,16 @@
+"""Settings of the whole test run. Nothing here imports NumPy or a framework."""
+
+import os
+
+from hypothesis import settings
+
+# One thread in each worker of pytest-xdist: two workers with two threads each only wait for each other. This
+# runs before a test module imports NumPy or torch, which read the variable once, when they are loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Figures are written to files; no window is opened.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# No deadline: the first call of a kernel takes much longer than the next. CI draws the same examples always.
+settings.register_profile("specop", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("specop")

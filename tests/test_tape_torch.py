@@ -1,0 +1,226 @@
+"""Tapes of linear functions: another input through the tape is another input through the function."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from specop_torch.tape import Tape, Untapeable, record
+
+A = torch.arange(12.0, dtype=torch.float64).reshape(3, 4) / 7
+INDEX = torch.tensor([2, 0, 1, 2])
+
+
+def matrix_products(x):
+    return [torch.sin(A) @ x, A.mul(2) @ (3 * x), None]
+
+
+def in_place_into_a_captured_buffer(x):
+    buffer = torch.ones(4, dtype=x.dtype) - 1
+    buffer.add_(x)
+    buffer[1:3].mul_(2)
+    return [buffer * 5]
+
+
+def in_place_through_views(x):
+    y = x.clone()
+    y.view(2, 2)[0].add_(x[2:])
+    y[::2] -= 1.5 * x[1::2]
+    return [y]
+
+
+def reading_a_view_after_the_base_was_written(x):
+    y = 2 * x
+    view = y[1:]
+    y.mul_(3)
+    return [view + 0]
+
+
+def writing_the_base_through_a_late_view(x):
+    y = 2 * x
+    y.flip(0)  # dead, and dropped
+    y.unsqueeze(1)[:, 0].mul_(x.new_tensor(4.0))
+    return [y.sum(0, keepdim=True)]
+
+
+def cat_and_stack(x):
+    return [torch.cat([x, torch.zeros(2, dtype=x.dtype), 2 * x]), torch.stack([x, x.flip(0), 0 * A[0]]).T]
+
+
+def split_and_unbind(x):
+    first, second = x.split([1, 3])
+    a, _, c = second.unbind()
+    return [first * 2, a + c, second]
+
+
+def index_put_and_add(x):
+    rows = torch.zeros(3, 4, dtype=x.dtype)
+    rows.index_put_((INDEX,), x.expand(4, 4), accumulate=True)
+    rows.index_add_(0, torch.tensor([0]), x[None])
+    return [rows, torch.zeros(3, dtype=x.dtype).scatter_add(0, INDEX, x)]
+
+
+def captured_index_of_a_recorded_value(x):
+    return [x[INDEX], x.gather(0, INDEX[:2]), torch.where(A[0] > 0.2, x, 0.0)]
+
+
+def backward_of_a_graph(x):
+    weight = torch.linspace(-1, 1, 4, dtype=x.dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad((torch.tanh(A @ weight) ** 2).sum(), weight, create_graph=True)
+    return torch.autograd.grad(gradient, weight, x)
+
+
+def identity(x):
+    return [x]
+
+
+FUNCTIONS = [
+    matrix_products,
+    in_place_into_a_captured_buffer,
+    in_place_through_views,
+    reading_a_view_after_the_base_was_written,
+    writing_the_base_through_a_late_view,
+    cat_and_stack,
+    split_and_unbind,
+    index_put_and_add,
+    captured_index_of_a_recorded_value,
+    backward_of_a_graph,
+    identity,
+]
+
+
+def tape_of(function, x):
+    outputs, tape = record(lambda inputs: function(*inputs), [x])
+    assert isinstance(tape, Tape), tape.reason
+    return outputs, tape
+
+
+def equal(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_replay_equals_the_function(function):
+    first, second = torch.arange(4.0, dtype=torch.float64) + 1, torch.tensor([5.0, -2.0, 0.5, 1.0]).double()
+    outputs, tape = tape_of(function, first.clone())
+    equal(outputs, function(first.clone()))
+    # Twice, and in turn: a replay leaves nothing behind for the next one.
+    for x in (second, first, second):
+        given = x.clone()
+        equal(tape.replay([given]), function(x.clone()))
+        assert torch.equal(given, x)
+
+
+def test_several_inputs():
+    def function(x, y):
+        return [A @ x + y, (x.sum() + y.sum()).reshape(1)]
+
+    x, y = torch.ones(4).double(), torch.arange(3.0).double()
+    _, tape = record(lambda inputs: function(*inputs), [x, y])
+    equal(tape.replay([2 * x, -y]), function(2 * x, -y))
+
+
+def test_what_no_input_reaches_is_a_constant():
+    _, tape = tape_of(matrix_products, torch.ones(4).double())
+    assert len(tape) == 3  # two matrix products and a scaling: neither the sine nor the doubling of A
+    assert len(tape.constants) == 2
+
+
+def test_dead_steps_are_dropped():
+    def function(x):
+        torch.exp(x).sum().mul(3)
+        return [2 * x]
+
+    _, tape = tape_of(function, torch.ones(4).double())
+    assert len(tape) == 1 and tape.constants == []
+
+
+def test_intermediate_values_are_freed_during_a_replay():
+    live = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            live.append(weakref.ref(result))
+            assert sum(reference() is not None for reference in live) <= 3
+            return result
+
+    def chain(x):
+        for _ in range(20):
+            x = 2 * x
+        return [x]
+
+    x = torch.ones(4).double()
+    _, tape = tape_of(chain, x)
+    with Watch():
+        tape.replay([x])
+    assert len(live) == 20
+
+
+def test_a_tape_keeps_no_autograd_graph_alive():
+    weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    kept = []
+
+    def function(x):
+        middle = torch.sin(weight)
+        kept.append(weakref.ref(middle))
+        (gradient,) = torch.autograd.grad((middle**3).sum(), weight, create_graph=True)
+        return torch.autograd.grad(gradient, weight, x)
+
+    _, tape = tape_of(function, torch.ones(4).double())
+    gc.collect()
+    assert kept[0]() is None
+    assert all(not constant.requires_grad for constant in tape.constants)
+
+
+def branches_on_a_value(x):
+    return [x * x.sum().item()]
+
+
+def draws_random_numbers(x):
+    return [torch.nn.functional.dropout(x, 0.5, training=True)]
+
+
+def overwrites_what_it_captured(x):
+    factor = torch.ones(4, dtype=x.dtype)
+    y = x * factor
+    factor.add_(1)
+    return [y + x * factor]
+
+
+def converts_through_numpy(x):
+    y = 2 * x
+    return [torch.from_numpy(y.detach().numpy()) * x]
+
+
+def uses_a_data_alias(x):
+    y = 2 * x
+    y.data.mul_(3)
+    return [y]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (branches_on_a_value, "looks at the values"),
+        (draws_random_numbers, "random numbers"),
+        (overwrites_what_it_captured, "a captured tensor was overwritten later"),
+        (converts_through_numpy, "through an alias"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_replayed(function, reason):
+    outputs, tape = record(lambda inputs: function(*inputs), [torch.ones(4).double()])
+    assert isinstance(tape, Untapeable) and reason in tape.reason
+    # The recorded call itself is none the worse.
+    assert outputs[0].shape == (4,)
+
+
+def test_an_alias_is_followed_or_refused():
+    outputs, tape = record(lambda inputs: uses_a_data_alias(*inputs), [torch.ones(4).double()])
+    equal(outputs, [torch.full((4,), 6.0).double()])
+    if isinstance(tape, Tape):
+        equal(tape.replay([torch.ones(4).double() * 2]), [torch.full((4,), 12.0).double()])
