@@ -16,8 +16,9 @@ __all__ = ["NumpyBackend", "backend"]
 
 Vector = NDArray[Any]
 
-# Columns are worked on in chunks whose rows stay in the cache between the second and third pass of Gram-Schmidt.
-_CHUNK_COLUMNS = 16_384
+# BLAS adds up in the vectors' own precision, and over millions of float32 entries a sum is off by up to 1e-4: chunks
+# are added up in float64.
+_CHUNK = 16_384
 
 
 class NumpyBackend:
@@ -31,9 +32,8 @@ class NumpyBackend:
         return Layout.whole(len(vector), vector.dtype, "cpu")
 
     def dot(self, x: Vector, y: Vector) -> Any:
-        # BLAS adds up in the vectors' own precision: over millions of float32 entries it is off by 1e-4.
-        chunks = range(0, len(x), _CHUNK_COLUMNS)
-        return np.sum([np.dot(x[i : i + _CHUNK_COLUMNS], y[i : i + _CHUNK_COLUMNS]) for i in chunks], dtype=np.float64)
+        chunks = range(0, len(x), _CHUNK)
+        return np.sum([np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK]) for i in chunks], dtype=np.float64)
 
     def norm(self, x: Vector) -> Any:
         return np.sqrt(self.dot(x, x))
@@ -80,26 +80,21 @@ class NumpyBackend:
             return self._two_passes(x, basis, k)
 
     def _two_passes(self, x: Vector, basis: RowBlocks, k: int) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
-        first, second = np.zeros((2, k), dtype=x.dtype)
         parts = basis.parts(0, k)
-        for where, rows in parts:
-            np.dot(rows, x, out=first[where])
-        for begin in range(0, len(x), _CHUNK_COLUMNS):
-            columns = slice(begin, begin + _CHUNK_COLUMNS)
+        passes = []
+        for _ in range(2):
+            coefficients = np.concatenate([x[:0], *(_products(rows, x) for _, rows in parts)])
             for where, rows in parts:
-                x[columns] -= first[where] @ rows[:, columns]
-            for where, rows in parts:
-                second[where] += rows[:, columns] @ x[columns]
-        for where, rows in parts:
-            x -= second[where] @ rows
-        return x, first, second, self.norm(x)
+                x -= coefficients[where] @ rows
+            passes.append(coefficients)
+        return x, passes[0], passes[1], self.norm(x)
 
     def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
         m, p = coefficients.shape
         weights = coefficients.T.astype(basis.layout.dtype)
         sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
-        for begin in range(0, basis.layout.local_size, _CHUNK_COLUMNS):
-            columns = slice(begin, begin + _CHUNK_COLUMNS)
+        for begin in range(0, basis.layout.local_size, _CHUNK):
+            columns = slice(begin, begin + _CHUNK)
             chunk = sum(weights[:, where] @ rows[:, columns] for where, rows in sources)
             for where, rows in targets:
                 rows[:, columns] = chunk[where]
@@ -146,6 +141,15 @@ class NumpyBackend:
             raise InvalidInputError(
                 f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."
             )
+
+
+def _products(rows: NDArray[Any], x: Vector) -> Vector:
+    """Return ``rows @ x``, added up as exactly as `NumpyBackend.dot`."""
+    if len(x) <= _CHUNK:
+        return np.dot(rows, x)
+    chunks = range(0, len(x), _CHUNK)
+    partial = [np.dot(rows[:, i : i + _CHUNK], x[i : i + _CHUNK]) for i in chunks]
+    return np.sum(partial, axis=0, dtype=np.float64).astype(x.dtype)
 
 
 backend = NumpyBackend()

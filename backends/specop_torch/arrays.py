@@ -16,9 +16,9 @@ from specop.rows import RowBlocks
 
 __all__ = ["TorchBackend", "backend"]
 
-# On a CPU, columns are worked on in chunks whose rows stay in the cache between the second and third pass of
-# Gram-Schmidt; on a GPU each chunk would be a kernel launch, so there is one.
-_CPU_CHUNK_COLUMNS = 16_384
+# A CPU adds up in the vectors' own precision, and over millions of float32 entries a sum is off by up to 1e-3: chunks
+# are added up in float64. A GPU adds in a tree.
+_CHUNK = 16_384
 
 _TO_TORCH: dict[np.dtype[Any], torch.dtype] = {
     np.dtype(np.float32): torch.float32,
@@ -40,9 +40,7 @@ class TorchBackend:
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return torch.dot(x, y)
-        # A CPU adds up in the vectors' own precision: over millions of float32 entries it is off by 1e-3. A GPU adds
-        # in a tree.
-        pieces = zip(x.split(_CPU_CHUNK_COLUMNS), y.split(_CPU_CHUNK_COLUMNS), strict=True)
+        pieces = zip(x.split(_CHUNK), y.split(_CHUNK), strict=True)
         return torch.stack([torch.dot(a, b) for a, b in pieces]).sum(dtype=torch.float64)
 
     def norm(self, x: Tensor) -> Tensor:
@@ -82,21 +80,14 @@ class TorchBackend:
         return basis.row(i)
 
     def orthogonalize_(self, x: Tensor, basis: RowBlocks, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        first, second = x.new_zeros(2, k)
         parts = basis.parts(0, k)
-        width = _CPU_CHUNK_COLUMNS if x.device.type == "cpu" else x.shape[0]
-        for where, rows in parts:
-            torch.mv(rows, x, out=first[where])
-        for begin in range(0, x.shape[0], width):
-            columns = slice(begin, begin + width)
-            piece = x[columns]
+        passes = []
+        for _ in range(2):
+            coefficients = torch.cat([x.new_empty(0), *(_products(rows, x) for _, rows in parts)])
             for where, rows in parts:
-                piece.addmv_(rows[:, columns].T, first[where], alpha=-1)
-            for where, rows in parts:
-                second[where].addmv_(rows[:, columns], piece)
-        for where, rows in parts:
-            x.addmv_(rows.T, second[where], alpha=-1)
-        return x, first, second, self.norm(x)
+                x.addmv_(rows.T, coefficients[where], alpha=-1)
+            passes.append(coefficients)
+        return x, passes[0], passes[1], self.norm(x)
 
     def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
         m, p = coefficients.shape
@@ -104,8 +95,8 @@ class TorchBackend:
         weights = torch.from_numpy(coefficients.T.copy()).to(device=device, dtype=dtype)
         sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
         # Chunks on a GPU too: they bound the second copy that a product in place needs.
-        for begin in range(0, basis.layout.local_size, 16 * _CPU_CHUNK_COLUMNS):
-            columns = slice(begin, begin + 16 * _CPU_CHUNK_COLUMNS)
+        for begin in range(0, basis.layout.local_size, 16 * _CHUNK):
+            columns = slice(begin, begin + 16 * _CHUNK)
             chunk = weights.new_zeros(p, sources[0][1][:, columns].shape[1])
             for where, rows in sources:
                 chunk.addmm_(weights[:, where], rows[:, columns])
@@ -165,6 +156,14 @@ class TorchBackend:
             raise InvalidInputError(
                 f"{what} must be on {layout.device}, got a tensor on {x.device}. Move it with x.to('{layout.device}')."
             )
+
+
+def _products(rows: Tensor, x: Tensor) -> Tensor:
+    """Return ``rows @ x``, added up as exactly as `TorchBackend.dot`."""
+    if x.device.type != "cpu" or x.shape[0] <= _CHUNK:
+        return torch.mv(rows, x)
+    pieces = zip(rows.split(_CHUNK, dim=1), x.split(_CHUNK), strict=True)
+    return torch.stack([torch.mv(a, b) for a, b in pieces]).sum(0, dtype=torch.float64).to(x.dtype)
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
