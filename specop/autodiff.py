@@ -74,6 +74,9 @@ class Autodiff(Protocol):
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that a batch takes."""
 
+    def batch_versions(self, batch: Any) -> tuple[int, ...]:
+        """Return counters that move when a batch's arrays are written into; empty where arrays are immutable."""
+
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of a batch."""
 

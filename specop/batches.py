@@ -24,6 +24,8 @@ class _BatchReader(Protocol):
 
     def batch_bytes(self, batch: Any) -> int: ...
 
+    def batch_versions(self, batch: Any) -> tuple[int, ...]: ...
+
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]: ...
 
     def preserved(self) -> Any: ...
@@ -60,6 +62,7 @@ class Batches:
         self._seen: list[tuple[int, ...]] = []
         self._weights: list[float] = []
         self._samples = 0
+        self._versions: list[tuple[int, ...]] = []
 
     def __len__(self) -> int:
         self._read_once()
@@ -89,6 +92,15 @@ class Batches:
         self._read_once()
         return self._samples
 
+    def check_unchanged(self) -> None:
+        """Raise NondeterministicError if batches that are kept were written into since the first pass."""
+        for number, (batch, versions) in enumerate(zip(self._kept or [], self._versions, strict=False)):
+            if self._reader.batch_versions(batch) != versions:
+                raise NondeterministicError(
+                    f"batch {number} was written into after it was read, so products would belong to neither the old "
+                    f"nor the new data. Make a new objective for the new data, and leave the old one's arrays alone."
+                )
+
     def _read_once(self) -> None:
         if self._weights:
             return
@@ -112,6 +124,7 @@ class Batches:
         if not sum(weights) > 0:
             raise InvalidInputError("all batches have weight zero: no loss term counts.")
         self._kept, self._seen, self._samples, self._weights = kept, seen, samples, weights
+        self._versions = [self._reader.batch_versions(batch) for batch in kept or []]
 
     def _checked_weight(self, batch: Any, number: int) -> float:
         weight = float(self._reader.count(batch) if self._weight is None else self._weight(batch))

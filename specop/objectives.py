@@ -225,8 +225,10 @@ class Objective:
                 "would belong to neither point. Make a new one with objective.hessian(), or fix the point with "
                 "objective.hessian(theta)."
             )
+        self._data.check_unchanged()
         with self._autodiff.preserved():
             yield
+        self._data.check_unchanged()
         if self._autodiff.fingerprint(fixed=fixed) != found:
             raise ParametersChangedError(
                 "the model's parameters, buffers or modes changed during this call. Do not train or load weights "

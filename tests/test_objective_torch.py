@@ -1000,3 +1000,39 @@ def test_no_warning_on_the_way():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         specop.objective(model, criterion, batch).hessian().to_dense()
+
+
+def test_data_written_into_after_the_first_pass_raises():
+    model, criterion, (inputs, targets) = problem("mlp")
+    inputs = inputs.clone()
+    hessian = specop.objective(model, criterion, [(inputs, targets)]).hessian()
+    vector = torch.ones(hessian.shape[0], dtype=torch.float64)
+    hessian @ vector
+    inputs.mul_(2)
+    with pytest.raises(NondeterministicError, match="batch 0 was written into"):
+        hessian @ vector
+    fresh = specop.objective(model, criterion, [(inputs, targets)]).hessian()
+    assert torch.isfinite(fresh @ vector).all()
+
+
+class CubeOnce(torch.autograd.Function):
+    """x^3 with a backward that cannot be differentiated, as fused kernels have it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
+
+
+def test_functions_without_a_second_derivative_are_refused():
+    params = {"x": torch.linspace(1, 2, 3).double()}
+    objective = specop.objective(lambda p, _: (CubeOnce.apply(p["x"]) + p["x"] ** 2).mean(), params=params)
+    torch.testing.assert_close(objective.gradient(), params["x"] ** 2 + 2 * params["x"] / 3)
+    with pytest.raises(InvalidInputError, match=r"CubeOnce is marked @once_differentiable"):
+        objective.hessian().to_dense()

@@ -20,6 +20,7 @@ from specop.autodiff import Linearization
 from specop.backend import Layout
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
+from specop_torch.graph import refuse_first_order
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.structures import leaves, move
 from specop_torch.tape import Tape, record
@@ -122,6 +123,10 @@ class TorchAutodiff:
         """Return the memory that the batch's arrays take."""
         return sum(leaf.numel() * leaf.element_size() for leaf in leaves(batch))
 
+    def batch_versions(self, batch: Any) -> tuple[int, ...]:
+        """Return the version counters of the batch's tensors."""
+        return tuple(leaf._version for leaf in leaves(batch))
+
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
         return tuple(int(_checksum(leaf)) for leaf in leaves(batch))
@@ -193,6 +198,8 @@ class TorchAutodiff:
         moving = [point for point in points.values() if point.requires_grad]
         if not loss.requires_grad:
             raise InvalidInputError(self._independent())
+        if create_graph:
+            refuse_first_order(loss)
         found = iter(torch.autograd.grad(loss, moving, create_graph=create_graph, allow_unused=True))
         gradients = [next(found) if point.requires_grad else None for point in points.values()]
         if all(gradient is None for gradient in gradients):

@@ -273,8 +273,8 @@ class KrylovSpace:
         )
 
     def _append(self, vector: Array, smallest: float) -> bool:
-        # Twice two passes: with few dimensions left most of a random vector is rounding error after the first.
-        for _ in range(2 if self.rows else 0):
+        # With few dimensions left, most of a random vector is rounding error after two passes: two more.
+        for _ in range(min(self.rows, 1 if 2 * self.rows < self.n else 2)):
             vector, _, _, length = self.backend.orthogonalize_(vector, self.basis, self.rows)
             (beta,) = self.backend.to_host(length)
             if not beta > smallest:

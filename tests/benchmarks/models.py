@@ -1,0 +1,124 @@
+"""Trained models for the benchmarks: a few seconds of training on real data, the same at every call."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from architectures import ConvolutionalNetwork, TokenCrossEntropy, Transformer, WideAndDeep
+from datasets import VOCABULARY, load_census, load_digits, load_images, load_text
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A trained model in evaluation mode, its criterion and the data whose mean loss has the Hessian in question."""
+
+    name: str
+    model: nn.Module
+    criterion: nn.Module
+    batches: Batches
+
+    @property
+    def size(self) -> int:
+        """The number of parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def cnn() -> Problem:
+    """Return a CNN with 0.1 million parameters on 1,024 images."""
+    images, labels = load_images(8192)
+    model = _seeded(lambda: ConvolutionalNetwork((16, 32), size=28, hidden=64))
+    criterion = nn.CrossEntropyLoss()
+    _train(model, criterion, images, labels, epochs=8, batch=128, rate=2e-3)
+    return _finish("cnn", model, criterion, images[:1024], labels[:1024])
+
+
+def transformer() -> Problem:
+    """Return a transformer with 0.1 million parameters on 4,096 characters."""
+    context = 64
+    text = load_text()
+    length = 256 * context
+    inputs, targets = text[:length].view(-1, context), text[1 : length + 1].view(-1, context)
+    model = _seeded(lambda: Transformer(VOCABULARY, context, width=64, heads=4, depth=2))
+    criterion = TokenCrossEntropy()
+    _train(model, criterion, inputs, targets, epochs=40, batch=32, rate=4e-3)
+    return _finish("transformer", model, criterion, inputs[:64], targets[:64])
+
+
+def wide_deep() -> Problem:
+    """Return a Wide&Deep recommender with 0.3 million parameters on 2,000 people."""
+    table, labels, codes, columns = load_census(16000)
+    numbers = table.shape[1] - columns
+    model = _seeded(lambda: WideAndDeep(codes, columns, numbers, embedding=16, hidden=512))
+    criterion = nn.BCEWithLogitsLoss()
+    _train(model, criterion, table, labels, epochs=4, batch=128, rate=1e-3)
+    return _finish("wide_deep", model, criterion, table[:2000], labels[:2000])
+
+
+def small() -> Problem:
+    """Return a CNN small enough for its dense Hessian, on 768 digits."""
+    images, labels = load_digits()
+    model = _seeded(lambda: ConvolutionalNetwork((11, 22), size=8, hidden=0))
+    criterion = nn.CrossEntropyLoss()
+    _train(model, criterion, images[:768], labels[:768], epochs=40, batch=64, rate=3e-3)
+    return _finish("small", model, criterion, images[:768], labels[:768])
+
+
+def large() -> Problem:
+    """Return a CNN with a million parameters on 1,024 images."""
+    images, labels = load_images(2048)
+    model = _seeded(lambda: ConvolutionalNetwork((32, 64, 128), size=28, hidden=440))
+    criterion = nn.CrossEntropyLoss()
+    _train(model, criterion, images, labels, epochs=4, batch=64, rate=1e-3)
+    return _finish("large", model, criterion, images[:1024], labels[:1024])
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {"cnn": cnn, "transformer": transformer, "wide_deep": wide_deep}
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def _train(
+    model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor, *, epochs: int, batch: int, rate: float
+) -> None:
+    steps = epochs * (len(inputs) // batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
+    started = time.perf_counter()
+    model.train()
+    for rows in _minibatches(len(inputs), epochs, batch):
+        optimizer.zero_grad()
+        torch.autograd.backward(criterion(model(inputs[rows]), targets[rows]))
+        optimizer.step()
+        schedule.step()
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    print(f"trained {steps} steps in {time.perf_counter() - started:.1f} s", end="; ")
+
+
+def _minibatches(count: int, epochs: int, batch: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - batch + 1, batch):
+            yield order[start : start + batch]
+
+
+def _finish(name: str, model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> Problem:
+    problem = Problem(name, model, criterion, [(inputs, targets)])
+    with torch.no_grad():
+        outputs = model(inputs)
+        loss = float(criterion(outputs, targets))
+    predicted = outputs.argmax(-1) if outputs.dim() > 1 else outputs > 0
+    accuracy = float((predicted == targets).float().mean())
+    print(f"{name}: {problem.size:,} parameters, loss {loss:.4f}, accuracy {accuracy:.3f}", flush=True)
+    return problem

@@ -1,0 +1,164 @@
+"""What eigsh costs besides its products: time against memory traffic, and peak memory against the basis."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from models import Problem, large
+from tables import Row, print_table
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def measure_overhead(k: int, repeats: int) -> list[Row]:
+    """Measure eigsh on a CNN with a million parameters and print two tables.
+
+    Parameters
+    ----------
+    k : int
+        Number of eigenvalues.
+    repeats : int
+        How often eigsh is timed; the run with the median overhead is shown.
+
+    Returns
+    -------
+    list of dict
+        A row on time and a row on memory.
+    """
+    problem = large()
+    _timed_eigsh(problem, k)  # untimed: whatever a process does once
+    times = sorted((_timed_eigsh(problem, k) for _ in range(repeats)), key=lambda row: row["outside"])
+    row: Row = dict(times[len(times) // 2])
+    print_table(f"time of eigsh outside of its products, k = {k}, n = {problem.size:,}, median of {repeats}", [row])
+    memory = _memory(k)
+    print_table("peak memory of the process in MB", [memory])
+    return [row, memory]
+
+
+def _timed_eigsh(problem: Problem, k: int) -> dict[str, Any]:
+    # A product is timed where the algorithm calls it, and Gram-Schmidt where it counts its rows.
+    import specop
+
+    hessian = specop.objective(problem.model, problem.criterion, problem.batches).hessian()
+    backend = hessian.backend
+    inside: list[float] = []
+    rows: list[int] = []
+    product, orthogonalize = hessian._matvec, backend.orthogonalize_
+
+    def timed(vector: Any) -> Any:
+        started = time.perf_counter()
+        image = product(vector)
+        inside.append(time.perf_counter() - started)
+        return image
+
+    def counted(vector: Any, basis: Any, count: int) -> Any:
+        rows.append(count)
+        return orthogonalize(vector, basis, count)
+
+    with mock.patch.object(hessian, "_matvec", timed), mock.patch.object(backend, "orthogonalize_", counted):
+        started = time.perf_counter()
+        result = specop.eigsh(hessian, k=k)
+        total = time.perf_counter() - started
+    outside = total - sum(inside)
+    traffic = 4 * sum(rows) * problem.size * hessian.dtype.itemsize / copy_speed(problem.size)
+    return {
+        "products": result.matvecs,
+        "seconds": total,
+        "in products": sum(inside),
+        "outside": outside,
+        "four reads a step": traffic,
+        "outside / reads (goal 1.5)": outside / traffic,
+        "outside in % (goal 5)": 100 * outside / total,
+    }
+
+
+def copy_speed(n: int, rows: int = 20) -> float:
+    """Return the machine's copy speed in bytes a second, read plus written, for float32 blocks of a basis' size.
+
+    Parameters
+    ----------
+    n, rows : int
+        Shape of the block.
+
+    Returns
+    -------
+    float
+    """
+    source, target = torch.ones(rows, n), torch.zeros(rows, n)
+    seconds: list[float] = []
+    for _ in range(9):
+        started = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - started)
+    return 2 * source.numel() * source.element_size() / statistics.median(seconds)
+
+
+def _memory(k: int) -> Row:
+    one, many = _in_child("product", k), _in_child("eigsh", k)
+    basis = many["vectors"] * many["size"] * 4 / 1e6
+    return {
+        "one product": one["peak"],
+        "eigsh": many["peak"],
+        "difference": many["peak"] - one["peak"],
+        "basis vectors": int(many["vectors"]),
+        "basis": basis,
+        "difference / basis (goal 1.1)": (many["peak"] - one["peak"]) / basis,
+    }
+
+
+def _in_child(task: str, k: int) -> dict[str, float]:
+    command = [sys.executable, __file__, task, str(k)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def _child(task: str, k: int) -> None:
+    from run import find_specop
+
+    find_specop()
+    import specop
+
+    problem = large()
+    peak = _peak_from_here()
+    hessian = specop.objective(problem.model, problem.criterion, problem.batches).hessian()
+    vectors = 0
+    if task == "product":
+        hessian @ torch.randn(problem.size, generator=torch.Generator().manual_seed(0))
+    else:
+        # The basis is taken as it grows, so its largest extent is what Gram-Schmidt saw, and the pending vector.
+        backend, seen = hessian.backend, [0]
+        orthogonalize: Callable[..., Any] = backend.orthogonalize_
+
+        def noted(vector: Any, basis: Any, count: int) -> Any:
+            seen.append(count)
+            return orthogonalize(vector, basis, count)
+
+        with mock.patch.object(backend, "orthogonalize_", noted):
+            specop.eigsh(hessian, k=k)
+        vectors = max(seen) + 1
+    print(json.dumps({"peak": peak(), "vectors": vectors, "size": problem.size}))
+
+
+def _peak_from_here() -> Callable[[], float]:
+    # Linux can forget the peak of the training before; its ru_maxrss moreover begins at that of the parent process.
+    try:
+        _RESET.write_text("5")
+    except OSError:
+        unit = 1e6 if sys.platform == "darwin" else 1e3
+        return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return lambda: next(
+        int(line.split()[1]) * 1024 / 1e6 for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")
+    )
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], int(sys.argv[2]))
