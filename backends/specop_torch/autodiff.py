@@ -20,6 +20,7 @@ from specop.autodiff import Linearization
 from specop.backend import Layout
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
+from specop_torch.checksums import checksum
 from specop_torch.graph import refuse_first_order
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.structures import leaves, move
@@ -91,7 +92,7 @@ class TorchAutodiff:
     def fingerprint(self, *, fixed: bool = False) -> tuple[int, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
-        sums = [_checksum(tensor) for name, tensor in self.model.named_state() if name not in replaced]
+        sums = [checksum(tensor) for name, tensor in self.model.named_state() if name not in replaced]
         return (*self.model.modes(), *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
 
     def free_memory(self) -> int:
@@ -129,7 +130,7 @@ class TorchAutodiff:
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
-        return tuple(int(_checksum(leaf)) for leaf in leaves(batch))
+        return tuple(int(checksum(leaf)) for leaf in leaves(batch))
 
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
@@ -327,21 +328,3 @@ def _bytes(constants: Sequence[Tensor], owned: Sequence[Tensor]) -> int:
     known = {tensor.untyped_storage().data_ptr() for tensor in owned}
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in constants}
     return sum(size for pointer, size in held.items() if pointer not in known)
-
-
-_CHUNK = 1 << 18
-
-
-def _checksum(tensor: Tensor) -> Tensor:
-    """Order-sensitive checksum of a tensor's bits, on its device, in bounded memory."""
-    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
-    flat = tensor.detach().reshape(-1)
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).reshape(-1)
-    words = flat.view(torch.uint8 if flat.dtype == torch.bool else bits[flat.element_size()])
-    # Odd multipliers are invertible modulo 2**64: a change of one word always changes the sum.
-    weights = torch.arange(1, 2 * min(_CHUNK, max(words.numel(), 1)), 2, device=tensor.device) * 0x9E3779B1
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for chunk in words.split(_CHUNK):
-        total = total * 0x100000001B3 + torch.sum(chunk.to(torch.int64) * weights[: chunk.numel()])
-    return total
