@@ -272,6 +272,9 @@ def test_running_out_of_products_is_said():
     assert caught.value.result.eigenvalues.shape == (3,)
     with pytest.warns(ConvergenceWarning, match="missed copies"):
         specop.eigsh(specop.DiagonalOperator(spectra.geo10()), k=10, max_matvecs=17)
+    # A small space is completed instead of searched, and that takes products too.
+    with pytest.warns(ConvergenceWarning, match="missed copies"):
+        assert not specop.eigsh(np.diag([1.0] * 40 + [2.0] * 10), k=4, max_matvecs=10).converged
 
 
 @pytest.mark.parametrize(

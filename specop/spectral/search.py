@@ -112,11 +112,7 @@ class Search:
         space.start()
         while True:
             if space.products >= self.limit:
-                self.failure = (
-                    f"eigsh stopped after {space.products} products (max_matvecs={self.limit}): the {self.k} "
-                    f"eigenvalues converged, but the check for missed copies did not finish. Raise max_matvecs, or "
-                    f"pass check_multiplicity=False if the spectrum is known to be simple."
-                )
+                self.failure = self._what_is_unchecked()
                 return False
             space.expand(int(space.frontier[-1]))
             self.update(space.products, "checking for missed copies")
@@ -134,7 +130,10 @@ class Search:
     def _exhaust(self) -> None:
         """Multiply what is left of a space small enough to be held whole."""
         space = self.space
-        while not space.is_exhausted and space.products < self.limit:
+        while not space.is_exhausted:
+            if space.products >= self.limit:
+                self.failure = self._what_is_unchecked()
+                return
             if len(space.frontier) == 0:
                 space.start()
             space.expand(int(space.frontier[0]))
@@ -200,6 +199,13 @@ class Search:
     def _tolerances(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         smallest = self.space.A.domain.epsilon ** (2 / 3)
         return np.maximum(self.tol * np.maximum(smallest, np.abs(values)), self.space.noise_floor)
+
+    def _what_is_unchecked(self) -> str:
+        return (
+            f"eigsh stopped after {self.space.products} products (max_matvecs={self.limit}): the {self.k} eigenvalues "
+            f"converged, but the check for missed copies did not finish. Raise max_matvecs, or pass "
+            f"check_multiplicity=False if the spectrum is known to be simple."
+        )
 
     def _what_lags(self, lagging: int) -> str:
         return (
