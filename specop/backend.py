@@ -152,9 +152,6 @@ class Backend(Protocol):
     def to_numpy(self, x: Array) -> NDArray[Any]:
         """Return a writable NumPy copy that shares nothing with ``x``."""
 
-    def synchronize(self, layout: Layout) -> None:
-        """Wait for the device to finish what was started."""
-
     # Structures of parameters and numbers
     def check_vector(self, x: Array, layout: Layout, what: str) -> None:
         """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""

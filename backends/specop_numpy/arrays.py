@@ -126,9 +126,6 @@ class NumpyBackend:
     def to_numpy(self, x: NDArray[Any]) -> NDArray[Any]:
         return np.array(x)
 
-    def synchronize(self, layout: Layout) -> None:
-        """NumPy has finished when it returns."""
-
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
         if not isinstance(x, np.ndarray):
             raise InvalidInputError(

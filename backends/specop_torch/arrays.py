@@ -132,12 +132,6 @@ class TorchBackend:
     def to_numpy(self, x: Tensor) -> NDArray[Any]:
         return np.array(x.detach().cpu().numpy())
 
-    def synchronize(self, layout: Layout) -> None:
-        if layout.device.type == "cuda":
-            torch.cuda.synchronize(layout.device)
-        elif layout.device.type == "mps":
-            torch.mps.synchronize()
-
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
         if not isinstance(x, Tensor):
             raise InvalidInputError(
