@@ -114,10 +114,11 @@ class Backend(Protocol):
     def row(self, basis: Basis, i: int) -> Array:
         """Return row ``i``, to be read only."""
 
-    def orthogonalize_(self, x: Array, basis: Basis, k: int) -> tuple[Array, Array, Array, Array]:
-        """Return ``(w, h, g, beta)``: two classical Gram-Schmidt passes of ``x`` against the first ``k`` rows.
+    def orthogonalize_(self, x: Array, basis: Basis, k: int, near: Sequence[int]) -> tuple[Array, Array, Array, Array]:
+        """Return ``(w, c, h, beta)``: ``x`` without what it has along the first ``k`` rows, the rows ``near`` first.
 
-        ``h = Q x``, ``x' = x - Q.T h``, ``g = Q x'``, ``w = x' - Q.T g``, ``beta = norm(w)``.
+        One row of ``near`` after the other, ``c_i = dot(q_i, x)``, ``x <- x - c_i q_i``; then one classical
+        Gram-Schmidt pass, ``h = Q x``, ``w = x - Q.T h``, ``beta = norm(w)``.
         """
 
     def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:

@@ -69,13 +69,17 @@ def _signs(seed: int, index: int, number: int, count: int) -> NDArray[np.float64
 
 
 def _normals(seed: int, index: int, number: int, count: int) -> NDArray[np.float64]:
-    # Box-Muller, because it uses exactly one word an entry: NumPy's ziggurat draws a varying number of them,
-    # so its stream cannot be entered in the middle.
-    words = _words(seed, index, number, _NORMAL, count + count % 2)
-    uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    radius = np.sqrt(-2.0 * np.log(uniform[0::2]))
-    angle = 2.0 * np.pi * uniform[1::2]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+    # Box-Muller, because it uses exactly one word for two entries: NumPy's ziggurat draws a varying number of them,
+    # so its stream cannot be entered in the middle. Half a word is enough for an angle, and a sine in single precision
+    # takes a tenth of the time.
+    words = _words(seed, index, number, _NORMAL, -(-count // 2)).astype("<u8", copy=False)
+    halves = words.view("<u4").reshape(-1, 2)
+    radius = np.sqrt(-2.0 * np.log((halves[:, 0] + 0.5) * 2.0**-32))
+    angle = halves[:, 1].astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-32)
+    pairs = np.empty((len(words), 2))
+    np.multiply(radius, np.cos(angle), out=pairs[:, 0])
+    np.multiply(radius, np.sin(angle), out=pairs[:, 1])
+    return pairs.reshape(-1)
 
 
 def _words(seed: int, index: int, number: int, kind: int, count: int) -> NDArray[np.uint64]:

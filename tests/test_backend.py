@@ -140,20 +140,22 @@ def test_rows_are_set_and_scaled(case):
 
 
 # 20,000 columns cross the border of a chunk, 0 rows and 13 rows those of the blocks.
-@pytest.mark.parametrize(("n", "k"), [(50, 0), (50, 1), (50, 13), (20_000, 13)])
+@pytest.mark.parametrize(
+    ("n", "k", "near"), [(50, 0, []), (50, 1, [0]), (50, 13, [12]), (50, 13, [2, 3, 12]), (20_000, 13, [0, 11])]
+)
 @each_case
-def test_orthogonalize(case, n, k):
+def test_orthogonalize(case, n, k, near):
     rng = np.random.default_rng(n + k)
     rows = np.linalg.qr(rng.standard_normal((n, max(k, 1))))[0].T[:k]
     basis = filled(case, rows, lead=3) if k else case.backend.allocate(case.layout(n), 4, 3)
-    # Almost inside the span: one pass leaves errors that are large next to what remains.
-    x = rng.standard_normal(k) @ rows + 1e-4 * rng.standard_normal(n)
-    w, h, g, beta = case.backend.orthogonalize_(case.array(x), basis, k)
+    # Large along the rows near and small along the others, so that the second pass corrects the first.
+    x = rng.standard_normal(len(near)) @ rows[near] + 1e-4 * rng.standard_normal(n)
+    w, c, h, beta = case.backend.orthogonalize_(case.array(x), basis, k, near)
     exact = x - rows.T @ (rows @ x)
-    host_h, host_g, host_beta = case.backend.to_host(h, g, beta)
-    assert host_h.shape == host_g.shape == (k,) and host_beta.shape == ()
-    np.testing.assert_allclose(host_h, rows @ x, atol=case.tol)
-    np.testing.assert_allclose(host_g, 0, atol=100 * case.eps * np.linalg.norm(x))
+    host_c, host_h, host_beta = case.backend.to_host(c, h, beta)
+    assert host_c.shape == (len(near),) and host_h.shape == (k,) and host_beta.shape == ()
+    host_h[near] += host_c
+    np.testing.assert_allclose(host_h, rows @ x, atol=100 * case.eps * np.linalg.norm(x))
     assert host_beta == pytest.approx(np.linalg.norm(case.numpy(w).astype(float)), rel=20 * case.eps)
     np.testing.assert_allclose(case.numpy(w), exact, atol=100 * case.eps * np.linalg.norm(x))
     stored = rows.astype(case.dtype).astype(float)

@@ -74,20 +74,20 @@ class NumpyBackend:
     def row(self, basis: RowBlocks, i: int) -> Vector:
         return basis.row(i)
 
-    def orthogonalize_(self, x: Vector, basis: RowBlocks, k: int) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
+    def orthogonalize_(
+        self, x: Vector, basis: RowBlocks, k: int, near: Sequence[int]
+    ) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
         # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
         with np.errstate(invalid="ignore", over="ignore"):
-            return self._two_passes(x, basis, k)
-
-    def _two_passes(self, x: Vector, basis: RowBlocks, k: int) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
-        parts = basis.parts(0, k)
-        passes = []
-        for _ in range(2):
-            coefficients = np.concatenate([x[:0], *(_products(rows, x) for _, rows in parts)])
+            c = np.empty(len(near))
+            for i, row in enumerate(near):
+                c[i] = self.dot(basis.row(row), x)
+                self.axpy_(x, -c[i], basis.row(row))
+            parts = basis.parts(0, k)
+            h = np.concatenate([x[:0], *(_products(rows, x) for _, rows in parts)])
             for where, rows in parts:
-                x -= coefficients[where] @ rows
-            passes.append(coefficients)
-        return x, passes[0], passes[1], self.norm(x)
+                x -= h[where] @ rows
+            return x, c, h, self.norm(x)
 
     def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
         m, p = coefficients.shape

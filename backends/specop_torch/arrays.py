@@ -79,15 +79,19 @@ class TorchBackend:
     def row(self, basis: RowBlocks, i: int) -> Tensor:
         return basis.row(i)
 
-    def orthogonalize_(self, x: Tensor, basis: RowBlocks, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def orthogonalize_(
+        self, x: Tensor, basis: RowBlocks, k: int, near: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        c = [x.new_empty(0)]
+        for i in near:
+            row = basis.row(i)
+            c.append(self.dot(row, x).to(x.dtype).reshape(1))
+            x.addcmul_(row, c[-1], value=-1)
         parts = basis.parts(0, k)
-        passes = []
-        for _ in range(2):
-            coefficients = torch.cat([x.new_empty(0), *(_products(rows, x) for _, rows in parts)])
-            for where, rows in parts:
-                x.addmv_(rows.T, coefficients[where], alpha=-1)
-            passes.append(coefficients)
-        return x, passes[0], passes[1], self.norm(x)
+        h = torch.cat([x.new_empty(0), *(_products(rows, x) for _, rows in parts)])
+        for where, rows in parts:
+            x.addmv_(rows.T, h[where], alpha=-1)
+        return x, torch.cat(c), h, self.norm(x)
 
     def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
         m, p = coefficients.shape

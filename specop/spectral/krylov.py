@@ -19,6 +19,9 @@ from specop.operators.base import LinearOperator
 
 __all__ = ["KrylovSpace", "Ritz"]
 
+# Two do unless nearly all dimensions are taken; the last one is for rows that are not orthonormal, where none does.
+_MOST_PASSES = 4
+
 
 @dataclass(frozen=True)
 class Ritz:
@@ -45,8 +48,8 @@ class KrylovSpace:
     and the residual of a Ritz pair (theta, V_M's) of G_MM is \|G_UM s\|. One start vector gives the Lanczos
     recurrence; a thick restart (Wu and Simon, 2000) replaces V_M by Ritz vectors and keeps U; a second start vector,
     orthogonal to all rows, searches where the first Krylov space cannot reach. Where frontier rows are given up, the
-    residual that lay along them stays in the books as `lost`. Orthogonality comes from two classical
-    Gram-Schmidt passes against every row: one pass in float32 loses four digits.
+    residual that lay along them stays in the books as `lost`. Orthogonality comes from the recurrence
+    followed by a classical Gram-Schmidt pass against every row, and a second one where the first removed much.
 
     Parameters
     ----------
@@ -145,26 +148,21 @@ class KrylovSpace:
         """Multiply a row of the frontier; what its product has outside of all rows becomes a new one."""
         product = self.A._matvec(self.backend.row(self.basis, row))
         self.products += 1
-        rest, first, second, beta = self.backend.orthogonalize_(product, self.basis, self.rows)
-        h, g, beta = self.backend.to_host(first, second, beta)
-        if not (np.isfinite(beta) and np.isfinite(h).all() and np.isfinite(g).all()):
-            raise NonFiniteError(
-                f"product {self.products} with {self.A!r} holds NaN or infinity, or its norm overflows "
-                f"{self.A.dtype}. Check the parameters and the data for NaN, and the loss for overflow; a loss whose "
-                f"second derivative is infinite somewhere (sqrt at 0, norm at 0) does this too."
-            )
-        column = h + g
-        self.scale = max(self.scale, float(np.hypot(np.linalg.norm(column), beta)))
         known = self.multiplied[: self.rows] & (self.lost[: self.rows] == 0)
-        self._watch_symmetry(row, column[known] - self.G[: self.rows, row][known])
-        column[known] = self.G[: self.rows, row][known]
+        expected = self.G[: self.rows, row]
+        # For a symmetric A the coefficients along multiplied rows are known before they are measured, and mostly zero.
+        # Without the few large ones, what is left is nearly orthogonal to all rows: one full pass then does.
+        near = [int(i) for i in np.flatnonzero(known & (expected != 0))] + [row]
+        rest, column, beta = self._orthogonalize(product, near, self.scale)
+        self.scale = max(self.scale, float(np.hypot(np.linalg.norm(column), beta)))
+        self._watch_symmetry(row, (column - expected)[known])
+        column[known] = expected[known]
         self.G[: self.rows, row] = self.G[row, : self.rows] = column
         self.multiplied[row] = True
         # Below this the rows span an invariant subspace as far as rounding shows, and its eigenpairs are exact.
-        epsilon = self.A.domain.epsilon
-        if self.rows < self.n and beta > max(10, self.rows) * epsilon * self.scale:
+        if self.rows < self.n and beta > self._negligible(self.scale):
             # The new row is off by rounding over beta: from here on it is little better than another random start.
-            self.starts += bool(beta < epsilon**0.5 * self.scale)
+            self.starts += bool(beta < self.A.domain.epsilon**0.5 * self.scale)
             self.basis = self.backend.set_row_(self.basis, self.rows, rest, 1.0 / float(beta))
             self.G[self.rows, row] = self.G[row, self.rows] = beta
             self.rows += 1
@@ -272,16 +270,37 @@ class KrylovSpace:
             f"meant to be symmetric, this method does not apply."
         )
 
+    def _orthogonalize(self, vector: Array, near: list[int], scale: float) -> tuple[Array, NDArray[np.float64], float]:
+        """Return what a vector has outside of the rows, its coefficients along them, and the norm of what is left."""
+        column = np.zeros(self.rows)
+        for _ in range(_MOST_PASSES):
+            vector, *scalars = self.backend.orthogonalize_(vector, self.basis, self.rows, near)
+            first, second, left = self.backend.to_host(*scalars)
+            beta, removed = float(left), float(np.linalg.norm(second))
+            if not (np.isfinite(beta) and np.isfinite(removed) and np.isfinite(first).all()):
+                raise NonFiniteError(
+                    f"product {self.products} with {self.A!r} holds NaN or infinity, or its norm overflows "
+                    f"{self.A.dtype}. Check the parameters and the data for NaN, and the loss for overflow; a loss "
+                    f"whose second derivative is infinite somewhere (sqrt at 0, norm at 0) does this too."
+                )
+            column[near] += first
+            column += second
+            scale = max(scale, float(np.hypot(np.linalg.norm(column), beta)))
+            # Where a pass removed no more than it left, its own rounding is small beside what is left (Daniel, Gragg,
+            # Kaufman and Stewart, 1976).
+            if removed <= beta or beta <= self._negligible(scale):
+                break
+            near = []
+        return vector, column, beta
+
+    def _negligible(self, scale: float) -> float:
+        return max(10, self.rows) * self.A.domain.epsilon * scale
+
     def _append(self, vector: Array, smallest: float) -> bool:
-        # With few dimensions left, most of a random vector is rounding error after two passes: two more.
-        for _ in range(min(self.rows, 1 if 2 * self.rows < self.n else 2)):
-            vector, _, _, length = self.backend.orthogonalize_(vector, self.basis, self.rows)
-            (beta,) = self.backend.to_host(length)
-            if not beta > smallest:
-                return False
-            vector = self.backend.scale_(vector, 1.0 / float(beta))
-        (beta,) = self.backend.to_host(self.backend.norm(vector))
-        self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0 / float(beta))
+        vector, _, beta = self._orthogonalize(vector, [], 1.0)
+        if not beta > smallest:
+            return False
+        self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0 / beta)
         self.rows += 1
         return True
 

@@ -60,9 +60,10 @@ def _timed_eigsh(problem: Problem, k: int) -> dict[str, Any]:
         inside.append(time.perf_counter() - started)
         return image
 
-    def counted(vector: Any, basis: Any, count: int) -> Any:
-        rows.append(count)
-        return orthogonalize(vector, basis, count)
+    def counted(vector: Any, basis: Any, count: int, near: Any) -> Any:
+        # A start vector and a repeated pass have no near rows: they belong to no step.
+        rows.extend([count] if near else [])
+        return orthogonalize(vector, basis, count, near)
 
     with mock.patch.object(hessian, "_matvec", timed), mock.patch.object(backend, "orthogonalize_", counted):
         started = time.perf_counter()
@@ -138,9 +139,9 @@ def _child(task: str, k: int) -> None:
         backend, seen = hessian.backend, [0]
         orthogonalize: Callable[..., Any] = backend.orthogonalize_
 
-        def noted(vector: Any, basis: Any, count: int) -> Any:
+        def noted(vector: Any, basis: Any, count: int, near: Any) -> Any:
             seen.append(count)
-            return orthogonalize(vector, basis, count)
+            return orthogonalize(vector, basis, count, near)
 
         with mock.patch.object(backend, "orthogonalize_", noted):
             specop.eigsh(hessian, k=k)
