@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 
+from specop_torch.convolutions import _as_weight_gradient
 from specop_torch.tape import Tape, Untapeable, record
 
 A = torch.arange(12.0, dtype=torch.float64).reshape(3, 4) / 7
@@ -112,6 +113,33 @@ def test_replay_equals_the_function(function):
         given = x.clone()
         equal(tape.replay([given]), function(x.clone()))
         assert torch.equal(given, x)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("padding", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
+def test_second_derivatives_of_convolutions_are_replayed_as_weight_gradients(stride, padding, dilation):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 2, 9, 11, dtype=torch.float64, generator=generator)
+    shapes = (4, 2, 1, 1), (3, 4, 3, 2)
+    weights = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
+
+    def product(vectors):
+        hidden = torch.nn.functional.conv2d(images, weights[0]).sin()
+        outputs = torch.nn.functional.conv2d(hidden, weights[1], None, stride, padding, dilation)
+        gradients = torch.autograd.grad((outputs**2).sum(), weights, create_graph=True)
+        return torch.autograd.grad(gradients, weights, vectors)
+
+    vectors = [[torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes] for _ in range(2)]
+    _, tape = record(product, vectors[0])
+    equal_up_to_rounding(tape.replay(vectors[1]), product(vectors[1]))
+    kernels = [step.function for step in tape._steps]
+    assert torch.ops.aten.convolution.default in kernels and _as_weight_gradient in kernels
+
+
+def equal_up_to_rounding(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13 * float(other.abs().max()))
 
 
 def test_several_inputs():

@@ -18,6 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from specop_torch.convolutions import faster_equivalent
+
 __all__ = ["Tape", "Untapeable", "record"]
 
 
@@ -168,7 +170,7 @@ class _Recorder(TorchDispatchMode):
         ):
             self.reason = f"{func} draws random numbers or looks at the values of what it gets"
         results = [self._new_slot(output) if isinstance(output, Tensor) else None for output in outputs]
-        step = _Step(func, arguments, kwargs, results)
+        step = _Step(faster_equivalent(func, args, result), arguments, kwargs, results)
         step.writes = {self.group_of[self.slots[tensor]] for tensor in mutated}
         self.steps.append(step)
         return result
