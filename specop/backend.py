@@ -137,6 +137,9 @@ class Backend(Protocol):
     def combine_rows(self, matrix: Array, y: Array) -> Array:
         """Return ``matrix.T @ y`` for a native (m, n) array."""
 
+    def transpose(self, matrix: Array) -> Array:
+        """Return ``matrix.T`` of a native (m, n) array, possibly as a view."""
+
     def stack_columns(self, vectors: Sequence[Array]) -> Array:
         """Return the (n, k) array whose columns are the vectors."""
 
@@ -158,7 +161,12 @@ class Backend(Protocol):
         """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""
 
 
-_BUILT_IN = {"numpy": "specop_numpy", "torch": "specop_torch"}
+_BUILT_IN = {
+    "numpy": "specop_numpy",
+    "torch": "specop_torch",
+    "tensorflow": "specop_tensorflow",
+    "keras": "specop_tensorflow",
+}
 _ENTRY_POINT_GROUP = "specop.backends"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specop.backend import Array
+from specop.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.estimates import Estimate, estimate_from_samples
 
@@ -107,7 +107,7 @@ class EigenResult(Result):
     @property
     def eigenvectors(self) -> Array:
         """Eigenvectors as SciPy has them: a native (n, k) array with one in each column."""
-        return self.rows.T
+        return backend_of(self.rows).transpose(self.rows)
 
     def eigenvector(self, i: int) -> Array:
         """Return eigenvector i, that of ``eigenvalues[i]``, as a contiguous native vector."""

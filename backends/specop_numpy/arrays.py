@@ -111,6 +111,9 @@ class NumpyBackend:
     def combine_rows(self, matrix: NDArray[Any], y: Vector) -> Vector:
         return np.dot(y, matrix)
 
+    def transpose(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return matrix.T
+
     def stack_columns(self, vectors: Sequence[Vector]) -> NDArray[Any]:
         return np.stack(vectors, axis=1)
 

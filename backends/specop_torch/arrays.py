@@ -125,6 +125,9 @@ class TorchBackend:
     def combine_rows(self, matrix: Tensor, y: Tensor) -> Tensor:
         return torch.mv(matrix.detach().T, y.detach())
 
+    def transpose(self, matrix: Tensor) -> Tensor:
+        return matrix.T
+
     def stack_columns(self, vectors: Sequence[Tensor]) -> Tensor:
         return torch.stack(tuple(vectors), dim=1)
 

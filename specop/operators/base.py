@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.backend import Array, Backend, Layout
+from specop.backend import Array, Backend, Layout, backend_of
 from specop.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -191,7 +191,9 @@ class LinearOperator(abc.ABC):
 
     def __rmatmul__(self, x: Any) -> Any:
         """Return ``x @ A`` for a native vector (m,) or a block of rows (k, m)."""
-        return (self.T @ x.T).T if len(getattr(x, "shape", ())) == 2 else self.T @ x
+        if len(getattr(x, "shape", ())) != 2:
+            return self.T @ x
+        return self.backend.transpose(self.T @ backend_of(x).transpose(x))
 
     def _checked_columns(self, block: Array) -> list[Array]:
         if block.shape[1] == 0:

@@ -1,0 +1,129 @@
+"""Gradient and Hessian-vector product of a loss, as they are traced: by one and by two gradient tapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from specop.errors import InvalidInputError
+from specop_tensorflow.models import Model
+
+__all__ = ["Derivatives"]
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Derivatives with respect to selected parameters, as one vector.
+
+    Parameters
+    ----------
+    model : Model
+    selected : mapping
+        The parameters by name, in the order of the vector: variables that the model reads, or tensors of a function.
+    dtype : numpy.dtype
+        Of vectors.
+    """
+
+    model: Model
+    selected: Mapping[str, Any]
+    dtype: np.dtype[Any]
+
+    def loss(self, values: Mapping[str, Any], batch: Any) -> tf.Tensor:
+        """Return the loss; `values` holds the parameters that a function is given."""
+        loss = self.model.loss(values, batch)
+        if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):
+            shape = f"{loss.dtype.name} of shape {loss.shape}" if tf.is_tensor(loss) else type(loss).__name__
+            raise InvalidInputError(
+                f"the loss must be one real number, the mean over the batch; got {shape}. Use a class from keras.losses "
+                f"with its default reduction, or return tf.reduce_mean(loss)."
+            )
+        return tf.reshape(loss, [])
+
+    def gradient(self, values: Mapping[str, Any], batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return loss and gradient."""
+        sources = self._sources(values)
+        loss, gradients = self._differentiate(sources, values, batch)
+        return loss, self._vector(gradients)
+
+    def product(self, values: Mapping[str, Any], batch: Any, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the loss and its Hessian times a vector: the derivative of the gradient's product with it."""
+        sources = self._sources(values)
+        along = self.split(vector)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(list(sources.values()))
+            loss, gradients = self._differentiate(sources, values, batch)
+        targets, weights = [], []
+        for name, gradient in gradients.items():
+            if isinstance(gradient, tf.IndexedSlices):
+                # The rows of a table that the batch looked up; the others have no gradient.
+                targets.append(gradient.values)
+                weights.append(tf.gather(along[name], gradient.indices))
+            elif gradient is not None:
+                targets.append(gradient)
+                weights.append(along[name])
+        with _refusing_first_order():
+            found = tape.gradient(targets, list(sources.values()), output_gradients=weights)
+        return loss, self._vector(dict(zip(sources, found, strict=True)))
+
+    def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return a vector as parameters by name, each in its own shape and dtype."""
+        pieces = tf.split(vector, [like.shape.num_elements() for like in self.selected.values()])
+        return {
+            name: tf.cast(tf.reshape(piece, like.shape), like.dtype)
+            for (name, like), piece in zip(self.selected.items(), pieces, strict=True)
+        }
+
+    def _sources(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what derivatives are taken with respect to; what is frozen counts as constant."""
+        if not self.model.reads_variables:
+            return {name: values[name] for name in self.selected}
+        moving = {name: variable for name, variable in self.selected.items() if variable.trainable}
+        if not moving:
+            raise InvalidInputError(
+                f"none of the {len(self.selected)} selected variables is trainable, such as "
+                f"{next(iter(self.selected))!r}. Set trainable = True on their layer."
+            )
+        return moving
+
+    def _differentiate(
+        self, sources: Mapping[str, Any], values: Mapping[str, Any], batch: Any
+    ) -> tuple[tf.Tensor, dict[str, Any]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(list(sources.values()))
+            loss = self.loss(values, batch)
+        with _refusing_first_order():
+            gradients = dict(zip(sources, tape.gradient(loss, list(sources.values())), strict=True))
+        if all(gradient is None for gradient in gradients.values()):
+            raise InvalidInputError(
+                f"the loss does not depend on any of the {len(self.selected)} selected parameters, such as "
+                f"{next(iter(self.selected))!r}. Select parameters that the forward pass uses, and look for "
+                f"stop_gradient, numpy() or a variable that was captured instead of passed."
+            )
+        return loss, gradients
+
+    def _vector(self, parts: Mapping[str, Any]) -> tf.Tensor:
+        flat = []
+        for name, like in self.selected.items():
+            part = parts.get(name)
+            if isinstance(part, tf.IndexedSlices):
+                part = tf.math.unsorted_segment_sum(part.values, part.indices, like.shape[0])
+            part = tf.zeros(like.shape, self.dtype) if part is None else tf.cast(part, self.dtype)
+            flat.append(tf.reshape(part, [-1]))
+        return tf.concat(flat, 0)
+
+
+class _refusing_first_order:  # noqa: N801 - used like a function
+    """Turns TensorFlow's errors about missing derivatives into ours."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, (LookupError, NotImplementedError)):
+            raise InvalidInputError(
+                f"TensorFlow has no second derivative of an operation of the forward pass: {error} Replace it by others."
+            ) from error

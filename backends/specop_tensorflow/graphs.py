@@ -1,0 +1,218 @@
+"""Cut a traced computation in two: what a vector reaches, and what is a constant while that vector changes.
+
+A Hessian-vector product by two gradient tapes is linear in the vector, and most of it does not depend on the vector. The
+graph of the traced function says which operations do. Everything else runs once; its values that the others read, the
+boundary, are kept; a further product runs the others only. The cut looks at edges alone, so it holds for whatever
+operations a model is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["Cut", "Graph", "cut"]
+
+
+class Graph:
+    """The operations of a concrete function.
+
+    Parameters
+    ----------
+    function : tf.types.experimental.ConcreteFunction
+        Traced without TensorFlow 1 loops, so that the order of its operations is topological.
+
+    Attributes
+    ----------
+    inputs, outputs : list of str
+        Names of the tensors; captured tensors are the last inputs.
+    captured : list of tf.Tensor
+        What the function captured: handles of variables, and constants.
+    handles : list of str
+        Names of the inputs that stand for them.
+    variables : sequence of tf.Variable
+        Those of the handles.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._function = function  # keeps alive what Python functions inside the graph need
+        self.definition = function.graph.as_graph_def()
+        self.nodes = {node.name: node for node in self.definition.node}
+        self.inputs = [tensor.name for tensor in function.inputs]
+        self.outputs = [tensor.name for tensor in tf.nest.flatten(function.structured_outputs)]
+        self.captured = list(function.captured_inputs)
+        self.handles = self.inputs[len(self.inputs) - len(self.captured) :]
+        self.variables = list(function.variables)
+
+    def tensor(self, name: str) -> Any:
+        """Return the symbolic tensor, for its shape and dtype."""
+        return self._function.graph.get_tensor_by_name(name)
+
+    def sources(self, fetches: Collection[str], stops: Collection[str] = ()) -> set[str]:
+        """Return the names of all operations whose values the fetched tensors are made of, up to the stops."""
+        found: set[str] = set()
+        waiting = [name for name in fetches if name not in stops]
+        while waiting:
+            operation = _operation(waiting.pop())
+            if operation not in found:
+                found.add(operation)
+                waiting += [name for name in _data(self.nodes[operation]) if name not in stops]
+        return found
+
+    def before(self, operation: str) -> set[str]:
+        """Return the names of all operations that run before this one, on account of values or of effects."""
+        found: set[str] = set()
+        waiting = [operation]
+        while waiting:
+            for name in self.nodes[waiting.pop()].input:
+                source = _operation(name.removeprefix("^"))
+                if source not in found:
+                    found.add(source)
+                    waiting.append(source)
+        return found
+
+    def operations(self, names: Collection[str]) -> Iterator[Any]:
+        """Yield the definitions of these operations, and of all inside the functions that they call."""
+        bodies = {function.signature.name: function.node_def for function in self.definition.library.function}
+        waiting, seen = [self.nodes[name] for name in names], set[str]()
+        while waiting:
+            node = waiting.pop()
+            yield node
+            for called in _called(node):
+                if called in bodies and called not in seen:
+                    seen.add(called)
+                    waiting += bodies[called]
+
+    def function(self, feeds: Sequence[str], fetches: Sequence[str], *, asserting: bool = False) -> Callable[..., Any]:
+        """Return the compiled function from the fed tensors to the fetched ones.
+
+        Parameters
+        ----------
+        feeds, fetches : sequence of str
+            Names of tensors. What lies behind a fed tensor does not run.
+        asserting : bool
+            Whether the assertions of the graph run too; they must depend on the feeds only.
+        """
+        asserts = [name for name, node in self.nodes.items() if node.op == "Assert"] if asserting else []
+        names = self.sources(fetches, feeds) | {source for name in asserts for source in self._behind(name, feeds)}
+        # Fed tensors become placeholders of their own, also where they are results of operations.
+        fed = {name: f"specop_feed_{number}" for number, name in enumerate(feeds)}
+        part = tf.compat.v1.GraphDef(versions=self.definition.versions, library=self.definition.library)
+        for name, placeholder in fed.items():
+            node = part.node.add(name=placeholder, op="Placeholder")
+            node.attr["dtype"].type = self.tensor(name).dtype.as_datatype_enum
+        for original in self.definition.node:
+            if original.name in names:
+                node = part.node.add()
+                node.CopyFrom(original)
+                # Control edges order what has effects, colocation places it; nothing here has effects.
+                del node.input[:]
+                node.input.extend(fed.get(name, name) for name in _data(original))
+                node.attr.pop("_class", None)
+
+        def run(*tensors: tf.Tensor) -> list[tf.Tensor]:
+            found = tf.graph_util.import_graph_def(
+                part,
+                input_map={f"{placeholder}:0": t for placeholder, t in zip(fed.values(), tensors, strict=True)},
+                return_elements=[*(f"{fed[name]}:0" if name in fed else name for name in fetches), *asserts],
+                name="",
+            )
+            with tf.control_dependencies(found[len(fetches) :]):
+                return [tf.identity(tensor) for tensor in found[: len(fetches)]]
+
+        symbolic = [self.tensor(name) for name in feeds]
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in symbolic]
+        compiled: Callable[..., Any] = tf.function(run, autograph=False).get_concrete_function(*specs)
+        return compiled
+
+    def _behind(self, operation: str, stops: Collection[str]) -> set[str]:
+        return {operation} | self.sources(_data(self.nodes[operation]), stops)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph in two parts.
+
+    Attributes
+    ----------
+    before : callable
+        ``before(*inputs without the vector) -> [kept, *boundary]``.
+    after : callable
+        ``after(*boundary, vector) -> [output]``.
+    held : list of bool
+        Whether a tensor of the boundary takes memory of its own; what a variable holds anyway does not.
+    """
+
+    before: Callable[..., Any]
+    after: Callable[..., Any]
+    held: list[bool]
+
+
+def cut(graph: Graph, vector: str, kept: str, output: str) -> Cut:
+    """Cut a graph at what the output needs that does not depend on the vector.
+
+    Parameters
+    ----------
+    graph : Graph
+    vector : str
+        An input.
+    kept, output : str
+        An output that does not depend on the vector, and the one that does.
+    """
+    needed = graph.sources([output])
+    reached, constant = {_operation(vector)}, set[str]()
+    inputs = {_operation(name) for name in graph.inputs}
+    for node in graph.definition.node:
+        behind = {_operation(name) for name in _data(node)}
+        if behind & reached:
+            reached.add(node.name)
+        elif node.name not in inputs and behind <= constant:
+            constant.add(node.name)
+    after = reached & needed
+    while True:
+        boundary = _boundary(graph, after, reached | constant | after)
+        # Lists of tensors and the like cannot be measured, so they are made again in each product.
+        opaque = {_operation(name) for name in boundary if graph.tensor(name).dtype == tf.variant} - inputs
+        if not opaque:
+            break
+        after |= opaque
+    feeds = [name for name in graph.inputs if name != vector]
+    return Cut(
+        graph.function(feeds, [kept, *boundary], asserting=True),
+        graph.function([*boundary, vector], [output]),
+        [not _is_free(graph, name) for name in boundary],
+    )
+
+
+def _boundary(graph: Graph, after: set[str], inside: set[str]) -> list[str]:
+    read = (name for node in graph.definition.node if node.name in after for name in _data(node))
+    return list(dict.fromkeys(name for name in read if _operation(name) not in inside))
+
+
+def _is_free(graph: Graph, name: str) -> bool:
+    node = graph.nodes[_operation(name)]
+    while node.op == "Identity":
+        node = graph.nodes[_operation(node.input[0])]
+    return node.op in ("ReadVariableOp", "Placeholder") and (
+        node.op == "ReadVariableOp" or graph.tensor(name).dtype == tf.resource
+    )
+
+
+def _data(node: Any) -> list[str]:
+    """Return the tensors that an operation reads, as "operation:output"."""
+    return [name if ":" in name else f"{name}:0" for name in node.input if not name.startswith("^")]
+
+
+def _operation(tensor: str) -> str:
+    return tensor.partition(":")[0]
+
+
+def _called(node: Any) -> Iterator[str]:
+    for value in node.attr.values():
+        if value.HasField("func"):
+            yield value.func.name
+        for function in value.list.func:
+            yield function.name

@@ -1,0 +1,78 @@
+"""Batches and parameter structures: the tensors inside containers of any kind."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import numpy as np
+import optree
+import tensorflow as tf
+
+from specop.errors import InvalidInputError
+
+__all__ = ["leaves", "map_tensors", "signature"]
+
+
+def leaves(structure: Any) -> list[Any]:
+    """Return the tensors, variables and NumPy arrays of a structure, in a fixed order."""
+    found: list[Any] = []
+
+    def collect(tensor: Any) -> Any:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(collect, structure)
+    return found
+
+
+def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Return the structure with each tensor, variable and NumPy array replaced; everything else stays as it is.
+
+    Tuples, lists, dicts and what else optree knows, dataclasses, and other mutable mappings.
+    """
+
+    def replace(leaf: Any) -> Any:
+        if isinstance(leaf, (tf.Tensor, tf.Variable, np.ndarray, np.generic)):
+            return function(leaf)
+        if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
+            raise InvalidInputError(
+                f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with to_tensor() "
+                f"or tf.sparse.to_dense, before it is given to objective()."
+            )
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            items = {item.name: map_tensors(function, getattr(leaf, item.name)) for item in dataclasses.fields(leaf)}
+            return dataclasses.replace(leaf, **items)
+        if isinstance(leaf, MutableMapping):
+            clone = copy.copy(leaf)
+            for key, value in leaf.items():
+                clone[key] = map_tensors(function, value)
+            return clone
+        return leaf
+
+    return optree.tree_map(replace, structure, none_is_leaf=True)
+
+
+def signature(structure: Any) -> Any:
+    """Return something hashable that is equal for structures that differ in the values of their tensors only."""
+    found, treedef = optree.tree_flatten(structure, none_is_leaf=True)
+    return treedef, tuple(map(_leaf_signature, found))
+
+
+def _leaf_signature(leaf: Any) -> Any:
+    if isinstance(leaf, tf.Tensor):
+        return tuple(leaf.shape), leaf.dtype
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        return type(leaf), tuple(signature(getattr(leaf, item.name)) for item in dataclasses.fields(leaf))
+    if isinstance(leaf, MutableMapping):
+        return type(leaf), tuple((key, signature(value)) for key, value in leaf.items())
+    try:
+        hash(leaf)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"a batch holds a {type(leaf).__name__}, which is neither a tensor nor hashable: the traced function could "
+            f"not tell one batch from another. Turn it into a tensor, or leave it out."
+        ) from error
+    return type(leaf), leaf

@@ -1,0 +1,122 @@
+"""Derivatives as compiled functions, traced once for each shape of batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from specop_tensorflow.derivatives import Derivatives
+from specop_tensorflow.effects import refuse_effects
+from specop_tensorflow.graphs import Graph, cut
+from specop_tensorflow.structures import leaves, map_tensors
+
+__all__ = ["FirstOrder", "SecondOrder"]
+
+Functions = Callable[..., list[tf.Tensor]]
+
+
+class _Trace:
+    """A traced function and its inputs.
+
+    Parameters
+    ----------
+    derivatives : Derivatives
+    points : mapping
+        All parameters that a function is given, by name; empty for a model, which reads its variables.
+    batch : structure
+        Of the shapes and dtypes to trace for.
+    seed : int, optional
+        Of everything random in the forward pass; without it nothing may be.
+    """
+
+    def __init__(
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *more: Any
+    ) -> None:
+        names = list(points)
+        waiting = [batch]  # emptied, so that the trace does not hold the batch
+
+        def traced(values: list[Any], data: list[Any], *rest: Any) -> Any:
+            arrays = iter(data)
+            given = dict(zip(names, values, strict=True))
+            return run(given, map_tensors(lambda _: next(arrays), waiting.pop()), *rest)
+
+        specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *more)
+        self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
+        self._captured = list(self.graph.captured)
+        self._places = {
+            name: place
+            for name, variable in derivatives.selected.items()
+            for place, captured in enumerate(self._captured)
+            if derivatives.model.reads_variables and captured is variable.handle
+        }
+        # Seeds come from variables of our own; they live as long as the trace.
+        self._seeds = []
+        for place in refuse_effects(self.graph, self.graph.outputs[0], fixed=seed is not None):
+            own = tf.Variable([(seed or 0) & 0xFFFFFFFF, place], dtype=tf.uint32, trainable=False)
+            self._seeds.append(own)
+            self._captured[place] = own.handle
+
+    def inputs(self, points: Sequence[Any], batch: Any, shadows: Mapping[str, Any]) -> list[Any]:
+        """Return the tensors that the compiled functions take, the vector apart.
+
+        `shadows` are variables that stand in for the model's own ones of these names.
+        """
+        captured = list(self._captured)
+        for name, place in self._places.items():
+            if name in shadows:
+                captured[place] = shadows[name].handle
+        return [*points, *leaves(batch), *captured]
+
+
+class FirstOrder(_Trace):
+    """Loss and gradient.
+
+    Attributes
+    ----------
+    loss : callable
+        ``loss(*inputs) -> [loss]``.
+    gradient : callable
+        ``gradient(*inputs) -> [loss, gradient]``.
+    """
+
+    def __init__(self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None) -> None:
+        super().__init__(derivatives, points, batch, seed, derivatives.gradient)
+        self.loss: Functions = self.graph.function(self.graph.inputs, self.graph.outputs[:1], asserting=True)
+        self.gradient: Functions = self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
+
+
+class SecondOrder(_Trace):
+    """Hessian-vector products, cut at what does not depend on the vector.
+
+    Attributes
+    ----------
+    before : callable
+        ``before(*inputs) -> [loss, *boundary]``.
+    after : callable
+        ``after(*boundary, vector) -> [product]``.
+    """
+
+    def __init__(self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None) -> None:
+        n = sum(like.shape.num_elements() for like in derivatives.selected.values())
+        vector = tf.TensorSpec([n], derivatives.dtype)
+        super().__init__(derivatives, points, batch, seed, derivatives.product, vector)
+        position = len(self.graph.inputs) - len(self.graph.captured) - 1
+        loss, product = self.graph.outputs
+        parts = cut(self.graph, self.graph.inputs[position], loss, product)
+        self.before: Functions = parts.before
+        self.after: Functions = parts.after
+        self._held = parts.held
+
+    def bytes(self, boundary: Sequence[tf.Tensor]) -> int:
+        """Return the memory that is held for further products, beyond what the model holds anyway."""
+        return sum(
+            tensor.shape.num_elements() * tensor.dtype.size
+            for tensor, held in zip(boundary, self._held, strict=True)
+            if held
+        )
+
+
+def _spec(tensor: Any) -> tf.TensorSpec:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
