@@ -50,6 +50,6 @@ def test_an_adapter_is_loaded_by_the_first_array_that_needs_it():
         "import numpy as np\n"
         "from specop.backend import backend_of\n"
         "backend_of(np.zeros(2))\n"
-        "print([name for name in ('specop_numpy', 'specop_torch') if name in sys.modules])"
+        "print([name for name in ('specop_numpy', 'specop_torch', 'specop_tensorflow') if name in sys.modules])"
     )
     assert run(code) == "['specop_numpy']"

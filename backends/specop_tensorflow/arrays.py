@@ -76,19 +76,19 @@ class TensorflowBackend:
     def orthogonalize_(
         self, x: tf.Tensor, basis: Basis, k: int, near: Sequence[int]
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        first = [tf.zeros([0], x.dtype)]
-        rest = x
+        first = []
         for i in near:
             row = basis.row(i)
-            coefficient = self.dot(row, x)
-            rest = tf.subtract(rest, tf.multiply(coefficient, row))
-            first.append(coefficient[None])
-        folded, parts = basis.fold(rest), basis.parts(0, k)
+            first.append(self.dot(row, x))
+            x = tf.subtract(x, tf.multiply(first[-1], row))
+        folded, parts = basis.fold(x), basis.parts(0, k)
         second = [_products(rows, folded) for _, rows in parts]
         for coefficients, (_, rows) in zip(second, parts, strict=True):
             folded = tf.subtract(folded, _combinations(coefficients[None], rows)[:, 0])
         w = basis.unfold(folded)
-        return w, tf.concat(first, 0), tf.concat([*second, tf.zeros([0], x.dtype)], 0), self.norm(w)
+        c = tf.stack(first) if first else tf.zeros([0], x.dtype)
+        h = tf.concat(second, 0) if second else tf.zeros([0], x.dtype)
+        return w, c, h, self.norm(w)
 
     def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:
         m, p = coefficients.shape

@@ -1,7 +1,7 @@
 """Loss, gradient and Hessian-vector products of a TensorFlow model for one batch.
 
-The user's variables are only read: the model is traced, never run, and what is compiled from the trace holds no operation
-that writes. At another point it reads variables of our own.
+The user's variables are only read: the model is traced, never run, and what is compiled from the trace holds no
+operation that writes. At another point it reads variables of our own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import psutil
 import tensorflow as tf
+from tensorflow.python.client import device_lib
 
 from specop.autodiff import Linearization
 from specop.backend import Layout
@@ -100,16 +101,16 @@ class TensorflowAutodiff:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
         state = self.model.named_state()
-        return (*self.model.modes(), *checksums(tensor for name, tensor in state.items() if name not in replaced))
+        constants = self.model.constants()
+        frozen = (int(name in constants) for name in state)
+        return (*frozen, *checksums(tensor for name, tensor in state.items() if name not in replaced))
 
     def free_memory(self) -> int:
         """Bytes that are free on the parameters' device."""
         if not on_gpu(self.device):
             return int(psutil.virtual_memory().available)
         name = self.device.partition("device:")[2]
-        (limit,) = (
-            device.memory_limit for device in _devices() if device.name.endswith(name)
-        )
+        (limit,) = (one.memory_limit for one in device_lib.list_local_devices() if one.name.endswith(name))
         return int(limit - tf.config.experimental.get_memory_info(name)["current"])
 
     @contextlib.contextmanager
@@ -124,7 +125,9 @@ class TensorflowAutodiff:
             # A copy first: TensorFlow may share the memory of a NumPy array.
             return map_tensors(
                 lambda leaf: (
-                    tf.convert_to_tensor(np.array(leaf)) if isinstance(leaf, (np.ndarray, np.generic)) else tf.identity(leaf)
+                    tf.convert_to_tensor(np.array(leaf))
+                    if isinstance(leaf, (np.ndarray, np.generic))
+                    else tf.identity(leaf)
                 ),
                 batch,
             )
@@ -138,7 +141,9 @@ class TensorflowAutodiff:
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
-        return sum(int(np.prod(leaf.shape)) * leaf.dtype.size if tf.is_tensor(leaf) else leaf.nbytes for leaf in leaves(batch))
+        return sum(
+            int(np.prod(leaf.shape)) * leaf.dtype.size if tf.is_tensor(leaf) else leaf.nbytes for leaf in leaves(batch)
+        )
 
     def batch_versions(self, batch: Any) -> tuple[int, ...]:
         """Tensors are immutable."""
@@ -187,12 +192,10 @@ class TensorflowAutodiff:
         values = {} if theta is None else self._derivatives(current).split(theta)
         reads = self.model.reads_variables
         points = {} if reads else {**self.model.named_state(), **values}
-        key = (kind, signature(batch), self.model.modes(), tuple(map(id, current.values())))
+        key = (kind, signature(batch), self.model.constants(), tuple(map(id, current.values())))
         if key not in self._traces:
             self._traces[key] = kind(self._derivatives(current), points, batch, self.fixed_randomness)
-        shadows = {
-            name: tf.Variable(value, trainable=False) for name, value in (values if reads else {}).items()
-        }
+        shadows = {name: tf.Variable(value, trainable=False) for name, value in (values if reads else {}).items()}
         trace = self._traces[key]
         return trace, trace.inputs([tf.convert_to_tensor(point) for point in points.values()], batch, shadows), shadows
 
@@ -224,9 +227,3 @@ class TensorflowAutodiff:
             else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
         )
         return f"the loss is {float(loss)}. {where}"
-
-
-def _devices() -> Any:
-    from tensorflow.python.client import device_lib
-
-    return device_lib.list_local_devices()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class Derivatives:
         if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):
             shape = f"{loss.dtype.name} of shape {loss.shape}" if tf.is_tensor(loss) else type(loss).__name__
             raise InvalidInputError(
-                f"the loss must be one real number, the mean over the batch; got {shape}. Use a class from keras.losses "
-                f"with its default reduction, or return tf.reduce_mean(loss)."
+                f"the loss must be one real number, the mean over the batch; got {shape}. Use a class from "
+                f"keras.losses with its default reduction, or return tf.reduce_mean(loss)."
             )
         return tf.reshape(loss, [])
 
@@ -81,7 +81,8 @@ class Derivatives:
         """Return what derivatives are taken with respect to; what is frozen counts as constant."""
         if not self.model.reads_variables:
             return {name: values[name] for name in self.selected}
-        moving = {name: variable for name, variable in self.selected.items() if variable.trainable}
+        constants = self.model.constants()
+        moving = {name: variable for name, variable in self.selected.items() if name not in constants}
         if not moving:
             raise InvalidInputError(
                 f"none of the {len(self.selected)} selected variables is trainable, such as "
@@ -125,5 +126,5 @@ class _refusing_first_order:  # noqa: N801 - used like a function
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, (LookupError, NotImplementedError)):
             raise InvalidInputError(
-                f"TensorFlow has no second derivative of an operation of the forward pass: {error} Replace it by others."
+                f"TensorFlow has no second derivative of an operation of the forward pass: {error} Replace it."
             ) from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
-
 from specop.errors import InvalidInputError, NondeterministicError
 from specop_tensorflow.graphs import Graph
 
@@ -45,19 +43,20 @@ def refuse_effects(graph: Graph, loss: str, *, fixed: bool) -> list[int]:
     for node in graph.operations(alive):
         if node.op in _PYTHON:
             raise InvalidInputError(
-                f"the forward pass calls Python (tf.py_function or tf.numpy_function, operation {node.name!r}), which has "
-                f"no second derivative. Write that part in TensorFlow operations."
+                f"the forward pass calls Python (tf.py_function or tf.numpy_function, operation {node.name!r}), which "
+                f"has no second derivative. Write that part in TensorFlow operations."
             )
         if _is_random(node):
             raise NondeterministicError(
-                f"the forward pass draws random numbers (operation {node.name!r}, {node.op}), so every product would be "
-                f"of another matrix. Switch sampling off, or draw with tf.random.stateless_* or a "
+                f"the forward pass draws random numbers (operation {node.name!r}, {node.op}), so every product would "
+                f"be of another matrix. Switch sampling off, or draw with tf.random.stateless_* or a "
                 f"keras.random.SeedGenerator, whose seed fixed_randomness= can fix."
             )
-        if _writes(node) and node.name not in alive:
+        # A write at the top has no value that the loss could be made of, so this one is inside a called function.
+        if _writes(node):
             raise InvalidInputError(
-                f"a function that the forward pass calls writes to a variable (operation {node.name!r}, {node.op}). Move "
-                f"the write out of the tf.function."
+                f"a function that the forward pass calls writes to a variable (operation {node.name!r}, {node.op}). "
+                f"Move the write out of the tf.function."
             )
     return [
         position
@@ -74,8 +73,8 @@ def _is_updated(graph: Graph, alive: set[str], handle: str, captured: Any, fixed
         return False
     if any(writers & graph.before(name) for name in readers):
         raise InvalidInputError(
-            f"the forward pass writes to the variable of operation {readers[0]!r} and reads it again, so the loss is no "
-            f"function of the parameters. Update it outside of the forward pass."
+            f"the forward pass writes to the variable of operation {readers[0]!r} and reads it again, so the loss is "
+            f"no function of the parameters. Update it outside of the forward pass."
         )
     if not fixed:
         raise NondeterministicError(
@@ -83,14 +82,17 @@ def _is_updated(graph: Graph, alive: set[str], handle: str, captured: Any, fixed
             f"generator, so every product would be of another matrix. Switch dropout and sampling off, or pass "
             f"fixed_randomness=0 for the curvature under one fixed mask."
         )
-    kind = next(variable for variable in graph.variables if variable.handle is captured)
-    return kind.dtype == tf.uint32
+    # What else the forward pass updates, such as a vector of a power iteration, stays at its present value.
+    found = next(variable for variable in graph.variables if variable.handle is captured)
+    return bool(found.dtype.is_integer and found.shape == [2])
 
 
 def _is_random(node: Any) -> bool:
     if node.op.startswith("Stateless"):
         return False
-    return node.op.startswith("Random") or (node.op.startswith("Stateful") and "Call" not in node.op) or node.op in _RANDOM
+    return (
+        node.op.startswith("Random") or (node.op.startswith("Stateful") and "Call" not in node.op) or node.op in _RANDOM
+    )
 
 
 def _writes(node: Any) -> bool:

@@ -1,8 +1,8 @@
 """Cut a traced computation in two: what a vector reaches, and what is a constant while that vector changes.
 
-A Hessian-vector product by two gradient tapes is linear in the vector, and most of it does not depend on the vector. The
-graph of the traced function says which operations do. Everything else runs once; its values that the others read, the
-boundary, are kept; a further product runs the others only. The cut looks at edges alone, so it holds for whatever
+A Hessian-vector product by two gradient tapes is linear in the vector, and most of it does not depend on the vector.
+The graph of the traced function says which operations do. Everything else runs once; its values that the others read,
+the boundary, are kept; a further product runs the others only. The cut looks at edges alone, so it holds for whatever
 operations a model is made of.
 """
 

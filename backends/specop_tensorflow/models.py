@@ -38,8 +38,8 @@ class Model(Protocol):
     def named_state(self) -> dict[str, Any]:
         """Return everything that the loss is known to depend on besides the data."""
 
-    def modes(self) -> tuple[int, ...]:
-        """Return the switches that the loss depends on."""
+    def constants(self) -> frozenset[str]:
+        """Return the names of parameters that are frozen."""
 
     def compute_dtypes(self) -> set[str]:
         """Return the dtypes in which layers compute, where they are not those of their parameters."""
@@ -78,18 +78,19 @@ class ModuleModel:
         """Return the trainable variables, or those that `select` names."""
         named = self.named_state() if among is None else dict(among)
         real = {name: variable for name, variable in named.items() if variable.dtype.is_floating}
+        constants = self.constants()
         if select is None:
-            trainable = {name: variable for name, variable in real.items() if variable.trainable}
+            trainable = {name: variable for name, variable in real.items() if name not in constants}
             if not trainable:
                 raise InvalidInputError(
-                    f"none of the model's {len(named)} variables is trainable. Set trainable = True on the layers whose "
-                    f"curvature you want; a Keras model that was never called has no variables yet."
+                    f"none of the model's {len(named)} variables is trainable. Set trainable = True on the layers "
+                    f"whose curvature you want; a Keras model that was never called has no variables yet."
                 )
             return trainable
         if isinstance(select, tf.Module):
-            select = list(self._variables(select))
+            select = list(select.variables)
         chosen = _choose(real, select)
-        frozen = [name for name, variable in chosen.items() if not variable.trainable]
+        frozen = [name for name in chosen if name in constants]
         if frozen:
             warnings.warn(
                 f"{len(frozen)} selected variables are not trainable, such as {frozen[0]!r}: they count as constants, "
@@ -100,15 +101,15 @@ class ModuleModel:
 
     def named_state(self) -> dict[str, Any]:
         """Return all variables by name."""
-        return _named([(variable.name.removesuffix(":0"), variable) for variable in self._variables(self.module)])
+        return {name: variable for name, (variable, _) in self._entries().items()}
 
-    def modes(self) -> tuple[int, ...]:
-        """Return which variables are trainable."""
-        return tuple(int(variable.trainable) for variable in self._variables(self.module))
+    def constants(self) -> frozenset[str]:
+        """Return the names of variables that are not trainable."""
+        return frozenset(name for name, (_, trainable) in self._entries().items() if not trainable)
 
     def compute_dtypes(self) -> set[str]:
-        """A module computes in the dtypes of its variables."""
-        return set()
+        """Return that of a Keras loss; a module computes in the dtypes of its variables."""
+        return {self.criterion.dtype} if isinstance(self.criterion, keras.losses.Loss) else set()
 
     def tensors_of(self, tree: Any, like: Mapping[str, Any]) -> list[tf.Tensor]:
         """Return the tensors of a mapping by parameter name."""
@@ -123,8 +124,8 @@ class ModuleModel:
         """Return a mapping by parameter name."""
         return values
 
-    def _variables(self, module: Any) -> Sequence[Any]:
-        return list(module.variables)
+    def _entries(self) -> dict[str, tuple[Any, bool]]:
+        return _named([(one.name.removesuffix(":0"), one, one.trainable) for one in self.module.variables])
 
     def _call(self, x: Any) -> Any:
         return self.module(x)
@@ -133,9 +134,7 @@ class ModuleModel:
 class KerasModel(ModuleModel):
     """A `keras.Model` or layer, called with ``training=False``, or True if its randomness is fixed."""
 
-    def __init__(
-        self, module: Any, criterion: Criterion | None, forward: Forward | None, *, training: bool
-    ) -> None:
+    def __init__(self, module: Any, criterion: Criterion | None, forward: Forward | None, *, training: bool) -> None:
         if keras.backend.backend() != "tensorflow":
             raise InvalidInputError(
                 f"this Keras model runs on the {keras.backend.backend()} backend, and its arrays are not TensorFlow's. "
@@ -150,25 +149,16 @@ class KerasModel(ModuleModel):
             )
         if isinstance(criterion, keras.losses.Loss) and module.losses:
             warnings.warn(
-                f"{module.name!r} has {len(module.losses)} losses of its own, such as regularizers, which the criterion "
-                f"does not contain: the curvature is that of the criterion alone. To include them pass "
+                f"{module.name!r} has {len(module.losses)} losses of its own, such as regularizers, which the "
+                f"criterion does not contain: the curvature is that of the criterion alone. To include them pass "
                 f"criterion=lambda outputs, y: loss(y, outputs) + sum(model.losses).",
                 stacklevel=4,
             )
 
-    def named_state(self) -> dict[str, Any]:
-        """Return all weights by path, without the name of the model itself."""
-        prefix = f"{self.module.name}/"
-        return _named([(weight.path.removeprefix(prefix), weight.value) for weight in self.module.weights])
-
-    def modes(self) -> tuple[int, ...]:
-        """Return which weights are trainable."""
-        return tuple(int(weight.trainable) for weight in self.module.weights)
-
     def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the trainable weights, or those that `select` names."""
         if isinstance(select, keras.Layer):
-            select = list(self._variables(select))
+            select = [weight.value for weight in select.weights]
         elif isinstance(select, keras.Variable):
             select = select.value
         elif isinstance(select, (list, tuple)):
@@ -176,16 +166,19 @@ class KerasModel(ModuleModel):
         return super().select(select, among)
 
     def compute_dtypes(self) -> set[str]:
-        """Return the compute dtypes of all layers."""
-        found, waiting = set(), [self.module]
+        """Return the compute dtypes of all layers, and that of a Keras loss."""
+        found, waiting = super().compute_dtypes(), [self.module]
         while waiting:
             layer = waiting.pop()
             waiting += getattr(layer, "layers", [])
             found.add(layer.compute_dtype)
         return found
 
-    def _variables(self, module: Any) -> Sequence[Any]:
-        return [weight.value for weight in module.weights]
+    def _entries(self) -> dict[str, tuple[Any, bool]]:
+        # Keras freezes its own wrapper of a variable, and numbers models as they are made: their name is left out.
+        prefix = f"{self.module.name}/"
+        weights = self.module.weights
+        return _named([(one.path.removeprefix(prefix), one.value, one.trainable) for one in weights])
 
     def _call(self, x: Any) -> Any:
         return self.module(x, training=self.training)
@@ -236,9 +229,9 @@ class FunctionModel:
         """Return the leaves."""
         return self.tensors
 
-    def modes(self) -> tuple[int, ...]:
-        """A function has no switches."""
-        return ()
+    def constants(self) -> frozenset[str]:
+        """A function's parameters all count."""
+        return frozenset()
 
     def compute_dtypes(self) -> set[str]:
         """A function computes in the dtypes of its parameters."""
@@ -273,8 +266,8 @@ def _checked_criterion(criterion: Criterion | None) -> Criterion:
     if isinstance(criterion, keras.losses.Loss):
         if criterion.reduction not in _MEANS:
             raise InvalidInputError(
-                f"the criterion has reduction={criterion.reduction!r}; curvature is defined here for the mean loss. Use "
-                f"reduction='sum_over_batch_size'; multiply the operator by the number of samples for the sum."
+                f"the criterion has reduction={criterion.reduction!r}; curvature is defined here for the mean loss. "
+                f"Use reduction='sum_over_batch_size'; multiply the operator by the number of samples for the sum."
             )
     elif inspect.isfunction(criterion) and criterion.__module__.partition(".")[0] == "keras":
         raise InvalidInputError(
@@ -284,18 +277,18 @@ def _checked_criterion(criterion: Criterion | None) -> Criterion:
     return criterion
 
 
-def _named(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return distinct variables by name; names that occur again get a number."""
-    named: dict[str, Any] = {}
+def _named(found: Sequence[tuple[str, Any, bool]]) -> dict[str, tuple[Any, bool]]:
+    """Return distinct variables by name, each with whether it is trainable; names that occur again get a number."""
+    named: dict[str, tuple[Any, bool]] = {}
     seen: set[int] = set()
-    for name, variable in pairs:
+    for name, variable, trainable in found:
         if id(variable) in seen:
             continue
         seen.add(id(variable))
         unique, number = name, 1
         while unique in named:
             unique, number = f"{name}_{number}", number + 1
-        named[unique] = variable
+        named[unique] = (variable, bool(trainable))
     return named
 
 

@@ -39,8 +39,8 @@ def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
             return function(leaf)
         if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
             raise InvalidInputError(
-                f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with to_tensor() "
-                f"or tf.sparse.to_dense, before it is given to objective()."
+                f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with "
+                f"to_tensor() or tf.sparse.to_dense, before it is given to objective()."
             )
         if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             items = {item.name: map_tensors(function, getattr(leaf, item.name)) for item in dataclasses.fields(leaf)}

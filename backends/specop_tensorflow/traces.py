@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from specop.errors import SpecopError
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
@@ -36,14 +37,25 @@ class _Trace:
     ) -> None:
         names = list(points)
         waiting = [batch]  # emptied, so that the trace does not hold the batch
+        refused: list[SpecopError] = []
 
         def traced(values: list[Any], data: list[Any], *rest: Any) -> Any:
             arrays = iter(data)
             given = dict(zip(names, values, strict=True))
-            return run(given, map_tensors(lambda _: next(arrays), waiting.pop()), *rest)
+            try:
+                return run(given, map_tensors(lambda _: next(arrays), waiting.pop()), *rest)
+            except SpecopError as error:
+                refused.append(error)
+                raise
 
         specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *more)
-        self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
+        try:
+            self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
+        except Exception:
+            # AutoGraph makes an exception of its own from what passes through it.
+            if refused:
+                raise refused[0] from None
+            raise
         self._captured = list(self.graph.captured)
         self._places = {
             name: place
@@ -54,7 +66,8 @@ class _Trace:
         # Seeds come from variables of our own; they live as long as the trace.
         self._seeds = []
         for place in refuse_effects(self.graph, self.graph.outputs[0], fixed=seed is not None):
-            own = tf.Variable([(seed or 0) & 0xFFFFFFFF, place], dtype=tf.uint32, trainable=False)
+            dtype = next(found.dtype for found in self.graph.variables if found.handle is self._captured[place])
+            own = tf.Variable([(seed or 0) & 0x7FFFFFFF, place], dtype=dtype, trainable=False)
             self._seeds.append(own)
             self._captured[place] = own.handle
 

@@ -1,0 +1,607 @@
+"""Objectives on small TensorFlow models: right answers, the model unharmed, and errors that say what to do."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+import specop  # noqa: E402
+from specop.errors import (  # noqa: E402
+    InvalidInputError,
+    NondeterministicError,
+    NonFiniteError,
+    ParametersChangedError,
+)
+from specop_tensorflow.autodiff import make_autodiff  # noqa: E402
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+layers = keras.layers
+# A Keras loss computes in a dtype of its own.
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+
+
+def mlp(dropout=0.0, **options):
+    with double():
+        dropped = [layers.Dropout(dropout)] if dropout else []
+        return keras.Sequential(
+            [layers.Input((3,)), layers.Dense(4, "tanh", **options), *dropped, layers.Dense(3, name="head")]
+        )
+
+
+def cnn():
+    with double():
+        model = keras.Sequential(
+            [
+                layers.Input((4, 4, 1)),
+                layers.Conv2D(2, 3, padding="same"),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                layers.MaxPooling2D(),
+                layers.Flatten(),
+                layers.Dense(3),
+            ]
+        )
+    model(normal(8, 4, 4, 1), training=True)  # running statistics that are not the initial ones
+    return model
+
+
+def transformer():
+    with double():
+        tokens = layers.Input((3,), dtype="int32")
+        x = layers.Embedding(5, 2)(tokens)
+        attended = layers.MultiHeadAttention(1, 2)(layers.LayerNormalization()(x), x, use_causal_mask=True)
+        x = x + layers.Dense(2, "gelu")(x + attended)
+        return keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+class WideAndDeep(keras.Model):
+    """Looks rows up in two tables; some are never looked up."""
+
+    def __init__(self):
+        super().__init__(dtype="float64")
+        self.wide = layers.Embedding(8, 1, dtype="float64")
+        self.table = layers.Embedding(6, 2, dtype="float64")
+        self.deep = layers.Dense(1, dtype="float64")
+
+    def call(self, x):
+        deep = self.deep(tf.tanh(tf.reshape(self.table(x), [-1, 4])))
+        return tf.reduce_sum(self.wide(x), 1) + deep
+
+
+class Scaled(tf.Module):
+    """A tf.Module that gathers from a variable and calls a function of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = tf.Variable(normal(6, 3, seed=1), name="table")
+        self.w = tf.Variable(normal(3, 3, seed=2), name="w")
+        self.unused = tf.Variable(normal(2, seed=3), name="unused")
+        self.count = tf.Variable(2, trainable=False, name="count")
+
+    @tf.function
+    def mix(self, x):
+        return tf.tanh(x @ self.w) * tf.cast(self.count, x.dtype)
+
+    def __call__(self, x):
+        return tf.reduce_sum(self.mix(tf.gather(self.table, x)), 1)
+
+
+class double:  # noqa: N801 - reads like a function
+    def __enter__(self):
+        self.found = keras.config.floatx()
+        keras.config.set_floatx("float64")
+
+    def __exit__(self, *_):
+        keras.config.set_floatx(self.found)
+
+
+def numbers(variable):
+    return np.array(tf.convert_to_tensor(variable).numpy())
+
+
+def normal(*shape, seed=0):
+    return tf.constant(np.random.default_rng(seed).standard_normal(shape))
+
+
+def integers(high, *shape, seed=0):
+    return tf.constant(np.random.default_rng(seed).integers(0, high, shape).astype(np.int32))
+
+
+def labels(n, classes=3):
+    return tf.range(n) % classes
+
+
+def problem(name, n=11):
+    keras.utils.set_random_seed(0)
+    if name == "mlp":
+        return mlp(), CROSS_ENTROPY, (normal(n, 3), labels(n))
+    if name == "cnn":
+        return cnn(), CROSS_ENTROPY, (normal(n, 4, 4, 1), labels(n))
+    if name == "transformer":
+        return transformer(), CROSS_ENTROPY, (integers(5, n, 3), labels(n))
+    if name == "wide and deep":
+        model, x = WideAndDeep(), integers(5, n, 2)
+        model(x)
+        return (
+            model,
+            keras.losses.BinaryCrossentropy(from_logits=True, dtype="float64"),
+            (x, tf.cast(labels(n, 2), tf.float64)[:, None]),
+        )
+    if name == "recurrent":
+        with double():
+            model = keras.Sequential([layers.Input((3, 2)), layers.GRU(2), layers.Dense(3)])
+        return model, CROSS_ENTROPY, (normal(n, 3, 2), labels(n))
+    if name == "module":
+        return Scaled(), cross_entropy, (integers(5, n, 2), labels(n))
+    raise KeyError(name)
+
+
+def cross_entropy(outputs, y):
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs))
+
+
+MODELS = ["mlp", "cnn", "transformer", "wide and deep", "recurrent", "module"]
+
+
+def exact(model, criterion, batch):
+    """Loss, gradient and Hessian by TensorFlow's own Jacobian of the gradient, at the model's variables."""
+    variables = [getattr(v, "value", v) if isinstance(v, keras.Variable) else v for v in model.trainable_variables]
+
+    def loss():
+        arguments = {"training": False} if isinstance(model, keras.Model) else {}
+        outputs = model(batch[0], **arguments)
+        return (
+            criterion(batch[1], outputs) if isinstance(criterion, keras.losses.Loss) else criterion(outputs, batch[1])
+        )
+
+    @tf.function(autograph=False)
+    def derivatives():
+        return jacobian(loss, variables)
+
+    return derivatives()
+
+
+def jacobian(loss, points):
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(points)
+        with tf.GradientTape() as inner:
+            inner.watch(points)
+            value = loss()
+        gradient = flat(inner.gradient(value, points), points)
+    rows = outer.jacobian(gradient, points, experimental_use_pfor=False)
+    n = gradient.shape[0]
+    blocks = [tf.zeros([n, *p.shape], p.dtype) if r is None else r for r, p in zip(rows, points, strict=True)]
+    return value, gradient, tf.concat([tf.reshape(block, [n, -1]) for block in blocks], 1)
+
+
+def flat(tensors, like):
+    return tf.concat(
+        [tf.reshape(tf.zeros_like(p) if t is None else t, [-1]) for t, p in zip(tensors, like, strict=True)], 0
+    )
+
+
+def close(found, expected, tol=1e-10):
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tol * max(1.0, np.abs(expected).max()))
+
+
+def split(batch, *sizes):
+    return list(zip(*(tf.split(part, sizes) for part in batch), strict=True))
+
+
+# --- Right answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_derivatives_are_those_of_tensorflow(name):
+    model, criterion, batch = problem(name)
+    loss, gradient, hessian = exact(model, criterion, batch)
+    objective = specop.objective(model, criterion, batch)
+    close(objective.loss(), loss)
+    close(objective.gradient(), gradient)
+    H = objective.hessian()
+    close(H.to_dense(), hessian)
+    close(H.to_dense(), hessian)
+    assert objective.samples == 11 and H.is_symmetric
+    # A kept linearization multiplies by what was kept; nothing but variables and data is read before.
+    assert all(apply is not None for apply in H._products._linear)
+
+
+@pytest.mark.parametrize("name", ["mlp", "wide and deep", "module"])
+def test_hessian_at_another_point(name):
+    model, criterion, batch = problem(name)
+    objective = specop.objective(model, criterion, batch)
+    theta = objective.gradient() + 0.3
+    before = [numbers(v) for v in model.variables]
+    found = objective.loss(theta), objective.gradient(theta), objective.hessian(theta).to_dense()
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(numbers(variable), value)
+    for variable, value in zip(model.trainable_variables, objective.unflatten(theta).values(), strict=True):
+        variable.assign(value)
+    for one, expected in zip(found, exact(model, criterion, batch), strict=True):
+        close(one, expected)
+
+
+@pytest.mark.parametrize("budget", [0, None, "some"])
+def test_unequal_batches_within_and_beyond_the_memory_budget(budget):
+    model, criterion, batch = problem("mlp")
+    loss, gradient, hessian = exact(model, criterion, batch)
+    batches = split(batch, 5, 5, 1)
+    if budget == "some":
+        autodiff = make_autodiff(model, criterion)
+        budget = autodiff.linearize(None, batches[0], tf.ones([31], tf.float64)).bytes
+        assert budget > 5 * 4 * 8
+    objective = specop.objective(model, criterion, batches, memory_budget=budget)
+    close(objective.loss(), loss)
+    close(objective.gradient(), gradient)
+    H = objective.hessian()
+    for _ in range(2):
+        close(H.to_dense(), hessian)
+    recomputed = [apply is None for apply in H._products._linear]
+    assert recomputed.count(True) == {None: 0, 0: 3}.get(budget, recomputed.count(True))
+    assert budget in (0, None) or recomputed == [False, True, True]
+
+
+@dataclasses.dataclass
+class Batch:
+    inputs: object
+    target: object
+    note: str = "kept as it is"
+
+
+@pytest.mark.parametrize("kind", ["dict", "dataclass", "numpy", "dataset"])
+def test_batches_of_any_structure(kind):
+    model, criterion, (x, y) = problem("mlp")
+    hessian = exact(model, criterion, (x, y))[2]
+    keywords = {}
+    if kind in ("dict", "dataclass"):
+        read = dict.__getitem__ if kind == "dict" else getattr
+        keywords["forward"] = lambda model, batch: model(read(batch, "inputs"))
+
+        def criterion(outputs, batch):
+            return cross_entropy(outputs, read(batch, "target"))
+
+        data = {"inputs": x, "target": y} if kind == "dict" else Batch(x, y)
+    else:
+        pairs = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(11).batch(6)
+        data = (x.numpy(), y.numpy()) if kind == "numpy" else pairs
+    close(specop.objective(model, criterion, data, **keywords).hessian().to_dense(), hessian)
+
+
+def test_a_shuffling_dataset_beyond_the_budget_is_noticed():
+    model, criterion, batch = problem("mlp", 40)
+    data = tf.data.Dataset.from_tensor_slices(batch).shuffle(40, reshuffle_each_iteration=True).batch(20)
+    with pytest.raises(NondeterministicError, match="the loader shuffles"):
+        specop.objective(model, criterion, data, memory_budget=0).gradient()
+
+
+def params():
+    return {
+        "layers": [{"w": tf.Variable(normal(4, 3, seed=1))}, {"w": normal(3, 4, seed=2)}],
+        "b": tf.zeros([3], tf.float64),
+    }
+
+
+def outputs(p, batch):
+    return tf.tanh(batch[0] @ tf.transpose(p["layers"][0]["w"])) @ tf.transpose(p["layers"][1]["w"]) + p["b"]
+
+
+@pytest.mark.parametrize("with_criterion", [True, False])
+def test_a_function_of_a_structure(with_criterion):
+    batch, tree = (normal(11, 3), labels(11)), params()
+
+    def loss(p, batch):
+        return cross_entropy(outputs(p, batch), batch[1])
+
+    args = (outputs, CROSS_ENTROPY) if with_criterion else (loss, None)
+    objective = specop.objective(*args, split(batch, 7, 4), params=tree)
+    assert objective.names == ("b", "layers.0.w", "layers.1.w") and objective.n == 27
+    theta = objective.flatten(tree)
+    points = [tree["b"], tf.convert_to_tensor(tree["layers"][0]["w"]), tree["layers"][1]["w"]]
+    _, _, hessian = jacobian(
+        lambda: loss({"b": points[0], "layers": [{"w": points[1]}, {"w": points[2]}]}, batch), points
+    )
+    close(objective.hessian().to_dense(), hessian)
+    close(objective.hessian(theta).to_dense(), hessian)
+    product = objective.hessian() @ tree
+    close(objective.flatten(product), tf.linalg.matvec(hessian, theta))
+    assert product["layers"][1]["w"].shape == (3, 4)
+    block = objective.restrict("layers.0.w").hessian().to_dense()
+    close(block, hessian[3:15, 3:15])
+    # The variable is read again for each operator.
+    tree["layers"][0]["w"].assign_add(tf.ones([4, 3], tf.float64))
+    assert np.abs(objective.restrict("layers.0.w").hessian().to_dense() - block).max() > 1e-3
+
+
+def rosenbrock(x, _):
+    return tf.reduce_sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def test_a_function_without_data():
+    objective = specop.objective(rosenbrock, params=tf.ones([5], tf.float64))
+    hessian = objective.hessian().to_dense().numpy()
+    np.testing.assert_allclose(np.diag(hessian), [802, 1002, 1002, 1002, 200])
+    np.testing.assert_allclose(np.diag(hessian, 1), -400)
+
+
+def test_half_precision_has_vectors_of_single_precision():
+    w = tf.Variable(tf.cast(normal(3), tf.float16))
+    objective = specop.objective(lambda w, _: tf.reduce_sum(tf.cast(w, tf.float32) ** 3), params=w)
+    H = objective.hessian()
+    assert H.dtype == np.float32 and H.precision == 2.0**-10
+    np.testing.assert_allclose(np.diag(H.to_dense()), 6 * w.numpy().astype(float), rtol=1e-2)
+
+
+# --- Selection --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pattern", "layer name", "layer", "variable", "predicate"])
+def test_selection(kind):
+    model, criterion, batch = problem("mlp")
+    head = model.get_layer("head")
+    select = {
+        "pattern": "head/*",
+        "layer name": "head",
+        "layer": head,
+        "variable": list(head.weights),
+        "predicate": lambda name, variable: name.startswith("head"),
+    }[kind]
+    objective = specop.objective(model, criterion, batch, select=select)
+    assert objective.names == ("head/kernel", "head/bias")
+    if kind == "pattern":
+        close(objective.hessian().to_dense(), exact(model, criterion, batch)[2][16:, 16:])
+
+
+def test_an_empty_selection_names_what_there_is():
+    model, criterion, batch = problem("mlp")
+    with pytest.raises(InvalidInputError, match=r"'decoder' matches no parameter\. There are: .*head/kernel"):
+        specop.objective(model, criterion, batch, select="decoder")
+
+
+def test_frozen_weights_are_left_out_or_count_as_constants():
+    model, criterion, batch = problem("mlp")
+    hessian = exact(model, criterion, batch)[2]
+    model.get_layer("head").trainable = False
+    close(specop.objective(model, criterion, batch).hessian().to_dense(), hessian[:16, :16])
+    with pytest.warns(UserWarning, match="2 selected variables are not trainable, such as 'head/kernel'"):
+        objective = specop.objective(model, criterion, batch, select="*")
+    found = objective.hessian().to_dense()
+    close(found[:16, :16], hessian[:16, :16])
+    assert not found[16:].numpy().any() and not found[:, 16:].numpy().any()
+
+
+# --- The model stays as it was ----------------------------------------------------------------------------------------
+
+
+def test_everything_is_left_as_found():
+    keras.utils.set_random_seed(0)
+    model = mlp(dropout=0.5)
+    batch = (normal(11, 3), labels(11))
+    tf.random.set_seed(1)
+    tf.random.get_global_generator().reset_from_seed(2)
+    expected = tf.random.normal([3]).numpy()
+    tf.random.set_seed(1)
+    variables = [(v.path, numbers(v), v.trainable) for v in model.variables]
+    generator = tf.random.get_global_generator().state.numpy()
+    for seed in (None, 3):
+        objective = specop.objective(model, CROSS_ENTROPY, batch, fixed_randomness=seed)
+        objective.loss(), objective.gradient(), specop.eigsh(objective.hessian(), k=1)
+    with pytest.raises(NonFiniteError):
+        specop.objective(model, CROSS_ENTROPY, (batch[0] * np.inf, batch[1])).gradient()
+    for (path, value, trainable), variable in zip(variables, model.variables, strict=True):
+        np.testing.assert_array_equal(numbers(variable), value, err_msg=path)
+        assert variable.trainable == trainable
+    np.testing.assert_array_equal(tf.random.get_global_generator().state, generator)
+    np.testing.assert_array_equal(tf.random.normal([3]), expected)
+
+
+def test_fixed_randomness_is_one_mask():
+    keras.utils.set_random_seed(0)
+    model, batch = mlp(dropout=0.5), (normal(11, 3), labels(11))
+
+    def loss(seed):
+        return float(specop.objective(model, CROSS_ENTROPY, batch, fixed_randomness=seed).loss())
+
+    assert loss(1) == loss(1) != loss(2) != loss(None)
+    H = specop.objective(model, CROSS_ENTROPY, batch, fixed_randomness=1).hessian().to_dense()
+    close(H, tf.transpose(H))
+
+
+def test_changed_variables_are_noticed():
+    model, criterion, batch = problem("mlp")
+    objective = specop.objective(model, criterion, batch)
+    H = objective.hessian()
+    before = H.to_dense()
+    model.get_layer("head").kernel.assign_add(normal(4, 3))
+    with pytest.raises(ParametersChangedError, match="changed since this operator was made"):
+        H @ tf.ones([31], tf.float64)
+    close(objective.hessian().to_dense(), exact(model, criterion, batch)[2])
+    assert np.abs(objective.hessian().to_dense() - before).max() > 1e-3
+
+
+# --- Tracing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shape_is_traced_once():
+    traced = []
+
+    def loss(p, batch):
+        traced.append(tuple(batch[0].shape))
+        return cross_entropy(outputs(p, batch), batch[1])
+
+    batch = (normal(11, 3), labels(11))
+    tree = params()
+    objective = specop.objective(loss, None, split(batch, 4, 4, 3), params=tree)
+    for seed in range(2):
+        H = objective.hessian()
+        specop.eigsh(H, k=2, seed=seed)
+        specop.trace(H, max_matvecs=3, seed=seed)
+        tree["layers"][0]["w"].assign_add(tf.ones([4, 3], tf.float64))
+    objective.hessian(objective.gradient()).to_dense()
+    # One trace for first and one for second derivatives of each shape.
+    assert sorted(traced) == [(3, 3), (3, 3), (4, 3), (4, 3)]
+
+
+def test_only_what_the_vector_reaches_runs_again():
+    model, criterion, batch = problem("mlp")
+    objective = specop.objective(model, criterion, batch)
+    H = objective.hessian()
+    H @ tf.ones([31], tf.float64)
+    (trace,) = objective._autodiff._traces.values()
+    again = [node.op for node in trace.after.graph.as_graph_def().node]
+    assert "ReadVariableOp" not in again and "Tanh" not in again and "Softmax" not in again
+    # One of six matrix products of a layer, x dW, is all that a first layer needs forward.
+    assert again.count("MatMul") < [node.op for node in trace.graph.definition.node].count("MatMul")
+
+
+# --- Errors -----------------------------------------------------------------------------------------------------------
+
+
+def counted(model, batch):
+    counter.assign_add(1.0)
+    return model(batch[0]) * tf.cast(counter, tf.float64)
+
+
+counter = tf.Variable(1.0)
+
+BAD = {
+    "no criterion": (lambda m, b: specop.objective(m, None, b), InvalidInputError, "a model needs a criterion"),
+    "sum": (
+        lambda m, b: specop.objective(m, keras.losses.MeanSquaredError(reduction="sum"), b),
+        InvalidInputError,
+        "reduction='sum'",
+    ),
+    "function of keras": (
+        lambda m, b: specop.objective(m, keras.losses.mean_squared_error, b),
+        InvalidInputError,
+        r"mean_squared_error of Keras takes \(y_true, y_pred\)",
+    ),
+    "one loss a sample": (
+        lambda m, b: specop.objective(m, lambda o, y: tf.reduce_sum(o, 1), b).loss(),
+        InvalidInputError,
+        r"must be one real number.*float64 of shape \(11,\)",
+    ),
+    "integer loss": (
+        lambda m, b: specop.objective(m, lambda o, y: tf.reduce_sum(y), b).loss(),
+        InvalidInputError,
+        "must be one real number.*int32",
+    ),
+    "independent": (
+        lambda m, b: specop.objective(m, lambda o, y: tf.reduce_mean(tf.stop_gradient(o)), b).hessian().to_dense(),
+        InvalidInputError,
+        "does not depend on any of the 4 selected parameters",
+    ),
+    "not a pair": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, {"x": b[0]}).loss(),
+        InvalidInputError,
+        r"a batch must be a pair \(x, y\).*dict of 1",
+    ),
+    "python": (
+        lambda m, b: specop.objective(
+            m, lambda o, y: tf.reduce_mean(o) + tf.py_function(lambda x: x, [o[0, 0]], tf.float64), b
+        ).loss(),
+        InvalidInputError,
+        "calls Python",
+    ),
+    "random": (
+        lambda m, b: specop.objective(
+            m, lambda o, y: tf.reduce_mean(o * tf.random.normal(o.shape, dtype=o.dtype)), b
+        ).loss(),
+        NondeterministicError,
+        "draws random numbers.*RandomStandardNormal",
+    ),
+    "seed generator": (
+        lambda m, b: specop.objective(
+            m, lambda o, b: cross_entropy(o, b[1]), b, forward=lambda m, b: keras.random.dropout(m(b[0]), 0.5)
+        ).loss(),
+        NondeterministicError,
+        "reads and updates a variable .* pass fixed_randomness=0",
+    ),
+    "writes and reads": (
+        lambda m, b: specop.objective(m, lambda o, b: cross_entropy(o, b[1]), b, forward=counted).loss(),
+        InvalidInputError,
+        "writes to the variable .* and reads it again",
+    ),
+    "ragged": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, (tf.ragged.constant([[1.0], [2.0, 3.0]]), b[1])).loss(),
+        InvalidInputError,
+        "RaggedTensor; only dense",
+    ),
+    "assertion": (
+        lambda m, b: specop.objective(m, asserting, b).loss(),
+        tf.errors.InvalidArgumentError,
+        "labels below two",
+    ),
+    "infinite data": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, (b[0] * np.nan, b[1])).hessian().to_dense(),
+        NonFiniteError,
+        "All parameters are finite",
+    ),
+    "infinite theta": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, b).loss(tf.fill([31], np.float64(np.nan))),
+        NonFiniteError,
+        r"hold NaN or infinity: .*head/kernel",
+    ),
+}
+
+
+def asserting(outputs, y):
+    tf.debugging.assert_less(y, 2, "labels below two")
+    return cross_entropy(outputs, y)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors_say_what_to_do(name):
+    call, kind, message = BAD[name]
+    model, _, batch = problem("mlp")
+    with pytest.raises(kind, match=message):
+        call(model, batch)
+    assert counter.numpy() == 1.0
+
+
+def test_infinite_weights_are_named():
+    model, criterion, batch = problem("mlp")
+    model.get_layer("head").bias.assign([np.nan, 0, 0])
+    with pytest.raises(NonFiniteError, match="hold NaN or infinity: head/bias"):
+        specop.objective(model, criterion, batch).gradient()
+
+
+def test_a_model_without_variables_is_refused():
+    with pytest.raises(InvalidInputError, match="has no variables yet"):
+        specop.objective(keras.Sequential([layers.Dense(2)]), CROSS_ENTROPY, (normal(2, 3), labels(2)))
+
+
+def test_losses_of_the_model_itself_are_mentioned():
+    model = mlp(kernel_regularizer="l2")
+    batch = (normal(5, 3), labels(5))
+    with pytest.warns(UserWarning, match="1 losses of its own, such as regularizers"):
+        specop.objective(model, CROSS_ENTROPY, batch)
+    penalty = float(model.losses[0])
+
+    def criterion(outputs, y):
+        return CROSS_ENTROPY(y, outputs) + sum(model.losses)
+
+    found = specop.objective(model, criterion, batch).loss()
+    close(found, CROSS_ENTROPY(batch[1], model(batch[0])) + penalty)
+
+
+def test_keras_on_another_backend_is_refused():
+    pytest.importorskip("jax")
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "import numpy as np, keras, specop\n"
+        "model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])\n"
+        "try: specop.objective(model, keras.losses.MeanSquaredError(), (np.ones((2, 2)), np.ones((2, 1))))\n"
+        "except specop.errors.InvalidInputError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "jax"}
+    )
+    assert "runs on the jax backend" in done.stdout, done.stderr
