@@ -14,12 +14,20 @@ _WORDS = {8: tf.int64, 4: tf.int32, 2: tf.int16, 1: tf.uint8}
 
 def checksums(tensors: Iterable[tf.Tensor]) -> tuple[int, ...]:
     """Order-sensitive checksums of the tensors' bits, computed on the device and fetched in one transfer."""
-    sums = [_checksum(tensor) for tensor in tensors]
+    sums, small = [], dict[tf.DType, list[tf.Tensor]]()
+    for tensor in tensors:
+        flat = tf.reshape(tensor, [-1])
+        if flat.shape[0] > _CHUNK:
+            sums.append(_checksum(flat))
+        else:
+            small.setdefault(flat.dtype, []).append(flat)
+    # A model has many small tensors, and a dozen operations on each would take longer than a product.
+    sums += [_checksum(tf.concat(flats, 0)) for flats in small.values()]
     return tuple(int(value) for value in tf.stack(sums).numpy()) if sums else ()
 
 
-def _checksum(tensor: tf.Tensor) -> tf.Tensor:
-    words = _words(tf.reshape(tensor, [-1]))
+def _checksum(flat: tf.Tensor) -> tf.Tensor:
+    words = _words(flat)
     length = int(words.shape[0])
     # Odd multipliers are invertible modulo 2**64: a change of one word always changes the sum.
     weights = tf.range(1, 2 * min(_CHUNK, max(length, 1)), 2, dtype=tf.int64) * 0x9E3779B1

@@ -36,14 +36,14 @@ class _Trace:
         self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *more: Any
     ) -> None:
         names = list(points)
-        waiting = [batch]  # emptied, so that the trace does not hold the batch
+        shown = [batch]  # emptied in the end, so that the trace does not hold the batch
         refused: list[SpecopError] = []
 
         def traced(values: list[Any], data: list[Any], *rest: Any) -> Any:
             arrays = iter(data)
             given = dict(zip(names, values, strict=True))
             try:
-                return run(given, map_tensors(lambda _: next(arrays), waiting.pop()), *rest)
+                return run(given, map_tensors(lambda _: next(arrays), shown[0]), *rest)
             except SpecopError as error:
                 refused.append(error)
                 raise
@@ -56,6 +56,8 @@ class _Trace:
             if refused:
                 raise refused[0] from None
             raise
+        finally:
+            shown.clear()
         self._captured = list(self.graph.captured)
         self._places = {
             name: place
