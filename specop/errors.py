@@ -8,6 +8,7 @@ __all__ = [
     "AsymmetryError",
     "ConvergenceWarning",
     "InvalidInputError",
+    "MissingTransposeError",
     "NoiseWarning",
     "NonFiniteError",
     "NondeterministicError",
@@ -23,6 +24,10 @@ class SpecopError(Exception):
 
 class InvalidInputError(SpecopError, ValueError):
     """An argument, a shape, a dtype, a device or a data set cannot be used as given."""
+
+
+class MissingTransposeError(InvalidInputError):
+    """An operator was asked for a transposed product that it does not have."""
 
 
 class NonFiniteError(SpecopError, ArithmeticError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specop.backend import Array, Backend, Layout, backend_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, MissingTransposeError
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -78,7 +78,7 @@ class LinearOperator(abc.ABC):
         """Return A.T y in fresh storage; `y` has the codomain's layout and must not be changed."""
         if self.is_symmetric:
             return self._matvec(y)
-        raise InvalidInputError(
+        raise MissingTransposeError(
             f"{type(self).__name__} has no transposed product. Pass rmatvec=, or is_symmetric=True if it is."
         )
 

@@ -10,7 +10,7 @@ import scipy.sparse.linalg
 from numpy.typing import NDArray
 
 from specop.backend import Array, Layout, backend_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, MissingTransposeError
 from specop.operators.base import LinearOperator
 from specop.operators.explicit import DenseOperator
 
@@ -77,7 +77,7 @@ class ScipyOperator(LinearOperator):
         try:
             return np.array(self._wrapped.rmatvec(y), dtype=self.dtype)
         except NotImplementedError as error:
-            raise InvalidInputError(
+            raise MissingTransposeError(
                 f"this SciPy operator has no transposed product: {error}. Pass rmatvec= when you make it."
             ) from error
 
