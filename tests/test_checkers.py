@@ -1,0 +1,767 @@
+"""The checkers of specop.testing: each law has something that breaks it, and that must be caught by name."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import specop
+from cases import each_case
+from specop.backend import Layout, backend_of
+from specop.errors import InvalidInputError, NoiseWarning
+from specop.rows import RowBlocks
+from specop.testing import check_backend, check_objective, check_operator
+
+NUMPY = backend_of(np.empty(0))
+BackendClass = type(NUMPY)
+
+
+# --- Backends ---------------------------------------------------------------------------------------------------------
+# Each function replaces one primitive of the NumPy backend; `self` is that backend.
+
+
+def no_copy(self, x, *rest):
+    return x
+
+
+def half_dot(self, x, y):
+    return np.float64(np.sum((x * y).astype(np.float16), dtype=np.float16))
+
+
+def single_dot(self, x, y):
+    # As BLAS would, if it added up one after the other.
+    return np.cumsum(x * y, dtype=x.dtype)[-1] if len(x) else np.float64(0)
+
+
+def repairing(self, *arrays):
+    return [np.asarray(np.nan_to_num(array, posinf=np.inf)) for array in BackendClass.to_host(self, *arrays)]
+
+
+def raising_norm(self, x):
+    if not np.isfinite(x).all():
+        raise AssertionError("norm: refused")
+    return BackendClass.norm(self, x)
+
+
+def combine_one_by_one(self, basis, coefficients, start):
+    rows = [basis.row(start + i) for i in range(len(coefficients))]
+    for j in range(coefficients.shape[1]):
+        rows[j][:] = sum(c * row for c, row in zip(coefficients[:, j], rows, strict=True))
+    return basis
+
+
+def combine_transposed(self, basis, coefficients, start):
+    m, p = coefficients.shape
+    turned = np.zeros((m, p))
+    turned[:p] = coefficients[:p].T
+    return BackendClass.combine_(self, basis, turned, start)
+
+
+def combine_from_zero(self, basis, coefficients, start):
+    return BackendClass.combine_(self, basis, coefficients, 0)
+
+
+def combine_scaling_coefficients(self, basis, coefficients, start):
+    basis = BackendClass.combine_(self, basis, coefficients, start)
+    coefficients *= 0
+    return basis
+
+
+def set_row_by_reference(self, basis, i, x, alpha):
+    basis = BackendClass.set_row_(self, basis, i, x, alpha)
+    if alpha == 1.0 and i == 0:
+        basis.blocks[0] = x[None] if basis.lead == 1 else basis.blocks[0]
+        basis.row = lambda number: x if number == 0 else type(basis).row(basis, number)
+    return basis
+
+
+def set_row_in_place(self, basis, i, x, alpha):
+    basis = BackendClass.set_row_(self, basis, i, x, alpha)
+    x *= 0
+    return basis
+
+
+def set_row_without_alpha(self, basis, i, x, alpha):
+    return BackendClass.set_row_(self, basis, i, x, 1.0)
+
+
+def set_row_wrapping(self, basis, i, x, alpha):
+    basis.grow(i + 1)
+    return BackendClass.set_row_(self, basis, i % 16, x, alpha)
+
+
+def one_pass_only(self, x, basis, k, near):
+    w, _, h, beta = BackendClass.orthogonalize_(self, x, basis, k, ())
+    return w, h[list(near)], h, beta
+
+
+def near_pass_only(self, x, basis, k, near):
+    w, c, _, beta = BackendClass.orthogonalize_(self, x, basis, 0, near)
+    return w, c, np.zeros(k, x.dtype), beta
+
+
+def all_rows(self, x, basis, k, near):
+    count = sum(map(len, basis.blocks))
+    w, c, h, beta = BackendClass.orthogonalize_(self, x, basis, count, near)
+    return w, c, h[:k], beta
+
+
+def sorted_near(self, x, basis, k, near):
+    return BackendClass.orthogonalize_(self, x, basis, k, sorted(near))
+
+
+def stale_beta(self, x, basis, k, near):
+    before = self.norm(x)
+    w, c, h, _ = BackendClass.orthogonalize_(self, x, basis, k, near)
+    return w, c, h, before
+
+
+def rows_changed(self, x, basis, k, near):
+    out = BackendClass.orthogonalize_(self, x, basis, k, near)
+    if k:
+        basis.row(0)[:] *= 2
+    return out
+
+
+def half_projections(self, x, basis, k, near):
+    w, c, h, beta = BackendClass.orthogonalize_(self, x, basis, k, near)
+    if len(x) > 1000:
+        c, h = (np.round(part, 3) for part in (c, h))
+    return w, c, h, beta
+
+
+def quiet_projections(self, x, basis, k, near):
+    return BackendClass.orthogonalize_(self, np.nan_to_num(x, posinf=1.0), basis, k, near)
+
+
+SHARED = {}
+
+
+def one_buffer(self, layout, capacity, lead):
+    def empty(*shape):
+        return SHARED.setdefault((len(basis.blocks), shape, layout.dtype), np.empty(shape, layout.dtype))
+
+    basis = RowBlocks(layout, capacity, lead, empty)
+    return basis
+
+
+def unordered_take(self, basis, k):
+    return BackendClass.take(self, basis, k)[::-1]
+
+
+def layout_of_size(self, vector):
+    found = BackendClass.layout(self, vector)
+    return Layout.whole(vector.size, found.dtype, found.device)
+
+
+def layout_of_any(self, vector):
+    return Layout.whole(len(vector), vector.dtype, "cpu")
+
+
+def shape_only(self, x, layout, what):
+    if np.shape(x) != (layout.local_size,):
+        raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {np.shape(x)}.")
+
+
+def type_error(self, x, layout, what):
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{what}: {type(x).__name__}")
+    BackendClass.check_vector(self, x, layout, what)
+
+
+def speechless(self, x, layout, what):
+    try:
+        BackendClass.check_vector(self, x, layout, what)
+    except InvalidInputError:
+        raise InvalidInputError("bad vector") from None
+
+
+def read_only(self, x):
+    copied = np.array(x)
+    copied.flags.writeable = False
+    return copied
+
+
+def noisy_from_host(self, array, layout):
+    return (np.array(array, dtype=np.float64) * (1 + 1e-15)).astype(layout.dtype)
+
+
+def single_from_host(self, array, layout):
+    return np.array(array, dtype=np.float32).astype(layout.dtype)
+
+
+BROKEN_BACKENDS = {
+    "to_numpy shares": ("to_numpy", no_copy, "to_numpy: shares no memory with the vector"),
+    "to_numpy is read-only": ("to_numpy", read_only, "to_numpy: returns a writable array"),
+    "to_numpy turns float64": ("to_numpy", lambda self, x: np.array(x, float), "to_numpy: keeps the dtype"),
+    "to_host shares": (
+        "to_host",
+        lambda self, *arrays: [np.asarray(a, np.float64) for a in arrays],
+        "to_host: shares no memory with the vector",
+    ),
+    "to_host keeps float32": (
+        "to_host",
+        lambda self, *arrays: [np.array(a) for a in arrays],
+        "to_host: returns float64",
+    ),
+    "to_host flattens": (
+        "to_host",
+        lambda self, *arrays: [np.array(a, float).reshape(-1) for a in arrays],
+        "to_host: keeps the numbers and the order of a matrix.*shape",
+    ),
+    "to_host repairs NaN": ("to_host", repairing, "to_host: passes nan on"),
+    "from_host shares": (
+        "from_host",
+        lambda self, array, layout: np.asarray(array, layout.dtype),
+        "from_host: shares no memory with the host",
+    ),
+    "from_host rounds": ("from_host", noisy_from_host, "from_host: keeps the numbers"),
+    "from_host goes through float32": ("from_host", single_from_host, "from_host: keeps the numbers"),
+    "layout of a matrix": ("layout", layout_of_size, "layout: of a matrix"),
+    "layout of float16": ("layout", layout_of_any, "layout: refuses float16"),
+    "zeros of the whole": (
+        "zeros",
+        lambda self, layout: np.zeros(layout.n, layout.dtype),
+        "zeros: has the entries that the layout holds here",
+    ),
+    "zeros are not": ("zeros", lambda self, layout: np.ones(layout.local_size, layout.dtype), "zeros: has the entries"),
+    "dot adds in float16": ("dot", half_dot, "dot: is the sum"),
+    "dot adds in a row": ("dot", single_dot, "dot: is exact to 1e-6 over a million"),
+    "norm is squared": ("norm", lambda self, x: self.dot(x, x), "norm: is Euclidean"),
+    "norm refuses infinity": ("norm", raising_norm, "norm: refused"),
+    "copy aliases": ("copy", no_copy, "copy: returns storage of its own"),
+    "multiply in place": ("multiply", lambda self, x, y: np.multiply(x, y, out=x), "multiply: leaves its inputs alone"),
+    "multiply repairs NaN": (
+        "multiply",
+        lambda self, x, y: np.nan_to_num(x * y, posinf=np.inf),
+        "multiply: passes nan on",
+    ),
+    "gather of a slice": ("gather", lambda self, x, i: x if len(i) == len(x) else x[i], "gather: returns storage"),
+    "gather in order": ("gather", lambda self, x, i: x[np.sort(i)], r"gather: is x\[indices\]"),
+    "scatter over ones": (
+        "scatter",
+        lambda self, x, i, layout: BackendClass.scatter(self, x, i, layout) + 1,
+        "scatter: is x at the indices and zero elsewhere",
+    ),
+    "axpy consumes both": (
+        "axpy_",
+        lambda self, y, a, x: np.add(y, np.multiply(x, x.dtype.type(a), out=x)),
+        "axpy_: consumes its first argument only",
+    ),
+    "axpy promotes": ("axpy_", lambda self, y, a, x: y + np.float64(a) * x, "dtype: of a result"),
+    "scale drops a digit": ("scale_", lambda self, x, a: x * np.float16(a), "scale_: is alpha x"),
+    "apply_rows is transposed": (
+        "apply_rows",
+        lambda self, m, x: np.resize(np.resize(x, len(m)) @ m, len(m)),
+        "apply_rows: is matrix @ x",
+    ),
+    "combine_rows forgets": (
+        "combine_rows",
+        lambda self, m, y: y[:-1] @ m[:-1],
+        r"combine_rows: is matrix\.T @ y",
+    ),
+    "columns are rows": ("columns", lambda self, block: list(np.array(block)), "columns: gives one vector for each"),
+    "columns are views": ("columns", lambda self, block: list(block.T), "columns: returns storage of its own"),
+    "columns in reverse": ("columns", lambda self, b: list(np.array(b.T))[::-1], "columns: gives the columns in order"),
+    "stack_columns stacks rows": (
+        "stack_columns",
+        lambda self, vectors: np.stack(vectors),
+        "stack_columns: is the inverse",
+    ),
+    "allocate uses memory again": ("allocate", one_buffer, "allocate: gives a basis storage of its own"),
+    "basis without growth": ("set_row_", set_row_wrapping, "set_row_: keeps every row, beyond `lead` too"),
+    "set_row_ drops alpha": ("set_row_", set_row_without_alpha, "set_row_: sets a row again, times alpha"),
+    "set_row_ keeps the vector": ("set_row_", set_row_by_reference, "set_row_: copies the vector"),
+    "set_row_ consumes the vector": ("set_row_", set_row_in_place, "set_row_: consumes its first argument only"),
+    "orthogonalize_ ignores near": ("orthogonalize_", one_pass_only, "orthogonalize_: has h = "),
+    "orthogonalize_ ignores the rest": ("orthogonalize_", near_pass_only, "orthogonalize_: has h = "),
+    "orthogonalize_ takes all rows": ("orthogonalize_", all_rows, r"orthogonalize_: has w = .* for k="),
+    "orthogonalize_ sorts near": ("orthogonalize_", sorted_near, r"orthogonalize_: has c = .*near=\(12, 11\)"),
+    "orthogonalize_ measures before": ("orthogonalize_", stale_beta, r"orthogonalize_: has beta = norm\(w\)"),
+    "orthogonalize_ changes the basis": ("orthogonalize_", rows_changed, "orthogonalize_: consumes its first"),
+    "orthogonalize_ adds in half": ("orthogonalize_", half_projections, "orthogonalize_: projects to 1e-6 over"),
+    "orthogonalize_ repairs NaN": ("orthogonalize_", quiet_projections, "orthogonalize_: passes nan on to beta"),
+    "combine_ overwrites a row": ("combine_", combine_one_by_one, "combine_: gives rows coefficients.T @ rows, none"),
+    "combine_ with the transpose": ("combine_", combine_transposed, "combine_: gives rows coefficients.T @ rows"),
+    "combine_ ignores start": ("combine_", combine_from_zero, "combine_: gives rows|combine_: leaves the rows before"),
+    "combine_ eats coefficients": ("combine_", combine_scaling_coefficients, "combine_: leaves its coefficients alone"),
+    "take in reverse": ("take", unordered_take, "take: gives the first 2 rows"),
+    "check_vector ignores the dtype": ("check_vector", shape_only, "check_vector: refuses float16"),
+    "check_vector raises TypeError": ("check_vector", type_error, None),
+    "check_vector says nothing": ("check_vector", speechless, "check_vector: names 'the operand of A'"),
+    "check_vector refuses all": (
+        "check_vector",
+        lambda self, x, layout, what: (_ for _ in ()).throw(InvalidInputError("no")),
+        "check_vector: accepts a vector of the layout",
+    ),
+    "no name": ("name", "", "name: is a non-empty string"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_BACKENDS)
+def test_broken_backends_are_caught(name):
+    primitive, replacement, message = BROKEN_BACKENDS[name]
+    backend = type("Broken", (BackendClass,), {primitive: replacement})()
+    if message is None:
+        # An exception of another kind than the protocol's is let through as it is, with its own traceback.
+        with pytest.raises(TypeError):
+            check_backend(backend, np.array)
+        return
+    with pytest.raises(AssertionError, match=message):
+        check_backend(backend, np.array)
+
+
+def test_every_primitive_has_something_that_breaks_it():
+    primitives = {name for name in vars(specop.backend.Backend) if not name.startswith("_")} - {"row"}
+    assert primitives <= {primitive for primitive, _, _ in BROKEN_BACKENDS.values()} | {"name"}
+
+
+def test_a_backend_may_offer_one_dtype_only():
+    class Single(BackendClass):
+        def layout(self, vector):
+            if vector.dtype != np.float32:
+                raise InvalidInputError(f"vectors must be float32, got {vector.dtype}.")
+            return super().layout(vector)
+
+    check_backend(Single(), np.array, dtypes=["float32"])
+    with pytest.raises(InvalidInputError, match="float32, got float64"):
+        check_backend(Single(), np.array)
+
+
+# --- Operators --------------------------------------------------------------------------------------------------------
+
+
+class Explicit(specop.LinearOperator):
+    """A matrix with products that a test may replace."""
+
+    def __init__(self, case, matrix, matvec=None, rmatvec=None, **facts):
+        rows, columns = matrix.shape
+        super().__init__(case.backend, case.layout(columns), case.layout(rows), **facts)
+        self.case, self.matrix = case, case.array(matrix)
+        self._replaced = matvec, rmatvec
+        self.calls = 0
+        self.kept = None
+
+    def _matvec(self, x):
+        self.calls += 1
+        return self._replaced[0](self, x) if self._replaced[0] else self.right(x)
+
+    def _rmatvec(self, y):
+        self.calls += 1
+        return self._replaced[1](self, y) if self._replaced[1] else self.right_transposed(y)
+
+    def right(self, x):
+        return self.backend.apply_rows(self.matrix, x)
+
+    def right_transposed(self, y):
+        return self.backend.combine_rows(self.matrix, y)
+
+
+class TimesTranspose(Explicit):
+    def __matmul__(self, x):
+        return super().__matmul__(x) if len(x.shape) == 1 else self.backend.stack_columns([x[:, 0]] * x.shape[1])
+
+
+class WrongView(Explicit):
+    def to_scipy(self):
+        return (2 * self).to_scipy()
+
+
+class OtherSize(Explicit):
+    @property
+    def shape(self):
+        return 3, 3
+
+
+def square(n=12):
+    return np.random.default_rng(0).standard_normal((n, n))
+
+
+def symmetric(n=12):
+    return square(n) + square(n).T
+
+
+def with_one_negative(n=30):
+    turn = np.linalg.qr(square(n))[0]
+    return turn @ np.diag([-0.3, *np.linspace(1, 2, n - 1)]) @ turn.T
+
+
+def mutating(self, x):
+    product = self.right(x)
+    self.backend.scale_(x, 2.0)
+    return product
+
+
+def own_buffer(self, x):
+    # Writes every product into the same memory.
+    product = self.right(x)
+    if self.kept is None:
+        self.kept = product
+    else:
+        self.backend.axpy_(self.backend.scale_(self.kept, 0.0), 1.0, product)
+    return self.kept
+
+
+def memoized(self, x):
+    # Gives the product of the same operand out again, and again, in the same memory.
+    values = self.case.numpy(x).tobytes()
+    if self.kept is None or self.kept[0] != values:
+        self.kept = values, self.right(x), self.kept and self.kept[1]
+    return self.kept[1]
+
+
+def drifting(size):
+    def product(self, x):
+        return self.backend.scale_(self.right(x), 1.0 + size * self.calls)
+
+    return product
+
+
+def affine(self, x):
+    return self.backend.axpy_(self.right(x), 1.0, self.case.array(np.ones(len(self.matrix))))
+
+
+def absolute(self, x):
+    return self.case.array(np.abs(self.case.numpy(self.right(x))))
+
+
+def normalizing(self, x):
+    (length,) = self.backend.to_host(self.backend.norm(x))
+    return self.backend.scale_(self.right(x), 1.0 / length)
+
+
+def in_half(self, x):
+    product = self.case.numpy(self.matrix).astype(np.float16) @ self.case.numpy(x).astype(np.float16)
+    return self.case.array(product)
+
+
+def not_transposed(self, y):
+    return self.right(y)
+
+
+def sign_off(self, y):
+    return self.backend.scale_(self.right_transposed(y), -1.0)
+
+
+def other_dtype(self, x):
+    return self.case.other_dtype.array(self.case.numpy(self.right(x)))
+
+
+def too_long(self, x):
+    return self.case.array(np.zeros(len(self.matrix) + 1))
+
+
+def as_column(self, x):
+    return self.backend.stack_columns([self.right(x)])
+
+
+def with_nan(self, x):
+    return self.backend.scale_(self.right(x), np.nan)
+
+
+BROKEN_OPERATORS = {
+    "writes into the operand": (Explicit, square(), {"matvec": mutating}, "matvec: leaves its operand alone"),
+    "transposed writes into the operand": (
+        Explicit,
+        square(),
+        {"rmatvec": mutating},
+        "rmatvec: leaves its operand alone",
+    ),
+    "returns the operand": (
+        Explicit,
+        np.eye(12),
+        {"matvec": lambda self, x: x},
+        "writing into a product leaves the operand alone|became unreadable",
+    ),
+    "returns its buffer": (Explicit, square(), {"matvec": own_buffer}, "a later product leaves an earlier one alone"),
+    "returns a memory": (Explicit, square(), {"matvec": memoized}, "writing into a product leaves the next ones alone"),
+    "drifts": (Explicit, square(), {"matvec": drifting(1e-2)}, "matvec: .*(is deterministic|the next ones alone)"),
+    "has a constant term": (Explicit, square(), {"matvec": affine}, "matvec: is linear"),
+    "takes absolute values": (Explicit, square(), {"matvec": absolute}, "matvec: is linear"),
+    "normalizes": (Explicit, square(), {"matvec": normalizing}, "matvec: is linear"),
+    "transposed has a constant term": (Explicit, square(), {"rmatvec": affine}, "rmatvec: is linear"),
+    "multiplies in float16": (Explicit, square(), {"matvec": in_half}, "matvec: is linear"),
+    "is not symmetric": (Explicit, square(), {"is_symmetric": True}, r"matvec: is symmetric, as claimed: u'\(Av\)"),
+    "is almost symmetric": (
+        Explicit,
+        symmetric() + 1e-3 * square(),
+        {"is_symmetric": True},
+        "matvec: is symmetric, as claimed",
+    ),
+    "forgets to transpose": (Explicit, square(), {"rmatvec": not_transposed}, "rmatvec: is the transpose of matvec"),
+    "transposes with a sign": (Explicit, square(), {"rmatvec": sign_off}, "rmatvec: is the transpose of matvec"),
+    "symmetric with another transpose": (
+        Explicit,
+        symmetric(),
+        {"rmatvec": sign_off, "is_symmetric": True},
+        "rmatvec: is the transpose of matvec",
+    ),
+    "is indefinite": (Explicit, with_one_negative(), {"is_psd": True}, "matvec: is positive semidefinite, as claimed"),
+    "is negative": (Explicit, -np.eye(12), {"is_psd": True}, "matvec: is positive semidefinite, as claimed"),
+    "has another dtype": (Explicit, square(), {"matvec": other_dtype}, "matvec: returns a vector of .*dtype"),
+    "has another length": (Explicit, square(), {"matvec": too_long}, r"matvec: returns a vector of .*got \(13,\)"),
+    "has another shape": (Explicit, square(), {"matvec": as_column}, r"matvec: returns a vector of .*got \(12, 1\)"),
+    "has a transpose of another length": (
+        Explicit,
+        square(),
+        {"rmatvec": too_long},
+        r"rmatvec: returns a vector of .*got \(13,\)",
+    ),
+    "has NaN": (Explicit, square(), {"matvec": with_nan}, "matvec: of a finite vector is finite"),
+    "multiplies blocks another way": (TimesTranspose, square(), {}, r"__matmul__: of a block \(12, [13]\)"),
+    "has another operator's view": (WrongView, square(), {}, "to_scipy: and aslinearoperator are inverse"),
+    "has another shape than its layouts": (OtherSize, square(), {}, "shape: fits its domain"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_OPERATORS)
+@each_case
+def test_broken_operators_are_caught(case, name):
+    kind, matrix, broken, message = BROKEN_OPERATORS[name]
+    with warnings.catch_warnings():
+        # float16 overflows nowhere here; what differs by rounding is another test's subject.
+        warnings.simplefilter("error")
+        with pytest.raises(AssertionError, match=message):
+            check_operator(kind(case, matrix, **broken))
+
+
+@each_case
+def test_right_operators_pass(case):
+    check_operator(Explicit(case, square()))
+    check_operator(Explicit(case, square()[:7]))
+    check_operator(Explicit(case, symmetric(), is_symmetric=True))
+    check_operator(Explicit(case, square() @ square().T, is_psd=True))
+    check_operator(Explicit(case, np.ones((30, 30)), is_psd=True))
+    check_operator(Explicit(case, np.array([[0.0]]), is_psd=True))
+    check_operator(specop.FunctionOperator(lambda x: x * 2, (5, 5), like=case.array([0.0])))
+
+
+@each_case
+def test_noise_within_the_precision_is_reported(case):
+    A = Explicit(case, square(), matvec=drifting(2 * case.eps))
+    with pytest.warns(NoiseWarning, match="with the same vector differ by .*within its precision"):
+        check_operator(A)
+
+
+@each_case
+def test_a_transpose_that_raises_is_not_taken_for_a_missing_one(case):
+    A = specop.FunctionOperator(lambda x: x, (3, 3), like=case.array([0.0]), rmatvec=lambda y: None)
+    with pytest.raises(AssertionError, match=r"rmatvec: takes a vector of the codomain \(what rmatvec returns must"):
+        check_operator(A)
+
+
+def test_tolerance_is_the_users_choice():
+    A = Explicit(each_case.args[1][1], symmetric() + 1e-9 * square(), is_symmetric=True)
+    check_operator(A, rtol=1e-6)
+    with pytest.raises(AssertionError, match=r"allowed 1.0e-10 of that"):
+        check_operator(A, rtol=1e-10)
+
+
+# --- Objectives -------------------------------------------------------------------------------------------------------
+# Each function gets a right method of the adapter in tests/third_party and returns one that breaks a law.
+
+
+@pytest.fixture
+def regression(minicupy):
+    """A model of five parameters, its objective over two batches, and its Hessian by differences of the gradient."""
+    model = minicupy.Regression(4)
+    rng = np.random.default_rng(1)
+    data = [tuple(minicupy.asarray(rng.standard_normal(shape)) for shape in [(k, 4), (k,)]) for k in (5, 9)]
+    objective = specop.objective(model, None, data)
+    here, dense = objective.flatten(model.parameters), np.zeros((5, 5))
+    for i, step in enumerate(np.eye(5) * 1e-5):
+        ahead, behind = (objective.gradient(here + minicupy.asarray(sign * step)).get() for sign in (1, -1))
+        dense[i] = (ahead - behind) / 2e-5
+    return model, objective, dense
+
+
+@pytest.fixture
+def replace(minicupy, monkeypatch):
+    """Replace a method of the adapter."""
+    from specop_minicupy.autodiff import MinicupyAutodiff
+
+    def do(**methods):
+        for name, wrong in methods.items():
+            monkeypatch.setattr(MinicupyAutodiff, name, wrong(getattr(MinicupyAutodiff, name)))
+
+    return do
+
+
+def scaled_gradient(right):
+    def wrong(self, theta, batch):
+        loss, gradient = right(self, theta, batch)
+        return loss, gradient * 1.001
+
+    return wrong
+
+
+def reversed_gradient(right):
+    def wrong(self, theta, batch):
+        loss, gradient = right(self, theta, batch)
+        return loss, gradient[::-1].copy()
+
+    return wrong
+
+
+def scaled_products(right):
+    def wrong(self, theta, batch, vector):
+        made = right(self, theta, batch, vector)
+        return type(made)(made.first * 1.001, lambda v: made.apply(v) * 1.001, made.bytes)
+
+    return wrong
+
+
+def gauss_newton(right):
+    def wrong(self, theta, batch, vector):
+        # Without the term that the residuals bring.
+        exact = self.model._outputs(self._values(theta), batch)
+        return right(self, theta, (batch[0], exact), vector)
+
+    return wrong
+
+
+def products_in_one_buffer(right):
+    def wrong(self, theta, batch, vector):
+        made = right(self, theta, batch, vector)
+        buffer = made.first.copy()
+
+        def apply(v):
+            buffer[:] = made.apply(v)
+            return buffer
+
+        return type(made)(made.first, apply, made.bytes)
+
+    return wrong
+
+
+def flatten_backwards(right):
+    return lambda self, tree: right(self, {name: tree[name][::-1] for name in tree})
+
+
+def unflatten_anything(right):
+    return lambda self, vector: right(self, vector[: self.layout.n])
+
+
+def blind(right):
+    return lambda self, *, fixed=False: ()
+
+
+def training_loss(right):
+    def wrong(self, theta, batch):
+        self.model.parameters["bias"] += 1e-15
+        return right(self, theta, batch)
+
+    return wrong
+
+
+def loading_loss(right):
+    def wrong(self, theta, batch):
+        # Loads theta into the model, and puts the old parameters back unless something goes wrong.
+        before = self.model.parameters
+        self.model.parameters = self._values(theta)
+        loss = right(self, theta, batch)
+        self.model.parameters = before
+        return loss
+
+    return wrong
+
+
+def unchecked_loss(right):
+    return lambda self, theta, batch: self.model.loss(self._values(theta), batch)
+
+
+def stale_values(right):
+    return lambda self, theta: (
+        right(self, theta)
+        if theta is not None
+        else {name: value * 1.0001 for name, value in self.model.parameters.items()}
+    )
+
+
+def restrict_to_all(right):
+    return lambda self, select: right(self, None)
+
+
+def restrict_and_double(right):
+    def wrong(self, theta, batch):
+        loss, gradient = right(self, theta, batch)
+        return loss, gradient * (2.0 if len(self.names) == 1 else 1.0)
+
+    return wrong
+
+
+def restrict_and_double_products(right):
+    def wrong(self, multiply, vector):
+        return right(self, multiply, vector) * (2.0 if len(self.names) == 1 else 1.0)
+
+    return wrong
+
+
+BROKEN_OBJECTIVES = {
+    "gradient off by a factor": ({"gradient": scaled_gradient}, "gradient: is that of the loss, by differences"),
+    "gradient in another order": ({"gradient": reversed_gradient}, "gradient: is that of the loss, by differences"),
+    "products off by a factor": ({"linearize": scaled_products}, "hessian: is the derivative of the gradient"),
+    "products of Gauss-Newton": ({"linearize": gauss_newton}, "hessian: is the derivative of the gradient"),
+    "products in one buffer": (
+        {"linearize": products_in_one_buffer},
+        "matvec: (returns fresh storage|is deterministic)",
+    ),
+    "flatten in another order": ({"flatten": flatten_backwards}, "flatten: undoes unflatten"),
+    "any length": ({"unflatten": unflatten_anything}, r"unflatten: refuses a vector of length n \+ 1"),
+    "model trained by the loss": (
+        {"loss": training_loss, "fingerprint": blind},
+        r"(loss|gradient|flatten)\S*: is left as it was found by loss and gradient: bit for bit",
+    ),
+    "model left at a bad theta": ({"loss": loading_loss}, r"is left as it was found, also after loss\(NaN\) failed"),
+    "NaN without a word": ({"loss": unchecked_loss}, r"loss\(NaN\): raises NonFiniteError"),
+    "another current point": ({"_values": stale_values}, "loss: at theta equal to the current parameters"),
+    "restricted to everything": ({"restrict": restrict_to_all}, "restrict: to each name in turn covers all"),
+    "restricted gradient": ({"gradient": restrict_and_double}, "restrict: to 'weight' has its block of the gradient"),
+    "restricted products": (
+        {"_apply": restrict_and_double_products},
+        "restrict: to 'weight' has its block of the Hessian",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_OBJECTIVES)
+def test_broken_objectives_are_caught(name, regression, replace):
+    model, objective, _ = regression
+    methods, message = BROKEN_OBJECTIVES[name]
+    replace(**methods)
+    with pytest.raises(AssertionError, match=message):
+        check_objective(objective, params=model.parameters)
+
+
+def test_a_right_objective_passes(regression):
+    model, objective, dense = regression
+    check_objective(objective)
+    check_objective(objective, params=model.parameters)
+    # Differences are good to 1e-10 here; the tolerance for a dense Hessian is meant for exact ones.
+    with pytest.raises(AssertionError, match="hessian: has the products of the dense Hessian"):
+        check_objective(objective, params=model.parameters, dense=dense + 1e-8)
+    check_objective(objective, params=model.parameters, dense=np.asarray(objective.hessian().to_dense().get()))
+    with pytest.raises(AssertionError, match=r"dense: has the size of the objective \(\(4, 4\) for n = 5\)"):
+        check_objective(objective, dense=dense[1:, 1:])
+
+
+# --- What they are to their users -------------------------------------------------------------------------------------
+
+
+def test_they_hold_without_assertions_and_without_a_test_runner():
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "import numpy as np, specop\n"
+        "print('specop.testing' in sys.modules)\n"
+        "from specop.testing import check_operator\n"
+        "try:\n"
+        "    check_operator(specop.FunctionOperator(lambda x: x + 1, (3, 3), like=np.zeros(3)))\n"
+        "except AssertionError as error:\n"
+        "    print(error)\n"
+        "print('pytest' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    loaded, text, runner = done.stdout.splitlines()
+    assert (loaded, runner) == ("False", "False") and "matvec: is linear" in text

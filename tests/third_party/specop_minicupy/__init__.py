@@ -1,0 +1,6 @@
+"""specop adapter for minicupy: what the entry point names, and what `specop.backend.framework_adapter` returns."""
+
+from specop_minicupy.arrays import backend
+from specop_minicupy.autodiff import make_autodiff
+
+__all__ = ["backend", "make_autodiff"]

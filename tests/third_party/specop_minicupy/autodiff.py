@@ -1,0 +1,112 @@
+"""Loss, gradient and Hessian-vector products of minicupy models for one batch."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import zlib
+
+import minicupy as mp
+import numpy as np
+
+from specop.autodiff import Linearization
+from specop.backend import Layout
+from specop.errors import InvalidInputError, NonFiniteError
+from specop_minicupy.arrays import backend
+
+
+def make_autodiff(model, criterion, *, params=None, select=None, forward=None, fixed_randomness=None):
+    """What `specop.objective` calls for a model or for parameters of minicupy."""
+    if not isinstance(model, mp.Regression) or criterion is not None or forward is not None:
+        raise InvalidInputError("minicupy differentiates Regression models, which have their loss built in.")
+    return MinicupyAutodiff(model, list(model.parameters)).restrict(select)
+
+
+class MinicupyAutodiff:
+    """`specop.autodiff.Autodiff` on models that have `loss`, `gradient` and `curvature`."""
+
+    backend = backend
+
+    def __init__(self, model, names):
+        self.model = model
+        self.names = tuple(names)
+        self._shapes = [model.parameters[name].shape for name in names]
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        first = model.parameters[names[0]]
+        self.layout = Layout.whole(sum(self._sizes), first.dtype, first.device)
+
+    precision = property(lambda self: self.layout.epsilon)
+
+    # The parameter vector
+    def restrict(self, select):
+        patterns = ["*"] if select is None else [select] if isinstance(select, str) else select
+        chosen = [name for name in self.names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        if not chosen:
+            raise InvalidInputError(f"select={select!r} matches no parameter. There are: {', '.join(self.names)}.")
+        return type(self)(self.model, chosen)
+
+    def flatten(self, tree):
+        return mp.concatenate([tree[name].reshape(-1) for name in self.names])
+
+    def unflatten(self, vector):
+        self.backend.check_vector(vector, self.layout, "the vector")
+        ends = np.cumsum(self._sizes)
+        parts = [vector[end - size : end] for end, size in zip(ends, self._sizes, strict=True)]
+        return {name: part.reshape(*shape) for name, part, shape in zip(self.names, parts, self._shapes, strict=True)}
+
+    # What must not change, and what is put back
+    def fingerprint(self, *, fixed=False):
+        replaced = self.names if fixed else ()
+        return tuple(_checksum(value) for name, value in self.model.parameters.items() if name not in replaced)
+
+    def preserved(self):
+        return contextlib.nullcontext()
+
+    def free_memory(self):
+        return 2**30
+
+    # Batches are pairs of arrays
+    def prepare(self, batch):
+        return batch
+
+    def count(self, batch):
+        return len(batch[0])
+
+    def batch_bytes(self, batch):
+        return sum(array.nbytes for array in batch)
+
+    def batch_versions(self, batch):
+        return ()
+
+    def batch_fingerprint(self, batch):
+        return tuple(_checksum(array) for array in batch)
+
+    # Derivatives
+    def loss(self, theta, batch):
+        loss = self.model.loss(self._values(theta), batch)
+        if not np.isfinite(loss.get()):
+            raise NonFiniteError(f"the loss is {loss.get()}. Check the parameters and the data for NaN.")
+        return loss
+
+    def gradient(self, theta, batch):
+        return self.loss(theta, batch), self.flatten(self.model.gradient(self._values(theta), batch))
+
+    def linearize(self, theta, batch, vector):
+        self.loss(theta, batch)
+        multiply, held = self.model.curvature(self._values(theta), batch)
+        return Linearization(self._apply(multiply, vector), lambda v: self._apply(multiply, v), held)
+
+    def product(self, theta, batch, vector):
+        return self.linearize(theta, batch, vector).first
+
+    def _values(self, theta):
+        return self.model.parameters | ({} if theta is None else self.unflatten(theta))
+
+    def _apply(self, multiply, vector):
+        # What is not selected stays where it is.
+        still = {name: value * 0.0 for name, value in self.model.parameters.items()}
+        return self.flatten(multiply(still | self.unflatten(vector)))
+
+
+def _checksum(array):
+    return zlib.crc32(array.get().tobytes())
