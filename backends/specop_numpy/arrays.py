@@ -121,7 +121,7 @@ class NumpyBackend:
         return list(np.ascontiguousarray(block.T))
 
     def to_host(self, *arrays: Any) -> list[NDArray[np.float64]]:
-        return [np.asarray(array, dtype=np.float64) for array in arrays]
+        return [np.array(array, dtype=np.float64) for array in arrays]
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> Vector:
         return np.array(array, dtype=layout.dtype)
