@@ -105,9 +105,13 @@ class NumpyBackend:
             return basis.blocks[0]
         return np.stack([basis.row(i) for i in range(k)])
 
+    # OpenBLAS computes with memory that nobody has written and leaves it out of the result: where a NaN lies there, the
+    # processor notes an invalid operation, and NumPy warns of a product that is right.
+    @np.errstate(invalid="ignore")
     def apply_rows(self, matrix: NDArray[Any], x: Vector) -> Vector:
         return np.dot(matrix, x)
 
+    @np.errstate(invalid="ignore")
     def combine_rows(self, matrix: NDArray[Any], y: Vector) -> Vector:
         return np.dot(y, matrix)
 
