@@ -54,7 +54,11 @@ class Case:
 
     def array(self, values: Any) -> Any:
         """Native array of this dtype, in storage of its own."""
-        return _FACTORIES[self.framework](np.array(values, dtype=self.dtype))
+        return self.make(np.array(values, dtype=self.dtype))
+
+    def make(self, array: np.ndarray) -> Any:
+        """Native array with the numbers, shape and dtype of a NumPy array."""
+        return _FACTORIES[self.framework](array)
 
     def normal(self, *shape: int, seed: int = 0) -> Any:
         """Native array of standard normal entries."""

@@ -21,6 +21,7 @@ from specop.errors import (
     NonFiniteError,
     ParametersChangedError,
 )
+from specop.testing import check_objective
 from specop_torch.tape import Tape, Untapeable, record
 
 # --- Models -----------------------------------------------------------------------------------------------------------
@@ -142,6 +143,16 @@ def split(batch, *sizes):
 
 
 PATHS = ["tape", "recompute", "some kept", "retained graph"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", MODELS)
+def test_laws_of_an_objective(name, dtype):
+    model, criterion, batch = problem(name)
+    hessian = exact(model, criterion, batch)[2].numpy()
+    model, batch = model.to(dtype), tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
+    objective = specop.objective(model, criterion, split(batch, 5, 4, 2))
+    check_objective(objective, params=dict(model.named_parameters()), dense=hessian)
 
 
 @pytest.mark.parametrize("path", PATHS)

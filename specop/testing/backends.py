@@ -292,6 +292,11 @@ def _check_not_finite(native: Native) -> None:
         require_same(norm, bad, "norm", law)
         require_same(native.numpy(backend.multiply(x, ones)), values, "multiply", law)
         require_same(native.numpy(backend.axpy_(backend.copy(ones), 1.0, x)), values + 1, "axpy_", law)
+        # Zero times infinity is NaN, so of both not a finite number is left.
+        matrix = native.array(np.eye(3))
+        for primitive, product in (("apply_rows", backend.apply_rows), ("combine_rows", backend.combine_rows)):
+            found = native.numpy(product(matrix, x))
+            require(not np.isfinite(found[1]), primitive, law, f"{found}")
 
 
 def _check_probes(native: Native) -> None:

@@ -1,0 +1,79 @@
+"""The models of `problems` in TensorFlow, as functions of a list of tensors."""
+
+import numpy as np
+import tensorflow as tf
+
+import specop
+from parity.problems import HEADS, WIDTH
+
+
+def objective(problem, dtype):
+    """Objective with the weights and data of the problem, in this dtype."""
+    params = [array(weight, dtype) for weight in problem.weights.values()]
+    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
+    return specop.objective(LOSSES[problem.name], params=params, data=data)
+
+
+def array(values, dtype):
+    return tf.convert_to_tensor(values, dtype if np.issubdtype(values.dtype, np.floating) else None)
+
+
+def cross_entropy(logits, labels):
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+def gelu(x):
+    # tf.nn.gelu rounds a constant to float32, which shows in the tenth digit.
+    return 0.5 * x * (1 + tf.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def mlp(params, batch):
+    w1, b1, w2, b2, w3, b3 = params
+    x, y = batch
+    x = tf.tanh(x @ w1 + b1)
+    x = tf.nn.softplus(x @ w2 + b2)
+    return cross_entropy(x @ w3 + b3, y)
+
+
+def cnn(params, batch):
+    kernel1, bias1, kernel2, bias2, dense, bias = params
+    x, y = batch
+    x = tf.nn.conv2d(x, kernel1, 1, "SAME") + bias1
+    x = tf.nn.avg_pool2d(tf.tanh(x), 2, 2, "VALID")
+    x = gelu(tf.nn.conv2d(x, kernel2, 1, "SAME") + bias2)
+    return cross_entropy(tf.reshape(x, (tf.shape(x)[0], -1)) @ dense + bias, y)
+
+
+def transformer(params, batch):
+    embedding, positions, scale1, shift1, qkv, out, scale2, shift2, up, up_bias, down, down_bias, head = params
+    tokens, following = batch
+    x = tf.gather(embedding, tokens) + positions
+    m, length, _ = x.shape
+    mixed = tf.reshape(layer_norm(x, scale1, shift1) @ qkv, (m, length, 3, HEADS, WIDTH // HEADS))
+    q, k, v = tf.unstack(tf.transpose(mixed, (2, 0, 3, 1, 4)))
+    scores = tf.matmul(q, k, transpose_b=True) / (WIDTH // HEADS) ** 0.5
+    future = 1 - np.tril(np.ones((length, length)))
+    # A large number instead of infinity, which TensorFlow multiplies by zero somewhere.
+    attended = tf.nn.softmax(scores - tf.constant(1e9 * future, scores.dtype)) @ v
+    x = x + tf.reshape(tf.transpose(attended, (0, 2, 1, 3)), (m, length, WIDTH)) @ out
+    normed = layer_norm(x, scale2, shift2)
+    x = x + gelu(normed @ up + up_bias) @ down + down_bias
+    return cross_entropy(x @ head, following)
+
+
+def layer_norm(x, scale, shift):
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    return centred / tf.sqrt(tf.reduce_mean(centred**2, -1, keepdims=True) + 1e-5) * scale + shift
+
+
+def wide_and_deep(params, batch):
+    table1, table2, w1, b1, w2, b2, wide1, wide2, wide_dense = params
+    x, y = batch
+    i, j, dense = tf.cast(x[:, 0], tf.int32), tf.cast(x[:, 1], tf.int32), x[:, 2:]
+    deep = tf.concat([tf.gather(table1, i), tf.gather(table2, j), dense], axis=1)
+    deep = (tf.nn.softplus(deep @ w1 + b1) @ w2 + b2)[:, 0]
+    wide = tf.gather(wide1, i) + tf.gather(wide2, j) + tf.linalg.matvec(dense, wide_dense)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, deep + wide))
+
+
+LOSSES = {"mlp": mlp, "cnn": cnn, "transformer": transformer, "wide and deep": wide_and_deep}

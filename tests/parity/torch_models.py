@@ -1,0 +1,64 @@
+"""The models of `problems` in PyTorch, as functions of a list of tensors."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+import specop
+from parity.problems import HEADS, WIDTH
+
+
+def objective(problem, dtype):
+    """Objective with the weights and data of the problem, in this dtype."""
+    params = [array(weight, dtype) for weight in problem.weights.values()]
+    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
+    return specop.objective(LOSSES[problem.name], params=params, data=data)
+
+
+def array(values, dtype):
+    tensor = torch.from_numpy(np.array(values))
+    return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor.long()
+
+
+def mlp(params, batch):
+    w1, b1, w2, b2, w3, b3 = params
+    x, y = batch
+    x = torch.tanh(x @ w1 + b1)
+    x = F.softplus(x @ w2 + b2)
+    return F.cross_entropy(x @ w3 + b3, y)
+
+
+def cnn(params, batch):
+    kernel1, bias1, kernel2, bias2, dense, bias = params
+    x, y = batch
+    x = F.conv2d(x.permute(0, 3, 1, 2), kernel1.permute(3, 2, 0, 1), bias1, padding=1)
+    x = F.avg_pool2d(torch.tanh(x), 2)
+    x = F.gelu(F.conv2d(x, kernel2.permute(3, 2, 0, 1), bias2, padding=1), approximate="tanh")
+    return F.cross_entropy(x.permute(0, 2, 3, 1).flatten(1) @ dense + bias, y)
+
+
+def transformer(params, batch):
+    embedding, positions, scale1, shift1, qkv, out, scale2, shift2, up, up_bias, down, down_bias, head = params
+    tokens, following = batch
+    x = F.embedding(tokens, embedding) + positions
+    m, length, _ = x.shape
+    normed = F.layer_norm(x, (WIDTH,), scale1, shift1)
+    q, k, v = (part.view(m, length, HEADS, -1).transpose(1, 2) for part in (normed @ qkv).chunk(3, -1))
+    attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    x = x + attended.transpose(1, 2).reshape(m, length, WIDTH) @ out
+    normed = F.layer_norm(x, (WIDTH,), scale2, shift2)
+    x = x + F.gelu(normed @ up + up_bias, approximate="tanh") @ down + down_bias
+    return F.cross_entropy((x @ head).flatten(0, 1), following.flatten())
+
+
+def wide_and_deep(params, batch):
+    table1, table2, w1, b1, w2, b2, wide1, wide2, wide_dense = params
+    x, y = batch
+    i, j, dense = x[:, 0].long(), x[:, 1].long(), x[:, 2:]
+    deep = torch.cat([F.embedding(i, table1), F.embedding(j, table2), dense], dim=1)
+    deep = (F.softplus(deep @ w1 + b1) @ w2 + b2)[:, 0]
+    wide = wide1[i] + wide2[j] + dense @ wide_dense
+    return F.binary_cross_entropy_with_logits(deep + wide, y)
+
+
+LOSSES = {"mlp": mlp, "cnn": cnn, "transformer": transformer, "wide and deep": wide_and_deep}
