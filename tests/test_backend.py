@@ -1,4 +1,4 @@
-"""Every array primitive against NumPy in float64."""
+"""What test_conformance.py leaves open: longer vectors, exact texts, blocks of rows, how backends are found."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,6 @@ from cases import CASES, each_case
 from specop.backend import Layout, backend_of
 from specop.errors import InvalidInputError
 from specop.rows import RowBlocks
-
-
-def host(*values):
-    return np.array(values, dtype=float)
 
 
 def filled(case, rows, lead=3, capacity=None):
@@ -26,26 +22,8 @@ def rows_of(case, basis, k):
     return np.stack([case.numpy(case.backend.copy(case.backend.row(basis, i))) for i in range(k)])
 
 
-@each_case
-def test_layout_of_an_array(case):
-    layout = case.backend.layout(case.normal(5, 2))
-    assert (layout.n, layout.dtype, layout.runs, layout.local_size) == (5, case.dtype, ((0, 5),), 5)
-    assert layout.epsilon == case.eps
-    assert layout == case.layout(5) == Layout.whole(5, case.dtype.name, layout.device)
-
-
 def test_local_size_counts_the_runs():
     assert Layout(10, np.dtype(float), "cpu", ((1, 3), (7, 10))).local_size == 5
-
-
-@each_case
-def test_reductions(case):
-    x, y = case.normal(1000, seed=1), case.normal(1000, seed=2)
-    a, b = case.numpy(x).astype(float), case.numpy(y).astype(float)
-    dot, norm = case.backend.to_host(case.backend.dot(x, y), case.backend.norm(x))
-    assert dot == pytest.approx(a @ b, abs=case.tol * np.linalg.norm(a) * np.linalg.norm(b))
-    assert norm == pytest.approx(np.linalg.norm(a), rel=10 * case.eps)
-    assert dot.shape == norm.shape == ()
 
 
 @each_case
@@ -55,88 +33,6 @@ def test_reductions_over_millions_of_entries_stay_exact(case):
     dot, norm = case.backend.to_host(case.backend.dot(case.array(x), case.array(y)), case.backend.norm(case.array(x)))
     assert dot == pytest.approx(x.astype(float) @ y, rel=3e-7)
     assert norm == pytest.approx(np.linalg.norm(x.astype(float)), rel=3e-7)
-
-
-@each_case
-def test_updates(case):
-    x, y, a, b = case.normal(7, seed=1), case.normal(7, seed=2), *np.random.default_rng(3).standard_normal(2)
-    u, v = case.numpy(x), case.numpy(y)
-    case.close(case.backend.axpy_(y, a, x), v + a * u)
-    case.close(case.backend.scale_(x, b), b * u)
-
-
-@each_case
-def test_primitives_without_underscore_leave_their_inputs_alone(case):
-    backend, layout, indices = case.backend, case.layout(6), np.array([4, 0])
-    x, y, matrix, pair = case.normal(6), case.normal(6, seed=1), case.normal(6, 6, seed=2), case.normal(2, seed=3)
-    inputs = (x, y, matrix, pair)
-    before = [case.numpy(array) for array in inputs]
-    results = [
-        backend.copy(x),
-        backend.multiply(x, y),
-        backend.gather(x, indices),
-        backend.scatter(pair, indices, layout),
-        backend.apply_rows(matrix, x),
-        backend.combine_rows(matrix, x),
-        backend.stack_columns([x, y]),
-    ]
-    backend.dot(x, y), backend.norm(x)
-    numbers = backend.to_numpy(x)
-    numbers[:] = 0
-    for result in results:
-        backend.scale_(result, 0.0)
-    for array, values in zip(inputs, before, strict=True):
-        np.testing.assert_array_equal(case.numpy(array), values)
-    assert indices.tolist() == [4, 0]
-
-
-@each_case
-def test_entrywise_and_indexed(case):
-    backend, x, y = case.backend, case.array([1, 2, 3, 4]), case.array([5, 6, 7, 8])
-    case.close(backend.multiply(x, y), host(5, 12, 21, 32))
-    case.close(backend.zeros(case.layout(3)), np.zeros(3))
-    case.close(backend.gather(x, np.array([3, 1])), host(4, 2))
-    case.close(backend.scatter(case.array([9, 8]), np.array([3, 1]), case.layout(5)), host(0, 8, 0, 9, 0))
-
-
-@each_case
-def test_blocks_of_vectors(case):
-    backend, matrix = case.backend, case.normal(4, 3)
-    dense = case.numpy(matrix)
-    case.close(backend.apply_rows(matrix, case.array([1, 2, 3])), dense @ [1, 2, 3])
-    case.close(backend.combine_rows(matrix, case.array([1, 2, 3, 4])), dense.T @ [1, 2, 3, 4])
-    columns = backend.columns(matrix)
-    assert len(columns) == 3
-    case.close(columns[1], dense[:, 1])
-    case.close(backend.stack_columns(columns), dense)
-
-
-@each_case
-def test_host_exchange_keeps_shapes_and_values(case):
-    backend, x, matrix = case.backend, case.normal(4), case.normal(2, 3, seed=1)
-    found = backend.to_host(backend.dot(x, x), x, matrix, case.array([]))
-    assert [array.shape for array in found] == [(), (4,), (2, 3), (0,)]
-    assert all(array.dtype == np.float64 for array in found)
-    np.testing.assert_array_equal(found[1], case.numpy(x))
-    np.testing.assert_array_equal(found[2], case.numpy(matrix))
-
-
-@each_case
-def test_from_host_copies(case):
-    source = np.arange(4.0)
-    native = case.backend.from_host(source, case.layout(4))
-    source[:] = -1
-    case.close(native, np.arange(4.0))
-
-
-@each_case
-def test_rows_are_set_and_scaled(case):
-    rows = np.random.default_rng(0).standard_normal((21, 4))
-    basis = filled(case, rows, lead=3)
-    np.testing.assert_array_equal(rows_of(case, basis, 21), rows.astype(case.dtype))
-    basis = case.backend.set_row_(basis, 11, case.array(rows[0]), -2.0)
-    case.close(case.backend.copy(case.backend.row(basis, 11)), -2 * rows[0])
-    np.testing.assert_array_equal(rows_of(case, basis, 11), rows[:11].astype(case.dtype))
 
 
 # 20,000 columns cross the border of a chunk, 0 rows and 13 rows those of the blocks.
@@ -162,36 +58,12 @@ def test_orthogonalize(case, n, k, near):
     assert np.abs(stored @ case.numpy(w).astype(float)).max(initial=0) <= 20 * case.eps * host_beta
 
 
-@pytest.mark.parametrize(("start", "p"), [(0, 5), (2, 4), (2, 11), (5, 8)])
-@each_case
-def test_combine_in_place(case, start, p):
-    rng = np.random.default_rng(start + p)
-    rows = rng.standard_normal((13, 6))
-    m = 13 - start
-    p = min(p, m)
-    coefficients = rng.standard_normal((m, p))
-    coefficients[:, 0] = np.eye(m)[min(3, m - 1)]  # a row that is only moved
-    basis = case.backend.combine_(filled(case, rows, lead=3), coefficients, start)
-    found = rows_of(case, basis, start + p)
-    np.testing.assert_array_equal(found[:start], rows[:start].astype(case.dtype))
-    np.testing.assert_allclose(found[start:], coefficients.T @ rows[start:], atol=20 * case.tol)
-    np.testing.assert_allclose(found[start], rows[start + min(3, m - 1)], rtol=10 * case.eps)
-
-
 @each_case
 def test_combine_of_long_rows(case):
     rng = np.random.default_rng(0)
     rows, coefficients = rng.standard_normal((5, 300_000)), rng.standard_normal((5, 2))
     basis = case.backend.combine_(filled(case, rows, lead=2), coefficients, 0)
     np.testing.assert_allclose(rows_of(case, basis, 2), coefficients.T @ rows, atol=20 * case.tol)
-
-
-@pytest.mark.parametrize("k", [2, 3, 7])
-@each_case
-def test_take_outlives_the_basis(case, k):
-    rows = np.random.default_rng(0).standard_normal((9, 4))
-    taken = case.backend.take(filled(case, rows, lead=3), k)
-    np.testing.assert_array_equal(case.numpy(taken), rows[:k].astype(case.dtype))
 
 
 def blocks(lead, capacity, columns=4):
