@@ -20,6 +20,7 @@ _FACTORIES: dict[str, Callable[[np.ndarray], Any]] = {
     "tensorflow": lambda array: importlib.import_module("tensorflow").convert_to_tensor(np.array(array)),
 }
 _FRAMEWORKS = [name for name in _FACTORIES if find_spec(name)]
+_WITH_IMMUTABLE_ARRAYS = {"jax", "tensorflow"}
 _TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
 
 
@@ -47,6 +48,10 @@ class Case:
     @property
     def backend(self) -> Backend:
         return backend_of(self.array([0.0]))
+
+    @property
+    def has_mutable_arrays(self) -> bool:
+        return self.framework not in _WITH_IMMUTABLE_ARRAYS
 
     @property
     def other_dtype(self) -> Case:

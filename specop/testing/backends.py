@@ -185,6 +185,7 @@ def _check_purity(native: Native) -> None:
         "scatter": lambda: backend.scatter(pair, indices, native.layout(6)),
         "apply_rows": lambda: backend.apply_rows(matrix, x),
         "combine_rows": lambda: backend.combine_rows(matrix, x),
+        "transpose": lambda: backend.transpose(matrix),
         "stack_columns": lambda: backend.stack_columns([x, y]),
         "columns": lambda: backend.columns(matrix),
         "to_host": lambda: backend.to_host(x, matrix),
@@ -270,6 +271,7 @@ def _check_blocks(native: Native) -> None:
     require_close(found, dense @ u, tolerance, "apply_rows", "is matrix @ x")
     found = native.numpy(backend.combine_rows(matrix, native.array(v)))
     require_close(found, dense.T @ v, tolerance, "combine_rows", "is matrix.T @ y")
+    require_same(native.numpy(backend.transpose(matrix)), dense.T, "transpose", "is matrix.T")
     columns = backend.columns(matrix)
     require(len(columns) == 3, "columns", "gives one vector for each column", f"{len(columns)} of 3")
     for i, column in enumerate(columns):

@@ -102,6 +102,9 @@ class MinicupyBackend:
     def combine_rows(self, matrix, y):
         return y @ matrix
 
+    def transpose(self, matrix):
+        return matrix.T
+
     def stack_columns(self, vectors):
         return mp.stack(vectors, axis=1)
 
