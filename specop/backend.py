@@ -161,9 +161,14 @@ class Backend(Protocol):
         """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""
 
 
+# By the top-level package of the array's type, or of a base class of the model's.
 _BUILT_IN = {
     "numpy": "specop_numpy",
     "torch": "specop_torch",
+    "jax": "specop_jax",
+    "jaxlib": "specop_jax",
+    "flax": "specop_jax",
+    "equinox": "specop_jax",
     "tensorflow": "specop_tensorflow",
     "keras": "specop_tensorflow",
 }

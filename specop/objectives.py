@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +41,7 @@ def objective(
 
     Parameters
     ----------
-    model : torch.nn.Module or callable
+    model : torch.nn.Module, flax.nnx.Module, equinox.Module or callable
         A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
     criterion : callable, optional
         Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
@@ -49,7 +50,8 @@ def objective(
         A tuple, mapping, dataclass or array is one batch. Lists and data loaders are iterables of batches. Arrays are
         moved to the parameters' device batch by batch.
     params : structure of arrays, optional
-        The parameters of a plain function: nested dicts, lists and tuples.
+        The parameters of a plain function: nested dicts, lists and tuples, in JAX any pytree. In JAX the function is
+        compiled: Python values that it reads are those of the first call.
     select : str, list, module or callable, optional
         A part of the parameters: a name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of
         those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
@@ -237,11 +239,29 @@ class Objective:
 
 
 def _representative(model: Any, params: Any) -> Any:
-    """Return what shows the framework: a module, or the first array of a parameter structure."""
+    """Return what shows the framework: a module, or of a parameter structure its first native array."""
     if params is None:
         return model
-    while isinstance(params, (Mapping, list, tuple)):
-        if not params:
-            raise InvalidInputError("params is empty: there is nothing to differentiate with respect to.")
-        params = next(iter(params.values())) if isinstance(params, Mapping) else params[0]
-    return params
+    leaves = list(_leaves(params))
+    if not leaves:
+        raise InvalidInputError("params is empty: there is nothing to differentiate with respect to.")
+    # Numbers, settings and NumPy arrays may stand beside the framework's own arrays.
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+    native = [array for array in arrays if type(array).__module__.partition(".")[0] != "numpy"]
+    return (native or arrays or leaves)[0]
+
+
+def _leaves(structure: Any) -> Iterator[Any]:
+    inside: Iterable[Any]
+    if isinstance(structure, Mapping):
+        inside = structure.values()
+    elif isinstance(structure, (list, tuple)):
+        inside = structure
+    elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
+        inside = (getattr(structure, field.name) for field in dataclasses.fields(structure))
+    else:
+        if structure is not None:
+            yield structure
+        return
+    for item in inside:
+        yield from _leaves(item)

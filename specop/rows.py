@@ -1,7 +1,8 @@
-"""A basis as contiguous blocks of rows, for backends whose arrays are mutable."""
+"""A basis as contiguous blocks of rows, written in place or, where arrays are immutable, replaced one by one."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,19 +48,31 @@ class RowBlocks:
             self.blocks.append(self._empty(count, self.layout.local_size))
             self._rows += count
 
+    def locate(self, i: int) -> tuple[int, int]:
+        """Return the number of the block that holds row `i`, and the row's place in it."""
+        if i < self.lead:
+            return 0, i
+        number, offset = divmod(i - self.lead, _BLOCK_ROWS)
+        return number + 1, offset
+
     def row(self, i: int) -> Any:
         """Return a view of row `i`."""
-        if i < self.lead:
-            return self.blocks[0][i]
-        number, offset = divmod(i - self.lead, _BLOCK_ROWS)
-        return self.blocks[number + 1][offset]
+        number, offset = self.locate(i)
+        return self.blocks[number][offset]
+
+    def meeting(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return number and first row of every block that meets rows `start` to `stop`."""
+        firsts = itertools.accumulate(map(len, self.blocks), initial=0)
+        numbered = enumerate(zip(firsts, self.blocks, strict=False))
+        return [
+            (number, first) for number, (first, block) in numbered if max(start, first) < min(stop, first + len(block))
+        ]
 
     def parts(self, start: int, stop: int) -> list[tuple[slice, Any]]:
         """Return, for every block that meets rows `start` to `stop`, its place in that range and a view."""
-        found, first = [], 0
-        for block in self.blocks:
+        found = []
+        for number, first in self.meeting(start, stop):
+            block = self.blocks[number]
             low, high = max(start, first), min(stop, first + len(block))
-            if low < high:
-                found.append((slice(low - start, high - start), block[low - first : high - first]))
-            first += len(block)
+            found.append((slice(low - start, high - start), block[low - first : high - first]))
         return found

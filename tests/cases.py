@@ -17,6 +17,7 @@ from specop.backend import Backend, Layout, backend_of
 _FACTORIES: dict[str, Callable[[np.ndarray], Any]] = {
     "numpy": np.array,
     "torch": lambda array: importlib.import_module("torch").from_numpy(np.array(array)),
+    "jax": lambda array: importlib.import_module("jax.numpy").array(array),
     "tensorflow": lambda array: importlib.import_module("tensorflow").convert_to_tensor(np.array(array)),
 }
 _FRAMEWORKS = [name for name in _FACTORIES if find_spec(name)]

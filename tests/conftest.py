@@ -11,6 +11,8 @@ from hypothesis import settings
 # runs before a test module imports NumPy or torch, which read the variable once, when they are loaded.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# JAX reads it when it is imported; float64 is off by default.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
 # Figures are written to files; no window is opened.
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -1,0 +1,256 @@
+"""The array primitives of specop on JAX.
+
+Every primitive is a few compiled kernels. What changes from call to call (row numbers, counts, scalars) is an argument
+of them and never a constant, so that each compiles once for a dtype and the shapes of a vector and of a block of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from specop.backend import Layout
+from specop.errors import InvalidInputError
+from specop.rows import RowBlocks
+from specop_jax import kernels
+
+__all__ = ["JaxBackend", "backend", "require_precision"]
+
+_BLOCK_ROWS = 8
+# Columns that a product in place holds beside the basis.
+_STRIP = 262_144
+_GROUP = 8
+_BETA = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some entries of a buffer that several results share, so that one transfer brings them all.
+
+    Its length never enters a compiled kernel: a slice would compile anew for each number of rows.
+    """
+
+    buffer: Array
+    entries: slice | int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the entries."""
+        return (self.entries.stop - self.entries.start,) if isinstance(self.entries, slice) else ()
+
+
+class JaxBackend:
+    """`specop.backend.Backend` for float32 and float64 arrays on one device.
+
+    `orthogonalize_` returns `Part`s, which only `to_host` reads.
+    """
+
+    name = "jax"
+
+    def layout(self, vector: Array) -> Layout:
+        if vector.dtype not in (np.float32, np.float64):
+            raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
+        require_precision(vector.dtype, "a vector")
+        return Layout.whole(vector.shape[0], vector.dtype, device_of(vector, "a vector"))
+
+    def dot(self, x: Array, y: Array) -> Array:
+        return kernels.dot(x, y)
+
+    def norm(self, x: Array) -> Array:
+        return kernels.norm(x)
+
+    def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
+        return kernels.axpy(y, float(alpha), x)
+
+    def scale_(self, x: Array, alpha: float) -> Array:
+        return kernels.scale(x, float(alpha))
+
+    def copy(self, x: Array) -> Array:
+        return kernels.copy(x)
+
+    def multiply(self, x: Array, y: Array) -> Array:
+        return kernels.multiply(x, y)
+
+    def zeros(self, layout: Layout) -> Array:
+        return jnp.zeros(layout.local_size, dtype=layout.dtype, device=layout.device)
+
+    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
+        return kernels.gather(x, indices)
+
+    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
+        return kernels.scatter(self.zeros(layout), indices, x)
+
+    def allocate(self, layout: Layout, capacity: int, lead: int) -> RowBlocks:
+        lead = min(lead, capacity)
+
+        def empty(rows: int, columns: int) -> Array:
+            # A short last block would be a third shape to compile for: it gets rows that nobody sets.
+            rows = rows if rows == lead else _BLOCK_ROWS
+            return jnp.zeros((rows, columns), dtype=layout.dtype, device=layout.device)
+
+        return RowBlocks(layout, capacity, lead, empty)
+
+    def set_row_(self, basis: RowBlocks, i: int, x: Array, alpha: float) -> RowBlocks:
+        basis.grow(i + 1)
+        number, offset = basis.locate(i)
+        basis.blocks[number] = kernels.set_row(basis.blocks[number], offset, x, float(alpha))
+        return basis
+
+    def row(self, basis: RowBlocks, i: int) -> Array:
+        number, offset = basis.locate(i)
+        return kernels.row(basis.blocks[number], offset)
+
+    def orthogonalize_(self, x: Array, basis: RowBlocks, k: int, near: Sequence[int]) -> tuple[Array, Part, Part, Part]:
+        # One buffer for all scalars: the norm, the near rows' coefficients, all rows' coefficients.
+        begin = 1 + len(near)
+        size = _padded(begin + sum(map(len, basis.blocks)))
+        buffer = jnp.zeros(size, dtype=x.dtype, device=basis.layout.device)
+        rows = [self.row(basis, i) for i in near]
+        for slot, row in enumerate(rows, start=1):
+            buffer = kernels.store_dot(buffer, slot, row, x)
+        for slot, row in enumerate(rows, start=1):
+            x = kernels.subtract(x, buffer, slot, row)
+        blocks = [(basis.blocks[number], begin + first, k - first) for number, first in basis.meeting(0, k)]
+        for block, at, count in blocks:
+            buffer = kernels.coefficients(buffer, at, block, count, x)
+        for block, at, count in blocks:
+            x = kernels.subtract_rows(x, block, count, buffer, at)
+        buffer = kernels.store_norm(buffer, _BETA, x)
+        return x, Part(buffer, slice(1, begin)), Part(buffer, slice(begin, begin + k)), Part(buffer, _BETA)
+
+    def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
+        m, p = coefficients.shape
+        layout, blocks = basis.layout, basis.blocks
+        size = _padded(sum(map(len, blocks)))
+        padded = np.zeros((size, size), dtype=layout.dtype)
+        padded[start : start + m, start : start + p] = coefficients
+        weights = jax.device_put(padded, layout.device)
+        targets = basis.meeting(start, start + p)
+        width = min(layout.local_size, _STRIP)
+        for done in range(0, layout.local_size, width):
+            # The last strip is as wide as the others: it begins with columns that are finished and stay.
+            column = min(done, layout.local_size - width)
+            strips = []
+            for number, target in targets:
+                strip = jnp.zeros((len(blocks[number]), width), dtype=layout.dtype, device=layout.device)
+                for other, source in basis.meeting(start, start + m):
+                    strip = kernels.add_products(strip, weights, source, target, blocks[other], column)
+                strips.append(strip)
+            for (number, target), strip in zip(targets, strips, strict=True):
+                low, high = start - target, start + p - target
+                blocks[number] = kernels.replace(blocks[number], strip, column, done, low, high)
+        return basis
+
+    def take(self, basis: RowBlocks, k: int) -> Array:
+        if k == basis.lead and basis.blocks:
+            return basis.blocks[0]
+        return jnp.stack([self.row(basis, i) for i in range(k)])
+
+    def apply_rows(self, matrix: Array, x: Array) -> Array:
+        return kernels.apply_rows(matrix, x)
+
+    def combine_rows(self, matrix: Array, y: Array) -> Array:
+        return kernels.combine_rows(matrix, y)
+
+    def stack_columns(self, vectors: Sequence[Array]) -> Array:
+        return jnp.stack(vectors, axis=1)
+
+    def transpose(self, matrix: Array) -> Array:
+        return matrix.T
+
+    def columns(self, block: Array) -> list[Array]:
+        return [kernels.column(block, i) for i in range(block.shape[1])]
+
+    def to_host(self, *arrays: Array | Part) -> list[NDArray[np.float64]]:
+        buffers = {id(buffer): buffer for buffer in map(_buffer, arrays)}
+        flat = np.asarray(_packed(list(buffers.values())), dtype=np.float64).reshape(-1)
+        found, begin = {}, 0
+        for key, buffer in buffers.items():
+            found[key] = flat[begin : begin + buffer.size].reshape(buffer.shape)
+            begin += buffer.size
+        values = [found[id(_buffer(array))] for array in arrays]
+        return [
+            np.array(value[array.entries] if isinstance(array, Part) else value)
+            for array, value in zip(arrays, values, strict=True)
+        ]
+
+    def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
+        require_precision(layout.dtype, "a vector")
+        # A copy, because device_put may go on reading the memory that it is given.
+        return jax.device_put(np.array(array, dtype=layout.dtype), layout.device)
+
+    def to_numpy(self, x: Array) -> NDArray[Any]:
+        return np.array(x)
+
+    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
+        if not isinstance(x, Array):
+            raise InvalidInputError(
+                f"{what} must be a jax.Array on {layout.device} like the operator's own vectors, got "
+                f"{type(x).__name__}. Convert it explicitly; specop never moves a vector between frameworks or "
+                f"devices by itself."
+            )
+        if x.shape != (layout.local_size,):
+            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {x.shape}.")
+        if x.dtype != layout.dtype:
+            raise InvalidInputError(
+                f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."
+            )
+        if isinstance(x, jax.core.Tracer):
+            return  # inside a transformation of the user's there is no device
+        if x.is_deleted():
+            raise InvalidInputError(f"{what} was deleted: it was donated to a jitted function. Pass a copy there.")
+        if device_of(x, what) != layout.device:
+            raise InvalidInputError(
+                f"{what} must be on {layout.device}, got an array on {device_of(x, what)}. Move it with jax.device_put."
+            )
+
+
+def device_of(array: Array, what: str) -> jax.Device:
+    """Return the one device that holds the array, or raise InvalidInputError."""
+    devices = array.devices()
+    if len(devices) > 1:
+        raise InvalidInputError(
+            f"{what} is spread over {len(devices)} devices, and sharded arrays are not supported. Put it on one with "
+            f"jax.device_put(array, jax.devices()[0])."
+        )
+    (device,) = devices
+    return device
+
+
+def require_precision(dtype: Any, what: str) -> None:
+    """Raise InvalidInputError for float64 where JAX would turn it into float32 without a word."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise InvalidInputError(
+            f"{what} is float64, which JAX has switched off. Call jax.config.update('jax_enable_x64', True) before any "
+            f"array is made, or convert to float32."
+        )
+
+
+def _buffer(array: Array | Part) -> Array:
+    return array.buffer if isinstance(array, Part) else array
+
+
+def _packed(arrays: list[Array]) -> Array:
+    """Return the entries of all arrays, one after the other, as one array that is at least as long."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+        return kernels.pack(arrays)
+    # In groups of equal size: a kernel for every number of arrays would be compiled for each new number of probes.
+    groups = [arrays[i : i + _GROUP] for i in range(0, len(arrays), _GROUP)]
+    return _packed([kernels.pack(group + group[-1:] * (_GROUP - len(group))) for group in groups])
+
+
+def _padded(size: int) -> int:
+    """Return the next power of two from 64 on: few sizes, so that few kernels are compiled."""
+    return max(64, 1 << (size - 1).bit_length())
+
+
+backend = JaxBackend()

@@ -1,0 +1,114 @@
+"""Flax NNX modules: parameters are `nnx.Param`, every other variable is a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from specop.errors import InvalidInputError
+from specop.selection import choose
+from specop_jax.models import Criterion, Forward, Loss, call_on_inputs, names_of, real, require_criterion, target
+from specop_jax.structures import Constant
+
+__all__ = ["NnxModel"]
+
+
+class NnxModel:
+    """An NNX module; ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``.
+
+    The loss runs on a copy that is made inside the compiled function, so that statistics and random counts that a
+    layer updates are the copy's. The module's own arrays are read anew for each call: it may be trained in between.
+    """
+
+    def __init__(
+        self, module: nnx.Module, criterion: Criterion | None, forward: Forward | None, seed: int | None
+    ) -> None:
+        require_criterion(criterion)
+        self.module = module
+        self.seed = seed
+        self._outputs = Constant(call_on_inputs if forward is None else forward)
+        self._criterion = Constant(criterion)
+        self._whole = forward is not None
+
+    def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
+        """Return the loss and the arrays of all variables."""
+        if self.seed is None:
+            self._check_modes()
+        graphdef, state = nnx.split(self.module)
+        paths, treedef = jax.tree_util.tree_flatten_with_path(state)
+        loss = _NnxLoss(self._outputs, self._criterion, self._whole, graphdef, treedef, self.seed)
+        return loss, dict(zip(_names(paths), (leaf for _, leaf in paths), strict=True))
+
+    def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Return all floating-point parameters, or those that `select` names."""
+        paths = jax.tree_util.tree_leaves_with_path(nnx.state(self.module, nnx.Param))
+        named = {name: leaf for name, (_, leaf) in zip(_names(paths), paths, strict=True) if real(leaf)}
+        if not named:
+            raise InvalidInputError("the module holds no floating-point nnx.Param.")
+        if among is not None:
+            named = {name: named[name] for name in among}
+        if isinstance(select, nnx.Module):
+            select = self._name_of(select)
+        return tuple(named) if select is None or select == "" else choose(named, select)
+
+    def arrays_of(self, tree: Any, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the arrays of a mapping by parameter name."""
+        if not isinstance(tree, Mapping) or set(tree) != set(names):
+            raise InvalidInputError(
+                f"a parameter structure of a module is a mapping with exactly its {len(names)} selected names, such as "
+                f"{names[0]!r}; got {type(tree).__name__}."
+            )
+        return {name: tree[name] for name in names}
+
+    def structure_of(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Return a mapping by parameter name."""
+        return values
+
+    def _name_of(self, wanted: nnx.Module) -> str:
+        for path, layer in nnx.iter_modules(self.module):
+            if layer is wanted:
+                return ".".join(map(str, path))
+        raise InvalidInputError(f"select: this {type(wanted).__name__} is no part of the model.")
+
+    def _check_modes(self) -> None:
+        for path, layer in nnx.iter_modules(self.module):
+            rate = getattr(layer, "rate" if isinstance(layer, nnx.Dropout) else "dropout_rate", 0)
+            if isinstance(layer, (nnx.Dropout, nnx.MultiHeadAttention)) and rate > 0 and not layer.deterministic:
+                what = "has active dropout"
+            elif isinstance(layer, nnx.BatchNorm) and not layer.use_running_average:
+                what = "is batch normalization in training mode, so the loss is no mean over samples"
+            else:
+                continue
+            raise InvalidInputError(
+                f"layer {'.'.join(map(str, path))!r} ({type(layer).__name__}) {what}. Call model.eval(), or pass "
+                f"fixed_randomness=0 for the curvature of the training-mode loss under one fixed mask."
+            )
+
+
+@dataclass(frozen=True)
+class _NnxLoss:
+    outputs: Constant
+    criterion: Constant
+    whole: bool
+    graphdef: Any
+    treedef: Any
+    seed: int | None
+
+    def __call__(self, leaves: list[Any], batch: Any) -> Any:
+        model = nnx.merge(self.graphdef, jax.tree_util.tree_unflatten(self.treedef, leaves))
+        if self.seed is not None:
+            streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
+            keys: dict[str, Any] = {stream.key.tag: self.seed for stream in streams}
+            nnx.reseed(model, policy="match_shape", **keys)
+        return self.criterion.value(self.outputs.value(model, batch), target(batch, self.whole))
+
+
+def _names(paths: list[tuple[Any, Any]]) -> list[str]:
+    # The last step of a path leads from a variable to its value.
+    return names_of([path[:-1] for path, _ in paths])
