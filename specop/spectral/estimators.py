@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from specop import probes
 from specop.backend import Array
 from specop.errors import ConvergenceWarning, InvalidInputError, NonFiniteError, NotConvergedError
+from specop.exchange import eigenvectors_for
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
@@ -58,8 +59,8 @@ def trace(
     max_matvecs : int, optional
         Limit on products; default 1000.
     deflate : EigenResult, optional
-        Known eigenpairs of A. Their eigenvalues enter exactly, and only the rest is estimated, whose variance is
-        much smaller if they are the largest.
+        Known eigenpairs of A, from whatever framework or file. Their eigenvalues enter exactly, and only the rest is
+        estimated, whose variance is much smaller if they are the largest.
     confidence : float
         Of the interval.
     seed : int
@@ -143,10 +144,7 @@ def checked_deflation(operator: LinearOperator, deflate: EigenResult | None) -> 
         return [], np.zeros(0)
     if not isinstance(deflate, EigenResult):
         raise InvalidInputError(f"deflate must be an EigenResult of the same operator, got {type(deflate).__name__}.")
-    vectors = [deflate.eigenvector(i) for i in range(len(deflate.eigenvalues))]
-    for vector in vectors:
-        operator.backend.check_vector(vector, operator.domain, "each eigenvector in deflate")
-    return vectors, deflate.eigenvalues
+    return eigenvectors_for(deflate, operator.backend, operator.domain, "deflate"), deflate.eigenvalues
 
 
 def _stopping_rule(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from specop import probes
 from specop.backend import Array
 from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.exchange import eigenvectors_for
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
@@ -61,8 +62,8 @@ def eigsh(
         finds eigenvalues inside the spectrum and is slow; where many lie at zero, as for most networks, they have
         no individual meaning.
     v0 : native vector (n,) or EigenResult, optional
-        Start vector. Of an earlier result all eigenvectors are used, which saves products when the matrix has
-        changed little.
+        Start vector. Of an earlier result, from whatever framework or file, all eigenvectors are used, which saves
+        products when the matrix has changed little.
     ncv : int, optional
         Largest number of basis vectors held, k < ncv <= n; default ``2 k + 40``, more where n is small. Memory
         is taken as they are needed.
@@ -170,9 +171,7 @@ def _start_vector(operator: LinearOperator, v0: Array | EigenResult | None, seed
     # A little noise, so that directions the old eigenvectors lack can enter.
     count = len(v0.eigenvalues)
     vector = backend.scale_(probes.sphere(backend, operator.domain, seed, 0), 1e-2 * (count / operator.shape[0]) ** 0.5)
-    for i in range(count):
-        row = v0.eigenvector(i)
-        backend.check_vector(row, operator.domain, "each eigenvector of v0")
+    for row in eigenvectors_for(v0, backend, operator.domain, "v0"):
         vector = backend.axpy_(vector, 1.0, row)
     return vector
 
