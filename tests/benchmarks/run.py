@@ -12,6 +12,10 @@ notice. Then:
     python tests/benchmarks/run.py
     python tests/benchmarks/run.py --only eigenvalues --models cnn,wide_deep --repeats 5 --json results.json
 
+The same models run in JAX and TensorFlow where these are installed:
+
+    pip install -c constraints.txt -e '.[jax,tensorflow]' matfree==0.6.3
+
 Run it on an idle machine: two programs that use all cores slow each other down many times over.
 """
 
@@ -28,12 +32,13 @@ import torch
 
 from density import compare_densities
 from eigenvalues import compare_eigenvalues
+from frameworks import compare_in
 from models import PROBLEMS
 from overhead import measure_overhead
 from spectra import count_products
 from tables import Row
 
-SECTIONS = ("products", "overhead", "density", "eigenvalues")
+SECTIONS = ("products", "overhead", "density", "eigenvalues", "jax", "tensorflow")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,10 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "overhead": lambda: measure_overhead(options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),
+        "jax": lambda: compare_in("jax", options.models, options.k, options.repeats),
+        "tensorflow": lambda: compare_in("tensorflow", options.models, options.k, options.repeats),
     }
     results: dict[str, list[Row]] = {}
     for name in options.only:
-        if not has_specop and name in ("products", "overhead"):
+        if not has_specop and name not in ("density", "eigenvalues"):
             print(f"notice: {name} is left out: specop cannot be imported")
             continue
         results[name] = sections[name]()
@@ -76,7 +83,16 @@ def find_specop() -> bool:
 def describe_machine() -> dict[str, str]:
     """Return what a timing depends on: versions and threads."""
     facts = {"python": platform.python_version(), "threads": str(torch.get_num_threads())}
-    for name in ("torch", "numpy", "scipy", "hessian-eigenthings", "curvlinops-for-pytorch"):
+    for name in (
+        "torch",
+        "jax",
+        "tensorflow",
+        "numpy",
+        "scipy",
+        "hessian-eigenthings",
+        "curvlinops-for-pytorch",
+        "matfree",
+    ):
         try:
             facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
