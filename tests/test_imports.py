@@ -1,8 +1,13 @@
 """What an import costs and brings along."""
 
+import itertools
 import statistics
 import subprocess
 import sys
+
+import pytest
+
+from cases import CASES
 
 FRAMEWORKS = ["torch", "jax", "tensorflow", "keras", "flax", "equinox", "matplotlib", "sklearn"]
 
@@ -50,6 +55,25 @@ def test_an_adapter_is_loaded_by_the_first_array_that_needs_it():
         "import numpy as np\n"
         "from specop.backend import backend_of\n"
         "backend_of(np.zeros(2))\n"
-        "print([name for name in ('specop_numpy', 'specop_torch', 'specop_tensorflow') if name in sys.modules])"
+        "print([name for name in sys.modules if name in "
+        "('specop_numpy', 'specop_torch', 'specop_jax', 'specop_tensorflow')])"
     )
     assert run(code) == "['specop_numpy']"
+
+
+NATIVE = {"torch": "torch.ones(30)", "jax": "jax.numpy.ones(30)", "tensorflow": "tensorflow.ones(30)"}
+ORDERS = list(itertools.permutations(sorted({case.framework for case in CASES} & set(NATIVE))))
+
+
+# Each framework comes first once; the other orders are slow only because an import of TensorFlow takes seconds.
+@pytest.mark.parametrize(
+    "order",
+    [pytest.param(order, marks=[] if i % 2 == 0 else pytest.mark.slow) for i, order in enumerate(ORDERS)],
+    ids="-".join,
+)
+def test_frameworks_live_in_one_process_in_any_order(order):
+    uses = "".join(
+        f"import {name}\nprint(float(specop.eigsh(specop.DiagonalOperator({NATIVE[name]}), k=1).eigenvalues[0]))\n"
+        for name in order
+    )
+    assert run("import specop\n" + uses).split() == ["1.0"] * len(order)
