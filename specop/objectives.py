@@ -41,11 +41,11 @@ def objective(
 
     Parameters
     ----------
-    model : torch.nn.Module, flax.nnx.Module, equinox.Module or callable
+    model : torch.nn.Module, keras.Model, tf.Module, flax.nnx.Module, equinox.Module or callable
         A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
     criterion : callable, optional
         Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
-        Required for a module.
+        Required for a module. A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``.
     data : batch or re-iterable of batches
         A tuple, mapping, dataclass or array is one batch. Lists and data loaders are iterables of batches. Arrays are
         moved to the parameters' device batch by batch.
@@ -56,7 +56,8 @@ def objective(
         A part of the parameters: a name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of
         those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
     forward : callable, optional
-        ``forward(model, batch) -> outputs``, for batches that are not pairs.
+        ``forward(model, batch) -> outputs``, for batches that are not pairs, and for models of single samples:
+        ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
     weight : callable, optional
         ``weight(batch)``: number of terms in the batch's mean; default: its leading dimension. For language models
         with padding, the number of counted tokens.
