@@ -14,23 +14,27 @@ from specop.operators import (
     identity_like,
     restrict,
 )
-from specop.results import EigenResult, Estimate, SpectralDensity, TraceResult
-from specop.spectral import eigsh, spectral_density, trace
+from specop.results import DiagonalResult, EigenResult, Estimate, NormResult, SpectralDensity, TraceResult
+from specop.spectral import diagonal, eigsh, frobenius_norm, spectral_density, trace
 from specop.storage import load
 
 __all__ = [
     "DenseOperator",
     "DiagonalOperator",
+    "DiagonalResult",
     "EigenResult",
     "Estimate",
     "FunctionOperator",
     "LinearOperator",
     "LowRankOperator",
+    "NormResult",
     "Objective",
     "SpectralDensity",
     "TraceResult",
     "aslinearoperator",
+    "diagonal",
     "eigsh",
+    "frobenius_norm",
     "identity_like",
     "load",
     "objective",

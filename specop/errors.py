@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "AsymmetryError",
     "ConvergenceWarning",
+    "DomainError",
     "InvalidInputError",
     "MissingTransposeError",
     "NoiseWarning",
@@ -36,6 +37,10 @@ class NonFiniteError(SpecopError, ArithmeticError):
 
 class AsymmetryError(SpecopError, ArithmeticError):
     """An operator that must be symmetric is not."""
+
+
+class DomainError(SpecopError, ArithmeticError):
+    """A matrix lies outside of what a method is defined for, such as an indefinite one where none may be."""
 
 
 class NondeterministicError(SpecopError, RuntimeError):

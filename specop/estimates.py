@@ -8,7 +8,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "estimate_from_samples"]
+__all__ = ["Estimate", "estimate_from_samples", "with_error"]
 
 
 def estimate_from_samples(samples: NDArray[np.float64], confidence: float) -> Estimate:
@@ -17,8 +17,13 @@ def estimate_from_samples(samples: NDArray[np.float64], confidence: float) -> Es
     if count == 1:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
     error = float(np.std(samples, ddof=1) / np.sqrt(count))
-    half = float(scipy.special.stdtrit(count - 1, 0.5 + confidence / 2)) * error
-    return Estimate(mean, error, (mean - half, mean + half), confidence)
+    return with_error(Estimate(mean, error, (-float("inf"), float("inf")), confidence), error, count - 1)
+
+
+def with_error(value: Estimate, error: float, degrees: int) -> Estimate:
+    """Return an estimate with another standard error, of so many degrees of freedom, and its Student-t interval."""
+    half = float(scipy.special.stdtrit(degrees, 0.5 + value.confidence / 2)) * error
+    return Estimate(value.estimate, error, (value.estimate - half, value.estimate + half), value.confidence)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,16 @@ from specop.estimates import Estimate, estimate_from_samples
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["EigenResult", "Estimate", "SpectralDensity", "TraceResult", "estimate_from_samples", "versions"]
+__all__ = [
+    "DiagonalResult",
+    "EigenResult",
+    "Estimate",
+    "NormResult",
+    "SpectralDensity",
+    "TraceResult",
+    "estimate_from_samples",
+    "versions",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +71,7 @@ class Result:
         plain: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name in ("rows", "unflatten"):
+            if item.name in ("rows", "unflatten", "diagonal", "standard_errors"):
                 continue
             if isinstance(value, (np.ndarray, np.generic)):
                 value = value.tolist()
@@ -144,9 +153,11 @@ class TraceResult(Result):
     estimate, standard_error, interval, confidence
         As in `Estimate`; exact traces have a standard error of zero.
     method : str
-        "hutchinson" or "exact".
+        "hutchinson", "hutch++", "xtrace", "xnystrace", "exact", or "xtrace+hutchinson" for a sketch whose probes are
+        left out in turn, with more probes of what lies beyond it.
     probes : ndarray
-        One unbiased estimate for each probe.
+        One unbiased estimate for each probe. Those that are left out in turn depend on each other; the standard error
+        says so, their scatter does not.
     """
 
     estimate: float
@@ -165,6 +176,67 @@ class TraceResult(Result):
     def __str__(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
         return f"trace {value}, {self.method}, {self._provenance()}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormResult(Result):
+    """A Frobenius norm with its error.
+
+    Attributes
+    ----------
+    estimate, standard_error, interval, confidence
+        As in `Estimate`; exact norms have a standard error of zero.
+    method : str
+        "hutchinson" or "exact".
+    probes : ndarray
+        One unbiased estimate of the squared norm for each probe.
+    """
+
+    estimate: float
+    standard_error: float
+    interval: tuple[float, float]
+    confidence: float
+    method: str
+    probes: NDArray[np.float64]
+
+    def __str__(self) -> str:
+        value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
+        return f"Frobenius norm {value}, {self.method}, {self._provenance()}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DiagonalResult(Result):
+    """A diagonal with its error.
+
+    Attributes
+    ----------
+    diagonal : native vector (n,)
+        In the operator's framework and on its device.
+    standard_errors : native vector (n,)
+        One for each entry.
+    norm : float
+        Euclidean norm of the diagonal.
+    error_norm : float
+        Standard error of the whole: the root of the expected squared distance to the true diagonal.
+    method : str
+        "bekas", "xdiag" or "exact".
+    """
+
+    diagonal: Array
+    standard_errors: Array
+    norm: float
+    error_norm: float
+    method: str
+
+    def __str__(self) -> str:
+        n = len(self.diagonal)
+        return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}, " + (
+            self._provenance()
+        )
 
     __repr__ = __str__
 

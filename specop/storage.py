@@ -14,11 +14,13 @@ import numpy as np
 
 from specop.backend import backend_of
 from specop.errors import InvalidInputError
-from specop.results import EigenResult, Result, SpectralDensity, TraceResult
+from specop.results import DiagonalResult, EigenResult, NormResult, Result, SpectralDensity, TraceResult
 
 __all__ = ["load", "save"]
 
-_KINDS: dict[str, type[Result]] = {kind.__name__: kind for kind in (EigenResult, TraceResult, SpectralDensity)}
+_KINDS: dict[str, type[Result]] = {
+    kind.__name__: kind for kind in (EigenResult, TraceResult, NormResult, DiagonalResult, SpectralDensity)
+}
 _HEADER = "specop"
 # What other files do here: other archives, plain .npy arrays, text, empty files, missing or unknown fields.
 _FOREIGN = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
@@ -31,7 +33,7 @@ def save(result: Result, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    result : EigenResult, TraceResult or SpectralDensity
+    result : Result
     path : path
         Should end in ``.npz``.
     """
@@ -70,8 +72,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    EigenResult, TraceResult or SpectralDensity
-        Eigenvectors come back as NumPy arrays.
+    EigenResult, TraceResult, NormResult, DiagonalResult or SpectralDensity
+        Vectors come back as NumPy arrays.
 
     Raises
     ------

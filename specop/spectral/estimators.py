@@ -1,28 +1,32 @@
-"""Randomized estimates of what a matrix sums to: the trace."""
+"""trace: the sum of the eigenvalues from far fewer products than there are."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specop import probes
-from specop.backend import Array
-from specop.errors import ConvergenceWarning, InvalidInputError, NonFiniteError, NotConvergedError
-from specop.exchange import eigenvectors_for
+from specop.errors import ConvergenceWarning, DomainError, InvalidInputError, NotConvergedError
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, Estimate, TraceResult, estimate_from_samples, versions
+from specop.results import EigenResult, Estimate, TraceResult, versions
+from specop.spectral import sampling
+from specop.spectral.complement import Complement
+from specop.spectral.goals import checked_goal
 
-__all__ = ["checked_deflation", "trace"]
+__all__ = ["trace"]
 
-_STAGE = 8
-_METHODS = ("auto", "hutchinson", "exact")
+_METHODS = {
+    "auto": sampling.adaptive,
+    "hutchinson": sampling.hutchinson,
+    "hutch++": sampling.hutch_plus_plus,
+    "xtrace": sampling.xtrace,
+    "xnystrace": sampling.xnystrace,
+    "exact": sampling.exact,
+}
 
 
 def trace(
@@ -40,31 +44,42 @@ def trace(
 ) -> TraceResult:
     r"""Estimate the trace of a square operator, with a confidence interval.
 
-    Hutchinson's estimator [1]_ with Rademacher probes,
-
-    .. math:: \operatorname{tr} A \approx \frac1s \sum_{i=1}^s z_i^\top A z_i,
-
-    whose variance per probe is :math:`2(\|A\|_F^2 - \sum_i a_{ii}^2)` for a symmetric A. Probes are drawn in stages
-    of eight until the standard error, not the running mean, is small enough.
+    Every method averages estimates that belong to random probes. Hutchinson's [1]_ are :math:`z^\top A z`, with a
+    variance of :math:`2(\|A\|_F^2 - \sum_i a_{ii}^2)` for random signs and a symmetric A. The others spend part of the
+    products on a sketch Q of the range of A, whose part :math:`\operatorname{tr} Q^\top A Q` of the trace is then
+    known, and probe the rest: far better where eigenvalues decay, somewhat worse where they do not.
 
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Square, n x n.
-    method : {"auto", "hutchinson", "exact"}
-        "exact" multiplies n unit vectors. "auto" does so where that takes no more products than one stage.
+        Square, n x n; symmetric or not.
+    method : {"auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"}
+        - "hutchinson": random signs; holds no vectors.
+        - "hutch++" [2]_: a third of the products each for the sketch, its products, and probes of the rest.
+        - "xtrace" [3]_: half for the sketch, half for its products; each probe in turn is left out of the sketch and
+          probes the rest.
+        - "xnystrace" [3]_: all for the Nystrom approximation of a positive semidefinite A, each probe left out in turn.
+          The best where eigenvalues decay exponentially; where they fall to a flat bulk it is worse than "xtrace".
+        - "exact": n unit vectors.
+        - "auto": sees from the products how fast the eigenvalues decay. It grows a sketch as in "xtrace" while that
+          pays and then probes the rest, which includes plain Hutchinson and plain XTrace as its two ends. It takes
+          "exact" where n products suffice. The result's `method` and `message` say what was done and why.
+
+        With m products the sketching methods hold at most about m vectors (two for each of m / 2 probes, three if A is
+        not known to be symmetric), "xnystrace" 2 m. "auto" holds at most 1e8 entries; where n leaves no room for a
+        sketch it is Hutchinson's, which `deflate` helps.
     rtol, atol : float, optional
         Stop when the standard error is at most ``max(atol, rtol |estimate|)``. With neither, ``rtol = 0.02``, or the
         whole of `max_matvecs` if that is given.
     max_matvecs : int, optional
         Limit on products; default 1000.
     deflate : EigenResult, optional
-        Known eigenpairs of A, from whatever framework or file. Their eigenvalues enter exactly, and only the rest is
+        Known eigenpairs of A, from whatever framework or file. They enter exactly, and only the rest is
         estimated, whose variance is much smaller if they are the largest.
     confidence : float
         Of the interval.
     seed : int
-        Of the probes.
+        Of the probes. The same seed gives the same bits.
     progress, raise_on_failure : bool
         As in `eigsh`.
 
@@ -75,11 +90,19 @@ def trace(
     Raises
     ------
     InvalidInputError, NonFiniteError, NotConvergedError
+    DomainError
+        By "xnystrace", if A turns out not to be positive semidefinite.
+    AsymmetryError
+        If A is said to be symmetric, and products in a sketch show that it is not.
 
     References
     ----------
     .. [1] M. F. Hutchinson, A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
        splines, Commun. Stat. Simul. Comput. 18 (1989), 1059-1076.
+    .. [2] R. A. Meyer, C. Musco, C. Musco and D. P. Woodruff, Hutch++: Optimal stochastic trace estimation, SOSA
+       (2021), 142-155.
+    .. [3] E. N. Epperly, J. A. Tropp and R. J. Webber, XTrace: Making the most of every sample in stochastic trace
+       estimation, SIAM J. Matrix Anal. Appl. 45 (2024), 1-23.
 
     Examples
     --------
@@ -95,137 +118,57 @@ def trace(
     operator = aslinearoperator(A)
     if operator.shape[0] != operator.shape[1]:
         raise InvalidInputError(f"only a square operator has a trace, got shape {operator.shape}.")
-    probes.check_seed(seed)
-    known = checked_deflation(operator, deflate)
-    accept, limit = _stopping_rule(rtol, atol, max_matvecs)
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
-    n = operator.shape[0]
-    exact = method == "exact" or (method == "auto" and n <= _STAGE and n <= limit)
-    if exact and n > limit:
-        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={limit}.")
-
-    with operator.session(), progress_bar(progress, "trace", n if exact else None) as update:
-        if exact:
-            # The mean of n times the diagonal is the trace; there is nothing random about it.
-            diagonal = _samples(operator, range(n), lambda i: _unit_vector(operator, i), known)
-            samples, total = n * diagonal + known[1].sum(), float(diagonal.sum() + known[1].sum())
-            value, message = Estimate(total, 0.0, (total, total), confidence), "exact"
-            update(n, "")
+    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
+    _check_method(operator, method, goal.limit)
+    space = Complement(operator, deflate, seed)
+    with operator.session(), progress_bar(progress, "trace") as update:
+        run = sampling.Run(space, goal, confidence, update)
+        if space.dimension == 0:
+            run.samples = np.array([space.known])
+            run.value = Estimate(space.known, 0.0, (space.known, space.known), confidence)
+            run.is_exact = True
+            used, message = "exact", "all eigenvalues were given"
         else:
-            samples, value, message = _hutchinson(operator, known, seed, confidence, accept, limit, update)
+            used, message = _METHODS[method](run)
+    converged = goal.is_budget or run.accepted
+    if not converged:
+        message = (
+            f"trace stopped after {space.products} products with a standard error of {run.value.standard_error:.3g} at "
+            f"{run.value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take "
+            f"the largest eigenvalues out."
+        )
     result = TraceResult(
-        estimate=value.estimate,
-        standard_error=value.standard_error,
-        interval=value.interval,
+        estimate=run.value.estimate,
+        standard_error=run.value.standard_error,
+        interval=run.value.interval,
         confidence=confidence,
-        method="exact" if exact else "hutchinson",
-        probes=samples,
-        matvecs=len(samples),
-        converged=accept is None or exact or accept(value),
+        method=used,
+        probes=run.samples,
+        matvecs=space.products,
+        converged=converged,
         message=message,
         samples=operator.samples,
         seed=seed,
         seconds=time.perf_counter() - started,
         versions=versions(operator.backend.name),
     )
-    if not result.converged:
+    if not converged:
         if raise_on_failure:
             raise NotConvergedError(message, result)
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return result
 
 
-def checked_deflation(operator: LinearOperator, deflate: EigenResult | None) -> tuple[list[Array], NDArray[np.float64]]:
-    """Return the known eigenvectors and eigenvalues after a look at whether they belong to this operator."""
-    if deflate is None:
-        return [], np.zeros(0)
-    if not isinstance(deflate, EigenResult):
-        raise InvalidInputError(f"deflate must be an EigenResult of the same operator, got {type(deflate).__name__}.")
-    return eigenvectors_for(deflate, operator.backend, operator.domain, "deflate"), deflate.eigenvalues
-
-
-def _stopping_rule(
-    rtol: float | None, atol: float | None, max_matvecs: int | None
-) -> tuple[Callable[[Estimate], bool] | None, int]:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not value >= 0:
-            raise InvalidInputError(f"{name} must be a number >= 0, got {value!r}.")
-    if max_matvecs is not None and max_matvecs < 1:
-        raise InvalidInputError(f"max_matvecs must be positive, got {max_matvecs!r}.")
-    if rtol is None and atol is None:
-        if max_matvecs is not None:
-            return None, int(max_matvecs)
-        rtol = 0.02
-    relative, absolute = rtol or 0.0, atol or 0.0
-
-    def accept(value: Estimate) -> bool:
-        return value.standard_error <= max(absolute, relative * abs(value.estimate))
-
-    return accept, 1000 if max_matvecs is None else int(max_matvecs)
-
-
-def _hutchinson(
-    operator: LinearOperator,
-    known: tuple[list[Array], NDArray[np.float64]],
-    seed: int,
-    confidence: float,
-    accept: Callable[[Estimate], bool] | None,
-    limit: int,
-    update: Callable[[int, str], None],
-) -> tuple[NDArray[np.float64], Estimate, str]:
-    samples = np.zeros(0)
-    while True:
-        stage = range(len(samples), min(len(samples) + _STAGE, limit))
-        drawn = _samples(
-            operator, stage, lambda i: probes.rademacher(operator.backend, operator.domain, seed, i), known
+def _check_method(operator: LinearOperator, method: str, limit: int) -> None:
+    if method not in _METHODS:
+        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    n = operator.shape[0]
+    if method == "exact" and n > limit:
+        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={limit}.")
+    if method == "xnystrace" and operator.is_psd is False:
+        raise DomainError(
+            f"method='xnystrace' needs a positive semidefinite operator, and {operator!r} is known not to be one. "
+            f"Use method='xtrace' or 'auto'."
         )
-        samples = np.concatenate([samples, drawn + known[1].sum()])
-        value = estimate_from_samples(samples, confidence)
-        update(len(samples), f"{value.estimate:.5g} +- {value.standard_error:.2g}")
-        if accept is not None and len(samples) >= _STAGE and accept(value):
-            return samples, value, "the standard error is within tolerance"
-        if len(samples) >= limit:
-            if accept is None:
-                return samples, value, f"used the {limit} products it was given"
-            return (
-                samples,
-                value,
-                (
-                    f"trace stopped after {limit} products with a standard error of {value.standard_error:.3g} at "
-                    f"{value.estimate:.6g}. Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take the "
-                    f"largest eigenvalues out."
-                ),
-            )
-
-
-def _samples(
-    operator: LinearOperator,
-    indices: range,
-    draw: Callable[[int], Array],
-    known: tuple[list[Array], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Return z'(I - UU') A (I - UU') z for each probe z, with one transfer for all."""
-    backend, values = operator.backend, []
-    for i in indices:
-        probe = draw(i)
-        for vector in known[0]:
-            (overlap,) = backend.to_host(backend.dot(vector, probe))
-            probe = backend.axpy_(probe, -float(overlap), vector)
-        values.append(backend.dot(probe, operator._matvec(probe)))
-    found = np.array([float(value) for value in backend.to_host(*values)])
-    if not np.isfinite(found).all():
-        first = indices[int(np.flatnonzero(~np.isfinite(found))[0])]
-        raise NonFiniteError(
-            f"product {first + 1} with {operator!r} holds NaN or infinity. Check the parameters and the data for NaN, "
-            f"and the loss for overflow."
-        )
-    return found
-
-
-def _unit_vector(operator: LinearOperator, i: int) -> Array:
-    entries = np.zeros(operator.shape[0], dtype=operator.dtype)
-    entries[i] = 1.0
-    return operator.backend.from_host(entries, operator.domain)

@@ -15,7 +15,7 @@ from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
 from specop.results import EigenResult, SpectralDensity, versions
-from specop.spectral.estimators import checked_deflation
+from specop.spectral.complement import checked_deflation
 from specop.spectral.krylov import KrylovSpace, Ritz
 
 __all__ = ["spectral_density"]

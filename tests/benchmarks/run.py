@@ -37,8 +37,9 @@ from models import PROBLEMS
 from overhead import measure_overhead
 from spectra import count_products
 from tables import Row
+from traces import compare_traces
 
-SECTIONS = ("products", "overhead", "density", "eigenvalues", "jax", "tensorflow")
+SECTIONS = ("products", "traces", "overhead", "density", "eigenvalues", "jax", "tensorflow")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     sections: dict[str, Callable[[], list[Row]]] = {
         "products": lambda: count_products(options.seeds or 20),
+        "traces": lambda: compare_traces(options.seeds or 200),
         "overhead": lambda: measure_overhead(options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),
@@ -110,7 +112,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--k", type=int, default=10, help="number of eigenvalues (default 10)")
     parser.add_argument("--repeats", type=int, default=3, help="timings whose median is shown (default 3)")
-    parser.add_argument("--seeds", type=int, help="number of seeds (default 20 for products, 10 for density)")
+    parser.add_argument(
+        "--seeds", type=int, help="number of seeds (default 20 for products, 200 for traces, 10 for density)"
+    )
     parser.add_argument("--json", type=Path, help="also write all rows to this file")
     return parser.parse_args(arguments)
 

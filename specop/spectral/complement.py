@@ -1,0 +1,126 @@
+"""An operator on the complement of its known eigenvectors, which is what estimators sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop import probes
+from specop.backend import Array, Basis
+from specop.errors import InvalidInputError, NonFiniteError
+from specop.exchange import eigenvectors_for
+from specop.operators.base import LinearOperator
+from specop.results import EigenResult
+
+__all__ = ["Complement", "checked_deflation"]
+
+
+class Complement:
+    """P A P, with P the projection onto the complement of known eigenvectors, and probes that lie there.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        A, square.
+    deflate : EigenResult or None
+        Its known eigenpairs.
+    seed : int
+        Of the probes.
+
+    Attributes
+    ----------
+    dimension : int
+        Of the complement.
+    values : ndarray
+        Known eigenvalues.
+    products : int
+        Products so far.
+    """
+
+    def __init__(self, operator: LinearOperator, deflate: EigenResult | None, seed: int) -> None:
+        self.operator = operator
+        self.backend = operator.backend
+        self.layout = operator.domain
+        self.seed = probes.check_seed(seed)
+        vectors, self.values = checked_deflation(operator, deflate)
+        self.dimension = operator.shape[0] - len(vectors)
+        self.products = 0
+        self._count = len(vectors)
+        self._basis: Basis = self.backend.allocate(self.layout, len(vectors), len(vectors)) if vectors else None
+        for i, vector in enumerate(vectors):
+            self._basis = self.backend.set_row_(self._basis, i, vector, 1.0)
+
+    @property
+    def known(self) -> float:
+        """Sum of the known eigenvalues."""
+        return float(self.values.sum())
+
+    def rademacher(self, index: int) -> Array:
+        """Return the part of a vector of random signs that lies in the complement."""
+        return self.project(probes.rademacher(self.backend, self.layout, self.seed, index))
+
+    def sphere(self, index: int) -> Array:
+        """Return a vector uniform on the sphere of radius sqrt(dimension) in the complement."""
+        if self._count == 0:
+            return probes.sphere(self.backend, self.layout, self.seed, index)
+        vector = self.project(probes.normal(self.backend, self.layout, self.seed, index))
+        (length,) = self.backend.to_host(self.backend.norm(vector))
+        return self.backend.scale_(vector, float(self.dimension**0.5 / length))
+
+    def unit(self, i: int) -> Array:
+        """Return the i-th unit vector."""
+        entries = np.zeros(self.layout.n, dtype=self.layout.dtype)
+        entries[i] = 1.0
+        return self.backend.from_host(entries, self.layout)
+
+    def multiply(self, x: Array) -> Array:
+        """Return P A x."""
+        self.products += 1
+        return self.project(self.operator._matvec(x))
+
+    def multiply_transposed(self, x: Array) -> Array:
+        """Return P A.T x."""
+        self.products += 1
+        return self.project(self.operator._rmatvec(x))
+
+    def known_diagonal(self) -> Array:
+        """Return the diagonal of A - P A: that of the known eigenpairs."""
+        diagonal = self.backend.zeros(self.layout)
+        for i, value in enumerate(self.values):
+            row = self.backend.row(self._basis, i)
+            diagonal = self.backend.axpy_(diagonal, float(value), self.backend.multiply(row, row))
+        return diagonal
+
+    def checked(self, scalars: list[Array]) -> NDArray[np.float64]:
+        """Move one scalar of each of the latest products to the host together, and look which one is not finite."""
+        found = self.backend.to_host(*scalars)
+        first = self.products - len(found) + 1
+        return np.array([float(self.finite([value], first + i)[0]) for i, value in enumerate(found)])
+
+    def project(self, x: Array) -> Array:
+        """Return P x; `x` is consumed."""
+        return self.backend.orthogonalize_(x, self._basis, self._count, ())[0] if self._count else x
+
+    def to_host(self, *arrays: Any) -> list[NDArray[np.float64]]:
+        """Return what the latest product led to, as float64; raise if it is not finite."""
+        return self.finite(self.backend.to_host(*arrays), self.products)
+
+    def finite(self, numbers: list[NDArray[np.float64]], product: int) -> list[NDArray[np.float64]]:
+        """Return the numbers, or raise NonFiniteError naming the product that they came from."""
+        if all(np.isfinite(part).all() for part in numbers):
+            return numbers
+        raise NonFiniteError(
+            f"product {product} with {self.operator!r} holds NaN or infinity, or its norm overflows "
+            f"{self.operator.dtype}. Check the parameters and the data for NaN, and the loss for overflow."
+        )
+
+
+def checked_deflation(operator: LinearOperator, deflate: EigenResult | None) -> tuple[list[Array], NDArray[np.float64]]:
+    """Return the known eigenvectors and eigenvalues after a look at whether they belong to this operator."""
+    if deflate is None:
+        return [], np.zeros(0)
+    if not isinstance(deflate, EigenResult):
+        raise InvalidInputError(f"deflate must be an EigenResult of the same operator, got {type(deflate).__name__}.")
+    return eigenvectors_for(deflate, operator.backend, operator.domain, "deflate"), deflate.eigenvalues
