@@ -15,7 +15,7 @@ from specop.operators import (
     restrict,
 )
 from specop.results import DiagonalResult, EigenResult, Estimate, NormResult, SpectralDensity, TraceResult
-from specop.spectral import diagonal, eigsh, frobenius_norm, spectral_density, trace
+from specop.spectral import EigshState, diagonal, eigsh, frobenius_norm, power_iteration, spectral_density, trace
 from specop.storage import load
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "DiagonalOperator",
     "DiagonalResult",
     "EigenResult",
+    "EigshState",
     "Estimate",
     "FunctionOperator",
     "LinearOperator",
@@ -38,6 +39,7 @@ __all__ = [
     "identity_like",
     "load",
     "objective",
+    "power_iteration",
     "restrict",
     "spectral_density",
     "trace",

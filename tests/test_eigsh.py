@@ -170,6 +170,16 @@ def test_products_are_counted_and_exchange_is_one_transfer_a_step(case, monkeypa
     assert len(transfers) <= len(count) + 6 and max(transfers) < 200
 
 
+@pytest.mark.parametrize(("gap", "k"), [(0.01, 5), (0.0125, 8)])
+def test_no_eigenvalue_between_others_is_missed(gap, k):
+    # A Ritz value may still be on its way when k others, one of them too low, have converged.
+    rng = np.random.default_rng(7)
+    values = np.concatenate([20 * (1 - gap * np.arange(10)), rng.exponential(0.2, 3990)])
+    for seed in range(60):
+        found = specop.eigsh(specop.DiagonalOperator(values), k=k, seed=seed).eigenvalues
+        np.testing.assert_allclose(found, np.sort(values)[-k:], rtol=2e-3)
+
+
 @each_case
 def test_start_vectors(case):
     values = spectra.geo10()
@@ -272,9 +282,17 @@ def test_running_out_of_products_is_said():
     assert caught.value.result.eigenvalues.shape == (3,)
     with pytest.warns(ConvergenceWarning, match="missed copies"):
         specop.eigsh(specop.DiagonalOperator(spectra.geo10()), k=10, max_matvecs=17)
-    # A small space is completed instead of searched, and that takes products too.
-    with pytest.warns(ConvergenceWarning, match="missed copies"):
-        assert not specop.eigsh(np.diag([1.0] * 40 + [2.0] * 10), k=4, max_matvecs=10).converged
+    # Where k is nearly n, the space is completed instead of searched, and that takes products too.
+    for matrix, k, limit in [(np.diag([1.0] * 40 + [2.0] * 10), 4, 9), (np.diag([1.0] * 30 + [2.0] * 5), 24, 30)]:
+        with pytest.warns(ConvergenceWarning, match="missed copies"):
+            assert not specop.eigsh(matrix, k=k, max_matvecs=limit).converged
+
+
+def test_what_running_out_of_products_means_inside_a_spectrum():
+    # Half of the eigenvalues at zero: the smallest in magnitude have no individual meaning.
+    values = np.concatenate([np.zeros(1000), np.random.default_rng(0).normal(size=1000)])
+    with pytest.warns(ConvergenceWarning, match="near zero there is no end to it"):
+        specop.eigsh(specop.DiagonalOperator(values + 1e-3 * values**2 + 1e-4), k=3, which="SM", max_matvecs=60)
 
 
 @pytest.mark.parametrize(

@@ -104,11 +104,11 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path, monk
     path = tmp_path / "eigen.npz"
     eigen().save(path)
 
-    def broken(file, **arrays):
+    def broken(file, array, **options):
         file.write(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setattr(np, "savez", broken)
+    monkeypatch.setattr(np.lib.format, "write_array", broken)
     with pytest.raises(OSError, match="disk full"):
         eigen(eigenvalues=np.array([7.0, 8.0])).save(path)
     assert list(tmp_path.iterdir()) == [path]

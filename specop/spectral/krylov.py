@@ -5,8 +5,11 @@ Every spectral algorithm grows one `KrylovSpace`; none has a recurrence of its o
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -21,6 +24,7 @@ __all__ = ["KrylovSpace", "Ritz"]
 
 # Two do unless nearly all dimensions are taken; the last one is for rows that are not orthonormal, where none does.
 _MOST_PASSES = 4
+_COUNTERS = ("rows", "products", "asymmetry", "scale", "restarted", "mixed", "random_start", "draws")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,13 @@ class KrylovSpace:
         Number of rows that are to outlive the others.
     seed : int
         Of the random vectors.
+
+    Attributes
+    ----------
+    rows, products : int
+        How many there are.
+    mixed : bool
+        Whether a vector joined after the first products.
     """
 
     def __init__(self, A: LinearOperator, capacity: int, lead: int, seed: int) -> None:
@@ -70,7 +81,8 @@ class KrylovSpace:
         self.capacity = min(capacity + 1, self.n)
         self.seed = probes.check_seed(seed)
         self.rows = 0
-        self.starts = 0
+        self.mixed = False
+        self.random_start = False
         self.products = 0
         self.asymmetry = 0.0
         self.scale = 0.0
@@ -79,17 +91,21 @@ class KrylovSpace:
         self.lost = np.zeros(self.capacity)
         self.restarted = False
         self.basis = self.backend.allocate(A.domain, self.capacity, lead)
-        self._draws = 0
+        self.draws = 0
 
     @property
     def frontier(self) -> NDArray[np.intp]:
         """Rows that have not been multiplied, oldest first."""
         return np.flatnonzero(~self.multiplied[: self.rows])
 
+    def has_room_for(self, products: int) -> bool:
+        """Whether so many rows can be multiplied without a restart; a basis of the whole space is never full."""
+        return self.capacity == self.n or self.rows + products <= self.capacity
+
     @property
-    def is_full(self) -> bool:
-        """Whether a restart is due before the next product; the whole space is never full."""
-        return self.rows == self.capacity < self.n
+    def is_chain(self) -> bool:
+        """Whether the rows are those of the recurrence from one random vector."""
+        return self.random_start and not self.mixed and not self.restarted and len(self.frontier) < 2
 
     @property
     def is_exhausted(self) -> bool:
@@ -108,7 +124,8 @@ class KrylovSpace:
 
     def start(self, vector: Array | None = None) -> None:
         """Append a row to the frontier: a vector without what it has in the span of the rows, or a random one."""
-        self.starts += 1
+        self.mixed |= self.products > 0
+        self.random_start |= self.rows == 0 and vector is None
         if vector is not None:
             (length,) = self.backend.to_host(self.backend.norm(vector))
             if not np.isfinite(length) or length == 0:
@@ -117,8 +134,8 @@ class KrylovSpace:
             if self._append(unit, smallest=1e-3):
                 return
         for _ in range(5):
-            vector = probes.normal(self.backend, self.A.domain, self.seed, self._draws)
-            self._draws += 1
+            vector = probes.normal(self.backend, self.A.domain, self.seed, self.draws)
+            self.draws += 1
             if self._append(self.backend.scale_(vector, self.n**-0.5), smallest=0.1 * self.n**-0.5):
                 return
         raise NonFiniteError(
@@ -144,8 +161,8 @@ class KrylovSpace:
         self.multiplied[rows:] = False
         self.lost[rows:] = 0.0
 
-    def expand(self, row: int) -> None:
-        """Multiply a row of the frontier; what its product has outside of all rows becomes a new one."""
+    def multiply(self, row: int) -> tuple[Array, NDArray[np.float64], float]:
+        """Return what a row's product has outside of all rows, its coefficients along them, and the rest's norm."""
         product = self.A._matvec(self.backend.row(self.basis, row))
         self.products += 1
         known = self.multiplied[: self.rows] & (self.lost[: self.rows] == 0)
@@ -157,12 +174,30 @@ class KrylovSpace:
         self.scale = max(self.scale, float(np.hypot(np.linalg.norm(column), beta)))
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
+        return rest, column, beta
+
+    def record(self, row: int, column: NDArray[np.float64], lost: float) -> None:
+        """Count a row as multiplied without a new one for what its product has outside of all rows.
+
+        What earlier rows lost along this one was measured in its product.
+        """
+        self.G[: self.rows, row] = self.G[row, : self.rows] = column
+        self.multiplied[row] = True
+        others = np.flatnonzero(self.lost[: self.rows])
+        # Their squares are known to rounding only, and where they cancel, that is what is left.
+        left = np.maximum(self.lost[others] ** 2 - column[others] ** 2, 0.0)
+        self.lost[others] = np.sqrt(left + 2.0 * self.lost[others] * self.noise_floor)
+        self.lost[row] = lost
+
+    def expand(self, row: int) -> None:
+        """Multiply a row of the frontier; what its product has outside of all rows becomes a new one."""
+        rest, column, beta = self.multiply(row)
         self.G[: self.rows, row] = self.G[row, : self.rows] = column
         self.multiplied[row] = True
         # Below this the rows span an invariant subspace as far as rounding shows, and its eigenpairs are exact.
         if self.rows < self.n and beta > self._negligible(self.scale):
             # The new row is off by rounding over beta: from here on it is little better than another random start.
-            self.starts += bool(beta < self.A.domain.epsilon**0.5 * self.scale)
+            self.mixed |= bool(beta < self.A.domain.epsilon**0.5 * self.scale)
             self.basis = self.backend.set_row_(self.basis, self.rows, rest, 1.0 / float(beta))
             self.G[self.rows, row] = self.G[row, self.rows] = beta
             self.rows += 1
@@ -225,6 +260,25 @@ class KrylovSpace:
         self.G[:first, ahead], self.G[ahead, :first] = beyond, beyond.T
         self.multiplied[kept] = True
         self.lost[kept] = lost
+
+    def state(self) -> tuple[dict[str, Any], Iterator[tuple[str, NDArray[Any]]]]:
+        """Return what `restore` needs: plain values, and arrays that are copied one by one as they are asked for."""
+        rows = self.rows
+        plain = {name: getattr(self, name) for name in _COUNTERS}
+        small = {"G": self.G[:rows, :rows], "multiplied": self.multiplied[:rows], "lost": self.lost[:rows]}
+        vectors = ((f"row{i}", self.backend.to_numpy(self.backend.row(self.basis, i))) for i in range(rows))
+        return plain, itertools.chain(small.items(), vectors)
+
+    def restore(self, plain: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state; the space must be new and have the same arguments."""
+        for name in _COUNTERS:
+            setattr(self, name, plain[name])
+        rows = self.rows
+        self.G[:rows, :rows] = arrays["G"]
+        self.multiplied[:rows], self.lost[:rows] = arrays["multiplied"], arrays["lost"]
+        for i in range(rows):
+            vector = self.backend.from_host(arrays[f"row{i}"], self.A.domain)
+            self.basis = self.backend.set_row_(self.basis, i, vector, 1.0)
 
     def extract(self, ritz: Ritz, chosen: NDArray[np.intp]) -> Array:
         """Return the chosen Ritz vectors as the rows of one array, and give up the space."""

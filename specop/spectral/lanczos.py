@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop import probes
 from specop.backend import Array
 from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
-from specop.exchange import eigenvectors_for
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
 from specop.results import EigenResult, versions
+from specop.spectral.checkpoints import Checkpoint
 from specop.spectral.krylov import KrylovSpace
 from specop.spectral.search import CHECK_ROWS, End, Search, wanted
+from specop.spectral.starts import begin
 
-__all__ = ["eigsh"]
+__all__ = ["EigshState", "eigsh"]
 
 _LARGEST_FREE_BASIS = 10_000_000
+
+
+class EigshState(NamedTuple):
+    """What a callback of `eigsh` sees.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray
+        The wanted Ritz values, ascending; fewer than k at first.
+    residuals : ndarray
+        Estimated norms of A x - lambda x.
+    matvecs : int
+        Products so far.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    matvecs: int
 
 
 def eigsh(
@@ -36,6 +56,9 @@ def eigsh(
     max_matvecs: int | None = None,
     seed: int = 0,
     check_multiplicity: bool = True,
+    block_size: int = 1,
+    callback: Callable[[EigshState], object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
     raise_on_failure: bool = False,
 ) -> EigenResult:
@@ -60,10 +83,12 @@ def eigsh(
     which : {"LM", "LA", "SA", "BE", "SM"}
         Largest in magnitude, largest, smallest, both ends (k // 2 from the low one), smallest in magnitude. "SM"
         finds eigenvalues inside the spectrum and is slow; where many lie at zero, as for most networks, they have
-        no individual meaning.
+        no individual meaning, and the search runs out of products. The largest alone, in the fewest products, is
+        ``k=1, which="LA"``.
     v0 : native vector (n,) or EigenResult, optional
         Start vector. Of an earlier result, from whatever framework or file, all eigenvectors are used, which saves
-        products when the matrix has changed little.
+        products when the matrix has changed little: k products if they still fit within `tol`, about two thirds of a
+        fresh start's after a change of one percent. Nothing in it is believed without a product.
     ncv : int, optional
         Largest number of basis vectors held, k < ncv <= n; default ``2 k + 40``, more where n is small. Memory
         is taken as they are needed.
@@ -75,6 +100,17 @@ def eigsh(
         Of the random start vector and of the multiplicity check. The same seed gives the same bits.
     check_multiplicity : bool
         Whether to look for missed copies; 4 to 6 products where the k-th eigenvalue stands apart, more in a bulk.
+    block_size : int
+        Number of vectors that start together. A block shows as many copies of a multiple eigenvalue without the check,
+        and takes more products; they are made one by one.
+    callback : callable, optional
+        Called with an `EigshState` after every product or sweep of a block. If it returns True, eigsh stops and
+        returns what there is; the result says so.
+    checkpoint : path, optional
+        An npz file to which the run is saved twice a minute, or more rarely where that takes longer than a twentieth of
+        the time. The same call goes on from it after a crash, with the same result bit for bit where products are
+        reproducible; a file of another call or matrix is refused. It is deleted when the run has converged, and kept
+        otherwise, so that the same call with a larger `max_matvecs` goes on. Costs one product for each start.
     progress : bool
         Whether to show a progress bar if standard error is a terminal.
     raise_on_failure : bool
@@ -109,13 +145,17 @@ def eigsh(
     started = time.perf_counter()
     operator = aslinearoperator(A)
     ends = _checked_ends(operator, k, which)
-    capacity = _checked_capacity(operator.shape[0], k, ncv)
+    capacity = _checked_capacity(operator.shape[0], k, ncv, block_size)
     limit = _checked_limits(k, tol, max_matvecs)
+    call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
+    call |= {"block_size": block_size, "check_multiplicity": check_multiplicity}
     with operator.session(), progress_bar(progress, f"eigsh k={k} {which}") as update:
         space = KrylovSpace(operator, capacity, k, seed)
-        space.start(_start_vector(operator, v0, seed))
-        search = Search(space, ends, k, tol, limit, update)
-        search.run(check_multiplicity)
+        search = Search(space, ends, k, tol, limit, check_multiplicity)
+        file = None if checkpoint is None else Checkpoint(checkpoint, call, space, search)
+        if file is None or not file.resume():
+            begin(space, v0, k, block_size, tol)
+        stopped = _run(search, file, callback, update)
         ritz = space.ritz()
         chosen = np.sort(wanted(ends, ritz.values))
         values, floor = ritz.values[chosen], space.error_floor
@@ -130,12 +170,12 @@ def eigsh(
         rows=rows,
         residuals=residuals,
         bounds=bounds,
-        converged=search.failure is None,
-        matvecs=space.products,
+        converged=not stopped and search.failure is None,
+        matvecs=search.products,
         check_matvecs=search.check_products,
         which=which,
         tol=tol,
-        message=search.failure or "converged",
+        message="stopped by the callback" if stopped else search.failure or "converged",
         samples=operator.samples,
         seed=seed,
         seconds=time.perf_counter() - started,
@@ -149,6 +189,28 @@ def eigsh(
     return eigen
 
 
+def _run(
+    search: Search,
+    file: Checkpoint | None,
+    callback: Callable[[EigshState], object] | None,
+    update: Callable[[int, str], None],
+) -> bool:
+    """Take all steps of a search; return whether the callback stopped it."""
+    stopped = False
+    while not stopped and search.step():
+        update(search.products, search.note)
+        if file is not None:
+            file.save_if_due()
+        if callback is not None:
+            values, residuals = search.best()
+            stopped = callback(EigshState(values, residuals, search.products)) is True
+    if file is not None and (stopped or search.failure is not None):
+        file.save()
+    elif file is not None:
+        file.remove()
+    return stopped
+
+
 def _unseen_residual(
     space: KrylovSpace, rows: Array, values: NDArray[np.float64], residuals: NDArray[np.float64]
 ) -> float:
@@ -159,21 +221,6 @@ def _unseen_residual(
     space.products += 1
     (true,) = backend.to_host(backend.norm(rest))
     return max(0.0, float(true) - float(residuals[last]))
-
-
-def _start_vector(operator: LinearOperator, v0: Array | EigenResult | None, seed: int) -> Array | None:
-    if v0 is None:
-        return None
-    backend = operator.backend
-    if not isinstance(v0, EigenResult):
-        backend.check_vector(v0, operator.domain, "v0")
-        return v0
-    # A little noise, so that directions the old eigenvectors lack can enter.
-    count = len(v0.eigenvalues)
-    vector = backend.scale_(probes.sphere(backend, operator.domain, seed, 0), 1e-2 * (count / operator.shape[0]) ** 0.5)
-    for row in eigenvectors_for(v0, backend, operator.domain, "v0"):
-        vector = backend.axpy_(vector, 1.0, row)
-    return vector
 
 
 def _checked_ends(operator: LinearOperator, k: int, which: str) -> list[End]:
@@ -189,7 +236,7 @@ def _checked_ends(operator: LinearOperator, k: int, which: str) -> list[End]:
         "LM": [End(np.abs, lambda key: (-key, key), k)],
         "LA": [End(*largest, k)],
         "SA": [End(*smallest, k)],
-        "SM": [End(lambda values: -np.abs(values), lambda key: (key, -key), k)],
+        "SM": [End(lambda values: -np.abs(values), lambda key: (key, -key), k, interior=True)],
         "BE": [End(*largest, k - k // 2), End(*smallest, k // 2)],
     }
     if which not in ends:
@@ -197,14 +244,16 @@ def _checked_ends(operator: LinearOperator, k: int, which: str) -> list[End]:
     return [end for end in ends[which] if end.count]
 
 
-def _checked_capacity(n: int, k: int, ncv: int | None) -> int:
+def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
+    if isinstance(block_size, bool) or not isinstance(block_size, (int, np.integer)) or not 1 <= block_size <= n:
+        raise InvalidInputError(f"block_size must be an integer from 1 to n={n}, got {block_size!r}.")
     if ncv is None:
         # A basis of ten million entries is small next to any model's data, and a larger one saves restarts.
-        return min(n, max(2 * k + 40, min(_LARGEST_FREE_BASIS // n, 5 * k + 100)))
+        return min(n, max(2 * k + 40 * block_size, min(_LARGEST_FREE_BASIS // n, 5 * k + 100)))
     if not k < ncv <= n and not k == ncv == n:
         raise InvalidInputError(f"ncv must lie above k={k} and not above n={n}, got {ncv!r}.")
-    # The multiplicity check needs room for a few vectors of its own beside the k found.
-    return min(n, max(int(ncv), k + CHECK_ROWS))
+    # A restart leaves room for a sweep of the block; the check needs some for a few vectors beside the k found.
+    return min(n, max(int(ncv), k + 2 * int(block_size), k + CHECK_ROWS))
 
 
 def _checked_limits(k: int, tol: float, max_matvecs: int | None) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specop.spectral.evidence import is_ruled_out
 from specop.spectral.krylov import KrylovSpace, Ritz
 
 __all__ = ["CHECK_ROWS", "End", "Search", "wanted"]
@@ -16,10 +18,10 @@ __all__ = ["CHECK_ROWS", "End", "Search", "wanted"]
 CHECK_ROWS = 12
 """Rows that the check needs for itself."""
 
-_FEWEST_STEPS = 3
 _STEPS_TO_SETTLE = 12
-# A chi-square variable with one degree of freedom lies below this once in a hundred times.
-_CHI_SQUARE_1_PERCENT = 1.5708785790970192e-04
+_GRID = 33
+# Where to look between two eigenvalues: next to one, its own weight hides another's.
+_INSIDE_GAP = (0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,36 @@ class End:
     key: Callable[[Any], Any]
     values_at: Callable[[float], tuple[float, ...]]
     count: int
+    interior: bool = False
 
     def best(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
         """Return the indices of the values, most wanted first."""
         return np.argsort(-self.key(values), kind="stable")
+
+
+@dataclass
+class Chain:
+    """A second Krylov space, grown outside of the first one to see what that missed.
+
+    Attributes
+    ----------
+    first : int
+        Its first row.
+    begun : int
+        Products before it.
+    borders : list of float
+        For each end the key that a missed eigenvalue exceeds.
+    doubts : list of float or None
+        For each end the lowest key that it must rule out, if any.
+    restarted : bool
+        Whether its rows are no longer those of the recurrence.
+    """
+
+    first: int
+    begun: int
+    borders: list[float]
+    doubts: list[float | None]
+    restarted: bool = False
 
 
 class Search:
@@ -47,134 +75,211 @@ class Search:
     tol : float
         Relative residual at which a pair has converged.
     limit : int
-        Largest number of products; `failure` says so when it was reached.
-    update : callable
-        Told the number of products and a note after each.
+        Largest number of products, those `spent` elsewhere included; `failure` says so when it was reached.
+    check_multiplicity : bool
+        Whether to look for what the Krylov space could not show.
     """
 
     def __init__(
-        self, space: KrylovSpace, ends: list[End], k: int, tol: float, limit: int, update: Callable[[int, str], None]
+        self, space: KrylovSpace, ends: list[End], k: int, tol: float, limit: int, check_multiplicity: bool
     ) -> None:
         self.space = space
         self.ends = ends
         self.k = k
         self.tol = tol
         self.limit = limit
-        self.update = update
+        self.spent = 0
         self.failure: str | None = None
-        self.check_products = 0
+        self._check_multiplicity = check_multiplicity
+        self._chain: Chain | None = None
+        self._completing = False
+        self._found: int | None = None
+        self._lagging = k
 
-    def run(self, check_multiplicity: bool) -> None:
-        """Find k pairs; then, until a check is clean, those that their Krylov space could not show."""
-        self._find()
-        found = self.space.products
-        while check_multiplicity and self.failure is None and not self.space.is_exhausted:
-            if not self._misses_something():
-                break
-            self._find()
-        self.check_products = self.space.products - found
+    def step(self) -> bool:
+        """Do what comes next, a restart or a few products; return whether anything is left to be done.
 
-    def _find(self) -> None:
-        """Expand until the wanted Ritz pairs have converged, restarting whenever the space is full."""
-        space = self.space
-        while True:
-            ritz = space.ritz()
-            lagging = self._lagging(ritz)
-            if space.is_exhausted or (len(ritz.values) >= self.k and len(lagging) == 0):
-                return
-            if space.products >= self.limit:
-                self.failure = self._what_lags(len(lagging))
-                return
-            if space.is_full:
-                most = space.capacity - len(space.frontier) - 2
-                space.restart(ritz, _best(self.ends, ritz.values, min((self.k + len(ritz.values)) // 2, most)))
-                continue
-            if len(space.frontier) == 0 and not space.lost.any():
-                space.start()
-            space.expand(space.next_for(ritz, int(lagging[0])) if len(lagging) else int(space.frontier[-1]))
-            self.update(space.products, f"{self.k - len(lagging)} of {self.k} converged")
-
-    def _misses_something(self) -> bool:
-        """Search outside of the space from a random vector; return whether a wanted eigenvalue shows there."""
-        space = self.space
-        held = space.ritz()
-        # What the Krylov space of one vector misses is orthogonal to all of it: search outside of the whole. A space
-        # grown from several vectors holds parts of what may still be missed, and only its converged pairs do not.
-        room = space.capacity - CHECK_ROWS if space.starts == 1 else 0
-        if space.rows > room and space.capacity == space.n:
-            self._exhaust()
-            return False
-        if space.rows > room:
-            keep = max(self.k, min(room - len(space.frontier), len(held.values)))
-            space.restart(held, _best(self.ends, held.values, keep), forget_frontier=space.starts > 1)
-            held = space.ritz()
-        first, begun, restarted = space.rows, space.products, False
-        space.start()
-        while True:
-            if space.products >= self.limit:
-                self.failure = self._what_is_unchecked()
-                return False
-            space.expand(int(space.frontier[-1]))
-            self.update(space.products, "checking for missed copies")
-            chain = space.ritz(first)
-            if any((end.key(chain.values) > key).any() for end, key in self._borders(held)):
-                return True
-            steps = space.products - begun
-            closed = len(space.frontier) == 0 or space.frontier[-1] < first
-            if closed or (not restarted and self._is_ruled_out(chain, held, first)) or self._is_settled(chain, steps):
-                return False
-            if space.is_full:
-                space.restart(chain, _best(self.ends, chain.values, max(1, len(chain.values) // 2)))
-                restarted = True
-
-    def _exhaust(self) -> None:
-        """Multiply what is left of a space small enough to be held whole."""
-        space = self.space
-        while not space.is_exhausted:
-            if space.products >= self.limit:
-                self.failure = self._what_is_unchecked()
-                return
-            if len(space.frontier) == 0:
-                space.start()
-            space.expand(int(space.frontier[0]))
-            self.update(space.products, "completing the space")
-
-    def _is_ruled_out(self, chain: Ritz, held: Ritz, first: int) -> bool:
-        r"""Whether an eigenvalue beyond the border would have shown by now, with 99 % confidence.
-
-        After m steps from a unit vector r, no eigenvector x with eigenvalue mu has :math:`(r'x)^2` above the
-        Christoffel number :math:`1 / \sum_{j \le m} p_j(\mu)^2` of the orthonormal polynomials of the recurrence.
-        For a random r in dimension d, :math:`d (r'x)^2` is chi-square with one degree of freedom.
+        First k pairs are found; then, until a check is clean, those that their Krylov space could not show. Nothing but
+        this object and the space holds the state between two steps.
         """
-        if len(chain.values) < _FEWEST_STEPS:
+        if self._found is not None and self.space.is_exhausted:
             return False
+        if self._completing:
+            return self._complete()
+        return self._find() if self._chain is None else self._look_further(self._chain)
+
+    @property
+    def products(self) -> int:
+        """All products so far."""
+        return self.space.products + self.spent
+
+    @property
+    def check_products(self) -> int:
+        """Products since the k pairs had converged for the first time."""
+        return 0 if self._found is None else self.space.products - self._found
+
+    @property
+    def note(self) -> str:
+        """What is being done, for a progress bar."""
+        if self._chain is not None:
+            return "checking for missed copies"
+        return f"{self.k - self._lagging} of {self.k} converged"
+
+    def best(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the wanted Ritz values so far, ascending, and their residuals."""
+        ritz = self.space.ritz()
+        chosen = np.sort(wanted(self.ends, ritz.values))
+        return ritz.values[chosen], ritz.residuals[chosen]
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain values."""
+        chain = None if self._chain is None else asdict(self._chain)
+        return {"found": self._found, "chain": chain, "completing": self._completing, "spent": self.spent}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._found = state["found"]
+        self._chain = None if state["chain"] is None else Chain(**state["chain"])
+        self._completing = state["completing"]
+        self.spent += state["spent"]
+
+    def _find(self) -> bool:
+        """Expand towards the wanted Ritz pairs, or restart a full space; begin a check once they are there."""
         space = self.space
-        beta = np.linalg.norm(space.G[space.frontier[-1], chain.rows])
-        for end, key in self._borders(held):
-            for mu in end.values_at(key):
-                # p(mu) is proportional to (T - mu)^-1 e_m, with p_0 = 1; the last one follows from beta.
-                distances = chain.values - mu
-                if not distances.all():
-                    return False
-                resolvent = chain.coefficients[-1] / distances
-                lead = chain.coefficients[0] @ resolvent
-                largest = lead**2 / (resolvent @ resolvent + 1.0 / beta**2)
-                if (space.n - first) * largest > _CHI_SQUARE_1_PERCENT:
-                    return False
+        ritz = space.ritz()
+        lagging = self._unconverged(ritz)
+        self._lagging = len(lagging)
+        if space.is_exhausted or (len(ritz.values) >= self.k and len(lagging) == 0):
+            if self._found is None:
+                self._found = space.products
+            return self._check_multiplicity and not space.is_exhausted and self._begin_check(ritz)
+        if self.products >= self.limit:
+            self.failure = self._what_lags()
+            return False
+        if len(space.frontier) == 0 and not space.lost.any():
+            space.start()
+        # Vectors that started together grow in turns, so that none shows less than the others.
+        sweep = [int(row) for row in space.frontier]
+        if space.mixed or len(sweep) < 2:
+            sweep = [space.next_for(ritz, int(lagging[0])) if len(lagging) else sweep[-1]]
+        if not space.has_room_for(len(sweep)):
+            most = space.capacity - 2 * len(space.frontier) - 1
+            space.restart(ritz, _best(self.ends, ritz.values, min((self.k + len(ritz.values)) // 2, most)))
+            return True
+        for row in sweep[: self.limit - self.products]:
+            space.expand(row)
         return True
 
-    def _is_settled(self, chain: Ritz, steps: int) -> bool:
-        """Whether the search has found what is outermost there, and it is not wanted."""
-        tops = [int(end.best(chain.values)[0]) for end in self.ends]
-        settled = chain.inner_residuals[tops] <= self._tolerances(chain.values[tops])
-        return steps >= _STEPS_TO_SETTLE and bool(settled.all())
+    def _begin_check(self, held: Ritz) -> bool:
+        """Rule out what the space of one random vector can; start a search outside of the space for the rest."""
+        space, borders = self.space, self._borders(held)
+        doubts: list[float | None] = list(borders)
+        # A chain says nothing about eigenvalues inside the spectrum before it has shown all of it.
+        trusted = space.is_chain
+        if trusted and not any(end.interior for end in self.ends):
+            trusted = self._shows_all(held, borders)
+            if trusted:
+                doubts = [self._first_doubt(end, border, held) for end, border in zip(self.ends, borders, strict=True)]
+            elif space.has_room_for(1):
+                if self.products < self.limit:
+                    space.expand(int(space.frontier[-1]))
+                    return True
+                self.failure = self._what_is_unchecked()
+        if self.failure is not None or not any(doubt is not None for doubt in doubts):
+            return False
 
-    def _borders(self, held: Ritz) -> list[tuple[End, float]]:
+        # What a chain cannot reach is orthogonal to all of it: search outside of the whole. Other spaces hold parts of
+        # what may still be missed, and only their converged pairs do not.
+        room = space.capacity - CHECK_ROWS
+        if space.capacity == space.n and (space.rows if trusted else self.k) > room:
+            self._completing = True
+            return True
+        if not trusted or space.rows > room:
+            keep = max(self.k, min(room - len(space.frontier), len(held.values))) if trusted else self.k
+            space.restart(held, _best(self.ends, held.values, keep), forget_frontier=not trusted)
+        self._chain = Chain(space.rows, space.products, borders, doubts)
+        space.start()
+        return True
+
+    def _look_further(self, chain: Chain) -> bool:
+        """Expand the chain until it shows a wanted eigenvalue, or that there is none."""
+        space = self.space
+        if self.products >= self.limit:
+            self.failure = self._what_is_unchecked()
+            return False
+        space.expand(int(space.frontier[-1]))
+        ritz = space.ritz(chain.first)
+        if any((end.key(ritz.values) > key).any() for end, key in zip(self.ends, chain.borders, strict=True)):
+            self._chain = None
+            return True
+        closed = len(space.frontier) == 0 or space.frontier[-1] < chain.first
+        if closed or self._is_ruled_out(ritz, chain) or self._is_settled(ritz, chain):
+            return False
+        if not space.has_room_for(1):
+            space.restart(ritz, _best(self.ends, ritz.values, max(1, len(ritz.values) // 2)))
+            chain.restarted = True
+        return True
+
+    def _complete(self) -> bool:
+        """Multiply what is left of a space small enough to be held whole."""
+        space = self.space
+        if self.products >= self.limit:
+            self.failure = self._what_is_unchecked()
+            return False
+        if len(space.frontier) == 0:
+            space.start()
+        space.expand(int(space.frontier[0]))
+        return True
+
+    def _shows_all(self, held: Ritz, borders: list[float]) -> bool:
+        """Whether the first chain rules out eigenvalues between the wanted ones, and beyond them.
+
+        A Ritz value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
+        eigenvalues a percent apart, one missed one of them.
+        """
+        for end, border in zip(self.ends, borders, strict=True):
+            keys = self._keys_beyond(end, border, held)
+            margin = border - float(end.key(held.values[end.best(held.values)[: end.count][-1]]))
+            for low, high in itertools.pairwise([border, *keys]):
+                inside = [end.values_at(low + part * (high - low)) for part in _INSIDE_GAP]
+                for points in zip(*inside, strict=True):
+                    if high - low > 2 * margin and not any(is_ruled_out(self.space, held, mu) for mu in points):
+                        return False
+            beyond = max([border, *(key + margin for key in keys)])
+            if not all(is_ruled_out(self.space, held, mu) for mu in end.values_at(beyond)):
+                return False
+        return True
+
+    def _first_doubt(self, end: End, border: float, held: Ritz) -> float | None:
+        """Return the lowest key beyond the border that the first chain does not rule out, or None."""
+        keys = self._keys_beyond(end, border, held)
+        if not keys:
+            return None
+        grid = np.linspace(border, keys[0], _GRID)
+        clear = [all(is_ruled_out(self.space, held, mu) for mu in end.values_at(float(key))) for key in grid]
+        return float(grid[max(clear.index(False) - 1, 0)]) if False in clear else keys[0]
+
+    def _keys_beyond(self, end: End, border: float, held: Ritz) -> list[float]:
+        keys = end.key(held.values[end.best(held.values)[: end.count]])
+        return sorted(float(key) for key in keys if key > border)
+
+    def _is_ruled_out(self, ritz: Ritz, chain: Chain) -> bool:
+        """Whether the chain rules out what was in doubt."""
+        doubts = [end.values_at(key) for end, key in zip(self.ends, chain.doubts, strict=True) if key is not None]
+        return not chain.restarted and all(is_ruled_out(self.space, ritz, mu) for values in doubts for mu in values)
+
+    def _is_settled(self, ritz: Ritz, chain: Chain) -> bool:
+        """Whether the search has found what is outermost there, and it is not wanted."""
+        tops = [int(end.best(ritz.values)[0]) for end in self.ends]
+        settled = ritz.inner_residuals[tops] <= self._tolerances(ritz.values[tops])
+        return self.space.products - chain.begun >= _STEPS_TO_SETTLE and bool(settled.all())
+
+    def _borders(self, held: Ritz) -> list[float]:
         """Return for each end the key that a missed eigenvalue exceeds: the last one held, and the tolerance."""
         borders = []
         for end in self.ends:
-            last = held.values[end.best(held.values)[end.count - 1]]
-            borders.append((end, float(end.key(last)) + 2 * self.tol * abs(last) + self.space.error_floor))
+            last = held.values[end.best(held.values)[: end.count][-1]]
+            borders.append(float(end.key(last)) + 2 * self.tol * abs(float(last)) + self.space.error_floor)
         return borders
 
     def bounds(self, ritz: Ritz, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -184,15 +289,16 @@ class Search:
         that there may be others, and only the residual counts.
         """
         bounds = ritz.residuals[chosen].copy()
+        borders = list(zip(self.ends, self._borders(ritz), strict=True))
         for position, i in enumerate(chosen):
             others = np.abs(np.delete(ritz.values, i) - ritz.values[i]) - np.delete(ritz.residuals, i)
             gap = float(others.min(initial=np.inf))
-            checked = any(end.key(ritz.values[i]) > key for end, key in self._borders(ritz))
+            checked = any(end.key(ritz.values[i]) > key for end, key in borders)
             if gap > bounds[position] and (checked or self.space.is_exhausted):
                 bounds[position] *= bounds[position] / gap
         return bounds
 
-    def _lagging(self, ritz: Ritz) -> NDArray[np.intp]:
+    def _unconverged(self, ritz: Ritz) -> NDArray[np.intp]:
         chosen = wanted(self.ends, ritz.values)
         return chosen[ritz.residuals[chosen] > self._tolerances(ritz.values[chosen])]
 
@@ -202,16 +308,22 @@ class Search:
 
     def _what_is_unchecked(self) -> str:
         return (
-            f"eigsh stopped after {self.space.products} products (max_matvecs={self.limit}): the {self.k} eigenvalues "
+            f"eigsh stopped after {self.products} products (max_matvecs={self.limit}): the {self.k} eigenvalues "
             f"converged, but the check for missed copies did not finish. Raise max_matvecs, or pass "
             f"check_multiplicity=False if the spectrum is known to be simple."
         )
 
-    def _what_lags(self, lagging: int) -> str:
+    def _what_lags(self) -> str:
+        advice = "Raise max_matvecs or ncv, or loosen tol; the residuals tell which ones lag."
+        if any(end.interior for end in self.ends):
+            advice = (
+                "The smallest in magnitude lie inside the spectrum, where a Krylov space looks last; with many of them "
+                "near zero there is no end to it. For their number see spectral_density, for a solve use A + s * "
+                "identity_like(A)."
+            )
         return (
-            f"eigsh stopped after {self.space.products} products (max_matvecs={self.limit}) with "
-            f"{self.k - lagging} of {self.k} eigenvalues converged to tol={self.tol:g}. Raise max_matvecs or ncv, or "
-            f"loosen tol; the residuals tell which ones lag."
+            f"eigsh stopped after {self.products} products (max_matvecs={self.limit}) with "
+            f"{self.k - self._lagging} of {self.k} eigenvalues converged to tol={self.tol:g}. {advice}"
         )
 
 

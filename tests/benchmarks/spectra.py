@@ -9,7 +9,14 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from tables import Row, print_table
 
 _SIZE = 4000
-_CASES = (("geo10", 1), ("geo10", 5), ("geo10", 10), ("mult9", 5), ("cluster10", 10), ("power1", 20))
+_CASES = (
+    *(("geo10", k) for k in (1, 5, 10, 20)),
+    ("mult9", 5),
+    ("cluster10", 9),
+    ("cluster10", 10),
+    ("power1", 10),
+    ("power1", 20),
+)
 _GOALS = {("geo10", 1): 15, ("geo10", 5): 19, ("geo10", 10): 22}
 
 
@@ -19,7 +26,7 @@ def count_products(seeds: int, tol: float = 1e-3) -> list[Row]:
     Parameters
     ----------
     seeds : int
-        The start vectors are drawn with the seeds 0 to `seeds` - 1.
+        The start vectors are drawn with the seeds 0 to `seeds` - 1; ARPACK gets the same ones.
     tol : float
         Tolerance of both.
 
@@ -43,6 +50,10 @@ def count_products(seeds: int, tol: float = 1e-3) -> list[Row]:
                 "products": max(result.matvecs for result in ours),
                 "goal": _GOALS.get((name, k)),
                 "of them checks": max(result.check_matvecs for result in ours),
+                "above ARPACK, checks apart": max(
+                    result.matvecs - result.check_matvecs - products
+                    for result, (_, products) in zip(ours, theirs, strict=True)
+                ),
                 "error": max(_error(result.eigenvalues, exact) for result in ours),
                 "ARPACK products": max(products for _, products in theirs),
                 "ARPACK error": max(_error(values, exact) for values, _ in theirs),
@@ -85,6 +96,9 @@ def _bulk(size: int) -> NDArray[np.float64]:
 
 
 def _arpack(diagonal: NDArray[np.float64], k: int, tol: float, seed: int) -> tuple[NDArray[np.float64], int]:
+    import specop
+    from specop import probes
+
     calls = 0
 
     def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,7 +107,8 @@ def _arpack(diagonal: NDArray[np.float64], k: int, tol: float, seed: int) -> tup
         return diagonal * vector.ravel()
 
     operator = LinearOperator((_SIZE, _SIZE), matvec=product, dtype=np.float64)
-    start = np.random.default_rng(seed).standard_normal(_SIZE)
+    like = specop.DiagonalOperator(diagonal)
+    start = probes.normal(like.backend, like.domain, seed, 0)
     return np.sort(eigsh(operator, k=k, tol=tol, v0=start)[0]), calls
 
 
