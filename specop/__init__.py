@@ -14,8 +14,33 @@ from specop.operators import (
     identity_like,
     restrict,
 )
-from specop.results import DiagonalResult, EigenResult, Estimate, NormResult, SpectralDensity, TraceResult
-from specop.spectral import EigshState, diagonal, eigsh, frobenius_norm, power_iteration, spectral_density, trace
+from specop.results import (
+    DiagonalResult,
+    EigenResult,
+    Estimate,
+    FunctionResult,
+    NormResult,
+    QuadratureResult,
+    RankResult,
+    SpectralDensity,
+    TraceResult,
+)
+from specop.spectral import (
+    EigshState,
+    apply_function,
+    condition_number,
+    diagonal,
+    effective_dimension,
+    eigsh,
+    frobenius_norm,
+    logdet,
+    power_iteration,
+    rank,
+    spectral_density,
+    spectral_norm,
+    trace,
+    trace_function,
+)
 from specop.storage import load
 
 __all__ = [
@@ -26,21 +51,31 @@ __all__ = [
     "EigshState",
     "Estimate",
     "FunctionOperator",
+    "FunctionResult",
     "LinearOperator",
     "LowRankOperator",
     "NormResult",
     "Objective",
+    "QuadratureResult",
+    "RankResult",
     "SpectralDensity",
     "TraceResult",
+    "apply_function",
     "aslinearoperator",
+    "condition_number",
     "diagonal",
+    "effective_dimension",
     "eigsh",
     "frobenius_norm",
     "identity_like",
     "load",
+    "logdet",
     "objective",
     "power_iteration",
+    "rank",
     "restrict",
     "spectral_density",
+    "spectral_norm",
     "trace",
+    "trace_function",
 ]

@@ -39,8 +39,8 @@ class AsymmetryError(SpecopError, ArithmeticError):
     """An operator that must be symmetric is not."""
 
 
-class DomainError(SpecopError, ArithmeticError):
-    """A matrix lies outside of what a method is defined for, such as an indefinite one where none may be."""
+class DomainError(SpecopError, ValueError):
+    """A matrix lies outside of what a method or function is defined for, such as the logarithm of an indefinite one."""
 
 
 class NondeterministicError(SpecopError, RuntimeError):

@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
-from specop.results import EigenResult, SpectralDensity, TraceResult, estimate_from_samples
+from specop.results import EigenResult, RankResult, SpectralDensity, TraceResult, estimate_from_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_density", "plot_eigenvalues", "plot_trace"]
+__all__ = ["plot_density", "plot_eigenvalues", "plot_rank", "plot_trace"]
 
 # Half the support of the smoothing kernel, in standard deviations.
 _REACH = 3.0
+_BAND_POINTS = 300
 _BLUE, _ORANGE, _GREY = "#2563a8", "#d9601a", "#4a4a4a"
 
 
@@ -84,7 +85,8 @@ def plot_density(density: SpectralDensity, ax: Axes | None = None, sigma: float 
 
     The eigenvalue axis is linear around zero and logarithmic beyond, the density axis logarithmic. Ticks along the
     bottom are the quadrature nodes, marks on top of lines are eigenvalues that were given as known, and the grey
-    curve is the share of the spectrum that is not above x, which needs no smoothing.
+    curve is the share of the spectrum that is not above x, which needs no smoothing; the band around it has its
+    confidence limits.
 
     Parameters
     ----------
@@ -120,6 +122,9 @@ def plot_density(density: SpectralDensity, ax: Axes | None = None, sigma: float 
     _draw_nodes(ax, density, at_nodes)
     share = ax.twinx()
     share.step(*_staircase(density, ends), where="post", color=_GREY, linewidth=1.2, linestyle=(0, (4, 1.5)))
+    points = scale.points(ends, _BAND_POINTS)
+    limits = f"{100 * density.confidence:g} % limits of the share"
+    share.fill_between(points, *density.cdf_interval(points), color=_GREY, alpha=0.12, linewidth=0, label=limits)
     share.set_ylim(0.0, 1.03)
     share.set_ylabel("share of eigenvalues ≤ x (dashed)", color=_GREY)
     share.tick_params(axis="y", colors=_GREY)
@@ -129,7 +134,49 @@ def plot_density(density: SpectralDensity, ax: Axes | None = None, sigma: float 
     _label_ticks(ax, scale)
     # On the upper axes, and below the line that the cumulative share ends in.
     handles, labels = ax.get_legend_handles_labels()
-    share.legend(handles, labels, loc="upper right", bbox_to_anchor=(1.0, 0.95), edgecolor="none", framealpha=0.9)
+    band, limits_label = share.get_legend_handles_labels()
+    share.legend(
+        handles + band,
+        labels + limits_label,
+        loc="upper right",
+        bbox_to_anchor=(1.0, 0.95),
+        edgecolor="none",
+        framealpha=0.9,
+    )
+    return ax
+
+
+def plot_rank(result: RankResult, ax: Axes | None = None) -> Axes:
+    """Draw how many eigenvalues are larger in size than each threshold, and the gap in which the rank is read off.
+
+    Parameters
+    ----------
+    result : RankResult
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _new_axes() if ax is None else ax
+    order = np.argsort(result.sizes)
+    sizes = result.sizes[order]
+    above = result.n * (1.0 - np.cumsum(result.weights[order]))
+    left = 0.1 * min([size for size in (*sizes, *result.gap) if size > 0], default=1.0)
+    right = 3.0 * max(float(sizes[-1]), result.gap[1]) or 1.0
+    ax.step([left, *np.maximum(sizes, left), right], [result.n, *above, 0.0], where="post", color=_BLUE)
+    ax.set_xscale("log")
+    if result.gap[0] < result.gap[1]:
+        ax.axvspan(max(result.gap[0], left), result.gap[1], color=_GREY, alpha=0.12, linewidth=0, label="gap")
+    if result.tol > 0:
+        ax.axvline(result.tol, color=_ORANGE, linewidth=1.0, label="below: counted as zero")
+    low, high = result.interval
+    ax.axhspan(low, high, color=_ORANGE, alpha=0.2, linewidth=0)
+    ax.axhline(result.rank, color=_ORANGE, linewidth=1.0, linestyle="--", label=f"rank {result.rank:g}")
+    ax.set(xlabel="size", ylabel="eigenvalues of a larger size", xlim=(left, right), ylim=(0.0, 1.03 * result.n))
+    ax.set_title(f"rank {result.rank:g} of {result.n:,} ({low:g} to {high:g}), {result.method}")
+    ax.legend(frameon=False)
     return ax
 
 
@@ -166,6 +213,11 @@ class _Scale:
         left, right = np.arcsinh(np.array([low, high]) / self.threshold)
         room = 0.02 * (right - left)
         return float(self.threshold * np.sinh(left - room)), float(self.threshold * np.sinh(right + room))
+
+    def points(self, ends: tuple[float, float], count: int) -> NDArray[np.float64]:
+        """Return points at equal distances on this axis."""
+        left, right = np.arcsinh(np.array(ends) / self.threshold)
+        return self.threshold * np.sinh(np.linspace(left, right, count))
 
     def smoothed(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the density with each node spread on this axis; its integral over x is 1.

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from specop.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.estimates import Estimate, estimate_from_samples
+from specop.measures import GaussRule, cumulative_bounds, share_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,10 @@ __all__ = [
     "DiagonalResult",
     "EigenResult",
     "Estimate",
+    "FunctionResult",
     "NormResult",
+    "QuadratureResult",
+    "RankResult",
     "SpectralDensity",
     "TraceResult",
     "estimate_from_samples",
@@ -71,7 +75,7 @@ class Result:
         plain: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name in ("rows", "unflatten", "diagonal", "standard_errors"):
+            if item.name in ("rows", "x", "unflatten", "diagonal", "standard_errors"):
                 continue
             if isinstance(value, (np.ndarray, np.generic)):
                 value = value.tolist()
@@ -248,25 +252,41 @@ class SpectralDensity(Result):
     The density of an n x n matrix is :math:`\frac1n \sum_i \delta(x - \lambda_i)`. Each probe gives a quadrature
     rule for it; theirs are averaged here.
 
+    Estimates come from `weights`, in which recognized eigenvalues have the weight 1/n. Intervals of `cdf_interval` and
+    `count` come from `gauss_weights` and `couplings`: they hold for eigenvalues of any multiplicity and for any
+    spectrum between the nodes.
+
     Attributes
     ----------
     nodes, weights : ndarray
         All probes' rules together, nodes ascending, weights summing to 1.
     probe : ndarray of int
         Which probe each node belongs to; -1 for eigenvalues that were given as known.
+    gauss_weights : ndarray
+        Weights of each probe's own Gauss rule, summing to 1 for each; 1/n for known eigenvalues.
+    couplings : ndarray
+        Residuals of the nodes, with the sign as in `specop.measures.GaussRule`.
+    rounding : float
+        How far rounding may have moved eigenvalues.
     n : int
         Dimension of the matrix.
     steps : int
         Lanczos steps for each probe.
+    error : float
+        Estimated Wasserstein-1 distance to the true spectrum, relative to the spread.
     confidence : float
-        Of the intervals returned by `integrate`, `moment` and `count`.
+        Of the intervals.
     """
 
     nodes: NDArray[np.float64]
     weights: NDArray[np.float64]
     probe: NDArray[np.int64]
+    gauss_weights: NDArray[np.float64]
+    couplings: NDArray[np.float64]
+    rounding: float
     n: int
     steps: int
+    error: float
     confidence: float
 
     @property
@@ -278,6 +298,12 @@ class SpectralDensity(Result):
     def spread(self) -> float:
         """Distance from the smallest to the largest node."""
         return float(self.nodes[-1] - self.nodes[0])
+
+    @property
+    def rules(self) -> list[GaussRule]:
+        """Each probe's Gauss rule, for the part of the spectrum that was not given as known."""
+        chosen = [self.probe == index for index in range(self.probes)]
+        return [GaussRule(self.nodes[mine], self.gauss_weights[mine], self.couplings[mine]) for mine in chosen]
 
     def pdf(self, x: ArrayLike, sigma: float | None = None) -> NDArray[np.float64]:
         """Return the density smoothed by a Gaussian, for looking at; integrals are exact without it.
@@ -303,8 +329,28 @@ class SpectralDensity(Result):
         cumulative = np.concatenate([[0.0], np.cumsum(self.weights)])
         return cumulative[np.searchsorted(self.nodes, np.asarray(x, dtype=float), side="right")]
 
+    def cdf_interval(self, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return confidence limits for the share of the spectrum that is not above x, at each x by itself.
+
+        They hold both the chance of the probes and what quadrature leaves open between its nodes, so they are wide
+        inside a bulk, where a few more steps make them narrower, and closed in a gap. They are finite for one probe,
+        because the distribution of a random vector's weights is known.
+        """
+        points = np.atleast_1d(np.asarray(x, dtype=float))
+        low, high = self.quadrature_bounds(points)
+        low, high = self._share_limits(low, high)
+        known = self._known_until(points)
+        rest = self.n - int((self.probe < 0).sum())
+        estimate = self.cdf(points)
+        low, high = (known + rest * low) / self.n, (known + rest * high) / self.n
+        shape = np.shape(x)
+        return np.minimum(low, estimate).reshape(shape), np.maximum(high, estimate).reshape(shape)
+
     def integrate(self, f: Callable[[NDArray[np.float64]], ArrayLike]) -> Estimate:
         """Estimate the mean of f over the eigenvalues, trace(f(A)) / n.
+
+        The interval is that of the probes' spread. For the share of eigenvalues in a range use `count` or
+        `cdf_interval`, which know of the error that quadrature makes with jumps.
 
         Parameters
         ----------
@@ -331,12 +377,66 @@ class SpectralDensity(Result):
         return self.integrate(lambda x: x**j)
 
     def count(self, a: float, b: float) -> Estimate:
-        """Estimate the number of eigenvalues x with a < x <= b."""
-        share = self.integrate(lambda x: (x > a) & (x <= b))
-        low, high = share.interval
-        return Estimate(
-            self.n * share.estimate, self.n * share.standard_error, (self.n * low, self.n * high), share.confidence
+        """Estimate the number of eigenvalues x with a < x <= b.
+
+        The standard error joins that of the probes to half of what quadrature leaves open. The interval has the same
+        sources, as in `cdf_interval`, and ends in whole numbers.
+        """
+        if not a <= b:
+            raise InvalidInputError(f"count needs a <= b, got {a!r} and {b!r}.")
+        ends = np.array([a, b], dtype=float)
+        inside = (self.nodes > a) & (self.nodes <= b)
+        estimate = self.n * float(self.weights[inside].sum())
+        known = int(np.diff(self._known_until(ends))[0])
+        rest = self.n - int((self.probe < 0).sum())
+        if self.probes == 0:
+            return Estimate(estimate, 0.0, (estimate, estimate), self.confidence)
+        low, high = self.quadrature_bounds(ends)
+        least, most = max(0.0, float(low[1] - high[0])), max(0.0, float(high[1] - low[0]))
+        limits = self._share_limits(np.array([least]), np.array([most]))
+        # Rounding in the last digit must not take a whole eigenvalue away.
+        whole = (
+            known + max(int(np.ceil(rest * limits[0][0] - 1e-6)), self._certain(a, b)),
+            known + min(int(np.floor(rest * limits[1][0] + 1e-6)), rest),
         )
+        share = self.n * float(self.weights[inside & (self.probe >= 0)].sum()) / rest
+        chance = rest * np.sqrt(2.0 * share * max(1.0 - share, 0.0) / (self.probes * (rest + 2.0)))
+        error = float(np.hypot(chance, 0.5 * rest * (most - least)))
+        # The estimate knows simple eigenvalues, which the limits do not; both are kept apart from its last digits.
+        interval = (float(min(whole[0], round(estimate, 6))), float(max(whole[1], round(estimate, 6))))
+        return Estimate(estimate, error, interval, self.confidence)
+
+    def quadrature_bounds(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bound the probes' mean weight at eigenvalues up to each x, chance left aside; known ones are not counted."""
+        if self.probes == 0:
+            return np.zeros(len(x)), np.zeros(len(x))
+        low, high = np.mean([cumulative_bounds(rule, x, self.rounding) for rule in self.rules], axis=0)
+        return low, high
+
+    def _share_limits(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self.probes == 0:
+            return low, high
+        rest = self.n - int((self.probe < 0).sum())
+        return share_interval(low, high, rest * self.probes, self.confidence)
+
+    def _known_until(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+        return np.searchsorted(self.nodes[self.probe < 0], x, side="right")
+
+    def _certain(self, a: float, b: float) -> int:
+        """Return how many eigenvalues in (a, b] some probe has found by their residuals."""
+        most = 0
+        for rule in self.rules:
+            sizes = np.abs(rule.couplings)
+            inside = np.flatnonzero((rule.nodes - sizes > a) & (rule.nodes + sizes <= b))
+            # k Ritz pairs with the residual vectors R have k eigenvalues within |R| of them (Kahan).
+            order = inside[np.argsort(sizes[inside])]
+            reach = np.sqrt(np.cumsum(sizes[order] ** 2)) + self.rounding
+            low = np.minimum.accumulate(rule.nodes[order]) - reach
+            high = np.maximum.accumulate(rule.nodes[order]) + reach
+            most = max(most, int(((low > a) & (high <= b)).sum()))
+        return most
 
     def plot(self, ax: Axes | None = None, sigma: float | None = None) -> Axes:
         """Draw the smoothed density on a logarithmic scale, the cumulative share beside it; needs matplotlib."""
@@ -350,6 +450,129 @@ class SpectralDensity(Result):
             f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
             f"{self.probes} probe(s) of {self.steps} steps, {self._provenance()}"
         )
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuadratureResult(Result):
+    """A number that a spectrum sums or bounds to, with its error.
+
+    Attributes
+    ----------
+    quantity : str
+        What it is, such as "logdet".
+    estimate : float
+    standard_error : float
+        Of the mean over probes; 0 where nothing is random, NaN for a single probe.
+    quadrature_error : float
+        Estimated error that does not come from chance: of the quadrature, or of the eigenvalues used.
+    interval : (float, float)
+        Student-t interval of the probes, wider by the quadrature error on either side.
+    confidence : float
+    method : str
+        "quadrature", "exact" or "eigenvalues".
+    probes : ndarray
+        One estimate for each probe; empty where nothing is random.
+    steps : int
+        Most Lanczos steps that a probe took.
+    """
+
+    quantity: str
+    estimate: float
+    standard_error: float
+    quadrature_error: float
+    interval: tuple[float, float]
+    confidence: float
+    method: str
+    probes: NDArray[np.float64]
+    steps: int
+
+    def __str__(self) -> str:
+        value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
+        return f"{self.quantity} {value}, {self.method}, {self._provenance()}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankResult(Result):
+    """How many eigenvalues are not zero.
+
+    Attributes
+    ----------
+    rank : float
+        A whole number where it was counted.
+    interval : (float, float)
+        Limits of the rank.
+    tol : float
+        Eigenvalues up to this size count as zero.
+    gap : (float, float)
+        The range around `tol` in which no eigenvalue was seen, as sizes. Where no gap was found both are `tol`.
+    method : str
+        "exact", all eigenvalues outside of the gap were counted; "quadrature", they were estimated.
+    confidence : float
+        With which the interval holds.
+    n : int
+    sizes, weights : ndarray
+        Sizes of eigenvalues and the share of all that each stands for; those below the gap that were not looked at
+        stand at 0.
+    """
+
+    rank: float
+    interval: tuple[float, float]
+    tol: float
+    gap: tuple[float, float]
+    method: str
+    confidence: float
+    n: int
+    sizes: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    @property
+    def nullity(self) -> float:
+        """How many eigenvalues are zero, n - rank."""
+        return self.n - self.rank
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw how many eigenvalues are larger than each size, and the gap; needs matplotlib."""
+        from specop.plotting import plot_rank
+
+        return plot_rank(self, ax)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        gap = f"no eigenvalue seen from {self.gap[0]:.2g} to {self.gap[1]:.2g}"
+        if not self.gap[0] < self.gap[1]:
+            gap = f"sizes up to {self.tol:.2g} count as zero, without a gap"
+        return (
+            f"rank {self.rank:g} of {self.n} ({100 * self.confidence:g} % interval {low:g} to {high:g}), "
+            f"{self.method}: {gap}, {self._provenance()}"
+        )
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FunctionResult(Result):
+    """A function of a matrix times a vector, with its error.
+
+    Attributes
+    ----------
+    x : native vector (n,)
+        f(A) v, in the operator's framework and on its device.
+    error : float
+        Estimated norm of the error of x.
+    tol : float
+        As asked for.
+    """
+
+    x: Array
+    error: float
+    tol: float
+
+    def __str__(self) -> str:
+        return f"f(A) v with error {self.error:.1e}, {self._provenance()}"
 
     __repr__ = __str__
 

@@ -18,13 +18,34 @@ from numpy.typing import NDArray
 
 from specop.backend import backend_of
 from specop.errors import InvalidInputError
-from specop.results import DiagonalResult, EigenResult, NormResult, Result, SpectralDensity, TraceResult
+from specop.results import (
+    DiagonalResult,
+    EigenResult,
+    FunctionResult,
+    NormResult,
+    QuadratureResult,
+    RankResult,
+    Result,
+    SpectralDensity,
+    TraceResult,
+)
 
 __all__ = ["load", "npz_path", "read_npz", "save", "write_npz"]
 
 _KINDS: dict[str, type[Result]] = {
-    kind.__name__: kind for kind in (EigenResult, TraceResult, NormResult, DiagonalResult, SpectralDensity)
+    kind.__name__: kind
+    for kind in (
+        DiagonalResult,
+        EigenResult,
+        FunctionResult,
+        NormResult,
+        QuadratureResult,
+        RankResult,
+        SpectralDensity,
+        TraceResult,
+    )
 }
+_PAIRS = ("interval", "gap")
 _HEADER = "specop"
 # What other files do here: other archives, plain .npy arrays, text, empty files, missing or unknown fields.
 _FOREIGN = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
@@ -65,8 +86,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    EigenResult, TraceResult, NormResult, DiagonalResult or SpectralDensity
-        Vectors come back as NumPy arrays.
+    Result
+        Of the kind that was saved. Vectors come back as NumPy arrays.
 
     Raises
     ------
@@ -83,8 +104,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     with read_npz(path, "result") as (header, arrays):
         kind = _KINDS[header.pop("kind")]
-        if "interval" in header:
-            header["interval"] = tuple(header["interval"])
+        header.update({name: tuple(header[name]) for name in _PAIRS if name in header})
         header |= {name: array for name, array in arrays.items() if name != _HEADER}
         return kind(**header)
 

@@ -62,12 +62,17 @@ def density(rules, known=(), n=100) -> SpectralDensity:
     nodes = np.concatenate([np.asarray(known, dtype=float), *(np.asarray(rule[0], dtype=float) for rule in rules)])
     weights = np.concatenate([np.full(len(known), 1 / n), *(np.asarray(w) * share / len(rules) for _, w in rules)])
     probe = np.concatenate([np.full(len(known), -1), *(np.full(len(rule[0]), i) for i, rule in enumerate(rules))])
+    gauss = np.concatenate([np.full(len(known), 1 / n), *(np.asarray(w, dtype=float) for _, w in rules)])
     order = np.argsort(nodes, kind="stable")
     return SpectralDensity(
         **MADE,
         nodes=nodes[order],
         weights=weights[order],
         probe=probe[order].astype(np.int64),
+        gauss_weights=gauss[order],
+        couplings=np.zeros(len(nodes)),
+        rounding=1e-14,
+        error=0.0,
         n=n,
         steps=max([len(rule[0]) for rule in rules], default=1),
         confidence=0.95,

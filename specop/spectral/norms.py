@@ -1,145 +1,131 @@
-"""frobenius_norm: the root of the sum of all squared entries."""
+"""spectral_norm and condition_number, from the outermost eigenvalues and their bounds."""
 
 from __future__ import annotations
 
-import time
-import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specop import probes
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
-from specop.estimates import Estimate, estimate_from_samples
+from specop.errors import InvalidInputError
 from specop.operators.interop import aslinearoperator
-from specop.progress import progress_bar
-from specop.results import EigenResult, NormResult, versions
-from specop.spectral.complement import Complement
-from specop.spectral.goals import checked_goal
+from specop.results import EigenResult, QuadratureResult
+from specop.spectral.lanczos import eigsh
 
-__all__ = ["frobenius_norm"]
+__all__ = ["condition_number", "spectral_norm"]
 
-# The squared length of a product is as skew as chi-square with one degree of freedom where one eigenvalue dominates;
-# with half as many probes intervals at 95 % covered the truth in 90 of 100 runs only.
-_FIRST = 16
-_STAGE = 8
-_METHODS = ("auto", "hutchinson", "exact")
+# The multiplicity check of eigsh lets a larger eigenvalue pass once in a hundred times.
+_CONFIDENCE = 0.99
 
 
-def frobenius_norm(
-    A: Any,
-    *,
-    method: str = "auto",
-    rtol: float | None = None,
-    atol: float | None = None,
-    max_matvecs: int | None = None,
-    deflate: EigenResult | None = None,
-    confidence: float = 0.95,
-    seed: int = 0,
-    progress: bool = False,
-    raise_on_failure: bool = False,
-) -> NormResult:
-    r"""Estimate the Frobenius norm of an operator, with a confidence interval.
-
-    For a vector z of random signs, :math:`\|A z\|^2` has the mean :math:`\|A\|_F^2`. The interval is Student's for the
-    logarithm: it is never negative, and it covers where a few eigenvalues dominate and the samples are skew.
+def spectral_norm(
+    A: Any, *, tol: float = 1e-3, max_matvecs: int | None = None, seed: int = 0, progress: bool = False
+) -> QuadratureResult:
+    """Compute the largest singular value of an operator: for a symmetric one the largest size of an eigenvalue.
 
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Of any shape.
-    method : {"auto", "hutchinson", "exact"}
-        "exact" multiplies n unit vectors; "auto" does so where that takes no more than 16 products, or no more than
-        `max_matvecs` if there is no tolerance.
-    rtol, atol, max_matvecs
-        As in `trace`, for the standard error of the norm; by default ``rtol = 0.02`` and at most 1000 products.
-    deflate : EigenResult, optional
-        Known eigenpairs of a symmetric A. They enter exactly, and what is left is much less skew.
-    confidence, seed, progress, raise_on_failure
-        As in `trace`.
+        Of any shape; unless it is known to be symmetric it is used as ``A.T @ A``, so a product counts twice as much.
+    tol : float
+        Relative residual of the eigenvalue, whose error is about the square of that.
+    max_matvecs, seed, progress
+        As in `eigsh`.
 
     Returns
     -------
-    NormResult
-
-    Raises
-    ------
-    InvalidInputError, NonFiniteError, NotConvergedError
+    QuadratureResult
+        ``quadrature_error`` bounds the error, with the confidence of the check in `eigsh`.
 
     Examples
     --------
     >>> import numpy as np, specop
-    >>> specop.frobenius_norm(np.ones((3, 4)))
-    Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 4 products, 0.00 s
+    >>> round(specop.spectral_norm(np.array([[3.0, 0.0], [4.0, 0.0]])).estimate, 9)
+    5.0
     """
-    started = time.perf_counter()
     operator = aslinearoperator(A)
-    if deflate is not None and operator.is_symmetric is False:
-        raise InvalidInputError(f"deflate takes eigenpairs of a symmetric operator, got {operator!r}.")
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
-    goal, n = checked_goal(rtol, atol, max_matvecs, 0.02), operator.shape[1]
-    exact = method == "exact" or (method == "auto" and n <= (goal.limit if goal.is_budget else min(_FIRST, goal.limit)))
-    if exact and n > goal.limit:
-        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={goal.limit}.")
-    space = Complement(operator, deflate, seed)
-    known = float(np.sum(space.values**2))
-    with operator.session(), progress_bar(progress, "Frobenius norm", n if exact else None) as update:
-        samples = np.zeros(0)
-        accepted = False
-        while space.products < (n if exact else goal.limit) and not accepted:
-            count = min(_STAGE if len(samples) else _FIRST, (n if exact else goal.limit) - space.products)
-            found = []
-            for i in range(len(samples), len(samples) + count):
-                probe = space.unit(i) if exact else space.rademacher(i)
-                found.append(space.backend.norm(space.multiply(probe)))
-            samples = np.concatenate([samples, space.checked(found) ** 2])
-            value = _root(known + samples, confidence)
-            accepted = not exact and len(samples) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
-            update(space.products, f"{value.estimate:.5g} +- {value.standard_error:.2g}")
-    if exact:
-        total = float(np.sqrt(known + samples.sum()))
-        value, samples = Estimate(total, 0.0, (total, total), confidence), n * samples
-    converged = goal.is_budget or exact or accepted
-    message = "exact" if exact else f"{len(samples)} probes"
-    if not converged:
-        message = (
-            f"frobenius_norm stopped after {space.products} products with a standard error of "
-            f"{value.standard_error:.3g} at {value.estimate:.6g}. Raise max_matvecs or rtol, or pass "
-            f"deflate=specop.eigsh(A) to take the largest eigenvalues out."
-        )
-    result = NormResult(
-        estimate=value.estimate,
-        standard_error=value.standard_error,
-        interval=value.interval,
-        confidence=confidence,
-        method="exact" if exact else "hutchinson",
-        probes=known + samples,
-        matvecs=space.products,
-        converged=converged,
-        message=message,
-        samples=operator.samples,
-        seed=probes.check_seed(seed),
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
+    symmetric = bool(operator.is_symmetric)
+    used = operator if symmetric else operator.T @ operator
+    eigen = eigsh(
+        used, 1, which="LM" if symmetric else "LA", tol=tol, max_matvecs=max_matvecs, seed=seed, progress=progress
     )
-    if not converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    value, error = abs(float(eigen.eigenvalues[0])), float(eigen.bounds[0])
+    low, high = max(0.0, value - error), value + error
+    if not symmetric:
+        value, low, high = (float(np.sqrt(max(0.0, x))) for x in (value, low, high))
+    return _result("spectral norm", value, (low, high), eigen, 1 if symmetric else 2)
 
 
-def _root(squares: NDArray[np.float64], confidence: float) -> Estimate:
-    """Return the root of the mean of squares, with the interval of its logarithm."""
-    value = estimate_from_samples(squares, confidence)
-    norm = float(np.sqrt(value.estimate))
-    if norm == 0 or len(squares) == 1:
-        low = norm if len(squares) > 1 else 0.0
-        return Estimate(norm, value.standard_error, (low, norm if len(squares) > 1 else float("inf")), confidence)
-    half = 0.5 * (value.interval[1] - value.estimate) / value.estimate
-    interval = (float(norm * np.exp(-half)), float(norm * np.exp(half)))
-    return Estimate(norm, 0.5 * value.standard_error / norm, interval, confidence)
+def condition_number(
+    A: Any, *, tol: float = 1e-3, max_matvecs: int | None = None, seed: int = 0, progress: bool = False
+) -> QuadratureResult:
+    """Compute the ratio of the largest to the smallest eigenvalue of a definite operator.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+        Symmetric and definite. For others ``condition_number(A.T @ A)`` is the square of what is asked for.
+    tol : float
+        Relative residual of both eigenvalues.
+    max_matvecs, seed, progress
+        As in `eigsh`.
+
+    Returns
+    -------
+    QuadratureResult
+        Infinite if the smallest eigenvalue is zero up to rounding; its interval is open above if it may be.
+
+    Raises
+    ------
+    InvalidInputError
+        If eigenvalues of both signs show: the smallest in size then lies inside the spectrum.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> round(specop.condition_number(np.diag([1.0, 2.0, 10.0])).estimate, 9)
+    10.0
+    """
+    operator = aslinearoperator(A)
+    k = min(2, operator.shape[0])
+    eigen = eigsh(operator, k, which="BE", tol=tol, max_matvecs=max_matvecs, seed=seed, progress=progress)
+    first, last = float(eigen.eigenvalues[0]), float(eigen.eigenvalues[-1])
+    bounds = eigen.bounds
+    if first < -bounds[0] and last > bounds[-1]:
+        raise InvalidInputError(
+            f"{operator!r} is indefinite, with eigenvalues {first:.6g} and {last:.6g}. Its condition number needs the "
+            f"smallest in size: take the square root of condition_number(A @ A), or add damping."
+        )
+    order = np.argsort(np.abs(eigen.eigenvalues))
+    small, large = np.abs(eigen.eigenvalues)[order[[0, -1]]]
+    below, above = bounds[order[[0, -1]]]
+    rounding = float(operator.domain.epsilon * large)
+    if large == 0:
+        raise InvalidInputError(f"{operator!r} is zero and has no condition number.")
+    estimate = float(large / small) if small > max(below, rounding) else np.inf
+    lowest = float((large - above) / (small + below)) if small + below > 0 else np.inf
+    highest = float((large + above) / (small - below)) if small > max(below, rounding) else np.inf
+    return _result("condition number", estimate, (max(1.0, lowest), highest), eigen, 1)
+
+
+def _result(
+    quantity: str, value: float, interval: tuple[float, float], eigen: EigenResult, products: int
+) -> QuadratureResult:
+    low, high = interval
+    return QuadratureResult(
+        quantity=quantity,
+        estimate=value,
+        standard_error=0.0,
+        quadrature_error=max(value - low, high - value) if np.isfinite(value) else np.inf,
+        interval=interval,
+        confidence=_CONFIDENCE,
+        method="eigenvalues",
+        probes=np.zeros(0),
+        steps=eigen.matvecs,
+        matvecs=products * eigen.matvecs,
+        converged=eigen.converged,
+        message=eigen.message,
+        samples=eigen.samples,
+        seed=eigen.seed,
+        seconds=eigen.seconds,
+        versions=eigen.versions,
+    )

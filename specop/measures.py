@@ -1,0 +1,150 @@
+"""What one Lanczos run proves about the measure that its start vector puts on the spectrum, and chance about the rest.
+
+A unit vector v gives each eigenvalue the weight of its eigenspace in v. m Lanczos steps from v yield the Gauss rule of
+that measure, and bounds on how much of it lies below any point, whatever the spectrum. For a random v the weight in a
+given set of eigenvalues follows a beta distribution, which turns weights into counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.special
+from numpy.typing import NDArray
+
+__all__ = ["GaussRule", "Vector", "christoffel", "cumulative_bounds", "share_interval"]
+
+Vector = NDArray[np.float64]
+
+# Arrow matrices that are decomposed at once.
+_CHUNK = 128
+# Points closer to a node than this share of what its coupling moves it by are moved away: see _apart.
+_CLOSEST = 1e-4
+
+
+@dataclass(frozen=True)
+class GaussRule:
+    r"""Gauss quadrature for the spectral measure of a unit vector, with what leads on to the next step.
+
+    Attributes
+    ----------
+    nodes : ndarray (m,)
+        Ritz values, ascending.
+    weights : ndarray (m,)
+        Squared first components of the Ritz vectors; they sum to 1.
+    couplings : ndarray (m,)
+        Components of the next Lanczos vector in A times each Ritz vector, whose sign makes its first component
+        positive. Their magnitudes are the residuals; all are zero where the Krylov space is invariant.
+    """
+
+    nodes: Vector
+    weights: Vector
+    couplings: Vector
+
+
+def christoffel(rule: GaussRule, x: float) -> float:
+    r"""Return the largest weight that the vector can have at an eigenvalue x.
+
+    The Christoffel number :math:`1 / \sum_{j \le m} p_j(x)^2` of the recurrence's orthonormal polynomials; x must not
+    be a node.
+    """
+    # p(x) is proportional to (T - x)^-1 e_m and p_0 = 1; the last polynomial follows from the coupling.
+    resolvent = rule.couplings / (rule.nodes - x)
+    return float((np.sqrt(rule.weights) @ resolvent) ** 2 / (resolvent @ resolvent + 1.0))
+
+
+def cumulative_bounds(rule: GaussRule, x: Vector, rounding: float) -> tuple[Vector, Vector]:
+    r"""Bound the share of the vector's measure in :math:`(-\infty, x]`.
+
+    The Chebyshev-Markov-Stieltjes inequalities [1]_: of the rule with m + 1 nodes of which one is x, the weights
+    below x sum to a lower bound, and with that of x to an upper one. Their difference is the Christoffel number at x,
+    tiny in a gap of the spectrum.
+
+    Parameters
+    ----------
+    rule : GaussRule
+    x : ndarray
+    rounding : float
+        By how much eigenvalues may be off; the bounds hold for every spectrum that close.
+
+    References
+    ----------
+    .. [1] N. I. Akhiezer, The Classical Moment Problem (1965), section 2.5.
+    """
+    low, high = x - rounding, x + rounding
+    if not rule.couplings.any():
+        sums = np.concatenate([[0.0], np.cumsum(rule.weights)])
+        return sums[np.searchsorted(rule.nodes, low)], sums[np.searchsorted(rule.nodes, high, side="right")]
+    # The share grows with x: moved outwards, both stay bounds.
+    return _radau_sums(rule, _apart(rule, low, -1.0))[0], _radau_sums(rule, _apart(rule, high, 1.0))[1]
+
+
+def share_interval(low: Vector, high: Vector, freedom: float, confidence: float) -> tuple[Vector, Vector]:
+    """Return the interval for the share of eigenvalues in a set of which the mean weight lies in [low, high].
+
+    In a random direction of dimension d the weight of a set that holds the share F of all eigenvalues is
+    Beta(d F / 2, d (1 - F) / 2), and the mean of s of them is nearly, and spread no more than, the same with s d for d.
+
+    Parameters
+    ----------
+    low, high : ndarray
+        Bounds of the measured weight.
+    freedom : float
+        Dimension times number of vectors.
+    confidence : float
+    """
+    tail = 0.5 * (1.0 - confidence)
+
+    def below(share: Vector, weight: Vector) -> Vector:
+        found = scipy.special.betainc(0.5 * freedom * share, 0.5 * freedom * (1.0 - share), weight)
+        return np.asarray(found, dtype=np.float64)
+
+    low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+    smallest = _bisect(np.zeros_like(low), low, lambda share: below(share, low) > 1.0 - tail)
+    largest = _bisect(high, np.ones_like(high), lambda share: below(share, high) > tail)
+    return np.where(low > 0, smallest[0], 0.0), np.where(high < 1, largest[1], 1.0)
+
+
+def _bisect(
+    left: Vector, right: Vector, is_left_of_root: Callable[[Vector], NDArray[np.bool_]]
+) -> tuple[Vector, Vector]:
+    for _ in range(60):
+        middle = 0.5 * (left + right)
+        before = is_left_of_root(middle)
+        left, right = np.where(before, middle, left), np.where(before, right, middle)
+    return left, right
+
+
+def _apart(rule: GaussRule, x: Vector, direction: float) -> Vector:
+    """Move points away from nodes that they nearly meet, where the last diagonal entry would overflow all others."""
+    spread = float(np.ptp(rule.nodes)) + float(np.abs(rule.couplings).max())
+    closest = np.maximum(_CLOSEST * rule.couplings**2 / spread, 4 * np.finfo(float).eps * np.abs(rule.nodes))
+    moved = x.copy()
+    order = range(len(rule.nodes)) if direction > 0 else range(len(rule.nodes) - 1, -1, -1)
+    for j in order:
+        near = np.abs(moved - rule.nodes[j]) < closest[j]
+        moved[near] = rule.nodes[j] + direction * closest[j]
+    return moved
+
+
+def _radau_sums(rule: GaussRule, x: Vector) -> tuple[Vector, Vector]:
+    """Return the weights below each x, without and with that of x, in the rule that has x as one node more."""
+    m, without, including = len(rule.nodes), np.empty(len(x)), np.empty(len(x))
+    for begin in range(0, len(x), _CHUNK):
+        points = x[begin : begin + _CHUNK]
+        arrows = np.zeros((len(points), m + 1, m + 1))
+        arrows[:, np.arange(m), np.arange(m)] = rule.nodes
+        arrows[:, m, :m] = arrows[:, :m, m] = rule.couplings
+        distances = rule.nodes - points[:, None]
+        terms = np.divide(rule.couplings**2, distances, out=np.zeros_like(distances), where=distances != 0)
+        arrows[:, m, m] = points + terms.sum(axis=1)
+        vectors = np.linalg.eigh(arrows)[1]
+        weights = np.einsum("j,pjk->pk", np.sqrt(rule.weights), vectors[:, :m]) ** 2
+        sums = np.concatenate([np.zeros((len(points), 1)), np.cumsum(weights, axis=1)], axis=1)
+        # The new nodes interlace the old ones, so x has as many before it as there were.
+        place = np.searchsorted(rule.nodes, points)
+        rows = np.arange(len(points))
+        without[begin : begin + _CHUNK], including[begin : begin + _CHUNK] = sums[rows, place], sums[rows, place + 1]
+    return without, including
