@@ -50,6 +50,8 @@ def plot_eigenvalues(result: EigenResult, ax: Axes | None = None) -> Axes:
 def plot_trace(result: TraceResult, ax: Axes | None = None) -> Axes:
     """Draw how the estimate settles with the number of probes, with its interval.
 
+    Of methods whose probes depend on each other only the end is drawn.
+
     Parameters
     ----------
     result : TraceResult
@@ -63,6 +65,11 @@ def plot_trace(result: TraceResult, ax: Axes | None = None) -> Axes:
     ax = _new_axes() if ax is None else ax
     if result.method == "exact":
         ax.axhline(result.estimate, color=_BLUE, label="exact")
+    elif result.method not in ("hutchinson", "hutch++"):
+        # Estimates of a sketch depend on each other: how their mean settles says nothing.
+        ax.plot(np.arange(1, len(result.probes) + 1), result.probes, ".", color=_GREY, alpha=0.5, label="single probes")
+        ax.axhspan(*result.interval, color=_BLUE, alpha=0.2, label=f"{100 * result.confidence:g} % interval")
+        ax.axhline(result.estimate, color=_BLUE, label="mean")
     else:
         counts = np.arange(2, len(result.probes) + 1)
         running = [estimate_from_samples(result.probes[:count], result.confidence) for count in counts]

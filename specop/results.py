@@ -172,7 +172,7 @@ class TraceResult(Result):
     probes: NDArray[np.float64]
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the running mean over probes with its interval; needs matplotlib."""
+        """Draw the probes, their mean and its interval, running where probes are independent; needs matplotlib."""
         from specop.plotting import plot_trace
 
         return plot_trace(self, ax)

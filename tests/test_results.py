@@ -43,7 +43,7 @@ def eigen(**changed) -> EigenResult:
     return EigenResult(**{**MADE, **values, **changed})
 
 
-def estimated_trace(samples) -> TraceResult:
+def estimated_trace(samples, method="hutchinson") -> TraceResult:
     value = estimate_from_samples(np.asarray(samples, dtype=float), 0.95)
     return TraceResult(
         **MADE,
@@ -51,7 +51,7 @@ def estimated_trace(samples) -> TraceResult:
         standard_error=value.standard_error,
         interval=value.interval,
         confidence=0.95,
-        method="hutchinson",
+        method=method,
         probes=np.asarray(samples, dtype=float),
     )
 
@@ -258,7 +258,14 @@ def test_sigma_must_be_positive(sigma: float) -> None:
         ONE_PROBE.pdf(0.0, sigma)
 
 
-PLOTTED = [*ALL, eigen(eigenvalues=np.array([-1.0, 2.0])), ONE_PROBE, density([([3.0], [1.0])]), density([], [0.0], 1)]
+PLOTTED = [
+    *ALL,
+    estimated_trace([1.0, 3.0], "xtrace"),
+    eigen(eigenvalues=np.array([-1.0, 2.0])),
+    ONE_PROBE,
+    density([([3.0], [1.0])]),
+    density([], [0.0], 1),
+]
 
 
 @pytest.mark.parametrize("result", PLOTTED)

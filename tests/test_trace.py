@@ -69,11 +69,10 @@ def coverage(name, method, runs, **goal):
     return np.mean([low <= values.sum() <= high for low, high in intervals])
 
 
-@pytest.mark.parametrize("goal", [{"max_matvecs": 48}, {"rtol": 0.01}], ids=["budget", "tolerance"])
 @pytest.mark.parametrize("method", SKETCHING)
 @pytest.mark.parametrize("name", SPECTRA)
-def test_intervals_of_sketches_cover_the_truth(name, method, goal):
-    assert coverage(name, method, 15, **goal) >= 12 / 15
+def test_intervals_of_sketches_cover_the_truth(name, method):
+    assert coverage(name, method, 12, max_matvecs=48) >= 10 / 12
 
 
 @pytest.mark.slow
