@@ -4,11 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from specop.backend import Array, Backend, Layout
 
-__all__ = ["Autodiff", "Linearization"]
+__all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix"]
+
+LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
+"""The likelihoods whose Fisher information is known in closed form."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    r"""A matrix of one batch that is known by its products.
+
+    With outputs z, their Jacobian J, and the batch's mean loss :math:`\ell = \sum_i c_i \ell_i(z_i)` over terms i:
+
+    ====================  ==============================================================================
+    hessian               :math:`\nabla_\theta^2 \ell`
+    ggn                   :math:`J^T (\nabla_z^2 \ell) J`
+    fisher                :math:`J^T M J`, M of blocks :math:`c_i E[s s^T]`, score s of a label drawn from the model
+    sampled fisher        the same with a mean over `draws` labels instead of the expectation
+    empirical fisher      :math:`J^T M J`, M of blocks :math:`r_i r_i^T` for the part i of
+                          :math:`r = \nabla_z \ell` that belongs to sample i: no mean is taken
+    jacobian              :math:`J`, from parameters to all entries of the outputs in order
+    transposed jacobian   :math:`J^T`
+    ====================  ==============================================================================
+
+    Parameters
+    ----------
+    kind : str
+        As in the table.
+    draws : int
+        Labels drawn for each term.
+    seed : int
+        Of the draws.
+    first : int
+        Number, in the data, of the batch's first sample: draws belong to a sample, not to a batch.
+    """
+
+    kind: Literal[
+        "hessian",
+        "ggn",
+        "fisher",
+        "sampled fisher",
+        "empirical fisher",
+        "jacobian",
+        "transposed jacobian",
+    ]
+    draws: int = 1
+    seed: int = 0
+    first: int = 0
+
+
+HESSIAN = Matrix("hessian")
 
 
 @dataclass(frozen=True)
@@ -39,6 +88,11 @@ class Autodiff(Protocol):
     backend: Backend
     layout: Layout
     names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Number of entries of each of `names`."""
+
+    likelihood: str | None
+    """What the criterion is the negative logarithm of: one of `LIKELIHOODS`, or None if that is not known."""
 
     @property
     def precision(self) -> float:
@@ -46,6 +100,9 @@ class Autodiff(Protocol):
 
     def restrict(self, select: Any) -> Autodiff:
         """Return the same for a part of the parameters."""
+
+    def point(self) -> Array:
+        """Return the selected parameters' current values as a vector."""
 
     def flatten(self, tree: Any) -> Array:
         """Return a parameter structure as a vector."""
@@ -62,6 +119,9 @@ class Autodiff(Protocol):
     def free_memory(self) -> int:
         """Return the free bytes on the device."""
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Return whether an error says that the device's memory is used up."""
+
     def preserved(self) -> Any:
         """Return a context manager that puts the framework's random state back."""
 
@@ -70,6 +130,9 @@ class Autodiff(Protocol):
 
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch."""
+
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that a batch takes."""
@@ -86,8 +149,17 @@ class Autodiff(Protocol):
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
 
-    def linearize(self, theta: Array | None, batch: Any, vector: Array) -> Linearization:
-        """Return the Hessian-vector product, and what multiplies further vectors."""
+    def output_size(self, theta: Array | None, batch: Any) -> int:
+        """Return the number of entries of the outputs."""
 
-    def product(self, theta: Array | None, batch: Any, vector: Array) -> Array:
-        """Return the Hessian-vector product and keep nothing."""
+    def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
+        """Return the matrix's product with a vector, and what multiplies further vectors."""
+
+    def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
+        """Return the matrix's product with a vector and keep nothing."""
+
+    def sample_gradients(self, theta: Array | None, batch: Any) -> Callable[[int, int], Array]:
+        """Return ``rows(start, stop)``: what these samples of the batch add to the gradient of its mean loss.
+
+        A native (stop - start, n) block with a row for each sample; all rows of the batch add up to the gradient.
+        """

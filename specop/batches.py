@@ -22,6 +22,8 @@ class _BatchReader(Protocol):
 
     def count(self, batch: Any) -> int: ...
 
+    def take(self, batch: Any, start: int, stop: int) -> Any: ...
+
     def batch_bytes(self, batch: Any) -> int: ...
 
     def batch_versions(self, batch: Any) -> tuple[int, ...]: ...
@@ -32,7 +34,7 @@ class _BatchReader(Protocol):
 
 
 class Batches:
-    """A data set as (batch, weight) pairs that do not change from one pass to the next.
+    """A data set as weighted batches that do not change from one pass to the next.
 
     Batches are counted, weighted and fingerprinted in the first pass. They are kept as long as they fit into the
     budget, so that a loader is read once and what it shuffles or augments is drawn once. Beyond the budget they are
@@ -48,7 +50,14 @@ class Batches:
         dimension of its first array.
     budget : int
         Bytes that kept batches may take. Those of a list are the user's own and cost nothing.
+
+    Attributes
+    ----------
+    limit : int or None
+        Samples above which a batch is given in pieces.
     """
+
+    limit: int | None
 
     def __init__(
         self, data: Any, reader: _BatchReader, weight: Callable[[Any], float] | None, budget: Callable[[], int]
@@ -56,12 +65,13 @@ class Batches:
         self._reader = reader
         self._weight = weight
         self._budget = budget
+        self.limit = None
         self._source = _as_source(data)
         self._in_memory = isinstance(self._source, (list, tuple))
         self._kept: list[Any] | None = None
         self._seen: list[tuple[int, ...]] = []
         self._weights: list[float] = []
-        self._samples = 0
+        self._counts: list[int] = []
         self._versions: list[tuple[int, ...]] = []
 
     def __len__(self) -> int:
@@ -69,8 +79,8 @@ class Batches:
         return len(self._weights)
 
     @contextmanager
-    def reading(self) -> Iterator[Iterator[tuple[Any, float]]]:
-        """Give the batches of one pass, each with its share of the total weight.
+    def reading(self) -> Iterator[Iterator[tuple[Any, float, int]]]:
+        """Give the batches of one pass, each with its share of the total weight and the number of its first sample.
 
         A context, because a pass that is broken off must put random states back at once: left to an abandoned
         iterator, they would be put back whenever its memory happens to be freed.
@@ -79,18 +89,70 @@ class Batches:
         with self._random_states_preserved():
             yield self._shared()
 
-    def _shared(self) -> Iterator[tuple[Any, float]]:
+    def one_by_one(self) -> Iterator[tuple[Any, float, int]]:
+        """Give the same for a pass that the user may interrupt: random states are put back at each step."""
+        self._read_once()
+        batches = self._shared()
+        while True:
+            with self._random_states_preserved():
+                found = next(batches, None)
+            if found is None:
+                return
+            yield found
+
+    def of(self, batch: Any) -> Batches:
+        """Return a data set of a single batch, weighted as here."""
+        return Batches([batch], self._reader, self._weight, self._budget)
+
+    def largest(self) -> int:
+        """Return the number of samples of the largest piece."""
+        self._read_once()
+        return max(self._counts) if self.limit is None else min(max(self._counts), self.limit)
+
+    def halve(self) -> None:
+        """Give batches in pieces of at most half the present largest one."""
+        self.limit = (self.largest() + 1) // 2
+
+    def pieces(self, batch: Any, limit: int) -> list[tuple[Any, float]]:
+        """Return parts of a batch with at most this many samples, each with its share of the batch's weight."""
+        count = self._reader.count(batch)
+        parts = [self._reader.take(batch, start, min(start + limit, count)) for start in range(0, count, limit)]
+        weights = [self._weight_of(part) for part in parts]
+        whole = self._weight_of(batch)
+        if abs(sum(weights) - whole) > 1e-6 * whole:
+            raise InvalidInputError(
+                f"the weights of a batch's parts add up to {sum(weights)}, the weight of the whole is {whole}: the "
+                f"batch cannot be split. weight must count loss terms."
+            )
+        return [(part, weight / whole) for part, weight in zip(parts, weights, strict=True)]
+
+    def _shared(self) -> Iterator[tuple[Any, float, int]]:
         total = sum(self._weights)
         batches = self._replay() if self._kept is None else iter(self._kept)
-        for batch, weight in zip(batches, self._weights, strict=True):
+        first = 0
+        for batch, weight, count in zip(batches, self._weights, self._counts, strict=True):
             if weight > 0:
-                yield self._reader.prepare(batch), weight / total
+                prepared = self._reader.prepare(batch)
+                limit = self.limit
+                parts = [(prepared, 1.0)] if limit is None or count <= limit else self.pieces(prepared, limit)
+                start = first
+                for part, share in parts:
+                    if share > 0:
+                        yield part, share * weight / total, start
+                    start += self._reader.count(part)
+            first += count
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether batches are held, not read again in each pass."""
+        self._read_once()
+        return self._kept is not None
 
     @property
     def samples(self) -> int:
         """Number of samples in all batches."""
         self._read_once()
-        return self._samples
+        return sum(self._counts)
 
     def check_unchanged(self) -> None:
         """Raise NondeterministicError if batches that are kept were written into since the first pass."""
@@ -105,12 +167,13 @@ class Batches:
         if self._weights:
             return
         kept: list[Any] | None = []
-        room, held, samples = self._budget(), 0, 0
+        room, held = self._budget(), 0
         seen: list[tuple[int, ...]] = []
         weights: list[float] = []
+        counts: list[int] = []
         with self._random_states_preserved():
             for batch in self._source:
-                samples += self._reader.count(batch)
+                counts.append(self._reader.count(batch))
                 weights.append(self._checked_weight(batch, len(weights)))
                 if not self._in_memory:
                     seen.append(self._reader.batch_fingerprint(batch))
@@ -123,16 +186,19 @@ class Batches:
             raise InvalidInputError("the data holds no batch. Check the length of the data set and drop_last.")
         if not sum(weights) > 0:
             raise InvalidInputError("all batches have weight zero: no loss term counts.")
-        self._kept, self._seen, self._samples, self._weights = kept, seen, samples, weights
+        self._kept, self._seen, self._counts, self._weights = kept, seen, counts, weights
         self._versions = [self._reader.batch_versions(batch) for batch in kept or []]
 
     def _checked_weight(self, batch: Any, number: int) -> float:
-        weight = float(self._reader.count(batch) if self._weight is None else self._weight(batch))
+        weight = self._weight_of(batch)
         if not (np.isfinite(weight) and weight >= 0):
             raise InvalidInputError(f"the weight of batch {number} is {weight}; it must be finite and not negative.")
         if self._weight is None and weight == 0:
             raise InvalidInputError(f"batch {number} is empty: its leading dimension is 0.")
         return weight
+
+    def _weight_of(self, batch: Any) -> float:
+        return float(self._reader.count(batch) if self._weight is None else self._weight(batch))
 
     def _replay(self) -> Iterator[Any]:
         count = 0

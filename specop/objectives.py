@@ -6,15 +6,20 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from specop.autodiff import Autodiff
+from specop import probes
+from specop.autodiff import HESSIAN, Autodiff, Matrix
 from specop.backend import Array, framework_adapter
 from specop.batches import Batches
 from specop.errors import InvalidInputError, ParametersChangedError
+from specop.micro import block_bytes as default_block_bytes
+from specop.micro import fitting, gradient_blocks
 from specop.operators.base import LinearOperator
-from specop.operators.curvature import HessianOperator, HessianProducts, accumulate
+from specop.operators.curvature import CurvatureOperator, GradientCovariance, JacobianOperator
+from specop.operators.differences import DifferenceOperator
+from specop.operators.products import JacobianProducts, Plan, Products, accumulate
 
 __all__ = ["Objective", "objective"]
 
@@ -28,6 +33,7 @@ def objective(
     select: Any = None,
     forward: Callable[[Any, Any], Any] | None = None,
     weight: Callable[[Any], float] | None = None,
+    likelihood: str | None = None,
     memory_budget: int | None = None,
     fixed_randomness: int | None = None,
 ) -> Objective:
@@ -60,7 +66,10 @@ def objective(
         ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
     weight : callable, optional
         ``weight(batch)``: number of terms in the batch's mean; default: its leading dimension. For language models
-        with padding, the number of counted tokens.
+        with padding, the number of counted tokens; see the second example.
+    likelihood : {"categorical", "bernoulli", "gaussian"}, optional
+        What the criterion is the negative logarithm of, for `Objective.fisher`, where that cannot be told from the
+        criterion itself: cross-entropy of class logits, cross-entropy of single logits, squared error. It is checked.
     memory_budget : int, optional
         Bytes for kept batches and linearizations; default: half of what is free on the device. Beyond it, products
         are recomputed batch by batch.
@@ -80,6 +89,22 @@ def objective(
     >>> H = specop.objective(model, torch.nn.functional.mse_loss, data).hessian()
     >>> H.shape
     (4, 4)
+
+    A language model whose padding, labelled -100, does not count:
+
+    >>> import torch.nn.functional as F
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(6, 4), torch.nn.Linear(4, 6))
+    >>> tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    >>> batches = [(tokens, torch.tensor([[2, 3, 1], [5, -100, -100]])), (tokens, tokens)]
+    >>> objective = specop.objective(
+    ...     model,
+    ...     lambda logits, labels: F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
+    ...     batches,
+    ...     weight=lambda batch: (batch[1] != -100).sum(),
+    ...     likelihood="categorical",
+    ... )
+    >>> objective.fisher().is_psd
+    True
     """
     if params is None and (inspect.isroutine(model) or isinstance(model, functools.partial)):
         raise InvalidInputError(
@@ -96,7 +121,13 @@ def objective(
     if memory_budget is not None and memory_budget < 0:
         raise InvalidInputError(f"memory_budget must be a number of bytes >= 0, got {memory_budget!r}.")
     autodiff = adapter.make_autodiff(
-        model, criterion, params=params, select=select, forward=forward, fixed_randomness=fixed_randomness
+        model,
+        criterion,
+        params=params,
+        select=select,
+        forward=forward,
+        likelihood=likelihood,
+        fixed_randomness=fixed_randomness,
     )
     budget = (lambda: int(autodiff.free_memory() // 2)) if memory_budget is None else (lambda: int(memory_budget))
     return Objective(autodiff, Batches(data, autodiff, weight, budget), budget)
@@ -118,7 +149,7 @@ class Objective:
         self._autodiff = autodiff
         self._data = data
         self._budget = budget
-        self._linearized: tuple[Any, HessianProducts] | None = None
+        self._kept: dict[Matrix, tuple[Any, Products]] = {}
 
     @property
     def n(self) -> int:
@@ -135,6 +166,11 @@ class Objective:
         """Number of samples in the data."""
         return self._data.samples
 
+    @property
+    def theta(self) -> Array:
+        """The current values of the selected parameters, a copy as a native vector (n,)."""
+        return self._autodiff.point()
+
     def loss(self, theta: Array | None = None) -> Array:
         """Return the mean loss as a native scalar.
 
@@ -144,24 +180,16 @@ class Objective:
             Where; default: the model's current parameters.
         """
         self._check(theta)
-        total: Array | None = None
-        with self._unchanged(), self._data.reading() as batches:
-            for batch, share in batches:
-                part = self._autodiff.loss(theta, batch) * share
-                total = part if total is None else total + part
-        return total
+        with self._unchanged():
+            return fitting(self._autodiff, self._data, theta, lambda: self._loss_at(theta))
 
     def gradient(self, theta: Array | None = None) -> Array:
         """Return the gradient of the mean loss as a native vector (n,)."""
         self._check(theta)
-        total: Array | None = None
-        with self._unchanged(), self._data.reading() as batches:
-            for batch, share in batches:
-                _, part = self._autodiff.gradient(theta, batch)
-                total = accumulate(self._autodiff.backend, total, share, part)
-        return total
+        with self._unchanged():
+            return self._gradient_at(theta)
 
-    def hessian(self, theta: Array | None = None) -> LinearOperator:
+    def hessian(self, theta: Array | None = None) -> CurvatureOperator:
         r"""Return the Hessian :math:`\nabla^2 L(\theta)` of the mean loss as a symmetric operator, n x n.
 
         The operator belongs to one point. Used after the model has changed, it raises ParametersChangedError; a new
@@ -174,17 +202,191 @@ class Objective:
         theta : native vector (n,), optional
             Where; default: the model's current parameters.
         """
-        self._check(theta)
-        fixed = theta is not None
-        fingerprint = self._autodiff.fingerprint(fixed=fixed)
-        if fixed:
-            products = HessianProducts(self._autodiff, self._data, self._budget, self._autodiff.backend.copy(theta))
-        elif self._linearized is not None and self._linearized[0] == fingerprint:
-            products = self._linearized[1]
-        else:
-            products = HessianProducts(self._autodiff, self._data, self._budget, None)
-            self._linearized = (fingerprint, products)
-        return HessianOperator(products, lambda: self._unchanged(fingerprint, fixed))
+        return self._operator(theta, HESSIAN)
+
+    def ggn(self, theta: Array | None = None) -> CurvatureOperator:
+        r"""Return the generalized Gauss-Newton matrix of the mean loss, a symmetric operator, n x n.
+
+        .. math:: G = \sum_b \frac{w_b}{\sum_c w_c} \, J_b^T \, (\nabla_z^2 \ell_b) \, J_b
+
+        with the Jacobian J of a batch's outputs z and the Hessian of its mean loss in them: the Hessian of L without
+        the curvature of the model, equal to it where the outputs are linear in the parameters. It is positive
+        semidefinite where the criterion is convex in the outputs, and is marked so where the likelihood is known.
+        There it equals ``fisher("exact")``. It needs a criterion, and behaves as `hessian` otherwise.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+
+        References
+        ----------
+        N. N. Schraudolph, Fast curvature matrix-vector products for second-order gradient descent, Neural
+        Computation 14 (2002).
+        """
+        return self._operator(theta, Matrix("ggn"), is_psd=True if self._autodiff.likelihood else None)
+
+    def fisher(
+        self, kind: str = "exact", theta: Array | None = None, *, samples: int = 1, seed: int = 0
+    ) -> CurvatureOperator:
+        r"""Return a Fisher information matrix of the mean loss, a symmetric positive semidefinite operator, n x n.
+
+        The loss averages terms with weights :math:`c_i`, which add up to one for a plain mean. A term is what the
+        likelihood draws a label for: a sample, a token, an entry of the outputs.
+
+        ``"exact"`` and ``"mc"`` need a known likelihood p(y | z) of labels given outputs z, and take labels from the
+        model, not from the data:
+
+        .. math:: F = \sum_i c_i \, J_i^T \, E_{y \sim p(y | z_i)} [\nabla_z \log p \; \nabla_z \log p^T] \, J_i
+
+        exactly, or by the mean over `samples` labels drawn for each term. The exact one is the generalized
+        Gauss-Newton matrix. The draws belong to the seed and to the position of a sample in the data: they are the same
+        for the operator's life, for other batch sizes and in every framework. Squared errors that average over C
+        outputs are a Gaussian likelihood of variance C/2.
+
+        ``"empirical"`` takes the labels of the data, for the gradients :math:`g_i` of m samples, as
+        `per_sample_gradients` returns them:
+
+        .. math:: F = \frac1m \sum_i g_i g_i^T
+
+        It is no approximation of curvature away from a good fit (Kunstner et al.). A sample is an entry of the outputs'
+        leading dimension: a sequence, not a token.
+
+        Parameters
+        ----------
+        kind : {"exact", "mc", "empirical"}
+            Which one.
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        samples : int
+            Labels drawn for each term; a product's cost hardly depends on it.
+        seed : int
+            Of the draws.
+
+        References
+        ----------
+        J. Martens, New insights and perspectives on the natural gradient method, JMLR 21 (2020).
+        F. Kunstner, L. Balles, P. Hennig, Limitations of the empirical Fisher approximation for natural gradient
+        descent, NeurIPS (2019).
+        """
+        if kind not in ("exact", "mc", "empirical"):
+            raise InvalidInputError(f"kind must be 'exact', 'mc' or 'empirical', got {kind!r}.")
+        if kind == "empirical":
+            return self._operator(theta, Matrix("empirical fisher"), is_psd=True)
+        if self._autodiff.likelihood is None:
+            raise InvalidInputError(
+                f"fisher({kind!r}) needs to know the likelihood of labels, and the criterion does not tell. Pass "
+                f"likelihood='categorical', 'bernoulli' or 'gaussian' to objective() if it is the negative "
+                f"logarithm of one; otherwise take ggn() or fisher('empirical')."
+            )
+        if kind == "exact":
+            return self._operator(theta, Matrix("fisher"), is_psd=True)
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise InvalidInputError(f"samples must be a positive integer, got {samples!r}.")
+        drawn = Matrix("sampled fisher", draws=samples, seed=probes.check_seed(seed))
+        return self._operator(theta, drawn, is_psd=True)
+
+    def gradient_covariance(self, theta: Array | None = None) -> LinearOperator:
+        r"""Return the covariance of the samples' gradients, a symmetric positive semidefinite operator, n x n.
+
+        .. math:: C = \frac1m \sum_i (g_i - \bar g) (g_i - \bar g)^T = F - \bar g \bar g^T
+
+        with the empirical Fisher matrix F and the gradient of L. A minibatch of B samples, drawn with replacement, has
+        a gradient with covariance C / B.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        return GradientCovariance(self.fisher("empirical", theta), self.gradient(theta))
+
+    def jacobian(self, theta: Array | None = None) -> JacobianOperator:
+        """Return the Jacobian of all outputs in the parameters, a rectangular operator.
+
+        Rows are the outputs of all samples, in the order of the data, and in a batch in the order of its flattened
+        outputs; batches of weight zero have none. Nothing is divided by the number of samples. ``J.T`` is the
+        transpose, and ``J @ J.T`` the empirical neural tangent kernel.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        theta, _, unchanged = self._point(theta)
+        with unchanged():
+            forward = JacobianProducts(self._autodiff, self._data, self._budget, theta, Matrix("jacobian"))
+            transposed = JacobianProducts(
+                self._autodiff, self._data, self._budget, theta, Matrix("transposed jacobian")
+            )
+        forward.transposed, transposed.transposed = transposed, forward
+        return JacobianOperator(forward, unchanged)
+
+    def finite_difference_hessian(self, theta: Array | None = None) -> DifferenceOperator:
+        r"""Return the Hessian by central differences of the gradient, for models without second derivatives.
+
+        .. math:: H v \approx \frac{|v|}{2h} \left(\nabla L(\theta + h v / |v|) - \nabla L(\theta - h v / |v|)\right)
+
+        A product costs two gradients. The step h is that of a few multiples of :math:`\epsilon^{1/3} |\theta|` at which
+        two steps agree best along a direction of large curvature; how well is the operator's ``precision``, as a
+        fraction of a product there. Choosing it costs 16 gradients. Expect eight to ten digits in float64 and two
+        in float32.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        moving = theta is None
+        at = self.theta if moving else theta
+        _, _, unchanged = self._point(theta)
+        self._check(at)
+        with unchanged():
+            return DifferenceOperator(self._autodiff, self._data, self._gradient_at, at, unchanged)
+
+    def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
+        r"""Yield the gradients of single samples, as the rows of native (b, n) blocks in the order of the data.
+
+        Row i is m times what sample i of m adds to the gradient of L, so that the mean of all rows is that gradient and
+        the empirical Fisher matrix is ``G.T @ G / m``: the gradient of the sample's own loss where the criterion is a
+        plain mean over samples. A sample is an entry of the outputs' leading dimension. Batch normalization in training
+        mode, and whatever else makes samples depend on each other, raises.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        block_bytes : int, optional
+            Memory for a block, at least one row; computing it takes a few times as much. Default: 32 MiB, or an
+            eighth of the memory budget if that is less. On a GPU larger blocks may be faster.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+        >>> sum(block.sum(0) for block in objective.per_sample_gradients()).shape
+        torch.Size([4])
+        """
+        if block_bytes is not None and block_bytes <= 0:
+            raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
+        at, _, unchanged = self._point(theta)
+        return self._sample_blocks(at, unchanged, block_bytes or default_block_bytes(self._budget()))
+
+    def batches(self) -> list[Objective]:
+        """Return an objective of each batch, with the same parameters; together they hold all data.
+
+        Batches of weight zero have none. The objective is the mean of these, weighted by their numbers of loss terms.
+        """
+        with self._unchanged(), self._data.reading() as batches:
+            return [Objective(self._autodiff, self._data.of(batch), self._budget) for batch, _, _ in batches]
+
+    def plan(self) -> Plan:
+        """Return how products with the Hessian at the current parameters are computed, and what one costs.
+
+        The batches are linearized if they are not yet.
+        """
+        return self.hessian().plan()
 
     def flatten(self, tree: Any) -> Array:
         """Return a parameter structure, for a module a mapping from names to tensors, as a native vector."""
@@ -206,9 +408,9 @@ class Objective:
 
     def release(self) -> None:
         """Free the linearizations that are kept for further products; they are made again when needed."""
-        if self._linearized is not None:
-            self._linearized[1].release()
-            self._linearized = None
+        for _, products in self._kept.values():
+            products.release()
+        self._kept.clear()
 
     def __repr__(self) -> str:
         layout = self._autodiff.layout
@@ -218,6 +420,57 @@ class Objective:
         if theta is not None:
             self._autodiff.backend.check_vector(theta, self._autodiff.layout, "theta")
 
+    def _loss_at(self, theta: Array | None) -> Array:
+        total: Array | None = None
+        with self._data.reading() as batches:
+            for batch, share, _ in batches:
+                part = self._autodiff.loss(theta, batch) * share
+                total = part if total is None else total + part
+        return total
+
+    def _gradient_at(self, theta: Array | None) -> Array:
+        def in_one_pass() -> Array:
+            total: Array | None = None
+            with self._data.reading() as batches:
+                for batch, share, _ in batches:
+                    _, part = self._autodiff.gradient(theta, batch)
+                    total = accumulate(self._autodiff.backend, total, share, part)
+            return total
+
+        return fitting(self._autodiff, self._data, theta, in_one_pass)
+
+    def _sample_blocks(
+        self, theta: Array | None, unchanged: Callable[[], AbstractContextManager[None]], block_bytes: int
+    ) -> Iterator[Array]:
+        for batch, share, _ in self._data.one_by_one():
+            blocks = gradient_blocks(self._autodiff, theta, batch, block_bytes)
+            while True:
+                # Watched while it computes; in between, control is the user's.
+                with unchanged():
+                    block = next(blocks, None)
+                if block is None:
+                    break
+                yield self._autodiff.backend.scale_(block, share * self._data.samples)
+
+    def _operator(self, theta: Array | None, matrix: Matrix, *, is_psd: bool | None = None) -> CurvatureOperator:
+        theta, fingerprint, unchanged = self._point(theta)
+        known = self._kept.get(matrix)
+        if theta is None and known is not None and known[0] == fingerprint:
+            products = known[1]
+        else:
+            products = Products(self._autodiff, self._data, self._budget, theta, matrix)
+            if theta is None:
+                self._kept[matrix] = (fingerprint, products)
+        return CurvatureOperator(products, unchanged, is_psd)
+
+    def _point(self, theta: Array | None) -> tuple[Array | None, Any, Callable[[], AbstractContextManager[None]]]:
+        """Return a copy of theta, a fingerprint of what must stay, and what watches that it does."""
+        self._check(theta)
+        fixed = theta is not None
+        fingerprint = self._autodiff.fingerprint(fixed=fixed)
+        at = self._autodiff.backend.copy(theta) if fixed else None
+        return at, fingerprint, lambda: self._unchanged(fingerprint, fixed)
+
     @contextmanager
     def _unchanged(self, fingerprint: Any = None, fixed: bool = False) -> Iterator[None]:
         """Raise unless the model is at the given fingerprint, by default its present one, at entry and exit."""
@@ -225,8 +478,8 @@ class Objective:
         if fingerprint is not None and found != fingerprint:
             raise ParametersChangedError(
                 "the model's parameters, buffers or modes have changed since this operator was made, so its products "
-                "would belong to neither point. Make a new one with objective.hessian(), or fix the point with "
-                "objective.hessian(theta)."
+                "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
+                "with objective.hessian(theta)."
             )
         self._data.check_unchanged()
         with self._autodiff.preserved():

@@ -12,6 +12,7 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
 import specop  # noqa: E402
+from specop.autodiff import HESSIAN  # noqa: E402
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
 from specop_jax import programs  # noqa: E402
 from specop_jax.arrays import backend  # noqa: E402
@@ -352,7 +353,7 @@ def test_a_linearization_holds_no_parameters():
 
     x = normal(2, 64)
     autodiff = make_autodiff(loss, None, params=weights)
-    made = autodiff.linearize(None, x, jnp.ones(autodiff.layout.n))
+    made = autodiff.linearize(None, x, jnp.ones(autodiff.layout.n), HESSIAN)
     # Activations and their derivatives, far below one matrix of 32,768 bytes.
     assert 0 < made.bytes < 32_768
 

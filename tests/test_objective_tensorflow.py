@@ -12,6 +12,7 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 import specop  # noqa: E402
+from specop.autodiff import HESSIAN  # noqa: E402
 from specop.errors import (  # noqa: E402
     InvalidInputError,
     NondeterministicError,
@@ -236,7 +237,7 @@ def test_unequal_batches_within_and_beyond_the_memory_budget(budget):
     batches = split(batch, 5, 5, 1)
     if budget == "some":
         autodiff = make_autodiff(model, criterion)
-        budget = autodiff.linearize(None, batches[0], tf.ones([31], tf.float64)).bytes
+        budget = autodiff.linearize(None, batches[0], tf.ones([31], tf.float64), HESSIAN).bytes
         assert budget > 5 * 4 * 8
     objective = specop.objective(model, criterion, batches, memory_budget=budget)
     close(objective.loss(), loss)

@@ -31,18 +31,51 @@ each = pytest.mark.parametrize(
 @functools.cache
 def reference(name):
     """Loss, gradient and dense Hessian of the mean over all samples."""
-    models, problem = import_module("parity.torch_models"), PROBLEMS[name]
-    params = [models.array(weight, "float64").requires_grad_() for weight in problem.weights.values()]
-    samples = sum(len(x) for x, _ in problem.batches)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        loss = sum(
-            models.LOSSES[name](params, (models.array(x, "float64"), models.array(y, "float64"))) * len(x) / samples
-            for x, y in problem.batches
-        )
+    params, passes, criterion = forward(name)
+    samples = sum(len(z) for z, _ in passes)
+    loss = sum(criterion(z, y) * len(z) / samples for z, y in passes)
     gradient = flat(torch.autograd.grad(loss, params, create_graph=True))
     unit = torch.eye(len(gradient), dtype=torch.float64)
     rows = torch.autograd.grad(gradient, params, unit, is_grads_batched=True)
     return loss.item(), gradient.detach().numpy(), torch.cat([block.flatten(1) for block in rows], dim=1).numpy()
+
+
+@functools.cache
+def matrices(name):
+    """The same of curvature matrices, by their definitions; of the sampled Fisher matrix what torch's adapter makes."""
+    params, passes, criterion = forward(name)
+    samples = sum(len(z) for z, _ in passes)
+    jacobians, rows, ggn = [], [], 0
+    for z, y in passes:
+        unit = torch.eye(z.numel(), dtype=torch.float64).reshape(-1, *z.shape)
+        parts = torch.autograd.grad(z, params, unit, is_grads_batched=True)
+        J = torch.cat([part.flatten(1) for part in parts], dim=1)
+        share, z = len(z) / samples, z.detach()
+        H = torch.autograd.functional.hessian(lambda z, y=y: criterion(z, y), z).reshape(z.numel(), z.numel())
+        r = torch.autograd.functional.jacobian(lambda z, y=y: criterion(z, y), z)
+        ggn += share * J.T @ H @ J
+        rows.append(share * samples * (r.reshape(len(z), -1, 1) * J.reshape(len(z), -1, J.shape[1])).sum(1))
+        jacobians.append(J)
+    rows = torch.cat(rows)
+    found = {"ggn": ggn, "fisher": ggn, "empirical": rows.T @ rows / samples, "rows": rows}
+    found |= {"jacobian": torch.cat(jacobians), "mc": operator(objective("torch", name, "float64"), "mc").to_dense()}
+    return {kind: matrix.numpy() for kind, matrix in found.items()}
+
+
+def operator(found, kind):
+    if kind in ("ggn", "jacobian"):
+        return getattr(found, kind)()
+    return found.fisher("exact" if kind == "fisher" else kind, samples=2, seed=5)
+
+
+def forward(name):
+    """Leaves, outputs and labels of each batch, and the criterion."""
+    models, problem = import_module("parity.torch_models"), PROBLEMS[name]
+    outputs, criterion = models.MODELS[name]
+    params = [models.array(weight, "float64").requires_grad_() for weight in problem.weights.values()]
+    batches = [tuple(models.array(part, "float64") for part in batch) for batch in problem.batches]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        return params, [(outputs(params, batch), batch[1]) for batch in batches], criterion
 
 
 def flat(tensors):
@@ -78,6 +111,33 @@ def test_loss_and_derivatives(framework, name, dtype):
         block = np.random.default_rng(0).standard_normal((3, problem.n))
         for vector in block:
             close(numpy(H @ H.backend.from_host(vector, H.domain)), hessian @ vector, dtype)
+
+
+# In single precision one model is enough: that dtypes are kept is no matter of the model.
+PRECISIONS = [(name, "float64") for name in PROBLEMS] + [("mlp", "float32")]
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher", "mc", "empirical", "jacobian"])
+@pytest.mark.parametrize(("name", "dtype"), PRECISIONS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_curvature_matrices(framework, name, dtype, kind):
+    """The same seed gives the same labels in every framework, hence the same sampled Fisher matrix."""
+    expected = matrices(name)[kind]
+    A = operator(objective(framework, name, dtype), kind)
+    assert A.shape == expected.shape and A.dtype == dtype
+    for B, matrix in ((A, expected), (A.T, expected.T)):
+        # The first product is recorded, the second one replayed.
+        for vector in np.random.default_rng(0).standard_normal((2, B.shape[1])):
+            close(numpy(B @ B.backend.from_host(vector, B.domain)), matrix @ vector, dtype)
+
+
+@pytest.mark.parametrize(("name", "dtype"), PRECISIONS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_gradients_of_samples(framework, name, dtype):
+    expected = matrices(name)["rows"]
+    found = objective(framework, name, dtype)
+    blocks = found.per_sample_gradients(block_bytes=7 * found.n * np.dtype(dtype).itemsize)
+    close(np.concatenate([numpy(block) for block in blocks]), expected, dtype)
 
 
 def parameters(framework, name, dtype):

@@ -8,7 +8,7 @@ from scipy import stats
 
 from cases import CASES, each_case
 from specop.errors import InvalidInputError
-from specop.probes import check_seed, normal, rademacher, sphere
+from specop.probes import check_seed, normal, rademacher, sample_normals, sample_uniforms, sphere
 
 BLOCK = 65_536
 each_kind = pytest.mark.parametrize("kind", [rademacher, normal], ids=lambda kind: kind.__name__)
@@ -114,3 +114,26 @@ def test_seeds_that_fit(seed):
 def test_seeds_that_do_not(seed):
     with pytest.raises(InvalidInputError, match=r"seed must be an integer from 0 to 2\*\*64 - 1, got"):
         check_seed(seed)
+
+
+# --- Numbers that belong to data samples ------------------------------------------------------------------------------
+
+DRAWS = [sample_uniforms, sample_normals]
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_draws_belong_to_the_sample(draw, count):
+    whole = draw(5, 1, range(40), count)
+    assert whole.shape == (40, count) and len(np.unique(whole)) == 40 * count
+    for start, stop in [(0, 1), (1, 2), (3, 17), (39, 40)]:
+        np.testing.assert_array_equal(draw(5, 1, range(start, stop), count), whole[start:stop])
+    for other in (draw(6, 1, range(40), count), draw(5, 2, range(40), count), draw(5, 1, range(40), count + 2)):
+        assert not np.isin(other, whole).any()
+
+
+def test_draws_have_their_distribution():
+    uniforms = sample_uniforms(0, 0, range(20_000), 3).reshape(-1)
+    assert uniforms.min() >= 0 and uniforms.max() < 1
+    assert stats.kstest(uniforms, "uniform").pvalue > 1e-3
+    assert stats.kstest(sample_normals(0, 0, range(20_000), 3).reshape(-1), "norm").pvalue > 1e-3

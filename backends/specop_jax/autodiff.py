@@ -1,26 +1,32 @@
-"""Loss, gradient and Hessian-vector products of a JAX model for one batch."""
+"""Loss, gradient and products with curvature matrices of a JAX model for one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax import Array
 
-from specop.autodiff import Linearization
+from specop import probes
+from specop.autodiff import Linearization, Matrix
 from specop.backend import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop_jax import programs
+from specop.refusals import check_likelihood, check_samples_first, wrong_likelihood
+from specop_jax import kernels, programs
 from specop_jax.arrays import JaxBackend, backend, device_of, require_precision
+from specop_jax.likelihoods import Family
+from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, checked_shapes, equinox_model
+from specop_jax.products import OutputProgram, Variant, find_output_program
 from specop_jax.structures import checksum, on_device, take_apart
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
+
+T = TypeVar("T")
 
 
 def make_autodiff(
@@ -30,11 +36,13 @@ def make_autodiff(
     params: Any = None,
     select: Any = None,
     forward: Callable[[Any, Any], Any] | None = None,
+    likelihood: str | None = None,
     fixed_randomness: int | None = None,
 ) -> JaxAutodiff:
     """Return the one-batch derivatives of a module or of a function of a pytree."""
     described = _describe(model, criterion, params, forward, fixed_randomness)
-    return JaxAutodiff(described, described.select(select))
+    check_likelihood(criterion, likelihood)
+    return JaxAutodiff(described, described.select(select), likelihood)
 
 
 def _describe(
@@ -77,9 +85,10 @@ class JaxAutodiff:
 
     backend: JaxBackend = backend
 
-    def __init__(self, model: Model, names: tuple[str, ...]) -> None:
+    def __init__(self, model: Model, names: tuple[str, ...], likelihood: str | None) -> None:
         self.model = model
         self.names = names
+        self.likelihood = likelihood
         _, arrays = self._read()
         devices = {device_of(array, repr(name)) for name, array in arrays.items() if isinstance(array, Array)}
         selected = {name: arrays[name] for name in names}
@@ -93,8 +102,10 @@ class JaxAutodiff:
         self.device = devices.pop() if devices else jax.devices()[0]
         self.form = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
         dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in self.form) else np.float32)
-        self.layout = Layout.whole(sum(int(np.prod(shape)) for shape, _ in self.form), dtype, self.device)
+        self.sizes = tuple(int(np.prod(shape)) for shape, _ in self.form)
+        self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
         self._programs: dict[Any, programs.Program] = {}
+        self._output_programs: dict[Any, OutputProgram] = {}
 
     @property
     def precision(self) -> float:
@@ -107,13 +118,18 @@ class JaxAutodiff:
 
     def restrict(self, select: Any) -> JaxAutodiff:
         """Return the same for a part of the parameters selected now."""
-        return JaxAutodiff(self.model, self.model.select(select, among=self.names))
+        return JaxAutodiff(self.model, self.model.select(select, among=self.names), self.likelihood)
 
     def flatten(self, tree: Any) -> Array:
         """Return a parameter structure as a vector."""
         shapes = dict(zip(self.names, (shape for shape, _ in self.form), strict=True))
         parts = checked_shapes(self.model.arrays_of(tree, self.names), shapes)
         return programs.join([on_device(part, self.device) for part in parts], self.layout.dtype)
+
+    def point(self) -> Array:
+        """Return the current values as a vector."""
+        _, leaves = self._read()
+        return programs.join(self._points(leaves), self.layout.dtype)
 
     def unflatten(self, vector: Array) -> Any:
         """Return a vector in the structure of the parameters; of a module, a mapping by name."""
@@ -128,11 +144,12 @@ class JaxAutodiff:
         return (loss, *(_Same(array) if isinstance(array, Array) else checksum(array) for array in kept))
 
     def free_memory(self) -> int:
-        """Bytes that are free on the parameters' device."""
-        known = self.device.memory_stats() if self.device.platform != "cpu" else None
-        if known is None:
-            return int(psutil.virtual_memory().available)
-        return int(known["bytes_limit"] - known["bytes_in_use"])
+        """Return the bytes that are free on the parameters' device."""
+        return free_memory(self.device)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Return whether an error says that the device's memory is used up."""
+        return is_out_of_memory(error)
 
     def preserved(self) -> AbstractContextManager[None]:
         """JAX has no global random state."""
@@ -147,6 +164,15 @@ class JaxAutodiff:
     def count(self, batch: Any) -> int:
         """Return the leading dimension of the batch's first array."""
         return next((int(array.shape[0]) for array in take_apart(batch)[0] if array.ndim), 1)
+
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+        arrays, frame = take_apart(batch)
+        count = self.count(batch)
+        return frame.fill(
+            kernels.rows_between(array, start, stop - start) if array.ndim and array.shape[0] == count else array
+            for array in arrays
+        )
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
@@ -172,41 +198,118 @@ class JaxAutodiff:
         loss, gradient = program.gradient(*arguments)
         return self._finite(loss, arguments), gradient
 
-    def linearize(self, theta: Array | None, batch: Any, vector: Array) -> Linearization:
-        """Return H v and what multiplies further vectors without another look at model or data."""
+    def output_size(self, theta: Array | None, batch: Any) -> int:
+        """Return the number of entries of the outputs."""
+        program, _ = self._output_program(theta, batch)
+        return int(program.outputs.size)
+
+    def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
+        """Return the product with a vector, and what multiplies others without another look at model or data."""
+        if matrix.kind == "hessian":
+            return self._linearized_hessian(theta, batch, vector)
+        program, arguments = self._output_program(theta, batch)
+        variant, extra = self._variant(program, arguments[2], batch, matrix)
+        status, first, apply, held = program.linearize(variant, *arguments, extra, vector)
+        self._sound(status, arguments)
+        return Linearization(first, apply, held_bytes(held, arguments[:2]))
+
+    def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
+        """Return the product with a vector and keep nothing."""
+        if matrix.kind == "hessian":
+            program, arguments = self._program(theta, batch)
+            loss, product = program.product(*arguments, vector)
+            self._finite(loss, arguments)
+            return product
+        # By the same compiled functions: one for both would take as long to compile and does hardly less.
+        return self.linearize(theta, batch, vector, matrix).first
+
+    def sample_gradients(self, theta: Array | None, batch: Any) -> Callable[[int, int], Array]:
+        """Return what gives the gradient's parts, as rows, for a range of samples."""
+        program, arguments = self._output_program(theta, batch)
+        self._check_samples(program, batch)
+        status, outputs, gradient = program.slopes(*arguments)
+        self._sound(status, arguments)
+
+        def between(start: int, stop: int) -> Array:
+            rows, lengths = program.rows(stop - start, *arguments, outputs, gradient, start)
+            error, scale = self.backend.to_host(lengths)[0]
+            # Not "greater": where a sample on its own gives NaN, this fails too.
+            if not error <= self.precision**0.5 * scale:
+                raise InvalidInputError(
+                    f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that "
+                    f"gradients of single samples do not exist. Layers that mix samples do so, and dropout under one "
+                    f"fixed mask: call model.eval()."
+                )
+            return rows
+
+        return between
+
+    def _variant(
+        self, program: OutputProgram, arrays: list[Array], batch: Any, matrix: Matrix
+    ) -> tuple[Variant, tuple[Array, ...]]:
+        """Return which of a program's products the matrix is, and what that takes besides the point and the data."""
+        if matrix.kind == "empirical fisher":
+            self._check_samples(program, batch)
+        if matrix.kind == "ggn" and self.likelihood is not None:
+            self._terms(program, arrays)
+        if matrix.kind not in ("fisher", "sampled fisher"):
+            return Variant(matrix.kind), ()
+        family, weights = self._terms(program, arrays)
+        if matrix.kind == "fisher":
+            return Variant(matrix.kind, family), (weights,)
+        count = self.count(batch)
+        noise = [
+            probes.label_noise(family.name, matrix.seed, draw, matrix.first, count, weights.size)
+            for draw in range(matrix.draws)
+        ]
+        dtype = jnp.promote_types(weights.dtype, np.float32)
+        return Variant(matrix.kind, family), (weights, jax.device_put(np.asarray(noise, dtype), self.device))
+
+    def _terms(self, program: OutputProgram, arrays: list[Array]) -> tuple[Family, Array]:
+        assert self.likelihood is not None
+        found = program.terms(self.likelihood, arrays)
+        if found is None:
+            raise wrong_likelihood(self.likelihood, program.outputs.shape)
+        return found
+
+    def _check_samples(self, program: OutputProgram, batch: Any) -> None:
+        self.model.refuse_coupled_samples()
+        check_samples_first(program.outputs.shape, self.count(batch))
+
+    def _linearized_hessian(self, theta: Array | None, batch: Any, vector: Array) -> Linearization:
         program, arguments = self._program(theta, batch)
         found = program.linearize(*arguments, vector)
         if found is None:
             return self._recomputed(program, arguments, vector)
         loss, first, apply, held = found
         self._finite(loss, arguments)
-        return Linearization(first, apply, _bytes(held, arguments[:2]))
-
-    def product(self, theta: Array | None, batch: Any, vector: Array) -> Array:
-        """Return H v and keep nothing."""
-        program, arguments = self._program(theta, batch)
-        loss, product = program.product(*arguments, vector)
-        self._finite(loss, arguments)
-        return product
+        return Linearization(first, apply, held_bytes(held, arguments[:2]))
 
     def _recomputed(self, program: programs.Program, arguments: tuple[Any, ...], vector: Array) -> Linearization:
         loss, first = program.product(*arguments, vector)
         self._finite(loss, arguments)
-        held = _bytes(arguments[2], arguments[:2])
+        held = held_bytes(arguments[2], arguments[:2])
         return Linearization(first, lambda other: program.product(*arguments, other)[1], held)
 
     def _program(self, theta: Array | None, batch: Any) -> tuple[programs.Program, tuple[Any, ...]]:
         """Return compiled functions for a batch of this form, and their arguments."""
+        return self._found(self._programs, programs.find_program, theta, batch)
+
+    def _output_program(self, theta: Array | None, batch: Any) -> tuple[OutputProgram, tuple[Any, ...]]:
+        """Return those of the outputs."""
+        return self._found(self._output_programs, find_output_program, theta, batch)
+
+    def _found(
+        self, known: dict[Any, T], find: Callable[..., T], theta: Array | None, batch: Any
+    ) -> tuple[T, tuple[Any, ...]]:
         loss, leaves = self._read()
         arrays, frame = take_apart(batch)
         others = [None if name in set(self.names) else leaf for name, leaf in leaves.items()]
         points = self._points(leaves) if theta is None else programs.split(theta, self.form)
         key = (loss, frame, tuple((array.shape, array.dtype) for array in arrays))
-        if key not in self._programs:
-            self._programs[key] = programs.find_program(
-                loss, frame, self.form, self.layout.dtype, points, others, arrays
-            )
-        return self._programs[key], (points, others, arrays)
+        if key not in known:
+            known[key] = find(loss, frame, self.form, self.layout.dtype, points, others, arrays)
+        return known[key], (points, others, arrays)
 
     def _points(self, leaves: dict[str, Any]) -> list[Array]:
         """Return the selected parameters as the model has them now: it may hold other arrays than at first."""
@@ -228,8 +331,17 @@ class JaxAutodiff:
         return loss, arrays
 
     def _finite(self, loss: Array, arguments: tuple[Any, ...]) -> Array:
-        if np.isfinite(np.asarray(loss)):
-            return loss
+        if not np.isfinite(np.asarray(loss)):
+            raise NonFiniteError(self._why_not_finite(f"the loss is {float(loss)}", arguments))
+        return loss
+
+    def _sound(self, status: Array, arguments: tuple[Any, ...]) -> None:
+        finite, loss = np.asarray(status)
+        if not finite:
+            raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", arguments))
+        self._finite(loss, arguments)
+
+    def _why_not_finite(self, what: str, arguments: tuple[Any, ...]) -> str:
         points, others, _ = arguments
         names = [*self.model.read()[1]]
         waiting = iter(points)
@@ -245,7 +357,7 @@ class JaxAutodiff:
             if bad
             else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
         )
-        raise NonFiniteError(f"the loss is {float(loss)}. {where}")
+        return f"{what}. {where}"
 
 
 class _Same:
@@ -258,15 +370,3 @@ class _Same:
         return isinstance(other, _Same) and self.array is other.array
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _bytes(held: Sequence[Array], owned: Any) -> int:
-    """Memory behind the arrays that would be free without them."""
-    known = set(map(_address, jax.tree_util.tree_leaves(owned)))
-    sizes = {_address(array): array.nbytes for array in held}
-    return sum(size for address, size in sizes.items() if address not in known)
-
-
-def _address(array: Any) -> int:
-    # Random keys have no address of their own; few bytes, counted each time.
-    return array.unsafe_buffer_pointer() if hasattr(array, "unsafe_buffer_pointer") else id(array)

@@ -45,6 +45,16 @@ class NnxModel:
         loss = _NnxLoss(self._outputs, self._criterion, self._whole, graphdef, treedef, self.seed)
         return loss, dict(zip(_names(paths), (leaf for _, leaf in paths), strict=True))
 
+    def refuse_coupled_samples(self) -> None:
+        """Raise if batch normalization uses the batch's own statistics."""
+        for path, layer in nnx.iter_modules(self.module):
+            if isinstance(layer, nnx.BatchNorm) and not layer.use_running_average:
+                raise InvalidInputError(
+                    f"layer {'.'.join(map(str, path))!r} (BatchNorm) is batch normalization in training mode: a "
+                    f"sample's outputs depend on the whole batch, so that gradients of single samples do not exist. "
+                    f"Call model.eval()."
+                )
+
     def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return all floating-point parameters, or those that `select` names."""
         paths = jax.tree_util.tree_leaves_with_path(nnx.state(self.module, nnx.Param))
@@ -93,7 +103,7 @@ class NnxModel:
 
 @dataclass(frozen=True)
 class _NnxLoss:
-    outputs: Constant
+    function: Constant
     criterion: Constant
     whole: bool
     graphdef: Any
@@ -101,12 +111,18 @@ class _NnxLoss:
     seed: int | None
 
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
+        return self.compare(self.outputs(leaves, batch), batch)
+
+    def outputs(self, leaves: list[Any], batch: Any) -> Any:
         model = nnx.merge(self.graphdef, jax.tree_util.tree_unflatten(self.treedef, leaves))
         if self.seed is not None:
             streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
             keys: dict[str, Any] = {stream.key.tag: self.seed for stream in streams}
             nnx.reseed(model, policy="match_shape", **keys)
-        return self.criterion.value(self.outputs.value(model, batch), target(batch, self.whole))
+        return self.function.value(model, batch)
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        return self.criterion.value(outputs, target(batch, self.whole))
 
 
 def _names(paths: list[tuple[Any, Any]]) -> list[str]:

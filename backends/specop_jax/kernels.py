@@ -54,6 +54,12 @@ def copy(x: Array) -> Array:
     return jnp.copy(x)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def rows_between(array: Array, start: int, count: int) -> Array:
+    """Return `count` entries of the leading dimension, from `start` on."""
+    return lax.dynamic_slice_in_dim(array, start, count)
+
+
 @_jit
 def multiply(x: Array, y: Array) -> Array:
     """Return the entrywise product."""

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
+from specop.refusals import no_outputs
 from specop.selection import choose
 from specop_jax.structures import Constant, as_array
 
@@ -28,8 +29,16 @@ Criterion = Callable[..., Any]
 class Loss(Protocol):
     """A mean loss as a pure function; hashable, and equal only to what computes the same."""
 
+    def __hash__(self) -> int: ...
+
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
         """Return the loss at these leaves."""
+
+    def outputs(self, leaves: list[Any], batch: Any) -> Any:
+        """Return what the criterion is given, or raise where there is none."""
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value at these outputs."""
 
 
 class Model(Protocol):
@@ -37,6 +46,9 @@ class Model(Protocol):
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all of the model's arrays as they are now."""
+
+    def refuse_coupled_samples(self) -> None:
+        """Raise if a sample's outputs are known to depend on the other samples of its batch."""
 
     def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the names of the chosen parameters."""
@@ -82,6 +94,9 @@ class TreeModel:
         """Return the loss and all arrays of the tree."""
         return self.loss, self.arrays
 
+    def refuse_coupled_samples(self) -> None:
+        """Of a function nothing is known."""
+
     def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return all floating-point leaves, or those that `select` names."""
         named = {name: array for name, array in self.arrays.items() if real(array)}
@@ -105,17 +120,26 @@ class TreeModel:
 
 @dataclass(frozen=True)
 class _TreeLoss:
-    outputs: Constant
+    function: Constant
     criterion: Constant
     whole: bool
     treedef: Any
     constants: tuple[Constant | None, ...]
 
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
-        tree = jax.tree_util.tree_unflatten(self.treedef, self.fill(leaves))
-        outputs = self.outputs.value(tree, batch)
-        criterion = self.criterion.value
-        return outputs if criterion is None else criterion(outputs, target(batch, self.whole))
+        found = self._value(leaves, batch)
+        return found if self.criterion.value is None else self.compare(found, batch)
+
+    def outputs(self, leaves: list[Any], batch: Any) -> Any:
+        if self.criterion.value is None:
+            raise no_outputs()
+        return self._value(leaves, batch)
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        return self.criterion.value(outputs, target(batch, self.whole))
+
+    def _value(self, leaves: list[Any], batch: Any) -> Any:
+        return self.function.value(jax.tree_util.tree_unflatten(self.treedef, self.fill(leaves)), batch)
 
     def fill(self, arrays: list[Any]) -> list[Any]:
         """Return all leaves of the tree with these arrays among the constants."""

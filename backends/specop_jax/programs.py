@@ -16,21 +16,26 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
+from specop_jax.models import Loss
+from specop_jax.residuals import Residuals
 from specop_jax.structures import Frame, checksum
 
-__all__ = ["Form", "Program", "find_program", "join", "split"]
+__all__ = ["KEPT", "NO_DERIVATIVE", "Form", "Program", "Unhashed", "find_program", "join", "mean", "split", "trace"]
 
 Form = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 """Shapes and dtypes of the selected parameters, in the order of the vector."""
 
+Captured = tuple[tuple[int, int | None], ...]
+"""Identities of captured arrays, and of those that can be written into a checksum."""
+
 # How many programs outlive their objective. They hold what the user's function captured.
-_KEPT = 16
+KEPT = 16
 # What JAX raises where an operation has no derivative of the kind it is asked for.
-_NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)
+NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)
 
 
 def find_program(
-    loss: Callable[[list[Any], Any], Any],
+    loss: Loss,
     frame: Frame,
     form: Form,
     dtype: np.dtype[Any],
@@ -55,17 +60,25 @@ def find_program(
         Selected leaves, all leaves with None for the selected ones, and those of the batch; only shapes matter.
     """
     value = _loss_of(loss, frame)
+    text, captured, constants, _ = trace(jax.value_and_grad(value), points, others, arrays)
+    return _program(loss, form, dtype, text, captured, Unhashed((frame, constants)))
+
+
+def trace(
+    function: Callable[..., Any], points: Sequence[Any], others: Sequence[Any], arrays: Sequence[Any]
+) -> tuple[str, Captured, Any, Any]:
+    """Return what a function computes, as text; what it captured, first as identities; and what it returns."""
     shapes = jax.tree_util.tree_map(_shape, (list(points), list(others), list(arrays)))
     try:
-        trace = jax.make_jaxpr(jax.value_and_grad(value))(*shapes)
+        found, returned = jax.make_jaxpr(function, return_shape=True)(*shapes)
     except jax.errors.JAXTypeError as error:
         raise InvalidInputError(
             f"the loss cannot be compiled by jax.jit, which specop needs it to be: {error} Write branches on values "
             f"with jax.numpy.where or jax.lax.cond, and compute with jax.numpy instead of NumPy."
         ) from error
     # JAX's own arrays are immutable; a NumPy array may have been written into.
-    captured = tuple((id(c), None if isinstance(c, Array) else checksum(c)) for c in trace.consts)
-    return _program(loss, form, dtype, str(trace.jaxpr), captured, _Unhashed((frame, trace.consts)))
+    captured = tuple((id(c), None if isinstance(c, Array) else checksum(c)) for c in found.consts)
+    return str(found.jaxpr), captured, found.consts, returned
 
 
 class Program:
@@ -89,11 +102,11 @@ class Program:
 
             return at
 
-        def linearize(points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, _Residuals]:
+        def linearize(points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Residuals]:
             _, linear, found = jax.linearize(slope(others, arrays), points, has_aux=True)
-            return found.astype(dtype), _Residuals.of(linear, (points, others, arrays))
+            return found.astype(dtype), Residuals.of(linear, (points, others, arrays))
 
-        def apply(residuals: _Residuals, given: list[Array], vector: Array) -> Array:
+        def apply(residuals: Residuals, given: list[Array], vector: Array) -> Array:
             return _join(residuals.linear(given)(_split(vector, form)), dtype)
 
         def forward(points: list[Array], others: list[Any], arrays: list[Array], vector: Array) -> tuple[Array, Array]:
@@ -128,7 +141,7 @@ class Program:
             return found
         try:
             return self._products[False](*arguments)
-        except _NO_DERIVATIVE as error:
+        except NO_DERIVATIVE as error:
             raise InvalidInputError(
                 f"JAX has no second derivative of an operation of the loss: {error} Replace it by others."
             ) from error
@@ -146,7 +159,7 @@ class Program:
         if self._forward:
             try:
                 return function(*arguments)
-            except _NO_DERIVATIVE:
+            except NO_DERIVATIVE:
                 self._forward = False
         return None
 
@@ -163,90 +176,52 @@ def join(parts: list[Array], dtype: np.dtype[Any]) -> Array:
     return _join(parts, dtype)
 
 
-@jax.tree_util.register_pytree_node_class
-class _Residuals:
-    """A linear function without those of its arrays that are arguments of the function it came from.
-
-    A compiled function returns copies of arguments: each linearization would hold the parameters once more.
-    """
-
-    def __init__(self, arrays: list[Any], treedef: Any, sources: tuple[int | None, ...]) -> None:
-        self.arrays = arrays
-        self.treedef = treedef
-        self.sources = sources
-
-    @classmethod
-    def of(cls, linear: Any, arguments: Any) -> _Residuals:
-        """Take apart a linear function while it is traced."""
-        leaves, treedef = jax.tree_util.tree_flatten(linear)
-        places = {id(argument): i for i, argument in enumerate(jax.tree_util.tree_leaves(arguments))}
-        sources = tuple(places.get(id(leaf)) for leaf in leaves)
-        return cls([leaf for leaf, place in zip(leaves, sources, strict=True) if place is None], treedef, sources)
-
-    def choose(self, arguments: Any) -> list[Any]:
-        """Return the arguments that belong to the function, in its order."""
-        leaves = jax.tree_util.tree_leaves(arguments)
-        return [leaves[place] for place in self.sources if place is not None]
-
-    def linear(self, given: list[Any]) -> Callable[[list[Array]], list[Array]]:
-        """Put the function together again."""
-        own, theirs = iter(self.arrays), iter(given)
-        leaves = [next(own if place is None else theirs) for place in self.sources]
-        function: Callable[[list[Array]], list[Array]] = jax.tree_util.tree_unflatten(self.treedef, leaves)
-        return function
-
-    def tree_flatten(self) -> tuple[tuple[list[Any]], tuple[Any, ...]]:
-        """Separate arrays from structure, for JAX."""
-        return (self.arrays,), (self.treedef, self.sources)
-
-    @classmethod
-    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[list[Any]]) -> _Residuals:
-        """Put arrays and structure together, for JAX."""
-        return cls(*children, *structure)
-
-
-class _Unhashed:
+class Unhashed:
     """An argument that does not tell calls of a cached function apart."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unhashed)
+        return isinstance(other, Unhashed)
 
     def __hash__(self) -> int:
         return 0
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(KEPT)
 def _program(
-    loss: Any,
+    loss: Loss,
     form: Form,
     dtype: np.dtype[Any],
-    trace: str,
-    captured: tuple[tuple[int, int | None], ...],
-    kept: _Unhashed,
+    text: str,
+    captured: Captured,
+    kept: Unhashed,
 ) -> Program:
     # Frames with the same trace differ in constants that the loss does not use, such as file names.
     frame, constants = kept.value
     return Program(_loss_of(loss, frame), form, dtype, constants)
 
 
-def _loss_of(loss: Callable[[list[Any], Any], Any], frame: Frame) -> Callable[..., Array]:
+def _loss_of(loss: Loss, frame: Frame) -> Callable[..., Array]:
     def value(points: list[Array], others: list[Any], arrays: list[Array]) -> Array:
         chosen = iter(points)
         leaves = [next(chosen) if other is None else other for other in others]
-        found = loss(leaves, frame.fill(arrays))
-        shape = getattr(found, "shape", () if isinstance(found, float) else None)
-        if shape is None or np.prod(shape) != 1 or not jnp.issubdtype(jnp.result_type(found), np.floating):
-            what = type(found).__name__ if shape is None else f"{jnp.result_type(found)} of shape {tuple(shape)}"
-            raise InvalidInputError(
-                f"the loss must be one real number, the mean over the batch; got {what}. Use a criterion that takes "
-                f"the mean, or return loss.mean()."
-            )
-        return jnp.reshape(found, ())
+        return mean(loss(leaves, frame.fill(arrays)))
 
     return value
+
+
+def mean(found: Any) -> Array:
+    """Return a loss as a scalar, or raise InvalidInputError unless it is one real number."""
+    shape = getattr(found, "shape", () if isinstance(found, float) else None)
+    if shape is None or np.prod(shape) != 1 or not jnp.issubdtype(jnp.result_type(found), np.floating):
+        what = type(found).__name__ if shape is None else f"{jnp.result_type(found)} of shape {tuple(shape)}"
+        raise InvalidInputError(
+            f"the loss must be one real number, the mean over the batch; got {what}. Use a criterion that takes "
+            f"the mean, or return loss.mean()."
+        )
+    return jnp.reshape(found, ())
 
 
 def _shape(array: Any) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""Loss, gradient and Hessian-vector products of a TensorFlow model for one batch.
+"""Loss, gradient and products with curvature matrices of a TensorFlow model for one batch.
 
 The user's variables are only read: the model is traced, never run, and what is compiled from the trace holds no
 operation that writes. At another point it reads variables of our own.
@@ -7,7 +7,8 @@ operation that writes. At another point it reads variables of our own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,15 +17,20 @@ import psutil
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
-from specop.autodiff import Linearization
+from specop.autodiff import Linearization, Matrix
 from specop.backend import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+from specop.probes import label_noise
+from specop.refusals import wrong_likelihood
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
+from specop_tensorflow.likelihoods import Likelihood, recognise
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
-from specop_tensorflow.structures import leaves, map_tensors, signature
-from specop_tensorflow.traces import FirstOrder, SecondOrder
+from specop_tensorflow.products import JacobianProduct
+from specop_tensorflow.samples import SampleRows, sample_weights
+from specop_tensorflow.structures import leaves, map_tensors, signature, take
+from specop_tensorflow.traces import FirstOrder, Linear, Whole
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
 
@@ -38,6 +44,7 @@ def make_autodiff(
     params: Any = None,
     select: Any = None,
     forward: Callable[[Any, Any], Any] | None = None,
+    likelihood: str | None = None,
     fixed_randomness: int | None = None,
 ) -> TensorflowAutodiff:
     """Return the one-batch derivatives of a Keras model, a tf.Module or a function of a parameter structure."""
@@ -51,7 +58,8 @@ def make_autodiff(
             described = ModuleModel(model, criterion, forward)
     else:
         described = FunctionModel(model, criterion, params, forward)
-    return TensorflowAutodiff(described, described.select(select), fixed_randomness)
+    name = recognise(criterion, likelihood)
+    return TensorflowAutodiff(described, described.select(select), name, fixed_randomness)
 
 
 class TensorflowAutodiff:
@@ -59,11 +67,15 @@ class TensorflowAutodiff:
 
     backend: TensorflowBackend = backend
 
-    def __init__(self, model: Model, selected: Mapping[str, Any], fixed_randomness: int | None) -> None:
+    def __init__(
+        self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None
+    ) -> None:
         self.model = model
+        self.likelihood = likelihood
         self.fixed_randomness = fixed_randomness
         self.parameters = dict(selected)
         self.names = tuple(selected)
+        self.sizes = tuple(like.shape.num_elements() for like in selected.values())
         devices = {parameter.device for parameter in selected.values()}
         if len(devices) > 1:
             raise InvalidInputError(
@@ -72,25 +84,28 @@ class TensorflowAutodiff:
             )
         (self.device,) = devices
         dtype = max((numpy_dtype(like.dtype) for like in selected.values()), key=lambda kind: kind.itemsize)
-        self.layout = Layout.whole(sum(like.shape.num_elements() for like in selected.values()), dtype, self.device)
+        self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
         self._traces: dict[Any, Any] = {}
 
     @property
     def precision(self) -> float:
         """Rounding error of products: of the least exact dtype in use, or TF32's where it is switched on."""
-        dtypes = {like.dtype.name for like in self.parameters.values()} | self.model.compute_dtypes()
-        coarsest = max(_EPSILON[name] for name in dtypes)
+        coarsest = self._rounding()
         tf32 = on_gpu(self.device) and tf.config.experimental.tensor_float_32_execution_enabled()
         return max(coarsest, 2.0**-11) if tf32 and coarsest > 1e-10 else coarsest
 
     def restrict(self, select: Any) -> TensorflowAutodiff:
         """Return the same for a part of the parameters selected now."""
-        return TensorflowAutodiff(self.model, self.model.select(select, among=self.parameters), self.fixed_randomness)
+        chosen = self.model.select(select, among=self.parameters)
+        return TensorflowAutodiff(self.model, chosen, self.likelihood, self.fixed_randomness)
 
     def flatten(self, tree: Any) -> tf.Tensor:
         """Return a parameter structure, or a mapping from names to tensors, as a vector."""
-        parts = self.model.tensors_of(tree, self.parameters)
-        return tf.concat([tf.reshape(tf.cast(part, self.layout.dtype), [-1]) for part in parts], 0)
+        return self._vector(self.model.tensors_of(tree, self.parameters))
+
+    def point(self) -> tf.Tensor:
+        """Return the current values as a vector."""
+        return self._vector([tf.convert_to_tensor(parameter) for parameter in self._current().values()])
 
     def unflatten(self, vector: tf.Tensor) -> Any:
         """Return a vector in the structure of the parameters: a mapping by name, or what the function takes."""
@@ -112,6 +127,10 @@ class TensorflowAutodiff:
         name = self.device.partition("device:")[2]
         (limit,) = (one.memory_limit for one in device_lib.list_local_devices() if one.name.endswith(name))
         return int(limit - tf.config.experimental.get_memory_info(name)["current"])
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Return whether an error says that the device's memory is used up."""
+        return isinstance(error, tf.errors.ResourceExhaustedError)
 
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
@@ -139,6 +158,10 @@ class TensorflowAutodiff:
                 return int(leaf.shape[0])
         return 1
 
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+        return take(batch, self.count(batch), start, stop)
+
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
         return sum(
@@ -156,48 +179,180 @@ class TensorflowAutodiff:
     # Derivatives
     def loss(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
         """Return the loss as a scalar."""
-        trace, inputs, _ = self._bound(FirstOrder, theta, batch)
+        trace, inputs, _ = self._bound("gradient", FirstOrder, theta, batch)
         (loss,) = trace.loss(*inputs)
         return self._checked(loss, theta)
 
     def gradient(self, theta: tf.Tensor | None, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Return loss and gradient."""
-        trace, inputs, _ = self._bound(FirstOrder, theta, batch)
+        trace, inputs, _ = self._bound("gradient", FirstOrder, theta, batch)
         loss, gradient = trace.gradient(*inputs)
         return self._checked(loss, theta), gradient
 
-    def linearize(self, theta: tf.Tensor | None, batch: Any, vector: tf.Tensor) -> Linearization:
-        """Return H v and what multiplies further vectors without another look at model or data."""
-        trace, inputs, shadows = self._bound(SecondOrder, theta, batch)
-        loss, *boundary = trace.before(*inputs)
-        self._checked(loss, theta)
+    def output_size(self, theta: tf.Tensor | None, batch: Any) -> int:
+        """Return the number of entries of the outputs."""
+        return int(tf.size(self._outputs(theta, batch)))
+
+    def linearize(self, theta: tf.Tensor | None, batch: Any, vector: tf.Tensor, matrix: Matrix) -> Linearization:
+        """Return the product with a vector, and what multiplies others without another look at model or data."""
+        trace, boundary, shadows = self._cut(theta, batch, matrix)
 
         def apply(vector: tf.Tensor, alive: Any = shadows) -> tf.Tensor:
             return trace.after(*boundary, vector)[0]
 
         return Linearization(apply(vector), apply, trace.bytes(boundary))
 
-    def product(self, theta: tf.Tensor | None, batch: Any, vector: tf.Tensor) -> tf.Tensor:
-        """Return H v and keep nothing."""
-        return self.linearize(theta, batch, vector).first
+    def product(self, theta: tf.Tensor | None, batch: Any, vector: tf.Tensor, matrix: Matrix) -> tf.Tensor:
+        """Return the product with a vector and keep nothing."""
+        return self.linearize(theta, batch, vector, matrix).first
+
+    def sample_gradients(self, theta: tf.Tensor | None, batch: Any) -> Callable[[int, int], tf.Tensor]:
+        """Return what gives the gradient's parts, as rows, for a range of samples."""
+        self.model.refuse_coupled_samples()
+        count = self.count(batch)
+        weighted = functools.partial(sample_weights, samples=count)
+        trace, inputs, _ = self._bound("sample weights", Whole, theta, batch, run=weighted)
+        if trace.draws:
+            raise InvalidInputError(
+                "the model draws random numbers under one fixed mask for the whole batch, so that gradients of single "
+                "samples do not exist. Leave fixed_randomness out."
+            )
+        finite, loss, outputs, weights = trace.call(*inputs)
+        self._check_outputs(finite, theta)
+        self._checked(loss, theta)
+        batch = self.prepare(batch)
+        sliced = tuple(bool(leaf.shape.rank) and leaf.shape[0] == count for leaf in leaves(batch))
+
+        def between(start: int, stop: int) -> tf.Tensor:
+            part, spec = weights[start:stop], tf.TensorSpec([stop - start, *weights.shape[1:]], weights.dtype)
+            some = take(batch, count, start, stop)
+            trace, inputs, _ = self._bound(
+                ("samples", sliced), Whole, theta, some, spec, run=SampleRows(sliced), operands=[part]
+            )
+            alone, rows = trace.call(*inputs)
+            self._check_independent(alone, outputs[start:stop], start, stop)
+            return rows
+
+        return between
+
+    def _cut(
+        self, theta: tf.Tensor | None, batch: Any, matrix: Matrix
+    ) -> tuple[Linear, list[tf.Tensor], dict[str, Any]]:
+        """Return a trace of products with a matrix, what it keeps, and the variables that this reads."""
+        if matrix.kind == "hessian":
+            trace, inputs, shadows = self._bound(
+                matrix.kind, Linear, theta, batch, self._spec(), run=Derivatives.product
+            )
+            loss, *boundary = trace.before(*inputs)
+            self._checked(loss, theta)
+            return trace, boundary, shadows
+        if matrix.kind in ("jacobian", "transposed jacobian"):
+            spec = self._spec() if matrix.kind == "jacobian" else tf.TensorSpec([None], self.layout.dtype)
+            run = JacobianProduct(matrix.kind, self.count(batch), None)
+            trace, inputs, shadows = self._bound(matrix.kind, Linear, theta, batch, spec, run=run)
+            finite, *boundary = trace.before(*inputs)
+            self._check_outputs(finite, theta)
+            return trace, boundary, shadows
+        if matrix.kind == "empirical fisher":
+            self.model.refuse_coupled_samples()
+        if self.likelihood is None or matrix.kind == "empirical fisher":
+            return self._middle(theta, batch, matrix, None)[:3]
+        # Classes are in the last dimension, as everywhere in TensorFlow, or where torch has them.
+        tolerance = self._rounding() ** 0.5
+        made = self._middle(theta, batch, matrix, Likelihood(self.likelihood, -1, tolerance))
+        if not made[3]:
+            shape = tuple(self._outputs(theta, batch).shape)
+            if self.likelihood == "categorical" and len(shape) > 2:
+                made = self._middle(theta, batch, matrix, Likelihood(self.likelihood, 1, tolerance))
+            if not made[3]:
+                raise wrong_likelihood(self.likelihood, shape)
+        return made[:3]
+
+    def _middle(
+        self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood | None
+    ) -> tuple[Linear, list[tf.Tensor], dict[str, Any], bool]:
+        """Return the same for J'M J, and whether M is that of the likelihood."""
+        noise, specs = [], []
+        if matrix.kind == "sampled fisher":
+            assert likelihood is not None
+            noise.append(self._noise(theta, batch, matrix, likelihood))
+            specs.append(tf.TensorSpec([None, None], tf.float64))
+        run = JacobianProduct(matrix.kind, self.count(batch), likelihood)
+        trace, inputs, shadows = self._bound(
+            (matrix.kind, likelihood), Linear, theta, batch, *specs, self._spec(), run=run, operands=noise
+        )
+        finite, loss, fits, *boundary = trace.before(*inputs)
+        self._check_outputs(finite, theta)
+        self._checked(loss, theta)
+        return trace, boundary, shadows, bool(fits)
+
+    def _noise(self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood) -> tf.Tensor:
+        shape = self._outputs(theta, batch).shape
+        terms = shape.num_elements()
+        if likelihood.name == "categorical":
+            terms //= shape[likelihood.axis]
+        samples = self.count(batch)
+        drawn = [
+            label_noise(likelihood.name, matrix.seed, index, matrix.first, samples, terms)
+            for index in range(matrix.draws)
+        ]
+        with tf.device(self.device):
+            return tf.convert_to_tensor(np.stack(drawn))
+
+    def _outputs(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
+        trace, inputs, _ = self._bound("outputs", Whole, theta, batch, run=Derivatives.outputs)
+        (outputs,) = trace.call(*inputs)
+        self._check_outputs(tf.reduce_all(tf.math.is_finite(outputs)), theta)
+        return outputs
 
     def _derivatives(self, selected: Mapping[str, Any]) -> Derivatives:
         return Derivatives(self.model, selected, self.layout.dtype)
 
-    def _bound(self, kind: type[Any], theta: tf.Tensor | None, batch: Any) -> tuple[Any, list[Any], dict[str, Any]]:
-        """Return the trace for this batch, its inputs, and the variables that stand in for the model's own at theta."""
+    def _spec(self) -> tf.TensorSpec:
+        return tf.TensorSpec([self.layout.n], self.layout.dtype)
+
+    def _bound(
+        self,
+        key: Any,
+        kind: Any,
+        theta: tf.Tensor | None,
+        batch: Any,
+        *specs: tf.TensorSpec,
+        run: Callable[..., Any] = Derivatives.gradient,
+        operands: Sequence[tf.Tensor] = (),
+    ) -> tuple[Any, list[Any], dict[str, Any]]:
+        """Return the trace for this batch, its inputs, and the variables that stand in for the model's own at theta.
+
+        Parameters
+        ----------
+        key : hashable
+            Stands for `kind` and `run`.
+        kind : type
+            Of the trace.
+        theta, batch
+            To be evaluated at.
+        *specs : tf.TensorSpec
+            Of further arguments of `run`.
+        run : callable
+            ``run(derivatives, values, batch, *arguments)`` is what is traced.
+        operands : sequence of tf.Tensor
+            The further arguments, a vector apart.
+        """
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
         batch = self.prepare(batch)
         current = self._current()
         values = {} if theta is None else self._derivatives(current).split(theta)
         reads = self.model.reads_variables
         points = {} if reads else {**self.model.named_state(), **values}
-        key = (kind, signature(batch), self.model.constants(), tuple(map(id, current.values())))
+        key = (key, signature(batch), self.model.constants(), tuple(map(id, current.values())))
         if key not in self._traces:
-            self._traces[key] = kind(self._derivatives(current), points, batch, self.fixed_randomness)
+            derivatives = self._derivatives(current)
+            traced = functools.partial(run, derivatives)
+            self._traces[key] = kind(derivatives, points, batch, self.fixed_randomness, traced, *specs)
         shadows = {name: tf.Variable(value, trainable=False) for name, value in (values if reads else {}).items()}
         trace = self._traces[key]
-        return trace, trace.inputs([tf.convert_to_tensor(point) for point in points.values()], batch, shadows), shadows
+        given = [tf.convert_to_tensor(point) for point in points.values()]
+        return trace, trace.inputs(given, batch, shadows, operands), shadows
 
     def _current(self) -> dict[str, Any]:
         """Return the selected parameters as the model has them now: it may hold other variables than at first."""
@@ -209,12 +364,32 @@ class TensorflowAutodiff:
                 raise ParametersChangedError(f"parameter {name!r} {what}. Make a new objective for the changed model.")
         return {name: held[name] for name in self.names}
 
+    def _rounding(self) -> float:
+        """Return the rounding error of the least exact dtype in use."""
+        dtypes = {like.dtype.name for like in self.parameters.values()} | self.model.compute_dtypes()
+        return max(_EPSILON[name] for name in dtypes)
+
+    def _vector(self, parts: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.concat([tf.reshape(tf.cast(part, self.layout.dtype), [-1]) for part in parts], 0)
+
     def _checked(self, loss: tf.Tensor, theta: tf.Tensor | None) -> tf.Tensor:
         if not np.isfinite(loss.numpy()):
-            raise NonFiniteError(self._why_not_finite(loss, theta))
+            raise NonFiniteError(self._why_not_finite(f"the loss is {float(loss)}", theta))
         return loss
 
-    def _why_not_finite(self, loss: tf.Tensor, theta: tf.Tensor | None) -> str:
+    def _check_outputs(self, finite: tf.Tensor, theta: tf.Tensor | None) -> None:
+        if not finite:
+            raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", theta))
+
+    def _check_independent(self, alone: tf.Tensor, together: tf.Tensor, start: int, stop: int) -> None:
+        if alone.shape == together.shape and tf.norm(alone - together) <= self.precision**0.5 * tf.norm(together):
+            return
+        raise InvalidInputError(
+            f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that gradients of "
+            f"single samples do not exist. Layers that mix samples do so, such as batch normalization in training mode."
+        )
+
+    def _why_not_finite(self, what: str, theta: tf.Tensor | None) -> str:
         state = {name: tf.convert_to_tensor(tensor) for name, tensor in self.model.named_state().items()}
         if theta is not None:
             state |= self._derivatives(self.parameters).split(theta)
@@ -226,4 +401,4 @@ class TensorflowAutodiff:
             if bad
             else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
         )
-        return f"the loss is {float(loss)}. {where}"
+        return f"{what}. {where}"

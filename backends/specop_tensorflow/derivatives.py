@@ -1,8 +1,8 @@
-"""Gradient and Hessian-vector product of a loss, as they are traced: by one and by two gradient tapes."""
+"""Outputs, gradient and Hessian-vector product of a loss, as they are traced: by one and by two gradient tapes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from specop.errors import InvalidInputError
 from specop_tensorflow.models import Model
 
-__all__ = ["Derivatives"]
+__all__ = ["Derivatives", "refusing_first_order"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,24 @@ class Derivatives:
 
     def loss(self, values: Mapping[str, Any], batch: Any) -> tf.Tensor:
         """Return the loss; `values` holds the parameters that a function is given."""
-        loss = self.model.loss(values, batch)
+        return self._checked_mean(self.model.loss(values, batch))
+
+    def outputs(self, values: Mapping[str, Any], batch: Any) -> tf.Tensor:
+        """Return the outputs that the criterion takes."""
+        outputs = self.model.outputs(values, batch)
+        if not tf.is_tensor(outputs) or not outputs.dtype.is_floating or outputs.shape.num_elements() == 0:
+            shape = f"{outputs.dtype.name} {outputs.shape}" if tf.is_tensor(outputs) else type(outputs).__name__
+            raise InvalidInputError(
+                f"the outputs must be one real tensor, got {shape}. Let forward=lambda model, batch: ... return the "
+                f"logits alone."
+            )
+        return outputs
+
+    def criterion(self, batch: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return the mean loss of a batch as a function of outputs."""
+        return lambda outputs: self._checked_mean(self.model.compare(outputs, batch))
+
+    def _checked_mean(self, loss: Any) -> tf.Tensor:
         if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):
             shape = f"{loss.dtype.name} of shape {loss.shape}" if tf.is_tensor(loss) else type(loss).__name__
             raise InvalidInputError(
@@ -45,17 +62,24 @@ class Derivatives:
 
     def gradient(self, values: Mapping[str, Any], batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Return loss and gradient."""
-        sources = self._sources(values)
+        sources = self.sources(values)
         loss, gradients = self._differentiate(sources, values, batch)
-        return loss, self._vector(gradients)
+        return loss, self.vector(gradients)
 
     def product(self, values: Mapping[str, Any], batch: Any, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the loss and its Hessian times a vector: the derivative of the gradient's product with it."""
-        sources = self._sources(values)
-        along = self.split(vector)
+        sources = self.sources(values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(sources.values()))
             loss, gradients = self._differentiate(sources, values, batch)
+        targets, weights = self.paired(gradients, vector)
+        with refusing_first_order():
+            found = tape.gradient(targets, list(sources.values()), output_gradients=weights)
+        return loss, self.vector(dict(zip(sources, found, strict=True)))
+
+    def paired(self, gradients: Mapping[str, Any], vector: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Return tensors that hold all that is not zero of the gradients, and a vector's entries for each."""
+        along = self.split(vector)
         targets, weights = [], []
         for name, gradient in gradients.items():
             if isinstance(gradient, tf.IndexedSlices):
@@ -65,9 +89,7 @@ class Derivatives:
             elif gradient is not None:
                 targets.append(gradient)
                 weights.append(along[name])
-        with _refusing_first_order():
-            found = tape.gradient(targets, list(sources.values()), output_gradients=weights)
-        return loss, self._vector(dict(zip(sources, found, strict=True)))
+        return targets, weights
 
     def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return a vector as parameters by name, each in its own shape and dtype."""
@@ -77,7 +99,7 @@ class Derivatives:
             for (name, like), piece in zip(self.selected.items(), pieces, strict=True)
         }
 
-    def _sources(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def sources(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what derivatives are taken with respect to; what is frozen counts as constant."""
         if not self.model.reads_variables:
             return {name: values[name] for name in self.selected}
@@ -96,17 +118,22 @@ class Derivatives:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(sources.values()))
             loss = self.loss(values, batch)
-        with _refusing_first_order():
+        with refusing_first_order():
             gradients = dict(zip(sources, tape.gradient(loss, list(sources.values())), strict=True))
         if all(gradient is None for gradient in gradients.values()):
-            raise InvalidInputError(
-                f"the loss does not depend on any of the {len(self.selected)} selected parameters, such as "
-                f"{next(iter(self.selected))!r}. Select parameters that the forward pass uses, and look for "
-                f"stop_gradient, numpy() or a variable that was captured instead of passed."
-            )
+            raise self.independent()
         return loss, gradients
 
-    def _vector(self, parts: Mapping[str, Any]) -> tf.Tensor:
+    def independent(self) -> InvalidInputError:
+        """Return the error about a loss that is constant."""
+        return InvalidInputError(
+            f"the loss does not depend on any of the {len(self.selected)} selected parameters, such as "
+            f"{next(iter(self.selected))!r}. Select parameters that the forward pass uses, and look for "
+            f"stop_gradient, numpy() or a variable that was captured instead of passed."
+        )
+
+    def vector(self, parts: Mapping[str, Any]) -> tf.Tensor:
+        """Return the parts of the named parameters as one vector, with zeros for those that are missing."""
         flat = []
         for name, like in self.selected.items():
             part = parts.get(name)
@@ -117,7 +144,7 @@ class Derivatives:
         return tf.concat(flat, 0)
 
 
-class _refusing_first_order:  # noqa: N801 - used like a function
+class refusing_first_order:  # noqa: N801 - used like a function
     """Turns TensorFlow's errors about missing derivatives into ours."""
 
     def __enter__(self) -> None:

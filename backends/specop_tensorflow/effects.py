@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from specop.errors import InvalidInputError, NondeterministicError
@@ -20,17 +21,17 @@ _RANDOM = (
 )
 
 
-def refuse_effects(graph: Graph, loss: str, *, fixed: bool) -> list[int]:
-    """Raise if the loss is no function of variables and data; return which captured tensors are seeds.
+def refuse_effects(graph: Graph, values: Sequence[str], *, fixed: bool) -> list[int]:
+    """Raise if a loss is no function of variables and data; return which captured tensors are seeds.
 
-    Writes that the loss does not read, such as those to moving averages and counters, are left out of what is compiled,
+    Writes that it does not read, such as those to moving averages and counters, are left out of what is compiled,
     so the user's variables are never written to.
 
     Parameters
     ----------
     graph : Graph
-    loss : str
-        Name of its tensor.
+    values : sequence of str
+        Names of the tensors of loss and outputs.
     fixed : bool
         Whether the state of Keras seed generators is to be replaced.
 
@@ -39,7 +40,7 @@ def refuse_effects(graph: Graph, loss: str, *, fixed: bool) -> list[int]:
     list of int
         Positions in ``graph.captured`` of seed generators' states that the loss reads.
     """
-    alive = graph.sources([loss])
+    alive = graph.sources(values)
     for node in graph.operations(alive):
         if node.op in _PYTHON:
             raise InvalidInputError(

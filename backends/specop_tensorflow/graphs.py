@@ -139,7 +139,7 @@ class Cut:
     Attributes
     ----------
     before : callable
-        ``before(*inputs without the vector) -> [kept, *boundary]``.
+        ``before(*inputs without the vector) -> [*kept, *boundary]``.
     after : callable
         ``after(*boundary, vector) -> [output]``.
     held : list of bool
@@ -151,7 +151,7 @@ class Cut:
     held: list[bool]
 
 
-def cut(graph: Graph, vector: str, kept: str, output: str) -> Cut:
+def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
     """Cut a graph at what the output needs that does not depend on the vector.
 
     Parameters
@@ -159,8 +159,10 @@ def cut(graph: Graph, vector: str, kept: str, output: str) -> Cut:
     graph : Graph
     vector : str
         An input.
-    kept, output : str
-        An output that does not depend on the vector, and the one that does.
+    kept : sequence of str
+        Outputs that do not depend on the vector.
+    output : str
+        The one that does.
     """
     needed = graph.sources([output])
     reached, constant = {_operation(vector)}, set[str]()
@@ -181,7 +183,7 @@ def cut(graph: Graph, vector: str, kept: str, output: str) -> Cut:
         after |= opaque
     feeds = [name for name in graph.inputs if name != vector]
     return Cut(
-        graph.function(feeds, [kept, *boundary], asserting=True),
+        graph.function(feeds, [*kept, *boundary], asserting=True),
         graph.function([*boundary, vector], [output]),
         [not _is_free(graph, name) for name in boundary],
     )

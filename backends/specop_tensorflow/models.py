@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -13,6 +13,7 @@ import optree
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
+from specop.refusals import no_outputs
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
 
@@ -31,6 +32,15 @@ class Model(Protocol):
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
         """Return the mean loss over the batch; `values` holds all parameters of a function, and nothing else."""
+
+    def outputs(self, values: Mapping[str, tf.Tensor], batch: Any) -> Any:
+        """Return what the criterion compares with the batch."""
+
+    def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
+        """Return the criterion's mean loss."""
+
+    def refuse_coupled_samples(self) -> None:
+        """Raise InvalidInputError if a layer is known to mix the samples of a batch."""
 
     def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the chosen parameters by name."""
@@ -63,8 +73,12 @@ class ModuleModel:
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
         """Return the mean loss of the module as its variables are."""
+        return self.compare(self.outputs(values, batch), batch)
+
+    def outputs(self, values: Mapping[str, tf.Tensor], batch: Any) -> Any:
+        """Return the module's outputs, or what `forward` makes of it."""
         if self.forward is not None:
-            return _compare(self.criterion, self.forward(self.module, batch), batch)
+            return self.forward(self.module, batch)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
             raise InvalidInputError(
@@ -72,7 +86,14 @@ class ModuleModel:
                 f"pass forward=lambda model, batch: ..., and a criterion of (outputs, batch). If the data is one batch "
                 f"[x, y], pass it as a tuple."
             )
-        return _compare(self.criterion, self._call(batch[0]), batch[1])
+        return self._call(batch[0])
+
+    def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
+        """Return the criterion's mean loss."""
+        return _compare(self.criterion, outputs, batch if self.forward is not None else batch[1])
+
+    def refuse_coupled_samples(self) -> None:
+        """Of a module's layers nothing is known."""
 
     def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the trainable variables, or those that `select` names."""
@@ -109,7 +130,7 @@ class ModuleModel:
 
     def compute_dtypes(self) -> set[str]:
         """Return that of a Keras loss; a module computes in the dtypes of its variables."""
-        return {self.criterion.dtype} if isinstance(self.criterion, keras.losses.Loss) else set()
+        return _criterion_dtypes(self.criterion)
 
     def tensors_of(self, tree: Any, like: Mapping[str, Any]) -> list[tf.Tensor]:
         """Return the tensors of a mapping by parameter name."""
@@ -167,18 +188,29 @@ class KerasModel(ModuleModel):
 
     def compute_dtypes(self) -> set[str]:
         """Return the compute dtypes of all layers, and that of a Keras loss."""
-        found, waiting = super().compute_dtypes(), [self.module]
-        while waiting:
-            layer = waiting.pop()
-            waiting += getattr(layer, "layers", [])
-            found.add(layer.compute_dtype)
-        return found
+        return super().compute_dtypes() | {layer.compute_dtype for layer in self._layers()}
+
+    def refuse_coupled_samples(self) -> None:
+        """Raise if batch normalization uses the batch's own statistics."""
+        for layer in self._layers():
+            if self.training and layer.trainable and isinstance(layer, keras.layers.BatchNormalization):
+                raise InvalidInputError(
+                    f"layer {layer.name!r} is batch normalization in training mode: a sample's outputs depend on the "
+                    f"whole batch, so that gradients of single samples do not exist. Leave fixed_randomness out."
+                )
 
     def _entries(self) -> dict[str, tuple[Any, bool]]:
         # Keras freezes its own wrapper of a variable, and numbers models as they are made: their name is left out.
         prefix = f"{self.module.name}/"
         weights = self.module.weights
         return _named([(one.path.removeprefix(prefix), one.value, one.trainable) for one in weights])
+
+    def _layers(self) -> Iterator[Any]:
+        waiting = [self.module]
+        while waiting:
+            layer = waiting.pop()
+            waiting += getattr(layer, "layers", [])
+            yield layer
 
     def _call(self, x: Any) -> Any:
         return self.module(x, training=self.training)
@@ -210,12 +242,23 @@ class FunctionModel:
         }
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
+        """Return the mean loss."""
+        found = self._call(values, batch)
+        return found if self.criterion is None else self.compare(found, batch)
+
+    def outputs(self, values: Mapping[str, tf.Tensor], batch: Any) -> Any:
         """Return the function's value at these leaves."""
-        outputs = self.function(optree.tree_unflatten(self.treedef, [values[name] for name in self.tensors]), batch)
         if self.criterion is None:
-            return outputs
+            raise no_outputs()
+        return self._call(values, batch)
+
+    def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
+        """Return the criterion's mean loss."""
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         return _compare(self.criterion, outputs, batch[1] if pair else batch)
+
+    def refuse_coupled_samples(self) -> None:
+        """Of a function nothing is known."""
 
     def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return all real leaves, or those that `select` names."""
@@ -234,8 +277,8 @@ class FunctionModel:
         return frozenset()
 
     def compute_dtypes(self) -> set[str]:
-        """A function computes in the dtypes of its parameters."""
-        return set()
+        """Return that of a Keras loss; a function computes in the dtypes of its parameters."""
+        return _criterion_dtypes(self.criterion)
 
     def tensors_of(self, tree: Any, like: Mapping[str, Any]) -> list[tf.Tensor]:
         """Return the selected leaves of a structure like params."""
@@ -250,8 +293,16 @@ class FunctionModel:
         leaves = [values.get(name, tensor) for name, tensor in self.tensors.items()]
         return optree.tree_unflatten(self.treedef, [tf.convert_to_tensor(leaf) for leaf in leaves])
 
+    def _call(self, values: Mapping[str, tf.Tensor], batch: Any) -> Any:
+        return self.function(optree.tree_unflatten(self.treedef, [values[name] for name in self.tensors]), batch)
 
-def _compare(criterion: Criterion, outputs: Any, target: Any) -> tf.Tensor:
+
+def _criterion_dtypes(criterion: Criterion | None) -> set[str]:
+    return {criterion.dtype} if isinstance(criterion, keras.losses.Loss) else set()
+
+
+def _compare(criterion: Criterion | None, outputs: Any, target: Any) -> tf.Tensor:
+    assert criterion is not None
     # Keras writes its losses the other way round: loss(y_true, y_pred).
     return criterion(target, outputs) if isinstance(criterion, keras.losses.Loss) else criterion(outputs, target)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 
-__all__ = ["leaves", "map_tensors", "signature"]
+__all__ = ["leaves", "map_tensors", "signature", "take"]
 
 
 def leaves(structure: Any) -> list[Any]:
@@ -53,6 +53,11 @@ def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
         return leaf
 
     return optree.tree_map(replace, structure, none_is_leaf=True)
+
+
+def take(structure: Any, count: int, start: int, stop: int) -> Any:
+    """Return the samples from `start` to `stop` of a batch of `count`: of each tensor whose leading dimension it is."""
+    return map_tensors(lambda leaf: leaf[start:stop] if len(leaf.shape) and leaf.shape[0] == count else leaf, structure)
 
 
 def signature(structure: Any) -> Any:

@@ -13,7 +13,7 @@ from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
 from specop_tensorflow.structures import leaves, map_tensors
 
-__all__ = ["FirstOrder", "SecondOrder"]
+__all__ = ["FirstOrder", "Linear", "Whole"]
 
 Functions = Callable[..., list[tf.Tensor]]
 
@@ -30,25 +30,29 @@ class _Trace:
         Of the shapes and dtypes to trace for.
     seed : int, optional
         Of everything random in the forward pass; without it nothing may be.
+    run : callable
+        ``run(values, batch, *rest)`` returns tensors; the last one may be a derivative of the others.
+    rest : tf.TensorSpec
+        Of its further arguments.
     """
 
     def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *more: Any
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
     ) -> None:
         names = list(points)
         shown = [batch]  # emptied in the end, so that the trace does not hold the batch
         refused: list[SpecopError] = []
 
-        def traced(values: list[Any], data: list[Any], *rest: Any) -> Any:
+        def traced(values: list[Any], data: list[Any], *operands: Any) -> Any:
             arrays = iter(data)
             given = dict(zip(names, values, strict=True))
             try:
-                return run(given, map_tensors(lambda _: next(arrays), shown[0]), *rest)
+                return run(given, map_tensors(lambda _: next(arrays), shown[0]), *operands)
             except SpecopError as error:
                 refused.append(error)
                 raise
 
-        specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *more)
+        specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *rest)
         try:
             self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
         except Exception:
@@ -67,13 +71,22 @@ class _Trace:
         }
         # Seeds come from variables of our own; they live as long as the trace.
         self._seeds = []
-        for place in refuse_effects(self.graph, self.graph.outputs[0], fixed=seed is not None):
+        # The last output is a derivative of the others.
+        values = self.graph.outputs[: max(1, len(self.graph.outputs) - 1)]
+        for place in refuse_effects(self.graph, values, fixed=seed is not None):
             dtype = next(found.dtype for found in self.graph.variables if found.handle is self._captured[place])
             own = tf.Variable([(seed or 0) & 0x7FFFFFFF, place], dtype=dtype, trainable=False)
             self._seeds.append(own)
             self._captured[place] = own.handle
 
-    def inputs(self, points: Sequence[Any], batch: Any, shadows: Mapping[str, Any]) -> list[Any]:
+    @property
+    def draws(self) -> bool:
+        """Whether the forward pass draws random numbers, under our own seed."""
+        return bool(self._seeds)
+
+    def inputs(
+        self, points: Sequence[Any], batch: Any, shadows: Mapping[str, Any], operands: Sequence[tf.Tensor]
+    ) -> list[Any]:
         """Return the tensors that the compiled functions take, the vector apart.
 
         `shadows` are variables that stand in for the model's own ones of these names.
@@ -82,7 +95,23 @@ class _Trace:
         for name, place in self._places.items():
             if name in shadows:
                 captured[place] = shadows[name].handle
-        return [*points, *leaves(batch), *captured]
+        return [*points, *leaves(batch), *operands, *captured]
+
+
+class Whole(_Trace):
+    """A function as it is.
+
+    Attributes
+    ----------
+    call : callable
+        ``call(*inputs) -> [outputs]``.
+    """
+
+    def __init__(
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
+    ) -> None:
+        super().__init__(derivatives, points, batch, seed, run, *rest)
+        self.call: Functions = self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
 
 
 class FirstOrder(_Trace):
@@ -96,30 +125,37 @@ class FirstOrder(_Trace):
         ``gradient(*inputs) -> [loss, gradient]``.
     """
 
-    def __init__(self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None) -> None:
-        super().__init__(derivatives, points, batch, seed, derivatives.gradient)
+    def __init__(
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any
+    ) -> None:
+        super().__init__(derivatives, points, batch, seed, run)
         self.loss: Functions = self.graph.function(self.graph.inputs, self.graph.outputs[:1], asserting=True)
         self.gradient: Functions = self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
 
 
-class SecondOrder(_Trace):
-    """Hessian-vector products, cut at what does not depend on the vector.
+class Linear(_Trace):
+    """Products with a matrix, cut at what does not depend on the vector.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(values, batch, *operands, vector) -> (*checks, product)``.
 
     Attributes
     ----------
     before : callable
-        ``before(*inputs) -> [loss, *boundary]``.
+        ``before(*inputs) -> [*checks, *boundary]``.
     after : callable
         ``after(*boundary, vector) -> [product]``.
     """
 
-    def __init__(self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None) -> None:
-        n = sum(like.shape.num_elements() for like in derivatives.selected.values())
-        vector = tf.TensorSpec([n], derivatives.dtype)
-        super().__init__(derivatives, points, batch, seed, derivatives.product, vector)
+    def __init__(
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
+    ) -> None:
+        super().__init__(derivatives, points, batch, seed, run, *rest)
         position = len(self.graph.inputs) - len(self.graph.captured) - 1
-        loss, product = self.graph.outputs
-        parts = cut(self.graph, self.graph.inputs[position], loss, product)
+        *checks, product = self.graph.outputs
+        parts = cut(self.graph, self.graph.inputs[position], checks, product)
         self.before: Functions = parts.before
         self.after: Functions = parts.after
         self._held = parts.held

@@ -1,4 +1,4 @@
-"""Loss, gradient and Hessian-vector products of a torch model for one batch.
+"""Loss, gradient and products with curvature matrices of a torch model, for one batch.
 
 The user's tensors are only read. Derivatives are taken with respect to detached leaves that share their memory, the
 model runs on copies of its buffers, and the random state is put back.
@@ -7,23 +7,33 @@ model runs on copies of its buffers, and the random state is put back.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from specop.autodiff import Linearization
+from specop.autodiff import Linearization, Matrix
 from specop.backend import Layout
-from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError
+from specop.errors import InvalidInputError, ParametersChangedError
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksum
+from specop_torch.evaluation import Evaluation
 from specop_torch.graph import refuse_first_order
+from specop_torch.likelihoods import Likelihood, recognise
+from specop_torch.memory import free_memory, held_bytes, is_out_of_memory
 from specop_torch.models import FunctionModel, Model, ModuleModel
-from specop_torch.structures import leaves, move
+from specop_torch.products import (
+    Multiply,
+    double_backward,
+    jacobian,
+    output_gradient,
+    output_hessian,
+    transposed_jacobian,
+)
+from specop_torch.samples import SampleGradients, check_samples
+from specop_torch.structures import leaves, move, take
 from specop_torch.tape import Tape, record
 
 __all__ = ["TorchAutodiff", "make_autodiff"]
@@ -36,6 +46,7 @@ def make_autodiff(
     params: Any = None,
     select: Any = None,
     forward: Callable[[Any, Any], Any] | None = None,
+    likelihood: str | None = None,
     fixed_randomness: int | None = None,
 ) -> TorchAutodiff:
     """Return the one-batch derivatives of a module or of a function of a parameter structure."""
@@ -45,20 +56,27 @@ def make_autodiff(
         described: Model = ModuleModel(model, criterion, forward, check_modes=fixed_randomness is None)
     else:
         described = FunctionModel(model, criterion, params, forward)
-    return TorchAutodiff(described, described.select(select), fixed_randomness)
+    return TorchAutodiff(described, described.select(select), recognise(criterion, likelihood), fixed_randomness)
 
 
 class TorchAutodiff:
-    """`specop.objectives.Autodiff` on torch autograd."""
+    """`specop.autodiff.Autodiff` on torch autograd."""
 
     backend: TorchBackend = backend
 
-    def __init__(self, model: Model, selected: Mapping[str, Tensor], fixed_randomness: int | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        selected: Mapping[str, Tensor],
+        likelihood: Likelihood | None,
+        fixed_randomness: int | None,
+    ) -> None:
         self.model = model
-        self.fixed_randomness = fixed_randomness
+        self.likelihood = None if likelihood is None else likelihood.name
+        self._likelihood = likelihood
         self.parameters = dict(selected)
         self.names = tuple(selected)
-        self._checked_randomness = False
+        self.sizes = tuple(tensor.numel() for tensor in selected.values())
         devices = {tensor.device for tensor in selected.values()}
         if len(devices) > 1:
             raise InvalidInputError(
@@ -66,8 +84,9 @@ class TorchAutodiff:
                 f"model that lies on one, or move the model to one."
             )
         (self.device,) = devices
+        self._evaluation = Evaluation(model, self.device, fixed_randomness)
         dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
-        self.layout = Layout.whole(sum(tensor.numel() for tensor in selected.values()), dtype, self.device)
+        self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
 
     @property
     def precision(self) -> float:
@@ -78,11 +97,16 @@ class TorchAutodiff:
 
     def restrict(self, select: Any) -> TorchAutodiff:
         """Return the same for a part of the parameters selected now."""
-        return TorchAutodiff(self.model, self.model.select(select, among=self.parameters), self.fixed_randomness)
+        chosen = self.model.select(select, among=self.parameters)
+        return TorchAutodiff(self.model, chosen, self._likelihood, self._evaluation.fixed_randomness)
 
     def flatten(self, tree: Any) -> Tensor:
         """Return a parameter structure, or a mapping from names to tensors, as a vector."""
         return self._vector(self.model.tensors_of(tree, self.parameters))
+
+    def point(self) -> Tensor:
+        """Return the current values as a vector."""
+        return self._vector(self._current())
 
     def unflatten(self, vector: Tensor) -> Any:
         """Return a vector in the structure of the parameters: a mapping by name, or what the function takes."""
@@ -96,17 +120,16 @@ class TorchAutodiff:
         return (*self.model.modes(), *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
 
     def free_memory(self) -> int:
-        """Bytes that are free on the parameters' device."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self.device)[0])
-        return int(psutil.virtual_memory().available)
+        """Return the bytes that are free on the parameters' device."""
+        return free_memory(self.device)
 
-    @contextlib.contextmanager
-    def preserved(self) -> Iterator[None]:
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Return whether an error says that the device's memory is used up."""
+        return is_out_of_memory(error)
+
+    def preserved(self) -> contextlib.AbstractContextManager[None]:
         """Put torch's random state back on leaving."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            yield
+        return self._evaluation.preserved()
 
     # Batches
     def prepare(self, batch: Any) -> Any:
@@ -124,6 +147,10 @@ class TorchAutodiff:
         """Return the memory that the batch's arrays take."""
         return sum(leaf.numel() * leaf.element_size() for leaf in leaves(batch))
 
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+        return take(batch, self.count(batch), start, stop)
+
     def batch_versions(self, batch: Any) -> tuple[int, ...]:
         """Return the version counters of the batch's tensors."""
         return tuple(leaf._version for leaf in leaves(batch))
@@ -135,43 +162,95 @@ class TorchAutodiff:
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return the loss as a detached scalar."""
-        with torch.no_grad(), self._evaluation():
-            return self._checked_loss(self._leaves(theta, requires_grad=False), batch).detach()
+        with torch.no_grad(), self._evaluation.running():
+            return self._evaluation.loss(self._leaves(theta, requires_grad=False), batch).detach()
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
-        with torch.enable_grad(), self._evaluation():
+        with torch.enable_grad(), self._evaluation.running():
             loss, gradients, _ = self._differentiate(theta, batch, create_graph=False)
             return loss.detach(), self._vector(gradients)
 
-    def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor) -> Linearization:
-        """Return H v and what multiplies further vectors without another look at model or data."""
-        with torch.enable_grad(), self._evaluation():
-            _, gradients, points = self._differentiate(theta, batch, create_graph=True)
-            multiply = _double_backward(gradients, points, retain_graph=True)
-            parts, tape = record(multiply, self._split(vector.detach()))
-        held = _bytes(tape.constants, self.model.state())
-        if isinstance(tape, Tape):
-            return Linearization(self._vector(parts), _Replay(self, tape), held)
-        # The retained graph costs about as much a product; it only holds more.
-        return Linearization(self._vector(parts), _RetainedGraph(self, multiply), held)
+    def output_size(self, theta: Tensor | None, batch: Any) -> int:
+        """Return the number of entries of the outputs."""
+        with torch.no_grad(), self._evaluation.running():
+            return self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch).numel()
 
-    def product(self, theta: Tensor | None, batch: Any, vector: Tensor) -> Tensor:
-        """Return H v and keep nothing."""
-        with torch.enable_grad(), self._evaluation():
-            _, gradients, points = self._differentiate(theta, batch, create_graph=True)
-            return self._vector(_double_backward(gradients, points, retain_graph=False)(self._split(vector.detach())))
+    def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
+        """Return the product with a vector, and what multiplies others without another look at model or data."""
+        with torch.enable_grad(), self._evaluation.running():
+            form, multiply = self._multiply(theta, batch, matrix, retain_graph=True)
+            parts, tape = record(multiply, form.inputs(vector))
+        held = held_bytes(tape.constants, self.model.state())
+        # The retained graph costs about as much a product as the tape; it only holds more.
+        apply = _Apply(form, tape.replay if isinstance(tape, Tape) else multiply)
+        return Linearization(form.result(parts), apply, held)
 
-    @contextlib.contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        # Fused attention has no second derivative; the others do.
-        with sdpa_kernel(SDPBackend.MATH):
-            if self.fixed_randomness is None:
-                yield
-            else:
-                with self.preserved():
-                    torch.manual_seed(self.fixed_randomness)
-                    yield
+    def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
+        """Return the product with a vector and keep nothing."""
+        with torch.enable_grad(), self._evaluation.running():
+            form, multiply = self._multiply(theta, batch, matrix, retain_graph=False)
+            return form.result(multiply(form.inputs(vector)))
+
+    def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], Tensor]:
+        """Return what gives the gradient's parts, as rows, for a range of samples."""
+        with torch.enable_grad(), self._evaluation.running():
+            points = self._leaves(theta, requires_grad=True)
+            with torch.no_grad():
+                outputs = self._evaluation.outputs(points, batch)
+            check_samples(self.model, outputs, self.count(batch))
+            gradient, _ = output_gradient(self._evaluation.criterion(batch), outputs)
+        rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
+
+        def between(start: int, stop: int) -> Tensor:
+            with torch.enable_grad(), self._evaluation.running():
+                return self._vectors(rows(start, stop), (stop - start,))
+
+        return between
+
+    def _multiply(
+        self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool
+    ) -> tuple[_Form, Multiply]:
+        """Return the product with a matrix as a function of tensors, and how these make vectors."""
+        if matrix.kind == "hessian":
+            _, gradients, points = self._differentiate(theta, batch, create_graph=True)
+            return _Form(self), double_backward(gradients, points, retain_graph=retain_graph)
+        leaves = self._leaves(theta, requires_grad=True)
+        points = list(leaves.values())
+        outputs = self._evaluation.outputs(leaves, batch)
+        if not outputs.requires_grad:
+            raise InvalidInputError(self._independent())
+        pull = transposed_jacobian(outputs, points)
+        if matrix.kind == "transposed jacobian":
+            return _Form(self, domain=_Kind.of(outputs)), pull
+        refuse_first_order(outputs)
+        push = jacobian(outputs, points)
+        if matrix.kind == "jacobian":
+            return _Form(self, codomain=_Kind.of(outputs)), push
+        middle = self._output_matrix(outputs.detach(), batch, matrix)
+
+        def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            (along,) = push(vectors)
+            return [None] * len(points) if along is None else pull([middle(along)])
+
+        return _Form(self), multiply
+
+    def _output_matrix(self, outputs: Tensor, batch: Any, matrix: Matrix) -> Callable[[Tensor], Tensor]:
+        """Return u -> M u for the matrix J' M J."""
+        likelihood, criterion = self._likelihood, self._evaluation.criterion(batch)
+        if matrix.kind == "ggn":
+            if likelihood is not None:
+                likelihood.check(criterion, outputs)
+            return output_hessian(criterion, outputs)
+        if matrix.kind == "empirical fisher":
+            samples = self.count(batch)
+            check_samples(self.model, outputs, samples)
+            gradient = output_gradient(criterion, outputs)[0].reshape(samples, -1)
+            return lambda u: (gradient * (gradient * u.reshape(samples, -1)).sum(1, keepdim=True)).reshape(u.shape)
+        assert likelihood is not None
+        if matrix.kind == "fisher":
+            return likelihood.fisher(criterion, outputs)
+        return likelihood.sampled_fisher(criterion, outputs, matrix, self.count(batch))
 
     def _leaves(self, theta: Tensor | None, *, requires_grad: bool) -> dict[str, Tensor]:
         values = self._current() if theta is None else self._split(theta)
@@ -195,7 +274,7 @@ class TorchAutodiff:
         self, theta: Tensor | None, batch: Any, *, create_graph: bool
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
         points = self._leaves(theta, requires_grad=True)
-        loss = self._checked_loss(points, batch)
+        loss = self._evaluation.loss(points, batch)
         moving = [point for point in points.values() if point.requires_grad]
         if not loss.requires_grad:
             raise InvalidInputError(self._independent())
@@ -213,118 +292,67 @@ class TorchAutodiff:
             f"Select parameters that the forward pass uses, and look for detach() or no_grad() in it."
         )
 
-    def _checked_loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
-        # One look at the random state is enough: whether a forward pass draws is a property of the model.
-        before = None if self._checked_randomness or self.fixed_randomness is not None else self._random_state()
-        loss = self.model.loss(points, batch)
-        if before is not None:
-            if any(not torch.equal(old, new) for old, new in zip(before, self._random_state(), strict=True)):
-                raise NondeterministicError(
-                    "the forward pass draws random numbers, so every product would be of another matrix. Switch "
-                    "dropout and sampling off (model.eval()), or pass fixed_randomness=0 for the curvature under one "
-                    "fixed mask."
-                )
-            self._checked_randomness = True
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise InvalidInputError(
-                f"the loss must be one real number, the mean over the batch; got {shape}. Use a criterion with "
-                f"reduction='mean', or return loss.mean()."
-            )
-        if not torch.isfinite(loss):
-            raise NonFiniteError(self._why_not_finite(loss, points))
-        return loss.reshape(())
-
-    def _why_not_finite(self, loss: Tensor, points: dict[str, Tensor]) -> str:
-        state = dict(self.model.named_state()) | points
-        bad = [name for name, tensor in state.items() if not torch.isfinite(tensor.detach()).all()]
-        where = (
-            f"These parameters or buffers, of the model or in theta, hold NaN or infinity: {', '.join(bad[:5])}. "
-            f"Restore them from a checkpoint."
-            if bad
-            else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
-        )
-        return f"the loss is {loss.item()}. {where}"
-
-    def _random_state(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return states
-
     def _split(self, vector: Tensor) -> list[Tensor]:
-        sizes = [tensor.numel() for tensor in self.parameters.values()]
         return [
             piece.view(tensor.shape).to(tensor.dtype)
-            for piece, tensor in zip(vector.split(sizes), self.parameters.values(), strict=True)
+            for piece, tensor in zip(vector.split(self.sizes), self.parameters.values(), strict=True)
         ]
 
     def _vector(self, parts: Sequence[Tensor | None]) -> Tensor:
+        return self._vectors(parts, ())
+
+    def _vectors(self, parts: Sequence[Tensor | None], rows: tuple[int, ...]) -> Tensor:
         dtype = torch_dtype(self.layout.dtype)
-        return torch.cat(
-            [
-                torch.zeros(like.numel(), dtype=dtype, device=self.device)
-                if part is None
-                else part.detach().reshape(-1).to(dtype)
-                for part, like in zip(parts, self.parameters.values(), strict=True)
-            ]
-        )
+        flat = [
+            torch.zeros(*rows, size, dtype=dtype, device=self.device)
+            if part is None
+            else part.detach().reshape(*rows, -1).to(dtype)
+            for part, size in zip(parts, self.sizes, strict=True)
+        ]
+        return torch.cat(flat, dim=-1)
 
 
 @dataclass(frozen=True)
-class _Replay:
-    """Product from a tape."""
+class _Kind:
+    """What a tensor of outputs is like, without the memory."""
 
-    autodiff: TorchAutodiff
-    tape: Tape
+    shape: torch.Size
+    dtype: torch.dtype
 
-    def __call__(self, vector: Tensor) -> Tensor:
-        return self.autodiff._vector(self.tape.replay(self.autodiff._split(vector.detach())))
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Kind:
+        return cls(tensor.shape, tensor.dtype)
 
 
 @dataclass(frozen=True)
-class _RetainedGraph:
-    """Product from a graph that autograd keeps."""
+class _Form:
+    """How a product's operand and result are laid out: as outputs of that kind, or as parameters."""
 
     autodiff: TorchAutodiff
-    multiply: Callable[[list[Tensor]], Sequence[Tensor | None]]
+    domain: _Kind | None = None
+    codomain: _Kind | None = None
+
+    def inputs(self, vector: Tensor) -> list[Tensor]:
+        if self.domain is None:
+            return self.autodiff._split(vector.detach())
+        return [vector.detach().reshape(self.domain.shape).to(self.domain.dtype)]
+
+    def result(self, parts: Sequence[Tensor | None]) -> Tensor:
+        if self.codomain is None:
+            return self.autodiff._vector(parts)
+        dtype = torch_dtype(self.autodiff.layout.dtype)
+        if parts[0] is None:
+            return torch.zeros(self.codomain.shape.numel(), dtype=dtype, device=self.autodiff.device)
+        # A copy: what a tape returns may be a constant of it.
+        return parts[0].detach().reshape(-1).to(dtype, copy=True)
+
+
+@dataclass(frozen=True)
+class _Apply:
+    """Product from what is kept: a tape, or a graph."""
+
+    form: _Form
+    multiply: Multiply
 
     def __call__(self, vector: Tensor) -> Tensor:
-        return self.autodiff._vector(self.multiply(self.autodiff._split(vector.detach())))
-
-
-def _double_backward(
-    gradients: list[Tensor | None], points: list[Tensor], *, retain_graph: bool
-) -> Callable[[list[Tensor]], Sequence[Tensor | None]]:
-    """Return v -> d/dtheta (gradient . v); a parameter that the gradient does not depend on gets None."""
-    curved = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
-    moving = [i for i, point in enumerate(points) if point.requires_grad]
-
-    def multiply(vectors: list[Tensor]) -> Sequence[Tensor | None]:
-        parts: list[Tensor | None] = [None] * len(points)
-        if curved:
-            try:
-                found = torch.autograd.grad(
-                    [gradient for gradient in gradients if gradient is not None and gradient.requires_grad],
-                    [points[i] for i in moving],
-                    [vectors[i] for i in curved],
-                    retain_graph=retain_graph,
-                    allow_unused=True,
-                )
-            except NotImplementedError as error:
-                raise InvalidInputError(
-                    f"torch has no second derivative of an operation of the forward pass: {error} Replace it by "
-                    f"others, for example an EmbeddingBag by an Embedding and a sum."
-                ) from error
-            for i, part in zip(moving, found, strict=True):
-                parts[i] = part
-        return parts
-
-    return multiply
-
-
-def _bytes(constants: Sequence[Tensor], owned: Sequence[Tensor]) -> int:
-    """Memory behind the constants that would be free without them."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in owned}
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in constants}
-    return sum(size for pointer, size in held.items() if pointer not in known)
+        return self.form.result(self.multiply(self.form.inputs(vector)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from specop.errors import InvalidInputError
+from specop.refusals import no_outputs
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
 
@@ -23,9 +24,19 @@ class Model(Protocol):
     """A loss as a function of named tensors and a batch."""
 
     constants: frozenset[str]
+    criterion: Criterion | None
 
-    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Tensor:
+    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss over the batch with the named parameters replaced by these values."""
+
+    def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
+        """Return what the criterion is given, or raise where there is none."""
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value at these outputs."""
+
+    def refuse_coupled_samples(self) -> None:
+        """Raise if a sample's outputs depend on the other samples of its batch."""
 
     def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the chosen parameters by name."""
@@ -64,21 +75,39 @@ class ModuleModel:
             )
         # torch.compile has returned silently wrong second derivatives; the module below it is the same function.
         self.module = getattr(module, "_orig_mod", module)
-        self.criterion = criterion
+        self.criterion: Criterion | None = criterion
         self.forward = forward
         self.check_modes = check_modes
         self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
-        self._runner = _Runner(self.module, self._outputs)
+        self._runner = _Runner(self.module, self._run)
         self._check_layers()
 
-    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """Return the mean loss; buffers are copies, so that a layer that updates its own leaves the user's alone."""
+    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
+        """Return the mean loss."""
+        return self.compare(self.outputs(values, batch), batch)
+
+    def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
+        """Return the outputs; buffers are copies, so that a layer that updates its own leaves the user's alone."""
         if self.check_modes:
             self._check_modes()
         replaced = {f"module.{name}": value for name, value in values.items()}
         replaced |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
-        outputs = functional_call(self._runner, replaced, (batch,))
+        return functional_call(self._runner, replaced, (batch,))
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value."""
+        assert self.criterion is not None
         return self.criterion(outputs, batch if self.forward is not None else batch[1])
+
+    def refuse_coupled_samples(self) -> None:
+        """Raise if batch normalization uses the batch's own statistics."""
+        for name, layer in self.module.named_modules():
+            if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                raise InvalidInputError(
+                    f"layer {name!r} ({type(layer).__name__}) is batch normalization in training mode: a sample's "
+                    f"outputs depend on the whole batch, so that gradients of single samples do not exist. Call "
+                    f"model.eval()."
+                )
 
     def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the parameters that require grad, or those that `select` names."""
@@ -130,7 +159,7 @@ class ModuleModel:
         """Return a mapping by parameter name."""
         return values
 
-    def _outputs(self, batch: Any) -> Any:
+    def _run(self, batch: Any) -> Any:
         if self.forward is not None:
             return self.forward(self.module, batch)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -188,12 +217,24 @@ class FunctionModel:
             ".".join(map(str, path)) or "params": tensor for path, tensor in zip(paths, tensors, strict=True)
         }
 
-    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Tensor:
+    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
+        """Return the mean loss."""
+        found = self.function(self.structure_of(dict(values)), batch)
+        return found if self.criterion is None else self.compare(found, batch)
+
+    def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the function's value at a structure with the named leaves replaced."""
-        outputs = self.function(self.structure_of(dict(values)), batch)
         if self.criterion is None:
-            return outputs
+            raise no_outputs()
+        return self.function(self.structure_of(dict(values)), batch)
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value."""
+        assert self.criterion is not None
         return self.criterion(outputs, batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch)
+
+    def refuse_coupled_samples(self) -> None:
+        """Of a function nothing is known."""
 
     def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return all real leaves, or those that `select` names."""

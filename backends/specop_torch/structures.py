@@ -12,7 +12,7 @@ import optree
 import torch
 from torch import Tensor
 
-__all__ = ["leaves", "map_tensors", "move"]
+__all__ = ["leaves", "map_tensors", "move", "take"]
 
 
 def leaves(structure: Any) -> list[Tensor]:
@@ -30,6 +30,11 @@ def leaves(structure: Any) -> list[Tensor]:
 def move(structure: Any, device: torch.device) -> Any:
     """Return the structure with its tensors on a device; those already there are not copied."""
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), structure)
+
+
+def take(structure: Any, count: int, start: int, stop: int) -> Any:
+    """Return the samples from `start` to `stop` of a batch of `count`: of each tensor whose leading dimension it is."""
+    return map_tensors(lambda leaf: leaf[start:stop] if leaf.ndim and leaf.shape[0] == count else leaf, structure)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:

@@ -14,6 +14,7 @@ from specop.errors import InvalidInputError
 from specop.operators.base import LinearOperator
 
 __all__ = [
+    "Composite",
     "IdentityOperator",
     "ProductOperator",
     "RestrictedOperator",
@@ -71,7 +72,7 @@ def restrict(A: LinearOperator, indices: ArrayLike) -> LinearOperator:
     return RestrictedOperator(A, indices)
 
 
-class _Composite(LinearOperator):
+class Composite(LinearOperator):
     """Base of nodes: they watch what their parts watch."""
 
     def __init__(self, parts: tuple[LinearOperator, ...], domain: Layout, codomain: Layout, **facts: Any) -> None:
@@ -107,7 +108,7 @@ class _Composite(LinearOperator):
         return self.parts[0].unflatten(vector)
 
 
-class SumOperator(_Composite):
+class SumOperator(Composite):
     """``A + B``."""
 
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
@@ -130,7 +131,7 @@ class SumOperator(_Composite):
         return self.backend.axpy_(left._rmatvec(y), 1.0, right._rmatvec(y))
 
 
-class ScaledOperator(_Composite):
+class ScaledOperator(Composite):
     """``factor * A``."""
 
     def __init__(self, operator: LinearOperator, factor: float) -> None:
@@ -152,7 +153,7 @@ class ScaledOperator(_Composite):
         return self.backend.scale_(self.parts[0]._rmatvec(y), self.factor)
 
 
-class ProductOperator(_Composite):
+class ProductOperator(Composite):
     """``A @ B``."""
 
     def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
@@ -171,7 +172,7 @@ class ProductOperator(_Composite):
         return right._rmatvec(left._rmatvec(y))
 
 
-class TransposedOperator(_Composite):
+class TransposedOperator(Composite):
     """``A.T``."""
 
     def __init__(self, operator: LinearOperator) -> None:
@@ -194,7 +195,7 @@ class TransposedOperator(_Composite):
         return self.parts[0]._matvec(y)
 
 
-class IdentityOperator(_Composite):
+class IdentityOperator(Composite):
     """The identity on the space of another operator."""
 
     def __init__(self, operator: LinearOperator) -> None:
@@ -209,7 +210,7 @@ class IdentityOperator(_Composite):
         return self.backend.copy(x)
 
 
-class RestrictedOperator(_Composite):
+class RestrictedOperator(Composite):
     """``A[indices][:, indices]``."""
 
     def __init__(self, operator: LinearOperator, indices: ArrayLike) -> None:

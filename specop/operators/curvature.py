@@ -1,163 +1,166 @@
-"""Curvature operators: the Hessian of a mean loss over a data set."""
+"""Curvature operators: matrices of a mean loss over a data set, made by the methods of `Objective`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from specop import probes
 from specop.autodiff import Autodiff
-from specop.backend import Array, Backend
-from specop.batches import Batches
+from specop.backend import Array, Layout
+from specop.operators.algebra import Composite
 from specop.operators.base import LinearOperator
+from specop.operators.products import JacobianProducts, Plan, Products
 
-__all__ = ["HessianOperator", "HessianProducts", "accumulate"]
+__all__ = ["CurvatureOperator", "GradientCovariance", "JacobianOperator", "Watched"]
+
+Unchanged = Callable[[], AbstractContextManager[None]]
 
 
-class HessianOperator(LinearOperator):
-    """Hessian of an objective at one point; made by `Objective.hessian`.
+class Watched(LinearOperator):
+    """Base of operators that belong to one point of a model.
 
     Parameters
     ----------
-    products : HessianProducts
+    autodiff : Autodiff
     unchanged : callable
         Returns a context manager that raises ParametersChangedError unless the model stays where it was.
     """
 
-    def __init__(self, products: HessianProducts, unchanged: Callable[[], AbstractContextManager[None]]) -> None:
-        autodiff = products.autodiff
-        super().__init__(autodiff.backend, autodiff.layout, is_symmetric=True)
-        self._products = products
+    def __init__(
+        self, autodiff: Autodiff, unchanged: Unchanged, codomain: Layout | None = None, **facts: bool | None
+    ) -> None:
+        super().__init__(autodiff.backend, autodiff.layout, codomain, **facts)
+        self._autodiff = autodiff
         self._unchanged = unchanged
-        self._watched = False
-
-    def _matvec(self, x: Array) -> Array:
-        return self._products(x)
+        self._is_watched = False
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        if self._watched:
+        if self._is_watched:
             yield
             return
         with self._unchanged():
-            self._watched = True
+            self._is_watched = True
             try:
                 yield
             finally:
-                self._watched = False
+                self._is_watched = False
 
     @property
     def precision(self) -> float:
-        return self._products.autodiff.precision
+        return self._autodiff.precision
+
+    def flatten(self, tree: Any) -> Array:
+        return self._autodiff.flatten(tree)
+
+
+class CurvatureOperator(Watched):
+    """Symmetric matrix of an objective at one point, such as the Hessian.
+
+    Parameters
+    ----------
+    products : Products
+    unchanged : callable
+        Returns a context manager that raises ParametersChangedError unless the model stays where it was.
+    is_psd : bool, optional
+        What is known of the matrix.
+    """
+
+    def __init__(self, products: Products, unchanged: Unchanged, is_psd: bool | None = None) -> None:
+        super().__init__(products.autodiff, unchanged, is_symmetric=True, is_psd=is_psd)
+        self._products = products
+
+    def _matvec(self, x: Array) -> Array:
+        return self._products(x)
 
     @property
     def samples(self) -> int:
         return self._products.data.samples
 
-    def flatten(self, tree: Any) -> Array:
-        return self._products.autodiff.flatten(tree)
+    @property
+    def products(self) -> Products:
+        """What multiplies, for operators made of this one."""
+        return self._products
+
+    def plan(self) -> Plan:
+        """Return how products are computed; batches that are not linearized yet are, within the memory budget."""
+        with self.session():
+            return self._products.plan(probes.rademacher(self.backend, self.domain, 0, 0))
+
+    def block_diagonal(self, blocks: Sequence[Any] | None = None) -> LinearOperator:
+        """Return the matrix without what couples different blocks of parameters.
+
+        Parameters
+        ----------
+        blocks : sequence of selections, optional
+            Disjoint parts that cover all parameters, each as `select` in `objective`; default: one for each module that
+            holds parameters, told by the names before the last dot.
+
+        Notes
+        -----
+        A product with K blocks costs K products with this operator on shared linearizations, in one pass over the data.
+        Of an empirical Fisher matrix it costs the samples' gradients once, for any K.
+        """
+        from specop.operators.blocks import BlockDiagonalOperator
+
+        return BlockDiagonalOperator(self, blocks)
+
+    def coupling(self, rows: Any, columns: Any) -> LinearOperator:
+        """Return the rectangular block that couples two parts of the parameters, such as two layers.
+
+        Parameters
+        ----------
+        rows, columns : str, list, module or callable
+            Selections, as `select` in `objective`.
+
+        Notes
+        -----
+        A product costs one with this operator: restrict the objective to the two parts first where they are a small
+        part of the model.
+        """
+        from specop.operators.blocks import CouplingOperator
+
+        return CouplingOperator(self, rows, columns)
 
     def unflatten(self, vector: Array) -> Any:
-        return self._products.autodiff.unflatten(vector)
+        return self._autodiff.unflatten(vector)
 
 
-class HessianProducts:
-    """Products at one point: linearizations as far as the memory budget goes, recomputation beyond it.
+class GradientCovariance(Composite):
+    """``F - g g'`` of an empirical Fisher matrix and the mean gradient: the covariance of the samples' gradients."""
+
+    def __init__(self, fisher: LinearOperator, gradient: Array) -> None:
+        super().__init__((fisher,), fisher.domain, fisher.codomain, is_psd=True)
+        self.gradient = gradient
+
+    def _matvec(self, x: Array) -> Array:
+        (along,) = self.backend.to_host(self.backend.dot(self.gradient, x))
+        return self.backend.axpy_(self.parts[0]._matvec(x), -float(along), self.gradient)
+
+
+class JacobianOperator(Watched):
+    """Jacobian of all outputs of an objective at one point, outputs x parameters.
 
     Parameters
     ----------
-    autodiff : Autodiff
-    data : Batches
-    budget : callable
-        Returns the bytes that linearizations may take.
-    theta : native vector or None
-        The point; None for the model's own parameters.
+    products : JacobianProducts
+        With the Jacobian; its ``transposed`` is set.
+    unchanged : callable
+        As for `CurvatureOperator`.
     """
 
-    def __init__(self, autodiff: Autodiff, data: Batches, budget: Callable[[], int], theta: Array | None) -> None:
-        self.autodiff = autodiff
-        self.data = data
-        self._budget = budget
-        self._theta = theta
-        self.release()
+    def __init__(self, products: JacobianProducts, unchanged: Unchanged) -> None:
+        super().__init__(products.autodiff, unchanged, products.outputs)
+        self._products = products
 
-    def release(self) -> None:
-        """Forget all linearizations; the next product makes new ones."""
-        self._linear: list[Callable[[Array], Array] | None] | None = None
-        self._shares: list[float] = []
-        self._witness: tuple[Array, Array] | None = None
-        self._mistrusted = False
+    def _matvec(self, x: Array) -> Array:
+        return self._products(x)
 
-    def __call__(self, vector: Array) -> Array:
-        """Return the product with a vector, in fresh storage."""
-        if self._mistrusted:
-            return self._recompute(vector)
-        if self._linear is None:
-            return self._linearize(vector)
-        product = self._apply(vector, self._linear)
-        if self._witness is not None and not self._agrees(vector, product, *self._witness):
-            self.release()
-            self._mistrusted = True
-            return self._recompute(vector)
-        self._witness = None
-        return product
+    def _rmatvec(self, y: Array) -> Array:
+        return self._products.transposed(y)
 
-    def _linearize(self, vector: Array) -> Array:
-        room, largest = self._budget(), 0
-        linear: list[Callable[[Array], Array] | None] = []
-        total: Array | None = None
-        shares: list[float] = []
-        with self.data.reading() as batches:
-            for batch, share in batches:
-                shares.append(share)
-                # Batches are much alike: the largest so far tells whether another one is worth a try.
-                if largest <= room:
-                    made = self.autodiff.linearize(self._theta, batch, vector)
-                    largest = max(largest, made.bytes)
-                    fits = made.bytes <= room
-                    room -= made.bytes if fits else 0
-                    linear.append(made.apply if fits else None)
-                    part = made.first
-                else:
-                    linear.append(None)
-                    part = self.autodiff.product(self._theta, batch, vector)
-                total = accumulate(self.autodiff.backend, total, share, part)
-        # All at the end, so that a pass that fails leaves nothing behind.
-        self._linear, self._shares = linear, shares
-        self._witness = (self.autodiff.backend.copy(vector), self.autodiff.backend.copy(total))
-        return total
-
-    def _apply(self, vector: Array, linear: list[Callable[[Array], Array] | None]) -> Array:
-        total: Array | None = None
-        # Where everything is kept there is no need to touch the data.
-        data: Any = self.data.reading() if None in linear else nullcontext((None, share) for share in self._shares)
-        with data as batches:
-            for (batch, share), apply in zip(batches, linear, strict=True):
-                part = self.autodiff.product(self._theta, batch, vector) if apply is None else apply(vector)
-                total = accumulate(self.autodiff.backend, total, share, part)
-        return total
-
-    def _recompute(self, vector: Array) -> Array:
-        total: Array | None = None
-        with self.data.reading() as batches:
-            for batch, share in batches:
-                part = self.autodiff.product(self._theta, batch, vector)
-                total = accumulate(self.autodiff.backend, total, share, part)
-        return total
-
-    def _agrees(self, vector: Array, product: Array, other: Array, other_product: Array) -> bool:
-        """Whether the first replayed product fits the one that autograd computed: u'(H v) = v'(H u)."""
-        backend = self.autodiff.backend
-        left, right, *lengths = backend.to_host(
-            backend.dot(other, product),
-            backend.dot(vector, other_product),
-            *(backend.norm(x) for x in (vector, product, other, other_product)),
-        )
-        scale = float(lengths[0] * lengths[3] + lengths[1] * lengths[2])
-        # Not finite: let the algorithm that asked say so.
-        return not bool(abs(left - right) > self.autodiff.precision**0.5 * scale)
-
-
-def accumulate(backend: Backend, total: Array | None, share: float, part: Array) -> Array:
-    """Return ``total + share * part``; both are consumed."""
-    return backend.scale_(part, share) if total is None else backend.axpy_(total, share, part)
+    @property
+    def samples(self) -> int:
+        return self._products.data.samples

@@ -38,6 +38,18 @@ def cnn() -> Problem:
     return _finish("cnn", model, criterion, images[:1024], labels[:1024])
 
 
+def mlp() -> Problem:
+    """Return a multilayer perceptron with 0.2 million parameters on 1,024 images."""
+    images, labels = load_images(8192)
+    images = images.flatten(1)
+    model = _seeded(
+        lambda: nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+    )
+    criterion = nn.CrossEntropyLoss()
+    _train(model, criterion, images, labels, epochs=8, batch=128, rate=2e-3)
+    return _finish("mlp", model, criterion, images[:1024], labels[:1024])
+
+
 def transformer() -> Problem:
     """Return a transformer with 0.1 million parameters on 4,096 characters."""
     context = 64

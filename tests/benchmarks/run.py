@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 
+from costs import measure_costs
 from density import compare_densities
 from eigenvalues import compare_eigenvalues
 from frameworks import compare_in
@@ -39,7 +40,7 @@ from spectra import count_products
 from tables import Row
 from traces import compare_traces
 
-SECTIONS = ("products", "traces", "overhead", "density", "eigenvalues", "jax", "tensorflow")
+SECTIONS = ("products", "traces", "costs", "overhead", "density", "eigenvalues", "jax", "tensorflow")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sections: dict[str, Callable[[], list[Row]]] = {
         "products": lambda: count_products(options.seeds or 20),
         "traces": lambda: compare_traces(options.seeds or 200),
+        "costs": lambda: measure_costs(options.repeats),
         "overhead": lambda: measure_overhead(options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),

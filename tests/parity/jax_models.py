@@ -15,7 +15,8 @@ def objective(problem, dtype):
     """Objective with the weights and data of the problem, in this dtype."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
     data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
-    return specop.objective(LOSSES[problem.name], params=params, data=data)
+    outputs, criterion = MODELS[problem.name]
+    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood)
 
 
 def array(values, dtype):
@@ -26,22 +27,26 @@ def cross_entropy(logits, labels):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1))
 
 
+def binary_cross_entropy(logits, labels):
+    return jnp.mean(jax.nn.softplus(logits) - labels * logits)
+
+
 def mlp(params, batch):
     w1, b1, w2, b2, w3, b3 = params
-    x, y = batch
+    x, _ = batch
     x = jnp.tanh(x @ w1 + b1)
     x = jax.nn.softplus(x @ w2 + b2)
-    return cross_entropy(x @ w3 + b3, y)
+    return x @ w3 + b3
 
 
 def cnn(params, batch):
     kernel1, bias1, kernel2, bias2, dense, bias = params
-    x, y = batch
+    x, _ = batch
     x = jnp.tanh(convolve(x, kernel1) + bias1)
     m, height, width, channels = x.shape
     x = x.reshape(m, height // 2, 2, width // 2, 2, channels).mean((2, 4))
     x = jax.nn.gelu(convolve(x, kernel2) + bias2, approximate=True)
-    return cross_entropy(x.reshape(m, -1) @ dense + bias, y)
+    return x.reshape(m, -1) @ dense + bias
 
 
 def convolve(x, kernel):
@@ -50,7 +55,7 @@ def convolve(x, kernel):
 
 def transformer(params, batch):
     embedding, positions, scale1, shift1, qkv, out, scale2, shift2, up, up_bias, down, down_bias, head = params
-    tokens, following = batch
+    tokens, _ = batch
     x = embedding[tokens] + positions
     m, length, _ = x.shape
     q, k, v = (
@@ -63,7 +68,7 @@ def transformer(params, batch):
     x = x + attended.transpose(0, 2, 1, 3).reshape(m, length, WIDTH) @ out
     normed = layer_norm(x, scale2, shift2)
     x = x + jax.nn.gelu(normed @ up + up_bias, approximate=True) @ down + down_bias
-    return cross_entropy(x @ head, following)
+    return x @ head
 
 
 def layer_norm(x, scale, shift):
@@ -73,12 +78,17 @@ def layer_norm(x, scale, shift):
 
 def wide_and_deep(params, batch):
     table1, table2, w1, b1, w2, b2, wide1, wide2, wide_dense = params
-    x, y = batch
+    x, _ = batch
     i, j, dense = x[:, 0].astype(int), x[:, 1].astype(int), x[:, 2:]
     deep = jnp.concatenate([table1[i], table2[j], dense], axis=1)
     deep = (jax.nn.softplus(deep @ w1 + b1) @ w2 + b2)[:, 0]
-    logits = deep + wide1[i] + wide2[j] + dense @ wide_dense
-    return jnp.mean(jax.nn.softplus(logits) - y * logits)
+    return deep + wide1[i] + wide2[j] + dense @ wide_dense
 
 
-LOSSES = {"mlp": mlp, "cnn": cnn, "transformer": transformer, "wide and deep": wide_and_deep}
+# Outputs and criterion.
+MODELS = {
+    "mlp": (mlp, cross_entropy),
+    "cnn": (cnn, cross_entropy),
+    "transformer": (transformer, cross_entropy),
+    "wide and deep": (wide_and_deep, binary_cross_entropy),
+}

@@ -1,10 +1,10 @@
 """Models, weights and data that every framework gets alike, made by NumPy in float64.
 
 A model is described once: the shapes of its parameters, in the order of the parameter vector, and its batches. Each
-framework writes the loss once (`torch_models.py`, `jax_models.py`, `tensorflow_models.py`), as a function of a list of
-arrays. Conventions are TensorFlow's: images are (batch, height, width, channels), kernels (height, width, in, out), a
-dense layer is ``x @ weight + bias``. Who needs another order transposes inside the function, so that parameter vectors,
-and with them probes, are the same everywhere.
+framework writes outputs and criterion once (`torch_models.py`, `jax_models.py`, `tensorflow_models.py`), the outputs as
+a function of a list of arrays. Conventions are TensorFlow's: images are (batch, height, width, channels), kernels
+(height, width, in, out), a dense layer is ``x @ weight + bias``. Who needs another order transposes inside the
+function, so that parameter vectors, and with them probes, are the same everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADS, WIDTH = 2, 8
 
 @dataclass(frozen=True)
 class Problem:
-    """Weights by name, in the order of the parameter vector, and batches of (inputs, targets).
+    """Weights by name, in the order of the parameter vector, batches of (inputs, targets), and the likelihood of these.
 
     Floating arrays are float64; integers are int32, which every framework takes as indices and labels.
     """
@@ -30,6 +30,7 @@ class Problem:
     name: str
     weights: dict[str, NDArray[np.float64]]
     batches: list[tuple[NDArray[np.generic], NDArray[np.generic]]]
+    likelihood: str = "categorical"
 
     @property
     def n(self) -> int:
@@ -121,7 +122,7 @@ def _wide_and_deep() -> Problem:
         data.append(
             (np.concatenate([x, rng.standard_normal((m, 3))], axis=1), rng.integers(0, 2, m).astype(np.float64))
         )
-    return Problem("wide and deep", _weights(3, shapes), data)
+    return Problem("wide and deep", _weights(3, shapes), data, "bernoulli")
 
 
 PROBLEMS = {problem.name: problem for problem in (_mlp(), _cnn(), _transformer(), _wide_and_deep())}

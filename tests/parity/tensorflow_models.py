@@ -11,7 +11,8 @@ def objective(problem, dtype):
     """Objective with the weights and data of the problem, in this dtype."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
     data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
-    return specop.objective(LOSSES[problem.name], params=params, data=data)
+    outputs, criterion = MODELS[problem.name]
+    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood)
 
 
 def array(values, dtype):
@@ -22,6 +23,10 @@ def cross_entropy(logits, labels):
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
+def binary_cross_entropy(logits, labels):
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
+
+
 def gelu(x):
     # tf.nn.gelu rounds a constant to float32, which shows in the tenth digit.
     return 0.5 * x * (1 + tf.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
@@ -29,24 +34,24 @@ def gelu(x):
 
 def mlp(params, batch):
     w1, b1, w2, b2, w3, b3 = params
-    x, y = batch
+    x, _ = batch
     x = tf.tanh(x @ w1 + b1)
     x = tf.nn.softplus(x @ w2 + b2)
-    return cross_entropy(x @ w3 + b3, y)
+    return x @ w3 + b3
 
 
 def cnn(params, batch):
     kernel1, bias1, kernel2, bias2, dense, bias = params
-    x, y = batch
+    x, _ = batch
     x = tf.nn.conv2d(x, kernel1, 1, "SAME") + bias1
     x = tf.nn.avg_pool2d(tf.tanh(x), 2, 2, "VALID")
     x = gelu(tf.nn.conv2d(x, kernel2, 1, "SAME") + bias2)
-    return cross_entropy(tf.reshape(x, (tf.shape(x)[0], -1)) @ dense + bias, y)
+    return tf.reshape(x, (tf.shape(x)[0], -1)) @ dense + bias
 
 
 def transformer(params, batch):
     embedding, positions, scale1, shift1, qkv, out, scale2, shift2, up, up_bias, down, down_bias, head = params
-    tokens, following = batch
+    tokens, _ = batch
     x = tf.gather(embedding, tokens) + positions
     m, length, _ = x.shape
     mixed = tf.reshape(layer_norm(x, scale1, shift1) @ qkv, (m, length, 3, HEADS, WIDTH // HEADS))
@@ -58,7 +63,7 @@ def transformer(params, batch):
     x = x + tf.reshape(tf.transpose(attended, (0, 2, 1, 3)), (m, length, WIDTH)) @ out
     normed = layer_norm(x, scale2, shift2)
     x = x + gelu(normed @ up + up_bias) @ down + down_bias
-    return cross_entropy(x @ head, following)
+    return x @ head
 
 
 def layer_norm(x, scale, shift):
@@ -68,12 +73,17 @@ def layer_norm(x, scale, shift):
 
 def wide_and_deep(params, batch):
     table1, table2, w1, b1, w2, b2, wide1, wide2, wide_dense = params
-    x, y = batch
+    x, _ = batch
     i, j, dense = tf.cast(x[:, 0], tf.int32), tf.cast(x[:, 1], tf.int32), x[:, 2:]
     deep = tf.concat([tf.gather(table1, i), tf.gather(table2, j), dense], axis=1)
     deep = (tf.nn.softplus(deep @ w1 + b1) @ w2 + b2)[:, 0]
-    wide = tf.gather(wide1, i) + tf.gather(wide2, j) + tf.linalg.matvec(dense, wide_dense)
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, deep + wide))
+    return deep + tf.gather(wide1, i) + tf.gather(wide2, j) + tf.linalg.matvec(dense, wide_dense)
 
 
-LOSSES = {"mlp": mlp, "cnn": cnn, "transformer": transformer, "wide and deep": wide_and_deep}
+# Outputs and criterion.
+MODELS = {
+    "mlp": (mlp, cross_entropy),
+    "cnn": (cnn, cross_entropy),
+    "transformer": (transformer, cross_entropy),
+    "wide and deep": (wide_and_deep, binary_cross_entropy),
+}

@@ -12,7 +12,8 @@ def objective(problem, dtype):
     """Objective with the weights and data of the problem, in this dtype."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
     data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
-    return specop.objective(LOSSES[problem.name], params=params, data=data)
+    outputs, criterion = MODELS[problem.name]
+    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood)
 
 
 def array(values, dtype):
@@ -20,26 +21,30 @@ def array(values, dtype):
     return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor.long()
 
 
+def cross_entropy(logits, labels):
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
 def mlp(params, batch):
     w1, b1, w2, b2, w3, b3 = params
-    x, y = batch
+    x, _ = batch
     x = torch.tanh(x @ w1 + b1)
     x = F.softplus(x @ w2 + b2)
-    return F.cross_entropy(x @ w3 + b3, y)
+    return x @ w3 + b3
 
 
 def cnn(params, batch):
     kernel1, bias1, kernel2, bias2, dense, bias = params
-    x, y = batch
+    x, _ = batch
     x = F.conv2d(x.permute(0, 3, 1, 2), kernel1.permute(3, 2, 0, 1), bias1, padding=1)
     x = F.avg_pool2d(torch.tanh(x), 2)
     x = F.gelu(F.conv2d(x, kernel2.permute(3, 2, 0, 1), bias2, padding=1), approximate="tanh")
-    return F.cross_entropy(x.permute(0, 2, 3, 1).flatten(1) @ dense + bias, y)
+    return x.permute(0, 2, 3, 1).flatten(1) @ dense + bias
 
 
 def transformer(params, batch):
     embedding, positions, scale1, shift1, qkv, out, scale2, shift2, up, up_bias, down, down_bias, head = params
-    tokens, following = batch
+    tokens, _ = batch
     x = F.embedding(tokens, embedding) + positions
     m, length, _ = x.shape
     normed = F.layer_norm(x, (WIDTH,), scale1, shift1)
@@ -48,17 +53,22 @@ def transformer(params, batch):
     x = x + attended.transpose(1, 2).reshape(m, length, WIDTH) @ out
     normed = F.layer_norm(x, (WIDTH,), scale2, shift2)
     x = x + F.gelu(normed @ up + up_bias, approximate="tanh") @ down + down_bias
-    return F.cross_entropy((x @ head).flatten(0, 1), following.flatten())
+    return x @ head
 
 
 def wide_and_deep(params, batch):
     table1, table2, w1, b1, w2, b2, wide1, wide2, wide_dense = params
-    x, y = batch
+    x, _ = batch
     i, j, dense = x[:, 0].long(), x[:, 1].long(), x[:, 2:]
     deep = torch.cat([F.embedding(i, table1), F.embedding(j, table2), dense], dim=1)
     deep = (F.softplus(deep @ w1 + b1) @ w2 + b2)[:, 0]
-    wide = wide1[i] + wide2[j] + dense @ wide_dense
-    return F.binary_cross_entropy_with_logits(deep + wide, y)
+    return deep + wide1[i] + wide2[j] + dense @ wide_dense
 
 
-LOSSES = {"mlp": mlp, "cnn": cnn, "transformer": transformer, "wide and deep": wide_and_deep}
+# Outputs and criterion.
+MODELS = {
+    "mlp": (mlp, cross_entropy),
+    "cnn": (cnn, cross_entropy),
+    "transformer": (transformer, cross_entropy),
+    "wide and deep": (wide_and_deep, F.binary_cross_entropy_with_logits),
+}

@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError, NonFiniteError
 from specop_minicupy.arrays import backend
 
 
-def make_autodiff(model, criterion, *, params=None, select=None, forward=None, fixed_randomness=None):
+def make_autodiff(model, criterion, *, params=None, select=None, forward=None, likelihood=None, fixed_randomness=None):
     """What `specop.objective` calls for a model or for parameters of minicupy."""
     if not isinstance(model, mp.Regression) or criterion is not None or forward is not None:
         raise InvalidInputError("minicupy differentiates Regression models, which have their loss built in.")
@@ -26,14 +26,15 @@ class MinicupyAutodiff:
     """`specop.autodiff.Autodiff` on models that have `loss`, `gradient` and `curvature`."""
 
     backend = backend
+    likelihood = None
 
     def __init__(self, model, names):
         self.model = model
         self.names = tuple(names)
         self._shapes = [model.parameters[name].shape for name in names]
-        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self.sizes = tuple(int(np.prod(shape)) for shape in self._shapes)
         first = model.parameters[names[0]]
-        self.layout = Layout.whole(sum(self._sizes), first.dtype, first.device)
+        self.layout = Layout.whole(sum(self.sizes), first.dtype, first.device)
 
     precision = property(lambda self: self.layout.epsilon)
 
@@ -45,13 +46,16 @@ class MinicupyAutodiff:
             raise InvalidInputError(f"select={select!r} matches no parameter. There are: {', '.join(self.names)}.")
         return type(self)(self.model, chosen)
 
+    def point(self):
+        return self.flatten(self.model.parameters)
+
     def flatten(self, tree):
         return mp.concatenate([tree[name].reshape(-1) for name in self.names])
 
     def unflatten(self, vector):
         self.backend.check_vector(vector, self.layout, "the vector")
-        ends = np.cumsum(self._sizes)
-        parts = [vector[end - size : end] for end, size in zip(ends, self._sizes, strict=True)]
+        ends = np.cumsum(self.sizes)
+        parts = [vector[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
         return {name: part.reshape(*shape) for name, part, shape in zip(self.names, parts, self._shapes, strict=True)}
 
     # What must not change, and what is put back
@@ -65,12 +69,18 @@ class MinicupyAutodiff:
     def free_memory(self):
         return 2**30
 
+    def is_out_of_memory(self, error):
+        return isinstance(error, MemoryError)
+
     # Batches are pairs of arrays
     def prepare(self, batch):
         return batch
 
     def count(self, batch):
         return len(batch[0])
+
+    def take(self, batch, start, stop):
+        return tuple(array[start:stop] for array in batch)
 
     def batch_bytes(self, batch):
         return sum(array.nbytes for array in batch)
@@ -91,13 +101,21 @@ class MinicupyAutodiff:
     def gradient(self, theta, batch):
         return self.loss(theta, batch), self.flatten(self.model.gradient(self._values(theta), batch))
 
-    def linearize(self, theta, batch, vector):
+    def linearize(self, theta, batch, vector, matrix):
+        if matrix.kind != "hessian":
+            raise InvalidInputError(f"minicupy has no {matrix.kind}, only Hessians.")
         self.loss(theta, batch)
         multiply, held = self.model.curvature(self._values(theta), batch)
         return Linearization(self._apply(multiply, vector), lambda v: self._apply(multiply, v), held)
 
-    def product(self, theta, batch, vector):
-        return self.linearize(theta, batch, vector).first
+    def product(self, theta, batch, vector, matrix):
+        return self.linearize(theta, batch, vector, matrix).first
+
+    def output_size(self, theta, batch):
+        raise InvalidInputError("minicupy's models have their loss built in, and no outputs.")
+
+    def sample_gradients(self, theta, batch):
+        raise InvalidInputError("minicupy has no gradients of samples.")
 
     def _values(self, theta):
         return self.model.parameters | ({} if theta is None else self.unflatten(theta))

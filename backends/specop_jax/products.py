@@ -1,0 +1,240 @@
+"""Compiled products with the outputs' Jacobian J and with matrices J' M J, for one loss and batches of one form.
+
+Backwards differentiation of the outputs gives J', and its transpose J, so that operations need no forward derivative.
+As for the Hessian, what does not depend on the vector is computed once and kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import Partial
+
+from specop.errors import InvalidInputError
+from specop_jax.likelihoods import Family, families, output_hessian
+from specop_jax.models import Loss
+from specop_jax.programs import KEPT, NO_DERIVATIVE, Form, Unhashed, join, mean, split, trace
+from specop_jax.residuals import Residuals
+from specop_jax.structures import Frame
+
+__all__ = ["OutputProgram", "Variant", "find_output_program"]
+
+
+def find_output_program(
+    loss: Loss,
+    frame: Frame,
+    form: Form,
+    dtype: np.dtype[Any],
+    points: Sequence[Any],
+    others: Sequence[Any],
+    arrays: Sequence[Any],
+) -> OutputProgram:
+    """Return the output program of a loss: as `programs.find_program`, that of an earlier objective if it is the same.
+
+    Parameters
+    ----------
+    loss, frame, form, dtype, points, others, arrays
+        As for `programs.find_program`.
+    """
+    functions = _Functions(loss, frame)
+
+    def value(points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Array]:
+        z = functions.outputs(points, others, arrays)
+        return functions.criterion(arrays)(z), z
+
+    text, captured, constants, returned = trace(jax.value_and_grad(value, has_aux=True), points, others, arrays)
+    (_, z), _ = returned
+    return _program(loss, form, dtype, text, captured, Unhashed((frame, constants, z)))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one compiled product serves: a kind of matrix, for the Fisher information of a family."""
+
+    kind: str
+    family: Family | None = None
+
+
+class OutputProgram:
+    """Functions of (points, others, arrays, extra, vector), the first three as in `programs.Program`.
+
+    ``extra`` is what the matrix needs besides: weights of the loss terms, and noise to draw labels with. Each product
+    comes with (whether all outputs are finite, the loss if the matrix depends on it).
+
+    Attributes
+    ----------
+    outputs : jax.ShapeDtypeStruct
+        Their shape and dtype.
+    """
+
+    def __init__(
+        self, functions: _Functions, form: Form, dtype: np.dtype[Any], outputs: jax.ShapeDtypeStruct, captured: Any
+    ) -> None:
+        self.captured = captured  # alive as long as their identities tell programs apart
+        self.outputs = outputs
+        self._functions = functions
+        self._form = form
+        self._dtype = dtype
+        self._compiled: dict[Any, Any] = {}
+
+    def linearize(
+        self, variant: Variant, *arguments: Any
+    ) -> tuple[Array, Array, Callable[[Array], Array], list[Array]]:
+        """Return status, product, what multiplies further vectors, and the arrays which that holds."""
+        *point, vector = arguments
+
+        def linearized(points: list[Array], others: list[Any], arrays: list[Array], extra: Any) -> Any:
+            status, linear = self._linear(variant, points, others, arrays, extra)
+            return status, Residuals.of(linear, (points, others, arrays, extra))
+
+        def apply(residuals: Residuals, given: list[Array], vector: Array) -> Array:
+            return self._multiply(variant, residuals.linear(given), vector)
+
+        status, residuals = self._differentiated(self._jit(("linearize", variant), linearized), *point)
+        given = residuals.choose(point)
+        multiply = functools.partial(self._jit(("apply", variant), apply), residuals, given)
+        return status, self._differentiated(multiply, vector), multiply, [*residuals.arrays, *given]
+
+    def terms(self, name: str, arrays: list[Array]) -> tuple[Family, Array] | None:
+        """Return the reading of a likelihood that fits the criterion, and the terms' weights; None if there is none."""
+
+        def terms(family: Family, arrays: list[Array]) -> tuple[Array, Array]:
+            return family.terms(self._functions.criterion(arrays), jnp.zeros(self.outputs.shape, self.outputs.dtype))
+
+        for family in families(name, self.outputs.ndim):
+            compiled = self._jit(("terms", family), functools.partial(terms, family))
+            weights, fits = self._differentiated(compiled, arrays)
+            if fits:
+                return family, weights
+        return None
+
+    def slopes(self, points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Array, Array]:
+        """Return status, outputs, and the gradient of the loss in them."""
+
+        def slopes(points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Array, Array]:
+            z = self._functions.outputs(points, others, arrays)
+            loss, gradient = jax.value_and_grad(self._functions.criterion(arrays))(z)
+            return _status(z, loss), z, gradient
+
+        found: tuple[Array, Array, Array] = self._jit("slopes", slopes)(points, others, arrays)
+        return found
+
+    def rows(self, count: int, *arguments: Any) -> tuple[Array, Array]:
+        """Return what `count` samples add to the gradient, and by how much their outputs depend on the others.
+
+        Arguments are (points, others, arrays, outputs, gradient in the outputs, number of the first sample). With
+        outputs z and r = d loss / d z, sample i adds d(z_i . r_i) / d theta.
+        """
+
+        def rows(
+            points: list[Array], others: list[Any], arrays: list[Array], z: Array, gradient: Array, start: Array
+        ) -> tuple[Array, Array]:
+            sliced = [i for i, array in enumerate(arrays) if array.ndim and array.shape[0] == len(z)]
+
+            def weighted(points: list[Array], sample: list[Array], weight: Array) -> tuple[Array, Array]:
+                alone = dict(zip(sliced, sample, strict=True))
+                batch = [alone.get(i, array) for i, array in enumerate(arrays)]
+                found = self._functions.outputs(points, others, batch)
+                if found.shape != weight.shape:
+                    raise InvalidInputError(
+                        f"the outputs of a single sample have shape {found.shape}, those in its batch {weight.shape}: "
+                        f"gradients of single samples do not exist."
+                    )
+                return (found * weight).sum(), found
+
+            def pieces(array: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, count)[:, None]
+
+            samples = [pieces(arrays[i]) for i in sliced]
+            parts, found = jax.vmap(jax.grad(weighted, has_aux=True), (None, 0, 0))(points, samples, pieces(gradient))
+            flat = jnp.concatenate([part.reshape(count, -1).astype(self._dtype) for part in parts], axis=1)
+            expected = pieces(z)
+            lengths = [jnp.linalg.norm(x.reshape(-1).astype(self._dtype)) for x in (found - expected, expected)]
+            return flat, jnp.stack(lengths)
+
+        block: tuple[Array, Array] = self._jit(("rows", count), rows)(*arguments)
+        return block
+
+    def _jit(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self._compiled.setdefault(key, jax.jit(function))
+
+    def _differentiated(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        # The outputs and the criterion have been differentiated before, so these come from the second derivative.
+        try:
+            return function(*arguments)
+        except NO_DERIVATIVE as error:
+            raise InvalidInputError(
+                f"JAX has no derivative that this matrix needs of an operation of the outputs or of the criterion: "
+                f"{error} Replace it by others."
+            ) from error
+
+    def _linear(
+        self, variant: Variant, points: list[Array], others: list[Any], arrays: list[Array], extra: Any
+    ) -> tuple[Array, Any]:
+        """Return status and (u -> J'u, u -> M u); there is no M for the Jacobian itself."""
+        z, pull = jax.vjp(lambda points: self._functions.outputs(points, others, arrays), points)
+        if variant.kind in ("jacobian", "transposed jacobian"):
+            return _status(z, jnp.zeros(())), (pull, None)
+        criterion = self._functions.criterion(arrays)
+        loss, gradient = jax.value_and_grad(criterion)(z)
+        if variant.kind == "ggn":
+            middle = output_hessian(criterion, z)
+        elif variant.kind == "empirical fisher":
+            middle = Partial(_by_sample, gradient)
+        else:
+            assert variant.family is not None
+            make = variant.family.hessian if variant.kind == "fisher" else variant.family.sampled
+            middle = make(z, *extra)
+        return _status(z, loss), (pull, middle)
+
+    def _multiply(self, variant: Variant, linear: Any, vector: Array) -> Array:
+        pull, middle = linear
+        if variant.kind == "transposed jacobian":
+            return join(pull(vector.reshape(self.outputs.shape).astype(self.outputs.dtype))[0], self._dtype)
+        (along,) = jax.linear_transpose(pull, self.outputs)((split(vector, self._form),))
+        return join([along] if middle is None else pull(middle(along))[0], self._dtype)
+
+
+@functools.lru_cache(KEPT)
+def _program(loss: Loss, form: Form, dtype: np.dtype[Any], text: str, captured: Any, kept: Unhashed) -> OutputProgram:
+    frame, constants, z = kept.value
+    return OutputProgram(_Functions(loss, frame), form, dtype, jax.ShapeDtypeStruct(z.shape, z.dtype), constants)
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """Outputs and criterion of a loss for a batch in a frame."""
+
+    loss: Loss
+    frame: Frame
+
+    def outputs(self, points: list[Array], others: list[Any], arrays: list[Array]) -> Array:
+        chosen = iter(points)
+        leaves = [next(chosen) if other is None else other for other in others]
+        found = self.loss.outputs(leaves, self.frame.fill(arrays))
+        if not isinstance(found, Array) or not jnp.issubdtype(found.dtype, np.floating) or found.size == 0:
+            what = f"{found.dtype} of shape {found.shape}" if isinstance(found, Array) else type(found).__name__
+            raise InvalidInputError(
+                f"the outputs must be one real array, got {what}. Let forward=lambda model, batch: ... return the "
+                f"logits alone."
+            )
+        return found
+
+    def criterion(self, arrays: list[Array]) -> Callable[[Array], Array]:
+        return lambda z: mean(self.loss.compare(z, self.frame.fill(arrays)))
+
+
+def _status(z: Array, loss: Array) -> Array:
+    return jnp.stack([jnp.isfinite(z).all().astype(loss.dtype), loss])
+
+
+def _by_sample(gradient: Array, u: Array) -> Array:
+    rows = gradient.reshape(len(gradient), -1)
+    return (rows * (rows * u.reshape(rows.shape)).sum(1, keepdims=True)).reshape(u.shape)

@@ -1,0 +1,41 @@
+"""Derivatives of a criterion in the outputs of a model, as they are traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from specop.errors import InvalidInputError
+from specop_tensorflow.derivatives import refusing_first_order
+
+__all__ = ["Criterion", "output_gradient", "output_hessian"]
+
+Criterion = Callable[[tf.Tensor], tf.Tensor]
+"""From outputs to mean loss."""
+
+
+def output_gradient(criterion: Criterion, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the loss and its gradient in the outputs."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(outputs)
+        loss = criterion(outputs)
+    with refusing_first_order():
+        gradient = tape.gradient(loss, outputs)
+    if gradient is None:
+        raise InvalidInputError("the criterion does not depend on the outputs: look for stop_gradient in it.")
+    return loss, tf.convert_to_tensor(gradient)
+
+
+def output_hessian(criterion: Criterion, outputs: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return u -> (d^2 loss / d outputs^2) u, to be called once."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(outputs)
+        _, gradient = output_gradient(criterion, outputs)
+
+    def multiply(u: tf.Tensor) -> tf.Tensor:
+        with refusing_first_order():
+            found = tape.gradient(gradient, outputs, output_gradients=u)
+        return tf.zeros_like(u) if found is None else tf.convert_to_tensor(found)
+
+    return multiply

@@ -1,0 +1,63 @@
+"""What each sample of a batch adds to the gradient.
+
+With outputs z and r = d loss / d z, sample i has d(z_i . r_i) / d theta. These add up to the gradient of the batch's
+loss whatever the criterion averages over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from specop.refusals import check_samples_first
+from specop_tensorflow.derivatives import Derivatives
+from specop_tensorflow.outputs import output_gradient
+from specop_tensorflow.structures import leaves, map_tensors
+
+__all__ = ["SampleRows", "sample_weights"]
+
+
+def sample_weights(
+    derivatives: Derivatives, values: Mapping[str, Any], batch: Any, samples: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return whether the outputs are finite, the loss, the outputs z, and r."""
+    outputs = derivatives.outputs(values, batch)
+    check_samples_first(outputs.shape, samples)
+    loss, gradient = output_gradient(derivatives.criterion(batch), outputs)
+    return tf.reduce_all(tf.math.is_finite(outputs)), loss, outputs, gradient
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """Gradients of the samples of a part of a batch.
+
+    Parameters
+    ----------
+    sliced : tuple of bool
+        Which tensors of the batch have samples.
+    """
+
+    sliced: tuple[bool, ...]
+
+    def __call__(
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, weights: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the outputs of the samples, each computed alone, and the gradients as rows."""
+        sources = derivatives.sources(values)
+
+        def row(elements: tuple[list[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            sample, weight = elements
+            parts, sliced = iter(sample), iter(self.sliced)
+            alone = map_tensors(lambda leaf: next(parts)[None] if next(sliced) else leaf, batch)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(list(sources.values()))
+                outputs = derivatives.outputs(values, alone)
+            gradients = tape.gradient(outputs, list(sources.values()), output_gradients=weight[None])
+            return outputs[0], derivatives.vector(dict(zip(sources, gradients, strict=True)))
+
+        slices = [leaf for leaf, sliced in zip(leaves(batch), self.sliced, strict=True) if sliced]
+        outputs, rows = tf.vectorized_map(row, (slices, weights))
+        return outputs, rows

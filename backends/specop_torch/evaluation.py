@@ -1,0 +1,121 @@
+"""The forward pass: under a fixed seed or without randomness, and with results that can be differentiated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
+from specop_torch.models import Model
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation:
+    """Runs a model and checks what it returns.
+
+    Parameters
+    ----------
+    model : Model
+    device : torch.device
+        Whose random state is put back.
+    fixed_randomness : int or None
+        Seed of every forward pass; without it the model must not draw.
+    """
+
+    def __init__(self, model: Model, device: torch.device, fixed_randomness: int | None) -> None:
+        self.model = model
+        self.device = device
+        self.fixed_randomness = fixed_randomness
+        self._checked_randomness = False
+
+    @contextlib.contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Put torch's random state back on leaving."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            yield
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the model under attention kernels with derivatives, and under the fixed seed."""
+        # Fused attention has no second derivative; the others do.
+        with sdpa_kernel(SDPBackend.MATH):
+            if self.fixed_randomness is None:
+                yield
+            else:
+                with self.preserved():
+                    torch.manual_seed(self.fixed_randomness)
+                    yield
+
+    def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
+        """Return the mean loss at these values of the selected parameters."""
+        with self._refusing_randomness():
+            loss = self.model.loss(points, batch)
+        return self._mean(loss, points)
+
+    def outputs(self, points: dict[str, Tensor], batch: Any) -> Tensor:
+        """Return the outputs at these values of the selected parameters."""
+        with self._refusing_randomness():
+            outputs = self.model.outputs(points, batch)
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.numel() == 0:
+            shape = f"{outputs.dtype} {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise InvalidInputError(
+                f"the outputs must be one real tensor, got {shape}. Let forward=lambda model, batch: ... return the "
+                f"logits alone."
+            )
+        if not torch.isfinite(outputs).all():
+            raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", points))
+        return outputs
+
+    def criterion(self, batch: Any) -> Callable[[Tensor], Tensor]:
+        """Return the mean loss of a batch as a function of outputs."""
+        return lambda outputs: self._mean(self.model.compare(outputs, batch), {})
+
+    @contextlib.contextmanager
+    def _refusing_randomness(self) -> Iterator[None]:
+        # One look at the random state is enough: whether a forward pass draws is a property of the model.
+        if self._checked_randomness or self.fixed_randomness is not None:
+            yield
+            return
+        before = self._random_state()
+        yield
+        if any(not torch.equal(old, new) for old, new in zip(before, self._random_state(), strict=True)):
+            raise NondeterministicError(
+                "the forward pass draws random numbers, so every product would be of another matrix. Switch dropout "
+                "and sampling off (model.eval()), or pass fixed_randomness=0 for the curvature under one fixed mask."
+            )
+        self._checked_randomness = True
+
+    def _mean(self, loss: Any, points: dict[str, Tensor]) -> Tensor:
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise InvalidInputError(
+                f"the loss must be one real number, the mean over the batch; got {shape}. Use a criterion with "
+                f"reduction='mean', or return loss.mean()."
+            )
+        if not torch.isfinite(loss):
+            raise NonFiniteError(self._why_not_finite(f"the loss is {loss.item()}", points))
+        return loss.reshape(())
+
+    def _why_not_finite(self, what: str, points: dict[str, Tensor]) -> str:
+        state = dict(self.model.named_state()) | points
+        bad = [name for name, tensor in state.items() if not torch.isfinite(tensor.detach()).all()]
+        where = (
+            f"These parameters or buffers, of the model or in theta, hold NaN or infinity: {', '.join(bad[:5])}. "
+            f"Restore them from a checkpoint."
+            if bad
+            else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
+        )
+        return f"{what}. {where}"
+
+    def _random_state(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return states

@@ -1,0 +1,116 @@
+"""What a batch's matrix does to a vector, as linear functions on graphs that autograd keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specop.errors import InvalidInputError
+from specop_torch.graph import refuse_first_order
+
+__all__ = [
+    "Multiply",
+    "double_backward",
+    "jacobian",
+    "output_gradient",
+    "output_hessian",
+    "transposed_jacobian",
+]
+
+Multiply = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
+"""From tensors to tensors; a result is None where nothing depends on it."""
+
+
+def double_backward(gradients: Sequence[Tensor | None], points: Sequence[Tensor], *, retain_graph: bool) -> Multiply:
+    """Return v -> d/dtheta (gradient . v); a parameter that the gradient does not depend on gets None."""
+    curved = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
+    moving = [i for i, point in enumerate(points) if point.requires_grad]
+
+    def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        parts: list[Tensor | None] = [None] * len(points)
+        if curved:
+            found = _differentiated(
+                [gradients[i] for i in curved],
+                [points[i] for i in moving],
+                [vectors[i] for i in curved],
+                retain_graph=retain_graph,
+            )
+            for i, part in zip(moving, found, strict=True):
+                parts[i] = part
+        return parts
+
+    return multiply
+
+
+def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
+    """Return [v...] -> [J v], of the outputs' shape.
+
+    J'w is linear in w, and its derivative in w along v is J v: two backward passes need the same derivatives of each
+    operation as the Hessian does. Forward mode needs others, which torch lacks for some; nor can a tape see it.
+    """
+    weights = torch.zeros_like(outputs, requires_grad=True)
+    moving = [i for i, point in enumerate(points) if point.requires_grad]
+    pulled = torch.autograd.grad(outputs, [points[i] for i in moving], weights, create_graph=True, allow_unused=True)
+    reached = [(i, part) for i, part in zip(moving, pulled, strict=True) if part is not None and part.requires_grad]
+
+    def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        if not reached:
+            return [None]
+        return _differentiated([part for _, part in reached], [weights], [vectors[i] for i, _ in reached])
+
+    return multiply
+
+
+def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
+    """Return [u] -> [(J'u)...], the parameters' parts."""
+    moving = [i for i, point in enumerate(points) if point.requires_grad]
+
+    def multiply(weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        parts: list[Tensor | None] = [None] * len(points)
+        for i, part in zip(moving, _differentiated([outputs], [points[i] for i in moving], weights), strict=True):
+            parts[i] = part
+        return parts
+
+    return multiply
+
+
+def output_hessian(criterion: Callable[[Tensor], Tensor], outputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return u -> (d^2 loss / d outputs^2) u for a criterion from outputs to loss."""
+    gradient, leaf = output_gradient(criterion, outputs, create_graph=True)
+    if not gradient.requires_grad:
+        return torch.zeros_like
+
+    def multiply(u: Tensor) -> Tensor:
+        (product,) = _differentiated([gradient], [leaf], [u])
+        return torch.zeros_like(u) if product is None else product
+
+    return multiply
+
+
+def output_gradient(
+    criterion: Callable[[Tensor], Tensor], outputs: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the criterion's gradient in the outputs, and the leaf that stands for them in its graph."""
+    leaf = outputs.detach().requires_grad_()
+    loss = criterion(leaf)
+    if not loss.requires_grad:
+        raise InvalidInputError("the criterion does not depend on the outputs: look for detach() or no_grad() in it.")
+    if create_graph:
+        refuse_first_order(loss)
+    (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+    return gradient, leaf
+
+
+def _differentiated(
+    values: Sequence[Any], points: Sequence[Tensor], weights: Sequence[Tensor], *, retain_graph: bool = True
+) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(values, points, weights, retain_graph=retain_graph, allow_unused=True)
+    except NotImplementedError as error:
+        raise InvalidInputError(
+            f"torch has no second derivative of an operation of the forward pass: {error} Replace it by others, for "
+            f"example an EmbeddingBag by an Embedding and a sum."
+        ) from error

@@ -1,0 +1,102 @@
+"""What each sample of a batch adds to the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from specop.errors import InvalidInputError
+from specop.refusals import check_samples_first
+from specop_torch.memory import is_out_of_memory
+from specop_torch.models import Model
+from specop_torch.structures import leaves, map_tensors
+
+__all__ = ["SampleGradients", "check_samples"]
+
+
+@dataclass(frozen=True)
+class SampleGradients:
+    """Gradients by sample: with outputs z and r = d loss / d z, sample i has d(z_i . r_i) / d theta.
+
+    They add up to the gradient of the batch's loss whatever the criterion averages over.
+
+    Parameters
+    ----------
+    model : Model
+    points : dict
+        Values of the selected parameters; those that require grad are differentiated.
+    batch : structure
+    outputs, weights : Tensor
+        z and r, samples first.
+    precision : float
+        Relative rounding error of outputs.
+    """
+
+    model: Model
+    points: dict[str, Tensor]
+    batch: Any
+    outputs: Tensor
+    weights: Tensor
+    precision: float
+
+    def __call__(self, start: int, stop: int) -> list[Tensor | None]:
+        """Return the gradients of the samples from `start` to `stop`, (stop - start, *shape) for each parameter."""
+        try:
+            found, outputs = self._mapped(start, stop)
+        except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            # Not every model can be mapped (its flow may depend on values): what is wrong with it in itself, the
+            # loop will say.
+            found, outputs = self._looped(start, stop)
+        expected = self.outputs[start:stop]
+        if outputs.shape != expected.shape or bool((outputs - expected).norm() > self.precision**0.5 * expected.norm()):
+            raise InvalidInputError(
+                f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that gradients of "
+                f"single samples do not exist. Layers that mix samples do so, and dropout under one fixed mask: call "
+                f"model.eval()."
+            )
+        return [found.get(name) for name in self.points]
+
+    def _mapped(self, start: int, stop: int) -> tuple[dict[str, Tensor], Tensor]:
+        gradients, outputs = vmap(grad(self._weighted, has_aux=True), in_dims=(None, 0, 0))(
+            self._moving(), self._slices(start, stop), self.weights[start:stop]
+        )
+        return gradients, outputs.squeeze(1)
+
+    def _looped(self, start: int, stop: int) -> tuple[dict[str, Tensor], Tensor]:
+        rows: list[Sequence[Tensor]] = []
+        outputs: list[Tensor] = []
+        moving = {name: point.detach().requires_grad_() for name, point in self._moving().items()}
+        slices = self._slices(start, stop)
+        for i in range(stop - start):
+            value, output = self._weighted(moving, [part[i] for part in slices], self.weights[start + i])
+            rows.append(torch.autograd.grad(value, list(moving.values()), materialize_grads=True))
+            outputs.append(output.detach())
+        return dict(zip(moving, map(torch.stack, zip(*rows, strict=True)), strict=True)), torch.cat(outputs)
+
+    def _weighted(self, moving: dict[str, Tensor], sample: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
+        parts = iter(sample)
+        batch = map_tensors(lambda leaf: next(parts).unsqueeze(0) if self._is_sliced(leaf) else leaf, self.batch)
+        outputs = self.model.outputs(self.points | moving, batch)
+        return (outputs * weight).sum(), outputs
+
+    def _moving(self) -> dict[str, Tensor]:
+        return {name: point for name, point in self.points.items() if point.requires_grad}
+
+    def _slices(self, start: int, stop: int) -> list[Tensor]:
+        return [leaf[start:stop] for leaf in leaves(self.batch) if self._is_sliced(leaf)]
+
+    def _is_sliced(self, leaf: Tensor) -> bool:
+        return leaf.ndim > 0 and leaf.shape[0] == self.outputs.shape[0]
+
+
+def check_samples(model: Model, outputs: Tensor, count: int) -> None:
+    """Raise InvalidInputError unless the outputs' leading dimension is that of the batch, sample by sample."""
+    model.refuse_coupled_samples()
+    check_samples_first(outputs.shape, count)

@@ -1,0 +1,54 @@
+"""What every framework's adapter refuses, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from specop.autodiff import LIKELIHOODS
+from specop.errors import InvalidInputError
+
+__all__ = ["check_likelihood", "check_samples_first", "no_outputs", "wrong_likelihood"]
+
+_PARAMETERS = {
+    "categorical": "the logits of all classes in the last dimension (or in the second, as for torch's cross_entropy)",
+    "bernoulli": "one logit each",
+    "gaussian": "the mean as output and a fixed variance",
+}
+
+
+def check_likelihood(criterion: Any, given: str | None) -> None:
+    """Raise InvalidInputError unless the name that the user gave for a criterion's likelihood is one, or None."""
+    if given is None:
+        return
+    if given not in LIKELIHOODS:
+        raise InvalidInputError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {given!r}.")
+    if criterion is None:
+        raise InvalidInputError("likelihood= describes a criterion, and there is none.")
+
+
+def check_samples_first(shape: Sequence[int], count: int) -> None:
+    """Raise InvalidInputError unless the outputs' leading dimension is the number of samples."""
+    if not shape or shape[0] != count:
+        raise InvalidInputError(
+            f"the outputs have shape {tuple(shape)}, but the batch has {count} samples: which rows belong to "
+            f"which sample is not known. Return outputs with the samples first, and flatten them in the criterion."
+        )
+
+
+def no_outputs() -> InvalidInputError:
+    """Error for a function that returns the loss where outputs are needed."""
+    return InvalidInputError(
+        "without a criterion the function returns the loss, and nothing is known of its outputs: only loss, "
+        "gradient and Hessian exist. Let the function return outputs, and pass objective(fun, criterion, "
+        "data, params=params)."
+    )
+
+
+def wrong_likelihood(name: str, shape: Sequence[int]) -> InvalidInputError:
+    """Error for a criterion whose second derivative is not that of the likelihood."""
+    return InvalidInputError(
+        f"the criterion is not the negative log-likelihood of a {name} variable with these outputs, of shape "
+        f"{tuple(shape)}: its second derivative is another. It must be a sum over independent terms with "
+        f"{_PARAMETERS[name]}. Pass another likelihood=, or take ggn(), which needs none."
+    )

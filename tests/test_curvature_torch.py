@@ -1,0 +1,429 @@
+"""Curvature matrices beyond the Hessian, against their definitions by torch's own derivatives."""
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
+
+import specop  # noqa: E402
+from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
+from specop_torch.tape import Tape, Untapeable  # noqa: E402
+from torch_cases import MODELS, WEIGHTS, close, exact, flat, labels, outputs, params, problem, split, spy, token_loss  # noqa: E402
+
+KNOWN = {"tied": "categorical", "tokens": "categorical"}
+PATHS = ["tape", "recompute", "retained graph"]
+
+
+def reference(model, criterion, batch):
+    """Outputs, their Jacobian, and gradient and Hessian of the criterion in them."""
+    model = copy.deepcopy(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        z = model(batch[0])
+        rows = [
+            flat(torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True), parameters)
+            for entry in z.flatten()
+        ]
+
+    def loss(z):
+        return criterion(z, batch[1])
+
+    z = z.detach()
+    hessian = torch.autograd.functional.hessian(loss, z).reshape(z.numel(), z.numel())
+    return z, torch.stack(rows), torch.autograd.functional.jacobian(loss, z), hessian
+
+
+def make(name, path="tape", monkeypatch=None, **keywords):
+    model, criterion, batch = problem(name)
+    if path == "retained graph":
+        spy(monkeypatch, untapeable=True)
+    return specop.objective(
+        model,
+        criterion,
+        split(batch, 5, 4, 2),
+        likelihood=KNOWN.get(name),
+        weight=WEIGHTS.get(name),
+        memory_budget=0 if path == "recompute" else 2**30,
+        **keywords,
+    )
+
+
+def multiplies(A, expected):
+    """Assert that an operator is this matrix, by products with random vectors, twice: recorded and replayed."""
+    V = torch.randn(A.shape[1], 2, generator=torch.Generator().manual_seed(0)).double()
+    for _ in range(2):
+        close(A @ V, expected @ V)
+
+
+# --- Definitions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", MODELS)
+def test_ggn(name, path, monkeypatch):
+    _, J, _, H = reference(*problem(name))
+    G = make(name, path, monkeypatch).ggn()
+    assert G.is_psd and G.is_symmetric and G.samples == 11
+    multiplies(G, J.T @ H @ J)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_exact_fisher_is_the_ggn_of_a_likelihood(name, path, monkeypatch):
+    _, J, _, H = reference(*problem(name))
+    exact = make(name, path, monkeypatch).fisher()
+    assert exact.is_psd
+    multiplies(exact, J.T @ H @ J)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "tied"])
+def test_empirical_fisher_and_covariance(name, path, monkeypatch):
+    model, criterion, batch = problem(name)
+    z, J, r, _ = reference(model, criterion, batch)
+    # By sample: what it adds to the gradient, times the number of samples.
+    rows = 11 * (r.reshape(11, -1, 1) * J.reshape(11, z.numel() // 11, -1)).sum(1)
+    objective = make(name, path, monkeypatch)
+    close(rows.mean(0), objective.gradient())
+    empirical = objective.fisher("empirical")
+    covariance = objective.gradient_covariance()
+    assert empirical.is_psd and covariance.is_psd
+    multiplies(empirical, rows.T @ rows / 11)
+    multiplies(covariance, torch.cov(rows.T, correction=0))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", MODELS)
+def test_jacobian(name, path, monkeypatch):
+    _, expected, _, _ = reference(*problem(name))
+    J = make(name, path, monkeypatch).jacobian()
+    assert J.shape == tuple(expected.shape) and J.is_symmetric is False
+    multiplies(J, expected)
+    multiplies(J.T, expected.T)
+    kernel = J @ J.T
+    assert kernel.is_psd
+    multiplies(kernel, expected @ expected.T)
+
+
+def test_a_linear_model_has_its_ggn_as_hessian():
+    torch.manual_seed(0)
+    for criterion, y in [(F.cross_entropy, labels(9)), (F.mse_loss, torch.randn(9, 4).double())]:
+        objective = specop.objective(nn.Linear(3, 4).double(), criterion, (torch.randn(9, 3).double(), y))
+        close(objective.ggn().to_dense(), objective.hessian().to_dense())
+        close(objective.fisher().to_dense(), objective.hessian().to_dense())
+
+
+def test_a_criterion_that_is_not_convex_has_a_ggn_of_unknown_sign():
+    model, _, batch = problem("regression")
+
+    def criterion(z, y):
+        return torch.cos(z - y).mean()
+
+    _, J, _, H = reference(model, criterion, batch)
+    G = specop.objective(model, criterion, batch).ggn()
+    assert G.is_psd is None
+    close(G.to_dense(), J.T @ H @ J)
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher", "empirical", "mc", "jacobian"])
+def test_at_another_point(kind):
+    model, criterion, batch = problem("mlp")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    objective, moved = specop.objective(model, criterion, batch), specop.objective(other, criterion, batch)
+    theta = moved.theta
+    expected = operator(moved, kind).to_dense()
+    at = operator(objective, kind, theta)
+    theta.zero_()
+    close(at.to_dense(), expected)
+
+
+def operator(objective, kind, theta=None):
+    if kind in ("hessian", "ggn", "jacobian", "gradient_covariance", "finite_difference_hessian"):
+        return getattr(objective, kind)(theta)
+    return objective.fisher("exact" if kind == "fisher" else kind, theta, seed=3, samples=2)
+
+
+def test_a_function_of_a_structure():
+    batch = (torch.randn(11, 3).double(), labels(11))
+    objective = specop.objective(outputs, F.cross_entropy, split(batch, 7, 4), params=params())
+
+    def at(theta):
+        return outputs(objective.unflatten(theta), batch)
+
+    J = torch.autograd.functional.jacobian(at, objective.theta).flatten(0, 1)
+    close(objective.jacobian().to_dense(), J)
+    z = at(objective.theta)
+    H = torch.autograd.functional.hessian(lambda z: F.cross_entropy(z, batch[1]), z).reshape(33, 33)
+    close(objective.ggn().to_dense(), J.T @ H @ J)
+    close(objective.fisher().to_dense(), J.T @ H @ J)
+
+
+# --- Likelihoods ------------------------------------------------------------------------------------------------------
+
+
+CRITERIA = {
+    "class weights": (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.2, 3.0]).double()), labels(11), None),
+    "label smoothing": (nn.CrossEntropyLoss(label_smoothing=0.2), labels(11), None),
+    "both": (
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.2, 3.0]).double(), label_smoothing=0.2),
+        labels(11),
+        None,
+    ),
+    "ignored": (nn.CrossEntropyLoss(ignore_index=1), labels(11), None),
+    "soft labels": (F.cross_entropy, torch.softmax(torch.arange(33.0).double().sin().reshape(11, 3), 1), None),
+    "wrapped": (lambda z, y: F.cross_entropy(z, y), labels(11), "categorical"),
+    "log-softmax": (lambda z, y: F.nll_loss(z.log_softmax(1), y), labels(11), "categorical"),
+    "positive weight": (
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 0.5]).double()),
+        F.one_hot(labels(11), 3).double(),
+        None,
+    ),
+    "entry weights": (
+        nn.BCEWithLogitsLoss(weight=torch.tensor([1.0, 0.0, 0.5]).double()),
+        F.one_hot(labels(11), 3).double(),
+        None,
+    ),
+    "squared error": (nn.MSELoss(), torch.ones(11, 3).double(), None),
+    "half a squared error": (lambda z, y: 0.5 * (z - y).square().sum(1).mean(), torch.ones(11, 3).double(), "gaussian"),
+}
+
+
+@pytest.mark.parametrize("case", CRITERIA)
+def test_what_a_criterion_does_besides_is_in_the_fisher(case):
+    criterion, y, likelihood = CRITERIA[case]
+    model, _, (x, _) = problem("mlp")
+    _, J, _, H = reference(model, criterion, (x, y))
+    objective = specop.objective(model, criterion, (x, y), likelihood=likelihood)
+    close(objective.fisher().to_dense(), J.T @ H @ J)
+    close(objective.ggn().to_dense(), J.T @ H @ J)
+
+
+def test_classes_in_the_second_dimension():
+    model, _, (x, y) = problem("tokens")
+    transposed = nn.Sequential(model, Transpose())
+    objective = specop.objective(transposed, F.cross_entropy, (x, y))
+    close(
+        objective.fisher().to_dense(),
+        specop.objective(model, token_loss, (x, y), likelihood="categorical").fisher().to_dense(),
+    )
+
+
+class Transpose(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+SAMPLED = {
+    "categorical": ("mlp", None),
+    "bernoulli": ("wide and deep", None),
+    "gaussian": ("regression", None),
+    "tokens": ("tokens", "categorical"),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLED)
+def test_the_sampled_fisher_converges_to_the_exact_one(case):
+    model, criterion, batch = problem(SAMPLED[case][0])
+    objective = specop.objective(model, criterion, batch, likelihood=SAMPLED[case][1])
+    expected = objective.fisher().to_dense()
+    draws = torch.stack([objective.fisher("mc", samples=20, seed=seed).to_dense() for seed in range(40)])
+    # Every entry of the mean within five standard errors, and the errors as small as they should be.
+    error = (draws.mean(0) - expected).abs()
+    assert (error <= 5 * draws.std(0) / 40**0.5 + 1e-12).all()
+    assert error.norm() < 0.1 * expected.norm()
+    many = objective.fisher("mc", samples=800).to_dense()
+    assert (many - expected).norm() < 0.1 * expected.norm()
+    one = objective.fisher("mc").to_dense()
+    assert (one - expected).norm() > 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("case", SAMPLED)
+def test_draws_belong_to_seed_and_sample(case):
+    model, criterion, batch = problem(SAMPLED[case][0])
+    keywords = {"likelihood": SAMPLED[case][1], "weight": WEIGHTS.get(case)}
+    first = specop.objective(model, criterion, split(batch, 5, 4, 2), **keywords)
+    torch.rand(3)
+    again = specop.objective(model, criterion, split(batch, 1, 3, 7), memory_budget=0, **keywords)
+    F_ = first.fisher("mc", samples=2, seed=5).to_dense()
+    close(again.fisher("mc", samples=2, seed=5).to_dense(), F_)
+    assert (first.fisher("mc", samples=2, seed=6).to_dense() - F_).norm() > 1e-3 * F_.norm()
+
+
+def test_a_wrong_likelihood_is_noticed():
+    model, criterion, (x, y) = problem("mlp")
+    one_hot = F.one_hot(y, 3).double()
+    with pytest.raises(InvalidInputError, match="the criterion's likelihood is categorical, not gaussian"):
+        specop.objective(model, criterion, (x, y), likelihood="gaussian")
+    with pytest.raises(InvalidInputError, match="likelihood must be one of categorical, bernoulli, gaussian, got 'po"):
+        specop.objective(model, criterion, (x, y), likelihood="poisson")
+    for wrong, claimed in [
+        (lambda z, y: F.mse_loss(z, one_hot), "categorical"),
+        (lambda z, y: F.cross_entropy(z, y), "bernoulli"),
+        (lambda z, y: F.cross_entropy(z, y), "gaussian"),
+        (lambda z, y: F.huber_loss(z, one_hot), "gaussian"),
+        (lambda z, y: F.cross_entropy(2 * z, y), "categorical"),
+        (lambda z, y: -F.mse_loss(z, one_hot), "gaussian"),
+    ]:
+        objective = specop.objective(model, wrong, (x, y), likelihood=claimed)
+        for kind in ("fisher", "mc", "ggn"):
+            with pytest.raises(InvalidInputError, match=f"not the negative log-likelihood of a {claimed} variable"):
+                operator(objective, kind).to_dense()
+        assert torch.isfinite(objective.fisher("empirical").to_dense()).all()
+
+
+def test_a_criterion_without_a_known_likelihood():
+    model, _, (x, y) = problem("mlp")
+    objective = specop.objective(model, lambda z, y: F.cross_entropy(z, y), (x, y))
+    for kind in ("exact", "mc"):
+        with pytest.raises(InvalidInputError, match=rf"fisher\('{kind}'\) needs to know the likelihood.*empirical"):
+            objective.fisher(kind)
+    assert objective.ggn().is_psd is None
+    for arguments, message in [
+        ({"kind": "true"}, "kind must be 'exact', 'mc' or 'empirical', got 'true'"),
+        ({"kind": "mc", "samples": 0}, "samples must be a positive integer, got 0"),
+        ({"kind": "mc", "seed": -1}, "seed must be"),
+    ]:
+        with pytest.raises(InvalidInputError, match=message):
+            specop.objective(model, F.cross_entropy, (x, y)).fisher(**arguments)
+
+
+# --- Differences of gradients -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["mlp", "transformer", "wide and deep", "regression"])
+def test_finite_differences(name, dtype):
+    model, criterion, batch = problem(name)
+    hessian = exact(model, criterion, batch)[2]
+    batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
+    D = specop.objective(model.to(dtype), criterion, split(batch, 5, 4, 2)).finite_difference_hessian()
+    found = D.to_dense().double()
+    bound = {torch.float64: 1e-8, torch.float32: 2e-2}[dtype]
+    assert D.is_symmetric and torch.finfo(dtype).eps <= D.precision <= bound
+    assert torch.linalg.matrix_norm(found - hessian, 2) <= 5 * D.precision * torch.linalg.matrix_norm(hessian, 2)
+
+
+def test_finite_differences_need_one_derivative_only():
+    params = {"x": torch.linspace(1, 2, 3).double()}
+    objective = specop.objective(lambda p, _: (Cube.apply(p["x"])).sum(), params=params)
+    close(objective.finite_difference_hessian().to_dense(), torch.diag(6 * params["x"]), 1e-8)
+    at = objective.finite_difference_hessian(2 * params["x"])
+    close(at.to_dense(), torch.diag(12 * params["x"]), 1e-8)
+    assert not (at @ torch.zeros(3).double()).any()
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
+
+
+# --- What cannot be ---------------------------------------------------------------------------------------------------
+
+KINDS = ["ggn", "fisher", "mc", "empirical", "gradient_covariance", "jacobian"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_operator_belongs_to_one_point(kind):
+    model, criterion, batch = problem("mlp")
+    objective = specop.objective(model, criterion, batch)
+    A = operator(objective, kind)
+    before = A.to_dense()
+    model[0].bias.data.add_(0.1)
+    with pytest.raises(ParametersChangedError):
+        A.to_dense()
+    after = operator(objective, kind).to_dense()
+    assert (after - before).norm() > 1e-6
+    objective.release()
+    close(operator(objective, kind).to_dense(), after)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_function_of_the_loss_alone_has_no_outputs(kind):
+    objective = specop.objective(lambda p, _: (p**2).mean(), params=torch.ones(3))
+    with pytest.raises(InvalidInputError, match=r"without a criterion|likelihood of labels"):
+        operator(objective, kind).to_dense()
+
+
+def test_a_wrong_tape_is_noticed_and_not_used(monkeypatch):
+    expected = {kind: operator(make("mlp"), kind).to_dense() for kind in KINDS}
+    replay = Tape.replay
+    monkeypatch.setattr(Tape, "replay", lambda self, x: [2 * part for part in replay(self, x)])
+    for kind in KINDS:
+        A = operator(make("mlp"), kind)
+        close(A.to_dense(), expected[kind])
+        close(A.T.to_dense(), expected[kind].T)
+
+
+def test_everything_is_taped(monkeypatch):
+    kinds = spy(monkeypatch)
+    for name in MODELS:
+        for kind in KINDS:
+            if (name, kind) not in [("tied", "empirical"), ("tied", "gradient_covariance")]:
+                A = operator(make(name), kind)
+                A @ torch.ones(A.shape[1]).double()
+    assert kinds and Untapeable not in kinds
+
+
+def test_samples_that_are_not_rows_of_the_outputs():
+    objective = make("tied")
+    with pytest.raises(InvalidInputError, match=r"outputs have shape \(10, 6\), but the batch has 5 samples"):
+        objective.fisher("empirical").to_dense()
+
+
+def test_outputs_that_are_no_tensor():
+    model, _, batch = problem("mlp")
+    objective = specop.objective(
+        model, lambda z, y: F.cross_entropy(z[0], y[1]), batch, forward=lambda model, batch: (model(batch[0]), 1)
+    )
+    with pytest.raises(InvalidInputError, match=r"outputs must be one real tensor, got tuple.*logits alone"):
+        objective.ggn().to_dense()
+
+
+def test_outputs_that_are_not_finite():
+    model, criterion, batch = problem("mlp")
+    objective = specop.objective(model, criterion, batch)
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"outputs hold NaN or infinity.*2\.weight"):
+        objective.jacobian()
+
+
+def test_a_criterion_that_ignores_the_outputs():
+    model, _, batch = problem("mlp")
+    objective = specop.objective(model, lambda z, y: z.detach().sum(), batch)
+    with pytest.raises(InvalidInputError, match=r"does not depend on the outputs: look for detach"):
+        objective.ggn().to_dense()
+
+
+def test_functions_without_a_second_derivative_have_a_transposed_jacobian():
+    params = {"x": torch.linspace(1, 2, 3).double()}
+    objective = specop.objective(lambda p, _: Cube.apply(p["x"]), lambda z, y: z.sum(), params=params)
+    J = objective.jacobian()
+    close(J.T @ torch.ones(3).double(), 3 * params["x"] ** 2)
+    with pytest.raises(InvalidInputError, match="Cube is marked @once_differentiable"):
+        J @ torch.ones(3).double()
+
+
+def test_eigenvalues_of_the_ggn_are_those_of_the_kernel():
+    model, criterion, batch = problem("regression")
+    objective = specop.objective(model, criterion, batch)
+    J = objective.jacobian()
+    # The mean over all 33 entries, and the two of the square's derivative.
+    top = specop.eigsh(J @ J.T, k=3, tol=1e-10).eigenvalues * 2 / 33
+    np.testing.assert_allclose(specop.eigsh(objective.ggn(), k=3, tol=1e-10).eigenvalues, top, rtol=1e-9)
