@@ -209,7 +209,7 @@ class JaxAutodiff:
             return self._linearized_hessian(theta, batch, vector)
         program, arguments = self._output_program(theta, batch)
         variant, extra = self._variant(program, arguments[2], batch, matrix)
-        status, first, apply, held = program.linearize(variant, *arguments, extra, vector)
+        status, first, apply, held = program.linearize(variant, arguments, extra, vector)
         self._sound(status, arguments)
         return Linearization(first, apply, held_bytes(held, arguments[:2]))
 
@@ -335,9 +335,9 @@ class JaxAutodiff:
             raise NonFiniteError(self._why_not_finite(f"the loss is {float(loss)}", arguments))
         return loss
 
-    def _sound(self, status: Array, arguments: tuple[Any, ...]) -> None:
-        finite, loss = np.asarray(status)
-        if not finite:
+    def _sound(self, status: tuple[Array, Array], arguments: tuple[Any, ...]) -> None:
+        finite, loss = status
+        if not np.asarray(finite):
             raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", arguments))
         self._finite(loss, arguments)
 

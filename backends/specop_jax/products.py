@@ -63,10 +63,9 @@ class Variant:
 
 
 class OutputProgram:
-    """Functions of (points, others, arrays, extra, vector), the first three as in `programs.Program`.
+    """Functions of (points, others, arrays), as in `programs.Program`.
 
-    ``extra`` is what the matrix needs besides: weights of the loss terms, and noise to draw labels with. Each product
-    comes with (whether all outputs are finite, the loss if the matrix depends on it).
+    They return their result after a status: whether all outputs are finite, and the loss if the result depends on it.
 
     Attributes
     ----------
@@ -82,25 +81,40 @@ class OutputProgram:
         self._functions = functions
         self._form = form
         self._dtype = dtype
+        self._forward = jax.jit(self._linear)
+        self._push = jax.jit(self._pushed)
+        self._pull = jax.jit(self._pulled)
         self._compiled: dict[Any, Any] = {}
 
     def linearize(
-        self, variant: Variant, *arguments: Any
-    ) -> tuple[Array, Array, Callable[[Array], Array], list[Array]]:
-        """Return status, product, what multiplies further vectors, and the arrays which that holds."""
-        *point, vector = arguments
+        self, variant: Variant, arguments: tuple[Any, ...], extra: tuple[Array, ...], vector: Array
+    ) -> tuple[tuple[Array, Array], Array, Callable[[Array], Array], list[Array]]:
+        """Return status, product, what multiplies further vectors, and the arrays which that holds.
 
-        def linearized(points: list[Array], others: list[Any], arrays: list[Array], extra: Any) -> Any:
-            status, linear = self._linear(variant, points, others, arrays, extra)
-            return status, Residuals.of(linear, (points, others, arrays, extra))
-
-        def apply(residuals: Residuals, given: list[Array], vector: Array) -> Array:
-            return self._multiply(variant, residuals.linear(given), vector)
-
-        status, residuals = self._differentiated(self._jit(("linearize", variant), linearized), *point)
-        given = residuals.choose(point)
-        multiply = functools.partial(self._jit(("apply", variant), apply), residuals, given)
-        return status, self._differentiated(multiply, vector), multiply, [*residuals.arrays, *given]
+        Parameters
+        ----------
+        variant : Variant
+        arguments : tuple
+            (points, others, arrays).
+        extra : tuple of arrays
+            What the matrix needs besides: weights of the loss terms, and noise to draw labels with.
+        vector : array
+        """
+        # J and J' are compiled once for all kinds of matrices.
+        finite, z, residuals = self._differentiated(self._forward, *arguments)
+        given = residuals.choose(arguments)
+        held, loss = [*residuals.arrays, *given], jnp.zeros(())
+        push, pull = (functools.partial(way, residuals, given) for way in (self._push, self._pull))
+        multiply: Callable[[Array], Array]
+        if variant.kind == "jacobian":
+            multiply = _Chain((push, self._flat))
+        elif variant.kind == "transposed jacobian":
+            multiply = pull
+        else:
+            loss, middle, kept = self._middle(variant, z, arguments[2], extra)
+            multiply = _Chain((push, middle, pull))
+            held += kept
+        return (finite, loss), self._differentiated(multiply, vector), multiply, held
 
     def terms(self, name: str, arrays: list[Array]) -> tuple[Family, Array] | None:
         """Return the reading of a likelihood that fits the criterion, and the terms' weights; None if there is none."""
@@ -115,15 +129,15 @@ class OutputProgram:
                 return family, weights
         return None
 
-    def slopes(self, points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Array, Array]:
+    def slopes(self, *arguments: Any) -> tuple[tuple[Array, Array], Array, Array]:
         """Return status, outputs, and the gradient of the loss in them."""
 
-        def slopes(points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Array, Array]:
+        def slopes(points: list[Array], others: list[Any], arrays: list[Array]) -> Any:
             z = self._functions.outputs(points, others, arrays)
             loss, gradient = jax.value_and_grad(self._functions.criterion(arrays))(z)
-            return _status(z, loss), z, gradient
+            return (jnp.isfinite(z).all(), loss), z, gradient
 
-        found: tuple[Array, Array, Array] = self._jit("slopes", slopes)(points, others, arrays)
+        found: tuple[tuple[Array, Array], Array, Array] = self._jit("slopes", slopes)(*arguments)
         return found
 
     def rows(self, count: int, *arguments: Any) -> tuple[Array, Array]:
@@ -175,31 +189,61 @@ class OutputProgram:
                 f"{error} Replace it by others."
             ) from error
 
-    def _linear(
-        self, variant: Variant, points: list[Array], others: list[Any], arrays: list[Array], extra: Any
-    ) -> tuple[Array, Any]:
-        """Return status and (u -> J'u, u -> M u); there is no M for the Jacobian itself."""
+    def _linear(self, points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, Array, Residuals]:
+        """Return whether the outputs are finite, the outputs, and u -> J'u."""
         z, pull = jax.vjp(lambda points: self._functions.outputs(points, others, arrays), points)
-        if variant.kind in ("jacobian", "transposed jacobian"):
-            return _status(z, jnp.zeros(())), (pull, None)
-        criterion = self._functions.criterion(arrays)
-        loss, gradient = jax.value_and_grad(criterion)(z)
-        if variant.kind == "ggn":
-            middle = output_hessian(criterion, z)
-        elif variant.kind == "empirical fisher":
-            middle = Partial(_by_sample, gradient)
-        else:
-            assert variant.family is not None
-            make = variant.family.hessian if variant.kind == "fisher" else variant.family.sampled
-            middle = make(z, *extra)
-        return _status(z, loss), (pull, middle)
+        return jnp.isfinite(z).all(), z, Residuals.of(pull, (points, others, arrays))
 
-    def _multiply(self, variant: Variant, linear: Any, vector: Array) -> Array:
-        pull, middle = linear
-        if variant.kind == "transposed jacobian":
-            return join(pull(vector.reshape(self.outputs.shape).astype(self.outputs.dtype))[0], self._dtype)
+    def _pushed(self, residuals: Residuals, given: list[Array], vector: Array) -> Array:
+        pull = residuals.linear(given)
         (along,) = jax.linear_transpose(pull, self.outputs)((split(vector, self._form),))
-        return join([along] if middle is None else pull(middle(along))[0], self._dtype)
+        return along
+
+    def _pulled(self, residuals: Residuals, given: list[Array], u: Array) -> Array:
+        (parts,) = residuals.linear(given)(u.reshape(self.outputs.shape).astype(self.outputs.dtype))
+        return join(parts, self._dtype)
+
+    def _flat(self, u: Array) -> Array:
+        return join([u], self._dtype)
+
+    def _middle(
+        self, variant: Variant, z: Array, arrays: list[Array], extra: Any
+    ) -> tuple[Array, Callable[[Array], Array], list[Array]]:
+        """Return the loss, u -> M u, and the arrays which that holds."""
+
+        def made(z: Array, arrays: list[Array], extra: Any) -> tuple[Array, Residuals]:
+            criterion = self._functions.criterion(arrays)
+            loss, gradient = jax.value_and_grad(criterion)(z)
+            if variant.kind == "ggn":
+                linear = output_hessian(criterion, z)
+            elif variant.kind == "empirical fisher":
+                linear = Partial(_by_sample, gradient)
+            else:
+                assert variant.family is not None
+                make = variant.family.hessian if variant.kind == "fisher" else variant.family.sampled
+                linear = make(z, *extra)
+            return loss, Residuals.of(linear, (z, arrays, extra))
+
+        def apply(residuals: Residuals, given: list[Array], u: Array) -> Array:
+            found: Array = residuals.linear(given)(u)
+            return found
+
+        loss, residuals = self._differentiated(self._jit(("middle", variant), made), z, arrays, extra)
+        given = residuals.choose((z, arrays, extra))
+        multiply = functools.partial(self._jit(("apply", variant), apply), residuals, given)
+        return loss, multiply, [*residuals.arrays, *given]
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Linear functions, one after the other."""
+
+    parts: tuple[Callable[[Array], Array], ...]
+
+    def __call__(self, vector: Array) -> Array:
+        for part in self.parts:
+            vector = part(vector)
+        return vector
 
 
 @functools.lru_cache(KEPT)
@@ -229,10 +273,6 @@ class _Functions:
 
     def criterion(self, arrays: list[Array]) -> Callable[[Array], Array]:
         return lambda z: mean(self.loss.compare(z, self.frame.fill(arrays)))
-
-
-def _status(z: Array, loss: Array) -> Array:
-    return jnp.stack([jnp.isfinite(z).all().astype(loss.dtype), loss])
 
 
 def _by_sample(gradient: Array, u: Array) -> Array:
