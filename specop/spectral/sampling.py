@@ -142,7 +142,8 @@ def xnystrace(run: Run) -> tuple[str, str]:
     while sketch.drawn < sketch.capacity and not run.accepted:
         _grow(sketch, sketch.capacity if run.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         samples, error = nystrom_estimates(sketch)
-        run.look(samples, error, sketch.shift * run.space.dimension)
+        # The rounding of H, which the shift lifts above zero, adds up over the probes.
+        run.look(samples, error, 0.1 * sketch.drawn * sketch.shift * run.space.dimension)
     run.is_exact = sketch.drawn == run.space.dimension
     return "xnystrace", f"a Nystrom approximation by {sketch.drawn} products, each left out in turn"
 
@@ -153,7 +154,7 @@ def hutch_plus_plus(run: Run) -> tuple[str, str]:
         raise InvalidInputError(f"method='hutch++' takes at least three products, got max_matvecs={run.left}.")
     largest = min(run.left // 3, run.space.dimension - 1)
     sketch = Sketch(run.space, min(run.left, run.space.dimension))
-    goal = largest if run.goal.is_budget else min(STAGE, largest)
+    goal = largest if run.goal.is_budget else min(2 * STAGE, largest)
     _grow(sketch, goal)
     while not run.accepted:
         # Probes of the rest become part of the next sketch, so that none is lost.
