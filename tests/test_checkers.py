@@ -619,25 +619,25 @@ def reversed_gradient(right):
 
 
 def scaled_products(right):
-    def wrong(self, theta, batch, vector):
-        made = right(self, theta, batch, vector)
+    def wrong(self, theta, batch, vector, matrix):
+        made = right(self, theta, batch, vector, matrix)
         return type(made)(made.first * 1.001, lambda v: made.apply(v) * 1.001, made.bytes)
 
     return wrong
 
 
 def gauss_newton(right):
-    def wrong(self, theta, batch, vector):
+    def wrong(self, theta, batch, vector, matrix):
         # Without the term that the residuals bring.
         exact = self.model._outputs(self._values(theta), batch)
-        return right(self, theta, (batch[0], exact), vector)
+        return right(self, theta, (batch[0], exact), vector, matrix)
 
     return wrong
 
 
 def products_in_one_buffer(right):
-    def wrong(self, theta, batch, vector):
-        made = right(self, theta, batch, vector)
+    def wrong(self, theta, batch, vector, matrix):
+        made = right(self, theta, batch, vector, matrix)
         buffer = made.first.copy()
 
         def apply(v):
