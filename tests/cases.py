@@ -94,3 +94,12 @@ class Case:
 CASES = [Case(name, np.dtype(dtype)) for name in _FRAMEWORKS for dtype in _TOLERANCES]
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+# An algorithm sees a backend only through its primitives, which each_case holds to their laws in both dtypes. Where
+# kernels are compiled for each shape and dtype, a second dtype would take as long as everything else together.
+_COMPILED = {"jax", "tensorflow"}
+ALGORITHM_CASES = [
+    pytest.param(case, marks=[pytest.mark.slow] if case.framework in _COMPILED and case.dtype == np.float64 else [])
+    for case in CASES
+]
+each_algorithm_case = pytest.mark.parametrize("case", ALGORITHM_CASES, ids=str)

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 import specop  # noqa: E402
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
+from specop.testing import check_operator  # noqa: E402
 from specop_torch.tape import Tape, Untapeable  # noqa: E402
 from torch_cases import MODELS, WEIGHTS, close, exact, flat, labels, outputs, params, problem, split, spy, token_loss  # noqa: E402
 
@@ -427,3 +428,21 @@ def test_eigenvalues_of_the_ggn_are_those_of_the_kernel():
     # The mean over all 33 entries, and the two of the square's derivative.
     top = specop.eigsh(J @ J.T, k=3, tol=1e-10).eigenvalues * 2 / 33
     np.testing.assert_allclose(specop.eigsh(objective.ggn(), k=3, tol=1e-10).eigenvalues, top, rtol=1e-9)
+
+
+OPERATORS = {
+    "ggn": lambda o: o.ggn(),
+    "exact fisher": lambda o: o.fisher("exact"),
+    "sampled fisher": lambda o: o.fisher("mc", samples=2),
+    "empirical fisher": lambda o: o.fisher("empirical"),
+    "jacobian": lambda o: o.jacobian(),
+    "covariance": lambda o: o.gradient_covariance(),
+    "differences": lambda o: o.finite_difference_hessian(),
+    "blocks": lambda o: o.ggn().block_diagonal(),
+    "coupling": lambda o: o.hessian().coupling(o.names[0], o.names[-1]),
+}
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_laws_of_operators(kind):
+    check_operator(OPERATORS[kind](make("mlp")))

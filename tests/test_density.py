@@ -8,7 +8,7 @@ from scipy.stats import wasserstein_distance
 
 import specop
 import spectra
-from cases import each_case
+from cases import each_algorithm_case
 from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
 from specop.probes import sphere
 
@@ -18,7 +18,7 @@ def distance(density, values):
     return wasserstein_distance(density.nodes, values, density.weights) / np.ptp(values)
 
 
-@each_case
+@each_algorithm_case
 def test_moments_of_one_probe_are_exact_to_degree_2m_minus_1(case):
     # Clustered at 1 so that no Ritz value resolves, and the raw quadrature stands.
     matrix = spectra.with_spectrum(1 + 0.2 * np.random.default_rng(1).normal(size=200)).astype(case.dtype)
@@ -51,7 +51,7 @@ def test_deflation_counts_copies():
     assert density.count(9, 11).estimate == pytest.approx(9)
 
 
-@each_case
+@each_algorithm_case
 def test_multiple_eigenvalues_keep_their_weight(case):
     identity = specop.spectral_density(case.array(np.eye(40).astype(case.dtype)))
     np.testing.assert_allclose((identity.nodes, identity.weights), [[1], [1]], rtol=1e-5)
@@ -164,7 +164,7 @@ def test_accuracy_that_takes_probes():
         specop.spectral_density(SPECTRAL, rtol=1e-4, max_matvecs=20, raise_on_failure=True)
 
 
-@each_case
+@each_algorithm_case
 def test_same_seed_gives_the_same_bits(case):
     operator = specop.DiagonalOperator(case.array(spectra.power1()))
     first, second = (specop.spectral_density(operator, probes=2, seed=3) for _ in range(2))

@@ -5,7 +5,7 @@ import pytest
 
 import specop
 import spectra
-from cases import each_case
+from cases import each_algorithm_case
 from specop.errors import ConvergenceWarning, InvalidInputError, NonFiniteError, NotConvergedError
 
 SPECTRA = {
@@ -62,7 +62,7 @@ def test_auto_takes_the_better_one():
 
 
 @pytest.mark.parametrize("method", ["bekas", "xdiag", "exact"])
-@each_case
+@each_algorithm_case
 def test_diagonals_on_every_framework(case, method):
     matrix = MATRICES["power law"][:50, :50].astype(case.dtype)
     settings = {"method": method, "max_matvecs": 50, "seed": 1}
@@ -77,7 +77,7 @@ def test_diagonals_on_every_framework(case, method):
         assert found.error_norm == 0
 
 
-@each_case
+@each_algorithm_case
 def test_diagonal_with_known_eigenpairs(case):
     matrix = MATRICES["spiked"].astype(case.dtype)
     top = specop.eigsh(case.array(matrix), k=10, tol=1e-12)
@@ -124,7 +124,7 @@ def test_intervals_of_norms_cover_the_truth_in_nine_of_ten_runs(name, goal):
     assert covered(name, 400, **goal) >= 0.9
 
 
-@each_case
+@each_algorithm_case
 def test_norms_on_every_framework(case):
     matrix = np.random.default_rng(0).normal(size=(30, 50)).astype(case.dtype)
     estimated = specop.frobenius_norm(case.array(matrix), max_matvecs=40, seed=2)
@@ -135,7 +135,7 @@ def test_norms_on_every_framework(case):
     assert exact.method == "exact" and exact.estimate == pytest.approx(np.linalg.norm(matrix), rel=case.tol)
 
 
-@each_case
+@each_algorithm_case
 def test_norm_with_known_eigenpairs(case):
     matrix = MATRICES["spiked"].astype(case.dtype)
     top = specop.eigsh(case.array(matrix), k=10, tol=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import specop
 import spectra
-from cases import CASES, each_case
+from cases import CASES, each_algorithm_case
 from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
@@ -42,7 +42,7 @@ def check_result(result, matrix, case):
     assert (distance <= result.bounds + 20 * 2.3e-16 * scale).all()
 
 
-@each_case
+@each_algorithm_case
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
 @pytest.mark.parametrize("k", [1, 4, 30, 60])
 def test_matches_dense_eigenvalues(case, which, k):
@@ -54,7 +54,7 @@ def test_matches_dense_eigenvalues(case, which, k):
     np.testing.assert_allclose(result.eigenvalues, expected, atol=max(1e-5, 30 * case.eps) * 4)
 
 
-@each_case
+@each_algorithm_case
 def test_smallest_magnitude(case):
     matrix = spectra.with_spectrum(np.arange(1.0, 51)).astype(case.dtype)
     result = specop.eigsh(case.array(matrix), k=3, which="SM")
@@ -108,7 +108,7 @@ def test_closed_forms(matrix, which, expected):
     np.testing.assert_allclose(result.eigenvalues, expected, atol=2e-7)
 
 
-@each_case
+@each_algorithm_case
 def test_nine_fold_eigenvalue_is_returned_as_often_as_asked(case):
     for seed in range(3):
         result = specop.eigsh(specop.DiagonalOperator(case.array(spectra.mult9())), k=5, seed=seed)
@@ -152,7 +152,7 @@ def test_no_more_products_than_arpack_but_for_the_check(spectrum, k):
     assert result.matvecs - result.check_matvecs <= len(count)
 
 
-@each_case
+@each_algorithm_case
 def test_products_are_counted_and_exchange_is_one_transfer_a_step(case, monkeypatch):
     count, transfers = [], []
     values = case.array(spectra.geo10())
@@ -180,7 +180,7 @@ def test_no_eigenvalue_between_others_is_missed(gap, k):
         np.testing.assert_allclose(found, np.sort(values)[-k:], rtol=2e-3)
 
 
-@each_case
+@each_algorithm_case
 def test_start_vectors(case):
     values = spectra.geo10()
     operator = specop.DiagonalOperator(case.array(values))
@@ -198,7 +198,7 @@ def test_start_vectors(case):
         specop.eigsh(operator, k=1, v0=case.array(np.ones(7)))
 
 
-@each_case
+@each_algorithm_case
 def test_same_seed_gives_the_same_bits(case):
     operator = specop.DiagonalOperator(case.array(spectra.power1()))
     first, second = (specop.eigsh(operator, k=4, seed=3) for _ in range(2))
@@ -206,7 +206,7 @@ def test_same_seed_gives_the_same_bits(case):
     np.testing.assert_array_equal(case.numpy(first.rows), case.numpy(second.rows))
 
 
-@each_case
+@each_algorithm_case
 def test_small_basis_restarts(case):
     matrix = spectra.with_spectrum(np.linspace(-1, 2, 400)).astype(case.dtype)
     result = specop.eigsh(case.array(matrix), k=2, which="LA", ncv=6, tol=1e-3)
@@ -247,7 +247,7 @@ def test_noisy_products_are_told_from_asymmetric_ones():
         specop.eigsh(operator, k=3)
 
 
-@each_case
+@each_algorithm_case
 def test_noise_widens_the_bounds_over_the_true_error(case):
     # Products rounded to eight bits, as on 16-bit hardware, by an operator that says so.
     class Rounded(specop.DenseOperator):
@@ -263,7 +263,7 @@ def test_noise_widens_the_bounds_over_the_true_error(case):
     assert (np.abs(result.eigenvalues - [11, 15, 20]) <= np.maximum(result.bounds, 0.05)).all()
 
 
-@each_case
+@each_algorithm_case
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_products_that_are_not_finite(case, poison):
     values = np.ones(50)

@@ -12,7 +12,7 @@ import pytest
 
 import specop
 import spectra
-from cases import CASES, each_case
+from cases import CASES, each_algorithm_case
 from specop.errors import ConvergenceWarning, InvalidInputError, NonFiniteError
 from specop.spectral import checkpoints
 
@@ -27,7 +27,7 @@ def changed(values, size, case):
     return specop.aslinearoperator(case.array(matrix)), np.linalg.eigvalsh(matrix.astype(float))
 
 
-@each_case
+@each_algorithm_case
 def test_an_earlier_result_saves_products(case):
     values = 100 / np.arange(1.0, 401)
     old = specop.eigsh(specop.DiagonalOperator(case.array(values)), k=10)
@@ -45,7 +45,7 @@ def test_an_earlier_result_saves_products(case):
         assert (np.abs(warm.eigenvalues - exact[-10:]) <= warm.bounds).all()
 
 
-@each_case
+@each_algorithm_case
 def test_more_pairs_from_an_earlier_result(case):
     values = 100 / np.arange(1.0, 401)
     operator = specop.DiagonalOperator(case.array(values))
@@ -68,7 +68,7 @@ def test_an_earlier_result_of_another_matrix_is_not_believed():
         specop.eigsh(np.eye(7), k=2, v0=old)
 
 
-@each_case
+@each_algorithm_case
 def test_a_block_shows_as_many_copies_as_it_has_vectors(case):
     values = np.concatenate([np.repeat([40.0, 30, 20], 3), spectra.bulk()])
     operator = specop.DiagonalOperator(case.array(values))
@@ -97,7 +97,7 @@ def test_both_ends_in_one_run_take_no_more_products_than_two_runs():
     assert both.matvecs <= 0.75 * (high.matvecs + low.matvecs)
 
 
-@each_case
+@each_algorithm_case
 def test_callback_sees_every_product_and_can_stop(case):
     operator, states = specop.DiagonalOperator(case.array(spectra.geo10())), []
     result = specop.eigsh(operator, k=5, callback=states.append)
@@ -240,8 +240,9 @@ def test_an_error_in_a_product_leaves_the_last_checkpoint(tmp_path, monkeypatch)
     np.testing.assert_allclose(found.eigenvalues, np.sort(values)[-10:], rtol=1e-4)
 
 
-_VICTIM = """
+_VICTIM = f"""
 import sys, time
+sys.path[:] = {sys.path!r}
 import numpy as np, specop
 from specop.spectral import checkpoints
 checkpoints.INTERVAL, checkpoints._LARGEST_SHARE = 0.0, 1e9

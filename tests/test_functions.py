@@ -5,7 +5,7 @@ import pytest
 
 import specop
 import spectra
-from cases import each_case
+from cases import each_algorithm_case
 from specop.errors import ConvergenceWarning, DomainError, InvalidInputError, NotConvergedError
 
 FUNCTIONS = {
@@ -26,7 +26,7 @@ def dense(f, matrix, vector):
     return vectors @ (f(values) * (vectors.T @ vector.astype(float)))
 
 
-@each_case
+@each_algorithm_case
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_named_functions_agree_with_the_eigendecomposition(case, name):
     matrix = (INDEFINITE if name in ("sign", "step") else POSITIVE).astype(case.dtype)
@@ -50,7 +50,7 @@ def test_identities():
     np.testing.assert_allclose(np.linalg.norm(sign), np.linalg.norm(START), rtol=1e-9)
 
 
-@each_case
+@each_algorithm_case
 def test_zeros_and_small_spaces(case):
     singular = case.array(np.diag([0.0, 1.0, 4.0]))
     case.close(specop.apply_function(singular, "sqrt", case.array([1.0, 1.0, 1.0])).x, [0, 1, 2])
@@ -178,7 +178,7 @@ def test_intervals_cover_in_many_runs(name):
     assert covered_logdets(SPECTRA[name], 200) >= 180
 
 
-@each_case
+@each_algorithm_case
 def test_norms(case):
     values = np.concatenate([-np.linspace(0.1, 4, 30), np.linspace(0.1, 3, 30)])
     norm = specop.spectral_norm(case.array(spectra.with_spectrum(values)))
@@ -203,7 +203,7 @@ def test_condition_of_singular_and_indefinite_matrices():
         specop.condition_number(np.zeros((3, 3)))
 
 
-@each_case
+@each_algorithm_case
 def test_results_are_kept(case, tmp_path):
     vector = specop.apply_function(case.array(POSITIVE), "sqrt", case.array(START))
     vector.save(tmp_path / "vector.npz")

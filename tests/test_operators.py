@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specop
-from cases import CASES, each_case
+from cases import ALGORITHM_CASES, each_algorithm_case
 from specop.errors import InvalidInputError, SpecopError
 
 # --- Laws of the algebra ----------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def operators(draw, case, m, n, depth=2):
     return specop.restrict(A, indices), a[np.ix_(indices, indices)]
 
 
-@each_case
+@each_algorithm_case
 @settings(max_examples=100)
 @given(data=st.data(), m=st.integers(1, 4), n=st.integers(1, 4))
 def test_algebra_of_operators_is_that_of_matrices(case, data, m, n):
@@ -148,7 +148,7 @@ def test_a_symmetric_operator_is_its_own_transpose():
     assert A.T is A and B.T.T is B
 
 
-@each_case
+@each_algorithm_case
 def test_a_function_may_return_its_own_buffer(case):
     buffer = case.array([1.0, 2.0])
     A = specop.FunctionOperator(lambda x: buffer, (2, 2), like=buffer, is_symmetric=True)
@@ -161,7 +161,7 @@ def test_repr_says_what_it_is():
     assert repr(symmetric(is_psd=True)) == "<DenseOperator 3 x 3, float64, numpy:cpu, symmetric, positive semidefinite>"
 
 
-@each_case
+@each_algorithm_case
 def test_array_times_operator(case):
     A, x, block = specop.DenseOperator(case.normal(3, 2)), case.normal(3), case.normal(4, 3)
     a = case.numpy(A.matrix)
@@ -172,7 +172,7 @@ def test_array_times_operator(case):
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-@each_case
+@each_algorithm_case
 def test_operands_that_do_not_fit(case):
     A = specop.DenseOperator(case.normal(3, 2))
     with pytest.raises(InvalidInputError, match=r"operand of a 3 x 2 operator must have shape \(2,\), got \(3,\)"):
@@ -191,7 +191,7 @@ def test_operands_that_do_not_fit(case):
         A @ [1.0, 2.0]
 
 
-@each_case
+@each_algorithm_case
 def test_operands_of_other_frameworks_are_not_converted(case):
     A, foreign = specop.DenseOperator(case.normal(2, 2)), case.foreign(np.ones(2))
     with pytest.raises(InvalidInputError, match=r"never moves a vector between frameworks|cannot multiply"):
@@ -200,7 +200,7 @@ def test_operands_of_other_frameworks_are_not_converted(case):
         foreign @ A
 
 
-@each_case
+@each_algorithm_case
 def test_operators_that_do_not_fit(case):
     A, B = specop.DenseOperator(case.normal(3, 2)), specop.DenseOperator(case.normal(2, 2))
     with pytest.raises(InvalidInputError, match=r"cannot add operators of shapes \(3, 2\) and \(2, 2\)"):
@@ -246,7 +246,7 @@ def test_blocks_that_do_not_exist(indices, message):
         specop.restrict(specop.DenseOperator(np.ones((2, 3))), [0])
 
 
-@each_case
+@each_algorithm_case
 def test_functions_that_return_nonsense(case):
     like = case.normal(2)
     for returns, message in [
@@ -264,7 +264,7 @@ def test_functions_that_return_nonsense(case):
         specop.FunctionOperator(lambda x: x, (0, 2), like=like)
 
 
-@each_case
+@each_algorithm_case
 def test_constructors_that_get_nonsense(case):
     with pytest.raises(InvalidInputError, match=r"non-empty \(m, n\) array, got shape \(3,\)"):
         specop.DenseOperator(case.normal(3))
@@ -285,7 +285,7 @@ def definite(n=30):
     return q @ np.diag(1 + np.arange(n) / 3) @ q.T
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=ALGORITHM_CASES, ids=str)
 def problem(request):
     """A SciPy view, its matrix, a right-hand side and the tolerance of answers."""
     case, a = request.param, definite()
@@ -326,7 +326,7 @@ def test_scipy_solvers(problem, method):
     np.testing.assert_allclose(x, np.linalg.solve(a, b), atol=1e-3)
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=ALGORITHM_CASES, ids=str)
 def rectangle(request):
     case, a = request.param, np.random.default_rng(2).standard_normal((12, 8))
     return specop.DenseOperator(case.array(a)).to_scipy(), a, 100 * case.tol
@@ -346,7 +346,7 @@ def test_scipy_lsmr(rectangle):
     np.testing.assert_allclose(sla.lsmr(view, b, atol=0, btol=0)[0], np.linalg.lstsq(a, b)[0], atol=tol)
 
 
-@each_case
+@each_algorithm_case
 def test_scipy_onenormest(case):
     a = definite() + np.triu(np.ones((30, 30)))
     view = specop.DenseOperator(case.array(a)).to_scipy()

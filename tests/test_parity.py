@@ -4,6 +4,7 @@ The reference is PyTorch's own autograd in float64, without specop; `parity/prob
 """
 
 import functools
+import itertools
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -22,10 +23,20 @@ torch = pytest.importorskip("torch")
 FRAMEWORKS = [name for name in ("torch", "jax", "tensorflow") if find_spec(name) and find_spec(f"specop_{name}")]
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 
-each = pytest.mark.parametrize(
-    ("framework", "name", "dtype"),
-    [(framework, name, dtype) for framework in FRAMEWORKS for name in PROBLEMS for dtype in TOLERANCES],
-)
+
+def parametrized(is_quick):
+    """Every framework, model and dtype; what compiles for long beyond the quick ones is slow."""
+    return pytest.mark.parametrize(
+        ("framework", "name", "dtype"),
+        [
+            pytest.param(*case, marks=[] if case[0] == "torch" or is_quick(*case) else pytest.mark.slow)
+            for case in itertools.product(FRAMEWORKS, PROBLEMS, TOLERANCES)
+        ],
+    )
+
+
+each = parametrized(lambda framework, name, dtype: name == "mlp" or dtype == "float64")
+each_of_few = parametrized(lambda _, name, dtype: name == "mlp" or (name, dtype) == ("wide and deep", "float64"))
 
 
 @functools.cache
@@ -114,12 +125,8 @@ def test_loss_and_derivatives(framework, name, dtype):
 
 
 # In single precision one model is enough: that dtypes are kept is no matter of the model.
-PRECISIONS = [(name, "float64") for name in PROBLEMS] + [("mlp", "float32")]
-
-
 @pytest.mark.parametrize("kind", ["ggn", "fisher", "mc", "empirical", "jacobian"])
-@pytest.mark.parametrize(("name", "dtype"), PRECISIONS)
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@each_of_few
 def test_curvature_matrices(framework, name, dtype, kind):
     """The same seed gives the same labels in every framework, hence the same sampled Fisher matrix."""
     expected = matrices(name)[kind]
@@ -131,8 +138,7 @@ def test_curvature_matrices(framework, name, dtype, kind):
             close(numpy(B @ B.backend.from_host(vector, B.domain)), matrix @ vector, dtype)
 
 
-@pytest.mark.parametrize(("name", "dtype"), PRECISIONS)
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@each_of_few
 def test_gradients_of_samples(framework, name, dtype):
     expected = matrices(name)["rows"]
     found = objective(framework, name, dtype)
@@ -152,7 +158,7 @@ def test_parameter_vectors(framework, name, dtype):
     np.testing.assert_array_equal(numpy(found), PROBLEMS[name].vector.astype(dtype))
 
 
-@each
+@each_of_few
 def test_laws_of_an_objective(framework, name, dtype):
     found, (_, _, hessian) = objective(framework, name, dtype), reference(name)
     check_objective(found, params=parameters(framework, name, dtype), dense=hessian)

@@ -5,7 +5,7 @@ import pytest
 
 import specop
 import spectra
-from cases import each_case
+from cases import each_algorithm_case
 from specop.errors import ConvergenceWarning, InvalidInputError, NonFiniteError, NotConvergedError
 
 
@@ -20,7 +20,7 @@ def check_pairs(result, matrix, case):
     assert (np.abs(exact[:, None] - values).min(axis=0) <= result.bounds + 1e-14 * np.abs(exact).max()).all()
 
 
-@each_case
+@each_algorithm_case
 @pytest.mark.parametrize(("k", "share"), [(1, 0.0), (1, 0.8), (5, 0.0), (5, 0.8)])
 def test_finds_the_largest_in_magnitude(case, k, share):
     values = np.concatenate([10 * 0.7 ** np.arange(6) * [1, -1, 1, 1, -1, 1], np.linspace(-0.5, 0.5, 60)])
@@ -42,7 +42,7 @@ def test_momentum_does_not_bend_the_rayleigh_quotient():
     assert fast.matvecs < plain.matvecs / 3
 
 
-@each_case
+@each_algorithm_case
 def test_deflation_finds_all_copies(case):
     values = np.concatenate([np.full(4, 8.0), np.linspace(0, 3, 40)])
     matrix = spectra.with_spectrum(values).astype(case.dtype)
@@ -77,7 +77,7 @@ def test_needs_more_products_than_eigsh():
     assert specop.eigsh(operator, k=1, which="LA").matvecs <= 12
 
 
-@each_case
+@each_algorithm_case
 def test_same_seed_gives_the_same_bits(case):
     operator = specop.DiagonalOperator(case.array(spectra.geo10()))
     first, second = (specop.power_iteration(operator, k=2, seed=3) for _ in range(2))

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 import specop
-from cases import each_case
+from cases import each_algorithm_case
 from specop.errors import ConvergenceWarning, InvalidInputError
 
 
@@ -17,7 +17,7 @@ def constructed(n, rank, copies=1, seed=0):
     return np.concatenate([np.repeat(values, copies), 1e-9 * np.random.default_rng(seed).normal(size=n - rank)])
 
 
-@each_case
+@each_algorithm_case
 @pytest.mark.parametrize(("rank", "copies"), [(20, 1), (60, 3), (60, 60)])
 def test_low_ranks_take_about_as_many_products(case, rank, copies):
     result = specop.rank(specop.DiagonalOperator(case.array(constructed(2000, rank, copies))))
@@ -39,7 +39,7 @@ def test_rank_1990_of_2000():
     assert (result.rank, result.matvecs) == (1990, 2000)
 
 
-@each_case
+@each_algorithm_case
 def test_ordinary_inputs(case):
     assert specop.rank(case.array(np.zeros((5, 5)))).rank == 0
     assert specop.rank(case.array(np.eye(6))).rank == 6

@@ -5,7 +5,7 @@ import pytest
 
 import specop
 import spectra
-from cases import each_case
+from cases import each_algorithm_case
 from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
@@ -21,7 +21,7 @@ def random_matrix(n=60, seed=0):
     return square @ square.T
 
 
-@each_case
+@each_algorithm_case
 def test_interval_and_error_of_a_dense_matrix(case):
     matrix = random_matrix(300).astype(case.dtype)
     result = specop.trace(case.array(matrix), rtol=0.02)
@@ -86,7 +86,7 @@ def test_intervals_cover_the_truth_in_nine_of_ten_runs(name, method, goal):
 
 
 @pytest.mark.parametrize("method", SKETCHING)
-@each_case
+@each_algorithm_case
 def test_every_method_on_every_framework(case, method):
     matrix = spectra.with_spectrum(SPECTRA["power law"][:80]).astype(case.dtype)
     settings = {"method": method, "max_matvecs": 30, "seed": 2}
@@ -173,7 +173,7 @@ def test_indefinite_matrices_have_no_nystrom_approximation():
         specop.trace(known, method="xnystrace")
 
 
-@each_case
+@each_algorithm_case
 def test_a_false_claim_of_symmetry(case):
     square = np.random.default_rng(0).normal(size=(50, 50)).astype(case.dtype)
     operator = specop.DenseOperator(case.array(square), is_symmetric=True)
@@ -181,7 +181,7 @@ def test_a_false_claim_of_symmetry(case):
         specop.trace(operator, method="xtrace", max_matvecs=20)
 
 
-@each_case
+@each_algorithm_case
 def test_deflation_takes_the_outliers_out(case):
     matrix = spectra.with_spectrum(spectra.geo10()[:300]).astype(case.dtype)
     top = specop.eigsh(case.array(matrix), k=10, tol=1e-5)
@@ -191,7 +191,7 @@ def test_deflation_takes_the_outliers_out(case):
     assert abs(deflated.estimate - np.trace(matrix)) < 5 * deflated.standard_error + 1e-3
 
 
-@each_case
+@each_algorithm_case
 def test_exact(case):
     matrix = random_matrix(20).astype(case.dtype)
     result = specop.trace(case.array(matrix), method="exact")
@@ -202,7 +202,7 @@ def test_exact(case):
     assert specop.trace(case.array(matrix[:5, :5]), rtol=1e-3).method == "exact"
 
 
-@each_case
+@each_algorithm_case
 def test_shift_law_with_the_same_probes(case):
     operator = specop.aslinearoperator(case.array(random_matrix().astype(case.dtype)))
     plain = specop.trace(operator, max_matvecs=8, seed=4)
@@ -224,7 +224,7 @@ def test_running_out_of_products_is_said():
     assert caught.value.result.matvecs == 24
 
 
-@each_case
+@each_algorithm_case
 def test_products_that_are_not_finite(case):
     values = np.ones(50)
     values[3] = np.nan
