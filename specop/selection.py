@@ -36,7 +36,7 @@ def choose(named: Mapping[str, Array], select: Any) -> tuple[str, ...]:
 
 def _matches(name: str, array: Array, wanted: Any) -> bool:
     if isinstance(wanted, str):
-        return fnmatch.fnmatchcase(name, wanted) or name.startswith(wanted + ".")
+        return fnmatch.fnmatchcase(name, wanted) or name.startswith((f"{wanted}.", f"{wanted}/"))
     if not hasattr(wanted, "shape"):
         raise InvalidInputError(
             f"select takes a pattern, a module, a predicate of (name, array), or a list of patterns or parameters; "

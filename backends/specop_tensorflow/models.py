@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 from specop.refusals import no_outputs
+from specop.selection import choose
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
 
@@ -110,7 +110,7 @@ class ModuleModel:
             return trainable
         if isinstance(select, tf.Module):
             select = list(select.variables)
-        chosen = _choose(real, select)
+        chosen = {name: real[name] for name in choose(real, select)}
         frozen = [name for name in chosen if name in constants]
         if frozen:
             warnings.warn(
@@ -266,7 +266,7 @@ class FunctionModel:
         real = {name: tensor for name, tensor in named.items() if tensor.dtype.is_floating}
         if not real:
             raise InvalidInputError("params holds no floating-point tensor.")
-        return real if select is None else _choose(real, select)
+        return real if select is None else {name: real[name] for name in choose(real, select)}
 
     def named_state(self) -> dict[str, Any]:
         """Return the leaves."""
@@ -341,34 +341,6 @@ def _named(found: Sequence[tuple[str, Any, bool]]) -> dict[str, tuple[Any, bool]
             unique, number = f"{name}_{number}", number + 1
         named[unique] = (variable, bool(trainable))
     return named
-
-
-def _choose(named: Mapping[str, Any], select: Any) -> dict[str, Any]:
-    """Return the parameters that a pattern, a list of patterns or parameters, or a predicate picks.
-
-    A pattern with wildcards, or the name of a parameter or of a layer, whose parameters it then stands for.
-    """
-    arrays = (tf.Tensor, tf.Variable)
-    if callable(select):
-        chosen = {name: tensor for name, tensor in named.items() if select(name, tensor)}
-    else:
-        wanted = [select] if isinstance(select, (str, *arrays)) else list(select)
-        for one in wanted:
-            if not isinstance(one, (str, *arrays)):
-                raise InvalidInputError(
-                    f"select takes a pattern, a layer, a predicate of (name, variable), or a list of patterns or "
-                    f"variables; got an item of type {type(one).__name__}."
-                )
-        chosen = {name: tensor for name, tensor in named.items() if any(_matches(name, tensor, one) for one in wanted)}
-    if not chosen:
-        raise InvalidInputError(f"select={select!r} matches no parameter. There are: {', '.join(named)}.")
-    return chosen
-
-
-def _matches(name: str, tensor: Any, wanted: Any) -> bool:
-    if not isinstance(wanted, str):
-        return tensor is wanted
-    return fnmatch.fnmatchcase(name, wanted) or name.startswith((f"{wanted}.", f"{wanted}/"))
 
 
 def _checked_shapes(found: Mapping[str, Any], like: Mapping[str, Any]) -> list[tf.Tensor]:

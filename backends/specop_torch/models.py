@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from torch.func import functional_call
 
 from specop.errors import InvalidInputError
 from specop.refusals import no_outputs
+from specop.selection import choose
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
 
@@ -123,7 +123,7 @@ class ModuleModel:
             return trainable
         if isinstance(select, nn.Module):
             select = list(select.parameters())
-        chosen = choose(real, select)
+        chosen = {name: real[name] for name in choose(real, select)}
         frozen = [name for name in chosen if name in self.constants]
         if frozen:
             warnings.warn(
@@ -242,7 +242,7 @@ class FunctionModel:
         real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
         if not real:
             raise InvalidInputError("params holds no floating-point tensor.")
-        return real if select is None else choose(real, select)
+        return real if select is None else {name: real[name] for name in choose(real, select)}
 
     def named_state(self) -> Iterable[tuple[str, Tensor]]:
         """Yield the leaves."""
@@ -269,32 +269,6 @@ class FunctionModel:
         return optree.tree_unflatten(
             self.treedef, [values.get(name, tensor.detach()) for name, tensor in self.tensors.items()]
         )
-
-
-def choose(named: Mapping[str, Tensor], select: Any) -> dict[str, Tensor]:
-    """Return the parameters that a pattern, a list of patterns or tensors, or a predicate picks.
-
-    A pattern with wildcards, or the name of a parameter or of a module, whose parameters it then stands for.
-    """
-    if callable(select):
-        chosen = {name: tensor for name, tensor in named.items() if select(name, tensor)}
-    else:
-        wanted = [select] if isinstance(select, (str, Tensor)) else list(select)
-        chosen = {name: tensor for name, tensor in named.items() if any(_matches(name, tensor, one) for one in wanted)}
-    if not chosen:
-        raise InvalidInputError(f"select={select!r} matches no parameter. There are: {', '.join(named)}.")
-    return chosen
-
-
-def _matches(name: str, tensor: Tensor, wanted: Any) -> bool:
-    if isinstance(wanted, Tensor):
-        return tensor is wanted
-    if not isinstance(wanted, str):
-        raise InvalidInputError(
-            f"select takes a pattern, a module, a predicate of (name, tensor), or a list of patterns or parameters; "
-            f"got an item of type {type(wanted).__name__}."
-        )
-    return fnmatch.fnmatchcase(name, wanted) or name.startswith(wanted + ".")
 
 
 def _checked_shapes(found: Mapping[str, Any], like: Mapping[str, Tensor]) -> list[Tensor]:
