@@ -3,6 +3,7 @@
 See the table in the README for what there is; `objective` and `eigsh` are where most people start.
 """
 
+from specop.estimates import Estimate
 from specop.objectives import Objective, objective
 from specop.operators import (
     DenseOperator,
@@ -17,7 +18,6 @@ from specop.operators import (
 from specop.results import (
     DiagonalResult,
     EigenResult,
-    Estimate,
     FunctionResult,
     NormResult,
     QuadratureResult,

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
-from specop.results import EigenResult, RankResult, SpectralDensity, TraceResult, estimate_from_samples
+from specop.estimates import estimate_from_samples
+from specop.results import EigenResult, RankResult, SpectralDensity, TraceResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,9 @@ from itertools import zip_longest
 import click
 import numpy as np
 
+from specop.estimates import Estimate
 from specop.report import Report
-from specop.results import EigenResult, Estimate
+from specop.results import EigenResult
 
 __all__ = ["render"]
 

@@ -16,34 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specop import results
 from specop.backend import backend_of
 from specop.errors import InvalidInputError
-from specop.results import (
-    DiagonalResult,
-    EigenResult,
-    FunctionResult,
-    NormResult,
-    QuadratureResult,
-    RankResult,
-    Result,
-    SpectralDensity,
-    TraceResult,
-)
+from specop.results import Result
 
 __all__ = ["load", "npz_path", "read_npz", "save", "write_npz"]
 
 _KINDS: dict[str, type[Result]] = {
-    kind.__name__: kind
-    for kind in (
-        DiagonalResult,
-        EigenResult,
-        FunctionResult,
-        NormResult,
-        QuadratureResult,
-        RankResult,
-        SpectralDensity,
-        TraceResult,
-    )
+    name: kind for name, kind in vars(results).items() if isinstance(kind, type) and issubclass(kind, Result)
 }
 _PAIRS = ("interval", "gap")
 _HEADER = "specop"

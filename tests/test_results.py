@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specop.errors import InvalidInputError
+from specop.estimates import estimate_from_samples
 from specop.plotting import plot_density
-from specop.results import EigenResult, Result, SpectralDensity, TraceResult, estimate_from_samples
+from specop.results import EigenResult, Result, SpectralDensity, TraceResult
 from specop.storage import load
 
 MADE = {

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from specop.errors import ConvergenceWarning, DomainError, InvalidInputError, NotConvergedError
+from specop.estimates import Estimate
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, Estimate, TraceResult, versions
+from specop.results import EigenResult, TraceResult, versions
 from specop.spectral import sampling
 from specop.spectral.complement import Complement
 from specop.spectral.goals import checked_goal

@@ -1,0 +1,20 @@
+"""What the algorithms return: frozen, with the error of every number beside it."""
+
+from specop.results.base import Result, versions
+from specop.results.densities import SpectralDensity
+from specop.results.eigenpairs import EigenResult
+from specop.results.functions import FunctionResult, QuadratureResult, RankResult
+from specop.results.traces import DiagonalResult, NormResult, TraceResult
+
+__all__ = [
+    "DiagonalResult",
+    "EigenResult",
+    "FunctionResult",
+    "NormResult",
+    "QuadratureResult",
+    "RankResult",
+    "Result",
+    "SpectralDensity",
+    "TraceResult",
+    "versions",
+]
