@@ -9,7 +9,6 @@ import jax.numpy as jnp  # noqa: E402
 
 import specop  # noqa: E402
 from specop.errors import InvalidInputError, NonFiniteError  # noqa: E402
-from specop_jax.autodiff import JaxAutodiff  # noqa: E402
 from test_objective_jax import Compilations, close, cross_entropy, labels, normal, once, split  # noqa: E402
 
 
@@ -193,23 +192,6 @@ def test_batch_normalization_in_training_mode_has_no_samples():
         with pytest.raises(InvalidInputError, match=r"layer 'layers.1' \(BatchNorm\).*single samples do not exist"):
             call()
     assert np.isfinite(np.asarray(objective.ggn().to_dense())).all()
-
-
-def test_batches_that_do_not_fit_are_split(monkeypatch):
-    linearize = JaxAutodiff.linearize
-
-    def limited(self, theta, batch, vector, matrix):
-        if self.count(batch) > 3:
-            jnp.zeros(10**15, dtype="int8").block_until_ready()
-        return linearize(self, theta, batch, vector, matrix)
-
-    expected = {kind: np.asarray(operator(make(), kind).to_dense()) for kind in ("ggn", "mc")}
-    monkeypatch.setattr(JaxAutodiff, "linearize", limited)
-    objective = make()
-    for kind, matrix in expected.items():
-        A = operator(objective, kind)
-        close(A.to_dense(), matrix)
-        assert A.plan().batches == 4
 
 
 # --- What cannot be ---------------------------------------------------------------------------------------------------

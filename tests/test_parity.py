@@ -3,108 +3,19 @@
 The reference is PyTorch's own autograd in float64, without specop; `parity/problems.py` says what is computed.
 """
 
-import functools
-import itertools
-from importlib import import_module
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 
 import specop
+from parity.cases import TOLERANCES, close, each, each_of_few, numpy, objective, operator, parameters
 from parity.problems import PROBLEMS
 from specop import probes
 from specop.backend import backend_of
 from specop.testing import check_objective
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-# Frameworks that are installed and have an adapter.
-FRAMEWORKS = [name for name in ("torch", "jax", "tensorflow") if find_spec(name) and find_spec(f"specop_{name}")]
-TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
-
-
-def parametrized(is_quick):
-    """Every framework, model and dtype; what compiles for long beyond the quick ones is slow."""
-    return pytest.mark.parametrize(
-        ("framework", "name", "dtype"),
-        [
-            pytest.param(*case, marks=[] if case[0] == "torch" or is_quick(*case) else pytest.mark.slow)
-            for case in itertools.product(FRAMEWORKS, PROBLEMS, TOLERANCES)
-        ],
-    )
-
-
-each = parametrized(lambda framework, name, dtype: name == "mlp" or dtype == "float64")
-each_of_few = parametrized(lambda _, name, dtype: name == "mlp" or (name, dtype) == ("wide and deep", "float64"))
-
-
-@functools.cache
-def reference(name):
-    """Loss, gradient and dense Hessian of the mean over all samples."""
-    params, passes, criterion = forward(name)
-    samples = sum(len(z) for z, _ in passes)
-    loss = sum(criterion(z, y) * len(z) / samples for z, y in passes)
-    gradient = flat(torch.autograd.grad(loss, params, create_graph=True))
-    unit = torch.eye(len(gradient), dtype=torch.float64)
-    rows = torch.autograd.grad(gradient, params, unit, is_grads_batched=True)
-    return loss.item(), gradient.detach().numpy(), torch.cat([block.flatten(1) for block in rows], dim=1).numpy()
-
-
-@functools.cache
-def matrices(name):
-    """The same of curvature matrices, by their definitions; of the sampled Fisher matrix what torch's adapter makes."""
-    params, passes, criterion = forward(name)
-    samples = sum(len(z) for z, _ in passes)
-    jacobians, rows, ggn = [], [], 0
-    for z, y in passes:
-        unit = torch.eye(z.numel(), dtype=torch.float64).reshape(-1, *z.shape)
-        parts = torch.autograd.grad(z, params, unit, is_grads_batched=True)
-        J = torch.cat([part.flatten(1) for part in parts], dim=1)
-        share, z = len(z) / samples, z.detach()
-        H = torch.autograd.functional.hessian(lambda z, y=y: criterion(z, y), z).reshape(z.numel(), z.numel())
-        r = torch.autograd.functional.jacobian(lambda z, y=y: criterion(z, y), z)
-        ggn += share * J.T @ H @ J
-        rows.append(share * samples * (r.reshape(len(z), -1, 1) * J.reshape(len(z), -1, J.shape[1])).sum(1))
-        jacobians.append(J)
-    rows = torch.cat(rows)
-    found = {"ggn": ggn, "fisher": ggn, "empirical": rows.T @ rows / samples, "rows": rows}
-    found |= {"jacobian": torch.cat(jacobians), "mc": operator(objective("torch", name, "float64"), "mc").to_dense()}
-    return {kind: matrix.numpy() for kind, matrix in found.items()}
-
-
-def operator(found, kind):
-    if kind in ("ggn", "jacobian"):
-        return getattr(found, kind)()
-    return found.fisher("exact" if kind == "fisher" else kind, samples=2, seed=5)
-
-
-def forward(name):
-    """Leaves, outputs and labels of each batch, and the criterion."""
-    models, problem = import_module("parity.torch_models"), PROBLEMS[name]
-    outputs, criterion = models.MODELS[name]
-    params = [models.array(weight, "float64").requires_grad_() for weight in problem.weights.values()]
-    batches = [tuple(models.array(part, "float64") for part in batch) for batch in problem.batches]
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        return params, [(outputs(params, batch), batch[1]) for batch in batches], criterion
-
-
-def flat(tensors):
-    return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-@functools.cache
-def objective(framework, name, dtype):
-    return import_module(f"parity.{framework}_models").objective(PROBLEMS[name], dtype)
-
-
-def numpy(native):
-    return np.array(backend_of(native).to_numpy(native), dtype=np.float64)
-
-
-def close(found, expected, dtype):
-    """Equal within the dtype's tolerance, relative to the norm of what is expected."""
-    assert np.linalg.norm(found - expected) <= TOLERANCES[dtype] * np.linalg.norm(expected)
+from parity.references import matrices, reference
 
 
 @each
@@ -144,11 +55,6 @@ def test_gradients_of_samples(framework, name, dtype):
     found = objective(framework, name, dtype)
     blocks = found.per_sample_gradients(block_bytes=7 * found.n * np.dtype(dtype).itemsize)
     close(np.concatenate([numpy(block) for block in blocks]), expected, dtype)
-
-
-def parameters(framework, name, dtype):
-    models = import_module(f"parity.{framework}_models")
-    return [models.array(weight, dtype) for weight in PROBLEMS[name].weights.values()]
 
 
 @each

@@ -11,16 +11,21 @@ from parity.problems import HEADS, WIDTH
 jax.config.update("jax_enable_x64", True)
 
 
-def objective(problem, dtype):
+def objective(problem, dtype, **keywords):
     """Objective with the weights and data of the problem, in this dtype."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
     data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood)
+    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
 
 
 def array(values, dtype):
     return jnp.asarray(values, dtype if np.issubdtype(values.dtype, np.floating) else None)
+
+
+def exhaust_memory():
+    """Ask for more memory than there can be."""
+    jnp.zeros(10**15, dtype="int8").block_until_ready()
 
 
 def cross_entropy(logits, labels):

@@ -7,16 +7,21 @@ import specop
 from parity.problems import HEADS, WIDTH
 
 
-def objective(problem, dtype):
+def objective(problem, dtype, **keywords):
     """Objective with the weights and data of the problem, in this dtype."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
     data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood)
+    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
 
 
 def array(values, dtype):
     return tf.convert_to_tensor(values, dtype if np.issubdtype(values.dtype, np.floating) else None)
+
+
+def exhaust_memory():
+    """Fail as TensorFlow does where memory is short; asking for too much ends the process on some machines."""
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
 
 
 def cross_entropy(logits, labels):

@@ -8,17 +8,22 @@ import specop
 from parity.problems import HEADS, WIDTH
 
 
-def objective(problem, dtype):
+def objective(problem, dtype, **keywords):
     """Objective with the weights and data of the problem, in this dtype."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
     data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood)
+    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
 
 
 def array(values, dtype):
     tensor = torch.from_numpy(np.array(values))
     return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor.long()
+
+
+def exhaust_memory():
+    """Ask for more memory than there can be."""
+    torch.empty(2**60)
 
 
 def cross_entropy(logits, labels):
