@@ -5,8 +5,11 @@ import weakref
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specop_torch.convolutions import _as_weight_gradient
+from specop_torch.simplification import _add_product
 from specop_torch.tape import Tape, Untapeable, record
 
 A = torch.arange(12.0, dtype=torch.float64).reshape(3, 4) / 7
@@ -72,6 +75,25 @@ def backward_of_a_graph(x):
     return torch.autograd.grad(gradient, weight, x)
 
 
+def sums_with_zeros(x):
+    zero = torch.zeros_like(2 * x)
+    return [x + zero, (3 * x + zero) * 2, zero + torch.zeros_like(x), (zero + x).mul_(2)]
+
+
+def operands_that_are_needed_again(x):
+    y, z = 2 * x, x / 3
+    view = y[:2]
+    total = y + z
+    return [total * 4 - y, view - z[2:], total, x.expand(3, 4) * 2 + A * y]
+
+
+def backward_of_piecewise_linear_functions(x):
+    weight = torch.linspace(-1, 1, 4, dtype=x.dtype, requires_grad=True)
+    hidden = torch.relu(A @ weight) * torch.nn.functional.gelu(A @ weight) + torch.nn.functional.silu(A @ weight)
+    (gradient,) = torch.autograd.grad((torch.sigmoid(hidden) ** 2).sum(), weight, create_graph=True)
+    return torch.autograd.grad(gradient, weight, x)
+
+
 def identity(x):
     return [x]
 
@@ -87,6 +109,9 @@ FUNCTIONS = [
     index_put_and_add,
     captured_index_of_a_recorded_value,
     backward_of_a_graph,
+    sums_with_zeros,
+    operands_that_are_needed_again,
+    backward_of_piecewise_linear_functions,
     identity,
 ]
 
@@ -178,7 +203,7 @@ def test_intermediate_values_are_freed_during_a_replay():
 
     def chain(x):
         for _ in range(20):
-            x = 2 * x
+            x = x.flip(0)
         return [x]
 
     x = torch.ones(4).double()
@@ -186,6 +211,71 @@ def test_intermediate_values_are_freed_during_a_replay():
     with Watch():
         tape.replay([x])
     assert len(live) == 20
+
+
+def test_zeros_are_not_added_and_memory_is_used_again():
+    def function(x):
+        y = 2 * x
+        return [(y + torch.zeros_like(y)) * 3 / 5 + x]
+
+    _, tape = tape_of(function, torch.ones(4).double())
+    functions = [step.function for step in tape._steps]
+    aten = torch.ops.aten
+    assert functions == [aten.mul.Tensor, aten.mul_.Tensor, aten.div_.Tensor, aten.add_.Tensor]
+
+
+def test_products_are_added_where_they_are_computed():
+    def function(x):
+        rows = x.view(2, 2)
+        return [((rows @ SQUARE[0]) + (SQUARE[1] @ rows).view(4).view(2, 2) + rows @ SQUARE[1]).flatten()]
+
+    _, tape = tape_of(function, torch.ones(4).double())
+    functions = [step.function for step in tape._steps]
+    assert functions.count(torch.ops.aten.mm.default) == 1 and functions.count(_add_product) == 2
+    x = torch.arange(4.0).double()
+    equal(tape.replay([x]), function(x))
+
+
+SQUARE = torch.tensor([[[1.0, 0.5], [-2.0, 0.25]], [[0.5, 1.0], [0.0, -1.0]]]).double()
+OPERATIONS = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "scale": lambda a, b: 3 * a,
+    "divide": lambda a, b: a / 7,
+    "negate": lambda a, b: -a,
+    "zeros": lambda a, b: torch.zeros_like(a),
+    "view": lambda a, b: a.view(2, 2).T.reshape(4),
+    "part": lambda a, b: torch.cat([a[1:], b[:1]]),
+    "alias": lambda a, b: a.view(4),
+    "reverse": lambda a, b: b.flip(0),
+    "masked": lambda a, b: torch.ops.aten.threshold_backward(a, A[0] - 0.2, 0),
+    "in place": lambda a, b: a.clone().add_(b),
+    "product": lambda a, b: (a.reshape(2, 2) @ SQUARE[0]).view(4),
+    "product of a transpose": lambda a, b: torch.mm(SQUARE[0], a.view(2, 2).T).reshape(4),
+    "products": lambda a, b: torch.bmm(a.view(2, 2, 1), SQUARE[:, :1, :1]).view(4),
+}
+
+
+@given(
+    program=st.lists(
+        st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25
+    ),
+    outputs=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+)
+def test_any_program_is_replayed(program, outputs):
+    def function(x, y):
+        values = [x, y]
+        for name, one, other in program:
+            values.append(OPERATIONS[name](values[one % len(values)], values[other % len(values)]))
+        return [values[output % len(values)] for output in outputs]
+
+    x, y = torch.arange(4.0).double() + 1, torch.tensor([5.0, -2.0, 0.5, 1.0]).double()
+    _, tape = record(lambda inputs: function(*inputs), [x, y])
+    assert isinstance(tape, Tape), tape.reason
+    for inputs in ([y, 2 * x], [x, y]):
+        given = [tensor.clone() for tensor in inputs]
+        equal(tape.replay(given), function(*inputs))
+        assert all(torch.equal(one, other) for one, other in zip(given, inputs, strict=True))
 
 
 def test_a_tape_keeps_no_autograd_graph_alive():

@@ -8,7 +8,7 @@ no tracing compiler: the recording is itself a product that its caller wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from specop_torch.convolutions import faster_equivalent
+from specop_torch.program import Slot, Step, Tape, flat
+from specop_torch.simplification import Facts, simplified
 
 __all__ = ["Tape", "Untapeable", "record"]
 
@@ -56,82 +58,6 @@ def record(
     return outputs, recorder.finish(outputs)
 
 
-class Tape:
-    """A straight-line program of aten operations from input slots to output slots."""
-
-    def __init__(self, steps: list[_Step], slots: int, outputs: list[int | None], constants: list[Tensor]) -> None:
-        self._steps = steps
-        self._slots = slots
-        self._outputs = outputs
-        self.constants = constants
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    @torch.no_grad()
-    def replay(self, inputs: Iterable[Tensor]) -> list[Tensor | None]:
-        """Return the outputs for other inputs of the same shapes."""
-        values: list[Any] = [None] * self._slots
-        for position, tensor in enumerate(inputs):
-            values[position] = tensor
-        for step in self._steps:
-            step.run(values)
-        return [None if slot is None else values[slot] for slot in self._outputs]
-
-
-class _Step:
-    """One operation: its arguments with holes where recorded values go."""
-
-    __slots__ = ("arguments", "function", "holes", "keywords", "last_uses", "nested_holes", "results", "writes")
-
-    def __init__(
-        self, function: Any, arguments: list[Any], keywords: dict[str, Any], results: list[int | None]
-    ) -> None:
-        self.function = function
-        self.keywords = keywords
-        self.results = results
-        self.last_uses: list[int] = []
-        self.writes: set[int] = set()
-        self.holes = [(at, value.slot) for at, value in enumerate(arguments) if isinstance(value, _Slot)]
-        self.nested_holes = [
-            (at, [(i, item.slot) for i, item in enumerate(value) if isinstance(item, _Slot)])
-            for at, value in enumerate(arguments)
-            if isinstance(value, list) and any(isinstance(item, _Slot) for item in value)
-        ]
-        self.arguments = arguments
-
-    @property
-    def reads(self) -> set[int]:
-        nested = (slot for _, holes in self.nested_holes for _, slot in holes)
-        return {slot for _, slot in self.holes} | set(nested)
-
-    def run(self, values: list[Any]) -> None:
-        arguments = self.arguments.copy()
-        for at, slot in self.holes:
-            arguments[at] = values[slot]
-        for at, holes in self.nested_holes:
-            items = arguments[at].copy()
-            for i, slot in holes:
-                items[i] = values[slot]
-            arguments[at] = items
-        result = self.function(*arguments, **self.keywords)
-        if isinstance(result, (tuple, list)):
-            for target, item in zip(self.results, result, strict=True):
-                if target is not None:
-                    values[target] = item
-        elif self.results[0] is not None:
-            values[self.results[0]] = result
-        for used in self.last_uses:
-            values[used] = None
-
-
-class _Slot:
-    __slots__ = ("slot",)
-
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
-
-
 class _Recorder(TorchDispatchMode):
     """Writes down the operations that its inputs reach."""
 
@@ -140,8 +66,9 @@ class _Recorder(TorchDispatchMode):
         self.slots: Any = WeakTensorKeyDictionary()
         # Slots that share memory form a group: writing into one changes what is read from the others.
         self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.group_of: list[int] = []
-        self.steps: list[_Step] = []
+        self.facts = Facts()
+        self.inputs = len(inputs)
+        self.steps: list[Step] = []
         self.captured: list[tuple[Tensor, int]] = []
         self.reason: str | None = None
         for tensor in inputs:
@@ -149,7 +76,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [item for item in _flat(args) if isinstance(item, Tensor)]
+        tensors = [item for item in flat(args) if isinstance(item, Tensor)]
         recorded = any(tensor in self.slots for tensor in tensors)
         if any(isinstance(value, Tensor) and self._shares_recorded_storage(value) for value in kwargs.values()):
             self.reason = f"{func} takes a recorded value by keyword"
@@ -170,8 +97,8 @@ class _Recorder(TorchDispatchMode):
         ):
             self.reason = f"{func} draws random numbers or looks at the values of what it gets"
         results = [self._new_slot(output) if isinstance(output, Tensor) else None for output in outputs]
-        step = _Step(faster_equivalent(func, args, result), arguments, kwargs, results)
-        step.writes = {self.group_of[self.slots[tensor]] for tensor in mutated}
+        step = Step(faster_equivalent(func, args, result), arguments, kwargs, results)
+        step.writes = {self.facts.group[self.slots[tensor]] for tensor in mutated}
         self.steps.append(step)
         return result
 
@@ -188,31 +115,22 @@ class _Recorder(TorchDispatchMode):
         if self.reason is not None:
             return Untapeable(self.reason, [tensor.detach() for tensor, _ in self.captured])
 
-        needed = {slot for slot in wanted if slot is not None}
-        needed_groups = {self.group_of[slot] for slot in needed}
-        live: list[_Step] = []
-        for step in reversed(self.steps):
-            if needed_groups.intersection(step.writes) or needed.intersection(step.results):
-                step.last_uses = [slot for slot in step.reads if slot not in needed]
-                needed |= step.reads
-                needed_groups.update(self.group_of[slot] for slot in step.reads)
-                live.append(step)
-        live.reverse()
-        constants = [value for step in live for value in _flat(step.arguments) if isinstance(value, Tensor)]
-        return Tape(live, len(self.group_of), wanted, constants)
+        steps, found = simplified(self.steps, wanted, self.inputs, self.facts)
+        constants = [value for step in steps for value in flat(step.arguments) if isinstance(value, Tensor)]
+        return Tape(steps, len(self.facts.group), found, constants)
 
     def _new_slot(self, tensor: Tensor) -> int:
         known = self.slots.get(tensor)
         if known is not None:
             return int(known)
-        slot = len(self.group_of)
+        slot = len(self.facts.group)
         self.slots[tensor] = slot
         storage = tensor.untyped_storage()
         reference, group = self.storages.get(storage.data_ptr(), (None, -1))
         if reference is None or reference.expired():
             group = slot
             self.storages[storage.data_ptr()] = (StorageWeakRef(storage), group)
-        self.group_of.append(group)
+        self.facts.note(tensor, group)
         return slot
 
     def _shares_recorded_storage(self, tensor: Tensor) -> bool:
@@ -224,7 +142,7 @@ class _Recorder(TorchDispatchMode):
     def _adopt_buffer(self, buffer: Tensor) -> None:
         """Make a constant that is about to be written into start from a copy of its value in every replay."""
         start = buffer.detach().clone()
-        self.steps.append(_Step(torch.ops.aten.clone.default, [start], {}, [self._new_slot(buffer)]))
+        self.steps.append(Step(torch.ops.aten.clone.default, [start], {}, [self._new_slot(buffer)]))
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -233,7 +151,7 @@ class _Recorder(TorchDispatchMode):
             return value
         slot = self.slots.get(value)
         if slot is not None:
-            return _Slot(slot)
+            return Slot(slot)
         if self._shares_recorded_storage(value):
             self.reason = "a recorded value was read through an alias"
         # The tensor itself is watched: one detached below autograd, as here, has a version counter of its own.
@@ -250,13 +168,3 @@ def _written(func: Any, args: Any) -> list[Tensor]:
         for argument, value in zip(func._schema.arguments, args, strict=False)
         if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor)
     ]
-
-
-def _flat(values: Iterable[Any]) -> list[Any]:
-    flat: list[Any] = []
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            flat.extend(_flat(value))
-        else:
-            flat.append(value)
-    return flat

@@ -14,7 +14,7 @@ from specop.backend import Array, Backend, Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives import Objective
 from specop.operators import LinearOperator
-from specop.testing.laws import require, require_same
+from specop.testing.laws import require, require_close, require_same
 from specop.testing.operators import check_operator
 
 __all__ = ["check_objective"]
@@ -153,7 +153,9 @@ def _check_structures(bench: _Bench, theta: Array) -> None:
     require_same(back, values, "flatten", "undoes unflatten")
     product = bench.numpy(bench.H @ theta)
     tree = bench.numpy(objective.flatten(bench.H @ objective.unflatten(theta)))
-    require_same(tree, product, "hessian", "multiplies a parameter structure as it does its vector")
+    # Only close: the first product with an operator may be computed in another way than those after it.
+    allowed = 100 * bench.precision * float(np.abs(product).max(initial=0.0))
+    require_close(tree, product, allowed, "hessian", "multiplies a parameter structure as it does its vector")
     longer = Layout.whole(objective.n + 1, bench.layout.dtype, bench.layout.device)
     wrong = bench.backend.zeros(longer)
     for name, call in (("unflatten", objective.unflatten), ("loss", objective.loss), ("gradient", objective.gradient)):
