@@ -6,13 +6,15 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from specop.errors import InvalidInputError, NondeterministicError
 
 __all__ = ["Batches"]
+
+T = TypeVar("T")
 
 
 class _BatchReader(Protocol):
@@ -130,9 +132,8 @@ class Batches:
         total = sum(self._weights)
         batches = self._replay() if self._kept is None else iter(self._kept)
         first = 0
-        for batch, weight, count in zip(batches, self._weights, self._counts, strict=True):
+        for prepared, weight, count in _one_ahead(self._prepared(batches)):
             if weight > 0:
-                prepared = self._reader.prepare(batch)
                 limit = self.limit
                 parts = [(prepared, 1.0)] if limit is None or count <= limit else self.pieces(prepared, limit)
                 start = first
@@ -141,6 +142,10 @@ class Batches:
                         yield part, share * weight / total, start
                     start += self._reader.count(part)
             first += count
+
+    def _prepared(self, batches: Iterable[Any]) -> Iterator[tuple[Any, float, int]]:
+        for batch, weight, count in zip(batches, self._weights, self._counts, strict=True):
+            yield self._reader.prepare(batch) if weight > 0 else None, weight, count
 
     @property
     def are_kept(self) -> bool:
@@ -228,6 +233,15 @@ class Batches:
         finally:
             random.setstate(python)
             np.random.set_state(legacy)
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Ask for the next item before giving one: a batch moves to the device while the one before it is used."""
+    for item in items:
+        for following in items:
+            yield item
+            item = following
+        yield item
 
 
 def _as_source(data: Any) -> Iterable[Any]:

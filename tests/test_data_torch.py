@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 import specop  # noqa: E402
 from specop.errors import InvalidInputError, NondeterministicError  # noqa: E402
+from specop_torch.autodiff import TorchAutodiff  # noqa: E402
 from torch_cases import WEIGHTS, close, exact, problem, split  # noqa: E402
 
 # --- The mean over the data -------------------------------------------------------------------------------------------
@@ -43,6 +44,21 @@ def test_batches_of_weight_zero_do_not_count():
     first, second = split(batch, 6, 5)
     objective = specop.objective(model, criterion, [first, second], weight=lambda batch: 6 * (len(batch[1]) == 6))
     close(objective.gradient(), exact(model, criterion, first)[1])
+
+
+def test_the_next_batch_is_on_its_way_while_one_is_used(monkeypatch):
+    model, criterion, batch = problem("mlp")
+    events = []
+    for name in ("prepare", "gradient"):
+        call = getattr(TorchAutodiff, name)
+
+        def noted(self, *arguments, name=name, call=call):
+            events.append(name)
+            return call(self, *arguments)
+
+        monkeypatch.setattr(TorchAutodiff, name, noted)
+    specop.objective(model, criterion, split(batch, 5, 4, 2)).gradient()
+    assert events == ["prepare", "prepare", "gradient", "prepare", "gradient", "gradient"]
 
 
 @pytest.mark.parametrize(

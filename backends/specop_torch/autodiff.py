@@ -162,18 +162,18 @@ class TorchAutodiff:
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return the loss as a detached scalar."""
-        with torch.no_grad(), self._evaluation.running():
+        with torch.no_grad(), self._evaluation.running(twice_differentiable=False):
             return self._evaluation.loss(self._leaves(theta, requires_grad=False), batch).detach()
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
-        with torch.enable_grad(), self._evaluation.running():
+        with torch.enable_grad(), self._evaluation.running(twice_differentiable=False):
             loss, gradients, _ = self._differentiate(theta, batch, create_graph=False)
             return loss.detach(), self._vector(gradients)
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""
-        with torch.no_grad(), self._evaluation.running():
+        with torch.no_grad(), self._evaluation.running(twice_differentiable=False):
             return self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch).numel()
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:

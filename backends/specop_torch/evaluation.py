@@ -42,10 +42,10 @@ class Evaluation:
             yield
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Run the model under attention kernels with derivatives, and under the fixed seed."""
-        # Fused attention has no second derivative; the others do.
-        with sdpa_kernel(SDPBackend.MATH):
+    def running(self, *, twice_differentiable: bool = True) -> Iterator[None]:
+        """Run the model under the fixed seed, and under attention kernels that have the derivatives needed."""
+        # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
+        with sdpa_kernel(SDPBackend.MATH) if twice_differentiable else contextlib.nullcontext():
             if self.fixed_randomness is None:
                 yield
             else:
