@@ -13,6 +13,7 @@ from specop.operators import (
     LowRankOperator,
     aslinearoperator,
     identity_like,
+    on_host,
     restrict,
 )
 from specop.results import (
@@ -71,6 +72,7 @@ __all__ = [
     "load",
     "logdet",
     "objective",
+    "on_host",
     "power_iteration",
     "rank",
     "restrict",

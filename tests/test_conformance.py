@@ -66,6 +66,8 @@ OPERATORS = {
     "gram": lambda case: (lambda A: A.T @ A)(dense(case, 12, 7)),
     "other gram": lambda case: (lambda A: A @ A.T)(dense(case, 12, 7)),
     "transposed": lambda case: dense(case, 12, 7).T,
+    "on the host": lambda case: specop.on_host(dense(case, 12, 7)),
+    "on the host, symmetric": lambda case: specop.on_host(symmetric(case)),
     "restricted": lambda case: specop.restrict(dense(case), [10, 0, 3, 4]),
     "restricted, symmetric": lambda case: specop.restrict(symmetric(case), [10, 0, 3, 4]),
     "low rank plus diagonal": lambda case: (

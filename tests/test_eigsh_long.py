@@ -283,3 +283,19 @@ def test_killed_processes_go_on(kills, tmp_path):
     expected = specop.eigsh(specop.DiagonalOperator(100 / np.arange(1.0, 2001)), k=12, ncv=24, tol=1e-6)
     assert found == expected.eigenvalues.tobytes().hex() + "\n"
     assert list(tmp_path.iterdir()) == []
+
+
+# --- A basis in host memory -------------------------------------------------------------------------------------------
+
+
+@each_algorithm_case
+def test_a_basis_in_host_memory(case, monkeypatch):
+    diagonal = spectra.geo10()
+    A = specop.DiagonalOperator(case.array(diagonal))
+    expected = specop.eigsh(A, k=4)
+    if case.framework != "numpy":
+        # Nothing of the length of a vector is kept where products are computed.
+        monkeypatch.setattr(type(A.backend), "allocate", None)
+    found = specop.eigsh(specop.on_host(A), k=4)
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=10 * case.tol)
+    assert isinstance(found.rows, np.ndarray) and found.rows.dtype == case.dtype

@@ -3,6 +3,7 @@
 from specop.operators.algebra import identity_like, restrict
 from specop.operators.base import LinearOperator
 from specop.operators.explicit import DenseOperator, DiagonalOperator, FunctionOperator, LowRankOperator
+from specop.operators.host import on_host
 from specop.operators.interop import aslinearoperator
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "LowRankOperator",
     "aslinearoperator",
     "identity_like",
+    "on_host",
     "restrict",
 ]

@@ -91,7 +91,7 @@ def eigsh(
         fresh start's after a change of one percent. Nothing in it is believed without a product.
     ncv : int, optional
         Largest number of basis vectors held, k < ncv <= n; default ``2 k + 40``, more where n is small. Memory
-        is taken as they are needed.
+        is taken as they are needed. Where it does not suffice, ``eigsh(on_host(A))`` holds them in host memory.
     tol : float
         Relative residual at which a pair has converged.
     max_matvecs : int, optional
