@@ -77,8 +77,13 @@ def cumulative_bounds(rule: GaussRule, x: Vector, rounding: float) -> tuple[Vect
     if not rule.couplings.any():
         sums = np.concatenate([[0.0], np.cumsum(rule.weights)])
         return sums[np.searchsorted(rule.nodes, low)], sums[np.searchsorted(rule.nodes, high, side="right")]
+    # Nothing is below minus infinity, and all is below plus infinity; no matrix need have such an entry.
+    least, most = (x > 0).astype(float), (x > 0).astype(float)
+    finite = ~np.isinf(x)
     # The share grows with x: moved outwards, both stay bounds.
-    return _radau_sums(rule, _apart(rule, low, -1.0))[0], _radau_sums(rule, _apart(rule, high, 1.0))[1]
+    least[finite] = _radau_sums(rule, _apart(rule, low[finite], -1.0))[0]
+    most[finite] = _radau_sums(rule, _apart(rule, high[finite], 1.0))[1]
+    return least, most
 
 
 def share_interval(low: Vector, high: Vector, freedom: float, confidence: float) -> tuple[Vector, Vector]:

@@ -37,6 +37,14 @@ def test_bounds_hold_for_the_measure_of_every_vector(steps):
         assert (low <= high + 1e-12).all() and (np.diff(low) >= -1e-10).all() and (np.diff(high) >= -1e-10).all()
 
 
+@pytest.mark.parametrize("steps", [3, 30, 40, 60])
+def test_bounds_are_exact_at_infinity(steps):
+    rule = lanczos_rule(VALUES, np.full(300, 300**-0.5), steps)
+    low, high = cumulative_bounds(rule, np.array([-np.inf, 0.3, np.inf]), 1e-12)
+    assert low[[0, 2]].tolist() == high[[0, 2]].tolist() == [0.0, 1.0]
+    assert 0 < low[1] <= high[1] < 1
+
+
 def test_what_is_open_is_the_christoffel_number():
     vector = np.full(300, 300**-0.5)
     rule = lanczos_rule(VALUES, vector, 12)
