@@ -26,6 +26,7 @@ from specop.results import (
     SpectralDensity,
     TraceResult,
 )
+from specop.solvers import ShermanMorrison, low_rank_update
 from specop.spectral import (
     EigshState,
     apply_function,
@@ -59,6 +60,7 @@ __all__ = [
     "Objective",
     "QuadratureResult",
     "RankResult",
+    "ShermanMorrison",
     "SpectralDensity",
     "TraceResult",
     "apply_function",
@@ -71,6 +73,7 @@ __all__ = [
     "identity_like",
     "load",
     "logdet",
+    "low_rank_update",
     "objective",
     "on_host",
     "power_iteration",

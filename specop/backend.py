@@ -132,10 +132,29 @@ class Backend(Protocol):
 
     # Matrices and blocks of vectors as their users hold them
     def apply_rows(self, matrix: Array, x: Array) -> Array:
-        """Return ``matrix @ x`` for a native (m, n) array."""
+        """Return ``matrix @ x`` for a native (m, n) array, added up as exactly as `dot`."""
 
     def combine_rows(self, matrix: Array, y: Array) -> Array:
-        """Return ``matrix.T @ y`` for a native (m, n) array."""
+        """Return ``matrix.T @ y`` for a native (m, n) array, with a vector or an (m, k) array."""
+
+    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
+        """Return ``X @ Y.T`` on the host for blocks of rows, native (m_i, n) arrays, one below the other.
+
+        Products are added up in float64 where the device has it: inverses of Gram matrices show each lost digit.
+        ``y`` may be the same list as ``x``.
+        """
+
+    def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
+        """Return the diagonal blocks of ``rows.T @ rows`` on the host, a (n / size, size, size) array.
+
+        Added up as in `row_products`.
+        """
+
+    def apply_blocks(self, blocks: Array, x: Array) -> Array:
+        """Return the product of a block-diagonal matrix, given by its native (k, size, size) blocks, with ``x``."""
+
+    def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
+        """Return an array in float16, float32 or float64, in storage of its own."""
 
     def transpose(self, matrix: Array) -> Array:
         """Return ``matrix.T`` of a native (m, n) array, possibly as a view."""
@@ -151,7 +170,10 @@ class Backend(Protocol):
         """Return the arrays as float64 NumPy arrays, by one transfer for all of them."""
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
-        """Return a native vector with the entries of ``array`` that the layout holds here, in order."""
+        """Return a native array with the entries of ``array``, in the layout's dtype and on its device.
+
+        A vector has the entries that the layout holds here, in order.
+        """
 
     def to_numpy(self, x: Array) -> NDArray[Any]:
         """Return a writable NumPy copy that shares nothing with ``x``."""

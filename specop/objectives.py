@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -372,6 +373,13 @@ class Objective:
             raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
         at, _, unchanged = self._point(theta)
         return self._sample_blocks(at, unchanged, block_bytes or default_block_bytes(self._budget()))
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where the entries of each parameter stand in a vector."""
+        ends = list(itertools.accumulate(self._autodiff.sizes))
+        sizes = zip(self.names, self._autodiff.sizes, ends, strict=True)
+        return {name: slice(end - size, end) for name, size, end in sizes}
 
     def batches(self) -> list[Objective]:
         """Return an objective of each batch, with the same parameters; together they hold all data.

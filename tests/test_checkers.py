@@ -192,7 +192,62 @@ def single_from_host(self, array, layout):
     return np.array(array, dtype=np.float32).astype(layout.dtype)
 
 
+def vectors_only(self, array, layout):
+    return BackendClass.from_host(self, array.reshape(-1), layout)
+
+
+def plain_rows(self, matrix, x):
+    if len(x) < 100_000:
+        return np.dot(matrix, x)
+    return np.array([np.cumsum(row * x, dtype=x.dtype)[-1] for row in matrix])
+
+
+def combined_first(self, matrix, y):
+    found = BackendClass.combine_rows(self, matrix, y)
+    return found if y.ndim == 1 else np.repeat(found[:, :1], y.shape[1], axis=1)
+
+
+def first_block_only(self, x, y):
+    return BackendClass.row_products(self, x, [y[0]] * len(y)) if len(x) == len(y) else np.zeros((1, 1))
+
+
+def single_row_products(self, x, y):
+    left, right = np.concatenate(x), np.concatenate(y)
+    if left.shape[1] < 100_000:
+        return BackendClass.row_products(self, x, y)
+    return np.array([[np.cumsum(a * b, dtype=a.dtype)[-1] for b in right] for a in left], dtype=float)
+
+
+def rows_scaled(self, x, y):
+    found = BackendClass.row_products(self, x, y)
+    x[0][:] *= 2
+    return found
+
+
 BROKEN_BACKENDS = {
+    "from_host of vectors only": ("from_host", vectors_only, "from_host: takes a matrix"),
+    "apply_rows adds in a row": ("apply_rows", plain_rows, "apply_rows: is exact to 1e-6 over a million"),
+    "combine_rows of one column": ("combine_rows", combined_first, "combine_rows: .* for several y too"),
+    "row_products of one block": ("row_products", first_block_only, "row_products: is X @ Y.T for rows in blocks"),
+    "row_products adds in a row": ("row_products", single_row_products, "row_products: is exact to 1e-6"),
+    "row_products keeps float32": (
+        "row_products",
+        lambda self, x, y: BackendClass.row_products(self, x, y).astype(x[0].dtype),
+        "row_products: returns a float64 NumPy array",
+    ),
+    "row_products writes": ("row_products", rows_scaled, "row_products: leaves its inputs alone"),
+    "block_products of all": (
+        "block_products",
+        lambda self, rows, size: np.repeat((rows.T @ rows)[None, :size, :size], rows.shape[1] // size, axis=0),
+        "block_products: is the diagonal blocks",
+    ),
+    "apply_blocks transposes": (
+        "apply_blocks",
+        lambda self, blocks, x: BackendClass.apply_blocks(self, blocks.transpose(0, 2, 1), x),
+        "apply_blocks: multiplies block by block",
+    ),
+    "cast shares": ("cast", lambda self, x, dtype: x.astype(dtype, copy=False), "cast: returns storage of its own"),
+    "cast does nothing": ("cast", lambda self, x, dtype: x.copy(), "cast: rounds to float16"),
     "to_numpy shares": ("to_numpy", no_copy, "to_numpy: shares no memory with the vector"),
     "to_numpy is read-only": ("to_numpy", read_only, "to_numpy: returns a writable array"),
     "to_numpy turns float64": ("to_numpy", lambda self, x: np.array(x, float), "to_numpy: keeps the dtype"),

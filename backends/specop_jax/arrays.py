@@ -6,11 +6,12 @@ of them and never a constant, so that each compiles once for a dtype and the sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -28,6 +29,8 @@ _BLOCK_ROWS = 8
 _STRIP = 262_144
 _GROUP = 8
 _BETA = 0
+# For one call, in this thread; experimental before JAX 0.8.
+_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,30 @@ class JaxBackend:
     def combine_rows(self, matrix: Array, y: Array) -> Array:
         return kernels.combine_rows(matrix, y)
 
+    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
+        # Pairs of blocks, because a kernel for all of them would be compiled for each number of blocks.
+        total = np.empty((sum(map(len, x)), sum(map(len, y))))
+        for i, left in _placed(x):
+            for j, right in _placed(y):
+                if y is x and j.start > i.start:
+                    continue
+                with _enable_x64(True):
+                    product = np.asarray(kernels.row_products(left, right))
+                total[i, j] = product
+                if y is x:
+                    total[j, i] = product.T
+        return total
+
+    def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
+        with _enable_x64(True):
+            return np.array(kernels.block_products(rows, size))
+
+    def apply_blocks(self, blocks: Array, x: Array) -> Array:
+        return kernels.apply_blocks(blocks, x)
+
+    def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
+        return jnp.array(x, dtype=dtype)
+
     def stack_columns(self, vectors: Sequence[Array]) -> Array:
         return jnp.stack(vectors, axis=1)
 
@@ -231,6 +258,14 @@ def require_precision(dtype: Any, what: str) -> None:
             f"{what} is float64, which JAX has switched off. Call jax.config.update('jax_enable_x64', True) before any "
             f"array is made, or convert to float32."
         )
+
+
+def _placed(blocks: Sequence[Array]) -> Iterator[tuple[slice, Array]]:
+    """Yield blocks of rows with their places among all rows."""
+    start = 0
+    for rows in blocks:
+        yield slice(start, start + len(rows)), rows
+        start += len(rows)
 
 
 def _buffer(array: Array | Part) -> Array:

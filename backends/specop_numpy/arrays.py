@@ -19,6 +19,8 @@ Vector = NDArray[Any]
 # BLAS adds up in the vectors' own precision, and over millions of float32 entries a sum is off by up to 1e-4: chunks
 # are added up in float64.
 _CHUNK = 16_384
+# Columns of a block of rows that are held in float64 at a time.
+_COLUMNS = 4_096
 
 
 class NumpyBackend:
@@ -109,11 +111,38 @@ class NumpyBackend:
     # processor notes an invalid operation, and NumPy warns of a product that is right.
     @np.errstate(invalid="ignore")
     def apply_rows(self, matrix: NDArray[Any], x: Vector) -> Vector:
-        return np.dot(matrix, x)
+        return _products(matrix, x)
 
     @np.errstate(invalid="ignore")
-    def combine_rows(self, matrix: NDArray[Any], y: Vector) -> Vector:
-        return np.dot(y, matrix)
+    def combine_rows(self, matrix: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        return np.dot(matrix.T, y)
+
+    @np.errstate(invalid="ignore")
+    def row_products(self, x: Sequence[NDArray[Any]], y: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+        total = np.zeros((sum(map(len, x)), sum(map(len, y))))
+        for begin in range(0, x[0].shape[1], _COLUMNS):
+            left = _wide(x, begin)
+            # With its own transpose NumPy computes one half of the product.
+            total += left @ (left if y is x else _wide(y, begin)).T
+        return total
+
+    @np.errstate(invalid="ignore")
+    def block_products(self, rows: NDArray[Any], size: int) -> NDArray[np.float64]:
+        count = rows.shape[1] // size
+        total = np.empty((count, size, size))
+        step = max(1, _COLUMNS // size)
+        for begin in range(0, count, step):
+            part = rows[:, begin * size : (begin + step) * size].astype(np.float64)
+            part = part.reshape(len(rows), -1, size).transpose(1, 2, 0)
+            np.matmul(part, part.transpose(0, 2, 1), out=total[begin : begin + step])
+        return total
+
+    @np.errstate(invalid="ignore")
+    def apply_blocks(self, blocks: NDArray[Any], x: Vector) -> Vector:
+        return np.matmul(blocks, x.reshape(len(blocks), -1, 1)).reshape(-1)
+
+    def cast(self, x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        return x.astype(dtype)
 
     def transpose(self, matrix: NDArray[Any]) -> NDArray[Any]:
         return matrix.T
@@ -127,7 +156,7 @@ class NumpyBackend:
     def to_host(self, *arrays: Any) -> list[NDArray[np.float64]]:
         return [np.array(array, dtype=np.float64) for array in arrays]
 
-    def from_host(self, array: NDArray[Any], layout: Layout) -> Vector:
+    def from_host(self, array: NDArray[Any], layout: Layout) -> NDArray[Any]:
         return np.array(array, dtype=layout.dtype)
 
     def to_numpy(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -154,6 +183,11 @@ def _products(rows: NDArray[Any], x: Vector) -> Vector:
     chunks = range(0, len(x), _CHUNK)
     partial = [np.dot(rows[:, i : i + _CHUNK], x[i : i + _CHUNK]) for i in chunks]
     return np.sum(partial, axis=0, dtype=np.float64).astype(x.dtype)
+
+
+def _wide(blocks: Sequence[NDArray[Any]], begin: int) -> NDArray[np.float64]:
+    """Return some columns of rows in blocks, as one float64 array."""
+    return np.concatenate([rows[:, begin : begin + _COLUMNS] for rows in blocks], dtype=np.float64)
 
 
 backend = NumpyBackend()

@@ -20,6 +20,10 @@ from specop_tensorflow.basis import Basis
 __all__ = ["TensorflowBackend", "backend", "numpy_dtype", "on_gpu"]
 
 _ROWS_AT_ONCE = 8
+# A matrix product adds up one after the other, in the vectors' own precision: chunks are added up in float64.
+_CHUNK = 16_384
+# Columns of blocks of rows that are held in float64 at a time.
+_COLUMNS = 4_096
 
 
 class TensorflowBackend:
@@ -105,10 +109,45 @@ class TensorflowBackend:
         return tf.stack([basis.row(i) for i in range(k)])
 
     def apply_rows(self, matrix: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        return tf.linalg.matvec(matrix, x)
+        if on_gpu(matrix.device) or x.shape[0] <= _CHUNK:
+            return tf.linalg.matvec(matrix, x)
+        pieces = [slice(begin, begin + _CHUNK) for begin in range(0, x.shape[0], _CHUNK)]
+        partial = tf.stack([tf.linalg.matvec(matrix[:, piece], x[piece]) for piece in pieces])
+        return tf.cast(tf.reduce_sum(tf.cast(partial, tf.float64), axis=0), x.dtype)
 
     def combine_rows(self, matrix: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return tf.linalg.matvec(matrix, y, transpose_a=True)
+        if len(y.shape) == 1:
+            return tf.linalg.matvec(matrix, y, transpose_a=True)
+        if on_gpu(matrix.device):
+            # In float64, which never runs in TF32.
+            return tf.cast(tf.matmul(tf.cast(matrix, tf.float64), tf.cast(y, tf.float64), transpose_a=True), y.dtype)
+        return tf.matmul(matrix, y, transpose_a=True)
+
+    def row_products(self, x: Sequence[tf.Tensor], y: Sequence[tf.Tensor]) -> NDArray[np.float64]:
+        total: Any = 0.0
+        for begin in range(0, x[0].shape[1], _COLUMNS):
+            left = _wide(x, begin)
+            right = left if y is x else _wide(y, begin)
+            total += tf.matmul(left, right, transpose_b=True)
+        return np.array(total.numpy())
+
+    def block_products(self, rows: tf.Tensor, size: int) -> NDArray[np.float64]:
+        count, step = rows.shape[1] // size, max(1, _COLUMNS // size)
+        total = np.empty((count, size, size))
+        for begin in range(0, count, step):
+            part = tf.cast(rows[:, begin * size : (begin + step) * size], tf.float64)
+            part = tf.transpose(tf.reshape(part, [rows.shape[0], -1, size]), [1, 2, 0])
+            total[begin : begin + step] = tf.matmul(part, part, transpose_b=True).numpy()
+        return total
+
+    def apply_blocks(self, blocks: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        cut = tf.reshape(x, [blocks.shape[0], -1])
+        if on_gpu(blocks.device):
+            return tf.reshape(tf.reduce_sum(tf.multiply(blocks, cut[:, None]), axis=2), [-1])
+        return tf.reshape(tf.linalg.matvec(blocks, cut), [-1])
+
+    def cast(self, x: tf.Tensor, dtype: np.dtype[Any]) -> tf.Tensor:
+        return tf.cast(x, dtype)
 
     def transpose(self, matrix: tf.Tensor) -> tf.Tensor:
         return tf.transpose(matrix)
@@ -168,6 +207,11 @@ def _combinations(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         # A matrix product would run in TF32, with three digits, unless the user has switched that off.
         return tf.stack([tf.reduce_sum(tf.multiply(rows, w[:, None]), axis=1) for w in tf.unstack(weights)], axis=1)
     return tf.matmul(weights[None], rows)
+
+
+def _wide(blocks: Sequence[tf.Tensor], begin: int) -> tf.Tensor:
+    """Return some columns of rows in blocks, as one float64 tensor."""
+    return tf.concat([tf.cast(rows[:, begin : begin + _COLUMNS], tf.float64) for rows in blocks], 0)
 
 
 def on_gpu(device: str) -> bool:

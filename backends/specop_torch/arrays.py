@@ -19,6 +19,8 @@ __all__ = ["TorchBackend", "backend"]
 # A CPU adds up in the vectors' own precision, and over millions of float32 entries a sum is off by up to 1e-3: chunks
 # are added up in float64. A GPU adds in a tree.
 _CHUNK = 16_384
+# Columns of a block of rows that are held in float64 at a time.
+_COLUMNS = 4_096
 
 _TO_TORCH: dict[np.dtype[Any], torch.dtype] = {
     np.dtype(np.float32): torch.float32,
@@ -120,10 +122,37 @@ class TorchBackend:
         return torch.stack([basis.row(i) for i in range(k)])
 
     def apply_rows(self, matrix: Tensor, x: Tensor) -> Tensor:
-        return torch.mv(matrix.detach(), x.detach())
+        return _products(matrix.detach(), x.detach())
 
     def combine_rows(self, matrix: Tensor, y: Tensor) -> Tensor:
-        return torch.mv(matrix.detach().T, y.detach())
+        return torch.matmul(matrix.detach().T, y.detach())
+
+    @torch.no_grad()
+    def row_products(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> NDArray[np.float64]:
+        if x[0].device.type == "cpu":
+            return _host_products(*([rows.detach().numpy() for rows in blocks] for blocks in (x, y)), same=y is x)
+        total: Any = 0.0
+        for begin in range(0, x[0].shape[1], _COLUMNS):
+            left = _wide(x, begin)
+            total += left @ (left if y is x else _wide(y, begin)).T
+        return np.array(total.cpu().double().numpy())
+
+    @torch.no_grad()
+    def block_products(self, rows: Tensor, size: int) -> NDArray[np.float64]:
+        count = rows.shape[1] // size
+        total = np.empty((count, size, size))
+        step = max(1, _COLUMNS // size)
+        for begin in range(0, count, step):
+            part = rows[:, begin * size : (begin + step) * size].to(_widest(rows.device))
+            part = part.reshape(len(rows), -1, size).permute(1, 2, 0)
+            total[begin : begin + step] = torch.bmm(part, part.transpose(1, 2)).cpu().numpy()
+        return total
+
+    def apply_blocks(self, blocks: Tensor, x: Tensor) -> Tensor:
+        return torch.bmm(blocks, x.detach().reshape(len(blocks), -1, 1)).reshape(-1)
+
+    def cast(self, x: Tensor, dtype: np.dtype[Any]) -> Tensor:
+        return x.detach().to(torch.float16 if dtype == np.float16 else _TO_TORCH[dtype], copy=True)
 
     def transpose(self, matrix: Tensor) -> Tensor:
         return matrix.T
@@ -171,6 +200,30 @@ def _products(rows: Tensor, x: Tensor) -> Tensor:
         return torch.mv(rows, x)
     pieces = zip(rows.split(_CHUNK, dim=1), x.split(_CHUNK), strict=True)
     return torch.stack([torch.mv(a, b) for a, b in pieces]).sum(0, dtype=torch.float64).to(x.dtype)
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Return float64, in which also no GPU rounds to TF32, or float32 where there is no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _wide(blocks: Sequence[Tensor], begin: int) -> Tensor:
+    """Return some columns of rows in blocks, as one tensor in which products are exact."""
+    wide = _widest(blocks[0].device)
+    return torch.cat([rows[:, begin : begin + _COLUMNS].to(wide) for rows in blocks])
+
+
+def _host_products(x: Sequence[NDArray[Any]], y: Sequence[NDArray[Any]], *, same: bool) -> NDArray[np.float64]:
+    """Return ``X @ Y.T`` by NumPy, which computes one half where both are the same: torch takes twice as long."""
+    total = np.zeros((sum(map(len, x)), sum(map(len, y))))
+    for begin in range(0, x[0].shape[1], _COLUMNS):
+        left = _wide_on_host(x, begin)
+        total += left @ (left if same else _wide_on_host(y, begin)).T
+    return total
+
+
+def _wide_on_host(blocks: Sequence[NDArray[Any]], begin: int) -> NDArray[np.float64]:
+    return np.concatenate([rows[:, begin : begin + _COLUMNS] for rows in blocks], dtype=np.float64)
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

@@ -74,6 +74,10 @@ class LinearOperator(abc.ABC):
     def _matvec(self, x: Array) -> Array:
         """Return A x in fresh storage; `x` has the domain's layout and must not be changed."""
 
+    def _matmat(self, columns: list[Array]) -> list[Array]:
+        """Return A x for several x, each in fresh storage; one after the other unless a subclass knows better."""
+        return [self._matvec(column) for column in columns]
+
     def _rmatvec(self, y: Array) -> Array:
         """Return A.T y in fresh storage; `y` has the codomain's layout and must not be changed."""
         if self.is_symmetric:
@@ -186,7 +190,7 @@ class LinearOperator(abc.ABC):
         if len(shape) == 2:
             columns = self._checked_columns(x)
             with self.session():
-                return self.backend.stack_columns([self._matvec(column) for column in columns])
+                return self.backend.stack_columns(self._matmat(columns))
         return self.matvec(x)
 
     def __rmatmul__(self, x: Any) -> Any:

@@ -14,6 +14,7 @@ from specop.backend import Array, Backend, Layout, backend_of
 from specop.errors import InvalidInputError
 from specop.testing.bases import check_basis
 from specop.testing.laws import require, require_close, require_same
+from specop.testing.matrices import check_matrices
 from specop.testing.native import Native
 
 __all__ = ["check_backend"]
@@ -61,7 +62,7 @@ def check_backend(
         _check_fresh(native)
         _check_reductions(native)
         _check_entrywise(native)
-        _check_blocks(native)
+        check_matrices(native)
         _check_not_finite(native)
         check_basis(native)
         _check_probes(native)
@@ -103,6 +104,7 @@ def _check_exchange(native: Native) -> None:
         source[:] = kept
         backend.scale_(placed, 0.0)
         require_same(source, kept, "from_host", "shares no memory with the host array")
+    require_same(native.numpy(backend.from_host(matrix, native.layout(2))), matrix, "from_host", "takes a matrix")
     strided = np.repeat(values, 2)[::2]
     require_same(native.numpy(backend.from_host(strided, layout)), values, "from_host", "takes a strided array")
 
@@ -173,7 +175,8 @@ def _check_purity(native: Native) -> None:
     """Only the first argument, and only of a primitive whose name ends in an underscore, may be consumed."""
     backend, indices = native.backend, np.array([4, 0])
     x, y, matrix, pair = native.normal(6), native.normal(6), native.normal(6, 6), native.normal(2)
-    inputs = {"x": x, "y": y, "matrix": matrix, "pair": pair}
+    cubes = native.normal(2, 3, 3)
+    inputs = {"x": x, "y": y, "matrix": matrix, "pair": pair, "cubes": cubes}
     before = {name: native.numpy(value) for name, value in inputs.items()}
     calls: dict[str, Callable[[], Any]] = {
         "layout": lambda: backend.layout(x),
@@ -185,6 +188,10 @@ def _check_purity(native: Native) -> None:
         "scatter": lambda: backend.scatter(pair, indices, native.layout(6)),
         "apply_rows": lambda: backend.apply_rows(matrix, x),
         "combine_rows": lambda: backend.combine_rows(matrix, x),
+        "row_products": lambda: backend.row_products([matrix], [matrix]),
+        "block_products": lambda: backend.block_products(matrix, 3),
+        "apply_blocks": lambda: backend.apply_blocks(cubes, x),
+        "cast": lambda: backend.cast(x, np.dtype(np.float16)),
         "transpose": lambda: backend.transpose(matrix),
         "stack_columns": lambda: backend.stack_columns([x, y]),
         "columns": lambda: backend.columns(matrix),
@@ -212,6 +219,8 @@ def _check_fresh(native: Native) -> None:
         "scatter": lambda x: backend.scatter(x, everything, native.layout(6)),
         "apply_rows": lambda x: backend.apply_rows(native.array(np.eye(6)), x),
         "combine_rows": lambda x: backend.combine_rows(native.array(np.eye(6)), x),
+        "apply_blocks": lambda x: backend.apply_blocks(native.array(np.eye(6)[None]), x),
+        "cast": lambda x: backend.cast(x, native.dtype),
         "stack_columns": lambda x: backend.columns(backend.stack_columns([x]))[0],
     }
     for primitive, call in calls.items():
@@ -260,23 +269,6 @@ def _check_entrywise(native: Native) -> None:
     # Factors that float32 does not hold: Python floats must not turn the vector into float64.
     require_close(native.numpy(backend.axpy_(y, -0.3, x)), v - 0.3 * u, tolerance, "axpy_", "is y + alpha x")
     require_close(native.numpy(backend.scale_(x, 1.7)), 1.7 * u, tolerance, "scale_", "is alpha x")
-
-
-def _check_blocks(native: Native) -> None:
-    backend, rng = native.backend, np.random.default_rng(4)
-    dense = rng.standard_normal((4, 3)).astype(native.dtype).astype(np.float64)
-    u, v = np.arange(1.0, 4.0), np.arange(1.0, 5.0)
-    matrix, tolerance = native.array(dense), 100 * native.epsilon
-    found = native.numpy(backend.apply_rows(matrix, native.array(u)))
-    require_close(found, dense @ u, tolerance, "apply_rows", "is matrix @ x")
-    found = native.numpy(backend.combine_rows(matrix, native.array(v)))
-    require_close(found, dense.T @ v, tolerance, "combine_rows", "is matrix.T @ y")
-    require_same(native.numpy(backend.transpose(matrix)), dense.T, "transpose", "is matrix.T")
-    columns = backend.columns(matrix)
-    require(len(columns) == 3, "columns", "gives one vector for each column", f"{len(columns)} of 3")
-    for i, column in enumerate(columns):
-        require_same(native.numpy(column), dense[:, i], "columns", "gives the columns in order")
-    require_same(native.numpy(backend.stack_columns(columns)), dense, "stack_columns", "is the inverse of columns")
 
 
 def _check_not_finite(native: Native) -> None:

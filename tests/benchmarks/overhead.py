@@ -130,8 +130,8 @@ def _long(k: int, ncv: int, n: int) -> Row:
     operator = specop.DiagonalOperator(100 / torch.arange(1, n + 1, dtype=torch.float32))
     speed = copy_speed(n, rows=2)
     specop.eigsh(specop.DiagonalOperator(operator.entries[:1000].clone()), k=k, ncv=ncv)  # what a process takes once
-    before = _peak_from_here()()
-    peak = _peak_from_here()
+    before = peak_from_here()()
+    peak = peak_from_here()
     row = _timed(operator, k, ncv, speed)
     vectors = (peak() - before) / (4 * n / 1e6)
     return {**row, "vectors held": vectors, "over ncv + 2 (goal 1.1)": vectors / (ncv + 2)}
@@ -153,7 +153,7 @@ def _child(task: str, k: int) -> None:
         print(json.dumps(_long(k, ncv=40, n=10_000_000)))
         return
     problem = large()
-    peak = _peak_from_here()
+    peak = peak_from_here()
     hessian = specop.objective(problem.model, problem.criterion, problem.batches).hessian()
     vectors = 0
     if task == "product":
@@ -173,7 +173,8 @@ def _child(task: str, k: int) -> None:
     print(json.dumps({"peak": peak(), "vectors": vectors, "size": problem.size}))
 
 
-def _peak_from_here() -> Callable[[], float]:
+def peak_from_here() -> Callable[[], float]:
+    """Return what tells the largest memory of this process from now on, in MB."""
     # Linux can forget the peak of the training before; its ru_maxrss moreover begins at that of the parent process.
     try:
         _RESET.write_text("5")

@@ -34,13 +34,24 @@ from costs import measure_costs
 from density import compare_densities
 from eigenvalues import compare_eigenvalues
 from frameworks import compare_in
+from inverses import compare_inverses
 from models import PROBLEMS
 from overhead import measure_overhead
 from spectra import count_products
 from tables import Row
 from traces import compare_traces
 
-SECTIONS = ("products", "traces", "costs", "overhead", "density", "eigenvalues", "jax", "tensorflow")
+SECTIONS = (
+    "products",
+    "traces",
+    "costs",
+    "overhead",
+    "density",
+    "eigenvalues",
+    "sherman-morrison",
+    "jax",
+    "tensorflow",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "overhead": lambda: measure_overhead(options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),
+        "sherman-morrison": compare_inverses,
         "jax": lambda: compare_in("jax", options.models, options.k, options.repeats),
         "tensorflow": lambda: compare_in("tensorflow", options.models, options.k, options.repeats),
     }

@@ -100,7 +100,22 @@ class MinicupyBackend:
         return matrix @ x
 
     def combine_rows(self, matrix, y):
-        return y @ matrix
+        return matrix.T @ y
+
+    def row_products(self, x, y):
+        left, right = (mp.concatenate(blocks).astype(np.float64) for blocks in (x, y))
+        return (left @ right.T).get()
+
+    def block_products(self, rows, size):
+        parts = [rows[:, i : i + size].astype(np.float64) for i in range(0, rows.shape[1], size)]
+        return mp.stack([part.T @ part for part in parts]).get()
+
+    def apply_blocks(self, blocks, x):
+        size = blocks.shape[1]
+        return mp.concatenate([blocks[i] @ x[i * size : (i + 1) * size] for i in range(len(blocks))])
+
+    def cast(self, x, dtype):
+        return x.astype(dtype)
 
     def transpose(self, matrix):
         return matrix.T
