@@ -15,12 +15,14 @@ from specop.autodiff import HESSIAN, Autodiff, Matrix
 from specop.backend import Array, framework_adapter
 from specop.batches import Batches
 from specop.errors import InvalidInputError, ParametersChangedError
+from specop.inverse_products import inverse_product
 from specop.micro import block_bytes as default_block_bytes
 from specop.micro import fitting, gradient_blocks
 from specop.operators.base import LinearOperator
 from specop.operators.curvature import CurvatureOperator, GradientCovariance, JacobianOperator
 from specop.operators.differences import DifferenceOperator
 from specop.operators.products import JacobianProducts, Plan, Products, accumulate
+from specop.results import SolveResult
 
 __all__ = ["Objective", "objective"]
 
@@ -344,6 +346,39 @@ class Objective:
         self._check(at)
         with unchanged():
             return DifferenceOperator(self._autodiff, self._data, self._gradient_at, at, unchanged)
+
+    def solve(self, b: Any, *, matrix: str = "hessian", damping: float, **options: Any) -> SolveResult:
+        r"""Multiply by the inverse of a damped curvature matrix: solve (H + damping * I) x = b.
+
+        All matrices are of the *mean* loss. With a sum over m samples, or with a weight decay that belongs to one, the
+        same damping is m times smaller here; the result states the system that was solved.
+
+        Parameters
+        ----------
+        b : native array (n,) or (n, k), or parameter structure
+            Right-hand sides, such as ``objective.gradient()``.
+        matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
+            As `hessian`, `ggn`, ``fisher("exact")`` and ``fisher("empirical")`` make it.
+        damping : float
+            Multiple of the identity that is added, at least 0. The last three matrices are singular without it for most
+            models, and the Hessian indefinite.
+        **options
+            Of `specop.solve`: method, rtol, atol, max_matvecs, preconditioner, x0, progress, raise_on_failure.
+
+        Returns
+        -------
+        SolveResult
+            With ``damping`` and ``system``.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+        >>> objective.solve(objective.gradient(), damping=0.1).system
+        '(H + 0.1 I) x = b, H the Hessian of the mean loss'
+        """
+        return inverse_product(self, b, matrix, damping, options)
 
     def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
         r"""Yield the gradients of single samples, as the rows of native (b, n) blocks in the order of the data.

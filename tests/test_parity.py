@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import specop
-from parity.cases import TOLERANCES, close, each, each_of_few, numpy, objective, operator, parameters
+import specop.errors
+from parity.cases import FRAMEWORKS, TOLERANCES, close, each, each_of_few, numpy, objective, operator, parameters
 from parity.problems import PROBLEMS
 from specop import probes
 from specop.backend import backend_of
@@ -117,3 +118,32 @@ def test_estimates_with_one_seed(framework, name, dtype):
         expected.pdf(x, sigma=0.1 * largest),
         atol=10 * TOLERANCES[dtype] * expected.pdf(x, sigma=0.1 * largest).max(),
     )
+
+
+@pytest.mark.parametrize(
+    "kind", ["hessian", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ggn", "fisher", "empirical fisher"))]
+)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_damped_solves(framework, kind, name="mlp", dtype="float64"):
+    """The damping adds to the matrix of the mean loss, and the result says so."""
+    _, gradient, hessian = reference(name)
+    matrix = hessian if kind == "hessian" else matrices(name)[kind.removesuffix(" fisher")]
+    found, n = objective(framework, name, dtype), PROBLEMS[name].n
+    b = found.gradient()
+    for damping in (0.1 - np.linalg.eigvalsh(matrix)[0], 2.0):
+        result = found.solve(b, matrix=kind, damping=damping, rtol=1e-12)
+        close(numpy(result.x), np.linalg.solve(matrix + damping * np.eye(n), gradient), dtype)
+        assert result.converged and result.damping == damping and result.samples == found.samples
+        assert f"+ {damping:g} I) x = b" in result.system and "mean" in result.system
+    tree = found.solve(found.unflatten(b), matrix=kind, damping=2.0)
+    np.testing.assert_array_equal(numpy(found.flatten(tree.x)), numpy(tree.solution))
+
+
+def test_damped_solves_refuse_what_they_do_not_know():
+    found = objective("torch", "mlp", "float64")
+    with pytest.raises(specop.errors.InvalidInputError, match="matrix must be one of 'hessian', 'ggn', 'fisher'"):
+        found.solve(found.gradient(), matrix="kfac", damping=1.0)
+    with pytest.raises(specop.errors.InvalidInputError, match="damping must be a finite number >= 0, got -1"):
+        found.solve(found.gradient(), damping=-1)
+    with pytest.warns(specop.errors.ConvergenceWarning, match=r"curvature -.*Add damping above"):
+        found.solve(found.gradient(), damping=0.0, method="cg")

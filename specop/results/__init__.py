@@ -4,16 +4,20 @@ from specop.results.base import Result, versions
 from specop.results.densities import SpectralDensity
 from specop.results.eigenpairs import EigenResult
 from specop.results.functions import FunctionResult, QuadratureResult, RankResult
+from specop.results.solutions import LissaResult, ShiftedResult, SolveResult
 from specop.results.traces import DiagonalResult, NormResult, TraceResult
 
 __all__ = [
     "DiagonalResult",
     "EigenResult",
     "FunctionResult",
+    "LissaResult",
     "NormResult",
     "QuadratureResult",
     "RankResult",
     "Result",
+    "ShiftedResult",
+    "SolveResult",
     "SpectralDensity",
     "TraceResult",
     "versions",

@@ -56,7 +56,7 @@ class Result:
         plain: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name in ("rows", "x", "unflatten", "diagonal", "standard_errors"):
+            if item.name in ("rows", "x", "unflatten", "diagonal", "standard_errors", "solution", "direction"):
                 continue
             if isinstance(value, (np.ndarray, np.generic)):
                 value = value.tolist()

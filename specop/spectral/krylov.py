@@ -143,6 +143,17 @@ class KrylovSpace:
             f"If `deflate` was passed, check that its eigenvectors are."
         )
 
+    def include(self, vector: Array) -> NDArray[np.float64]:
+        """Put what a vector has outside of the rows on the frontier; return its coordinates along all rows."""
+        self.mixed |= self.products > 0
+        (length,) = self.backend.to_host(self.backend.norm(vector))
+        rest, column, beta = self._orthogonalize(self.backend.copy(vector), [], float(length))
+        if self.rows < min(self.n, self.capacity) and beta > max(10, self.rows) * self.A.domain.epsilon * float(length):
+            self.basis = self.backend.set_row_(self.basis, self.rows, rest, 1.0 / beta)
+            self.rows += 1
+            return np.append(column, beta)
+        return column
+
     def append_eigenvectors(
         self, vectors: list[Array], values: NDArray[np.float64], residuals: NDArray[np.float64]
     ) -> None:

@@ -10,7 +10,7 @@ from specop.errors import DomainError
 from specop.spectral.jackknife import nystrom_error
 from specop.spectral.sketch import Sketch
 
-__all__ = ["nystrom_estimates"]
+__all__ = ["nystrom_estimates", "nystrom_factor"]
 
 
 def nystrom_estimates(sketch: Sketch) -> tuple[NDArray[np.float64], float]:
@@ -27,7 +27,7 @@ def nystrom_estimates(sketch: Sketch) -> tuple[NDArray[np.float64], float]:
     """
     p, d = sketch.drawn, sketch.space.dimension
     W, R, gram = (matrix[:p, :p] for matrix in (sketch.W, sketch.R, sketch.gram))
-    C_inverse = _inverse(_cholesky(W.T @ R, sketch))
+    C_inverse = _inverse(_cholesky(W.T @ R, sketch, _NEEDS, _REMEDY))
     B = R @ C_inverse
     K, H_inverse, gram_inverse = B @ C_inverse.T, C_inverse @ C_inverse.T, _inverse(gram)
     whole = np.sum(B**2) - sketch.shift * d
@@ -38,19 +38,37 @@ def nystrom_estimates(sketch: Sketch) -> tuple[NDArray[np.float64], float]:
     return estimates, nystrom_error(estimates, H_inverse, gram_inverse, K.T @ K, d)
 
 
+def nystrom_factor(sketch: Sketch, needs: str, remedy: str) -> NDArray[np.float64]:
+    """Return F = R C^-1, with which the approximation of B + shift I is Q F F' Q'.
+
+    Parameters
+    ----------
+    sketch : Sketch
+    needs, remedy : str
+        Begin and end of the text for an operator that is not positive semidefinite.
+    """
+    p = sketch.drawn
+    W, R = sketch.W[:p, :p], sketch.R[:p, :p]
+    return R @ _inverse(_cholesky(W.T @ R, sketch, needs, remedy))
+
+
+_NEEDS = "method='xnystrace' needs a positive semidefinite operator"
+_REMEDY = "Use method='xtrace' or 'auto'."
+
+
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
-def _cholesky(H: NDArray[np.float64], sketch: Sketch) -> NDArray[np.float64]:
+def _cholesky(H: NDArray[np.float64], sketch: Sketch, needs: str, remedy: str) -> NDArray[np.float64]:
     """Return upper triangular C with C'C = H, which may be singular within rounding."""
     values = np.linalg.eigvalsh((H + H.T) / 2)
     rounding = sketch.space.operator.precision * max(float(np.abs(values).max()), 1e-150)
     if values[0] < -1e3 * len(H) * rounding:
         raise DomainError(
-            f"method='xnystrace' needs a positive semidefinite operator, and {sketch.space.operator!r} is not: "
+            f"{needs}, and {sketch.space.operator!r} is not: "
             f"{len(H)} probes Z have a Z.T A Z with eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. "
-            f"Use method='xtrace' or 'auto'."
+            f"{remedy}"
         )
     jitter = max(0.0, 2 * rounding - float(values[0]))
     upper = scipy.linalg.cholesky((H + H.T) / 2 + jitter * np.eye(len(H)), check_finite=False)

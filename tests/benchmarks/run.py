@@ -37,6 +37,7 @@ from frameworks import compare_in
 from inverses import compare_inverses
 from models import PROBLEMS
 from overhead import measure_overhead
+from solves import compare_solves
 from spectra import count_products
 from tables import Row
 from traces import compare_traces
@@ -48,6 +49,7 @@ SECTIONS = (
     "overhead",
     "density",
     "eigenvalues",
+    "solves",
     "sherman-morrison",
     "jax",
     "tensorflow",
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "overhead": lambda: measure_overhead(options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),
+        "solves": lambda: compare_solves(options.repeats),
         "sherman-morrison": compare_inverses,
         "jax": lambda: compare_in("jax", options.models, options.k, options.repeats),
         "tensorflow": lambda: compare_in("tensorflow", options.models, options.k, options.repeats),

@@ -1,0 +1,80 @@
+"""Right-hand sides and start vectors in the forms that users have them, and what is asked of a solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.backend import Array
+from specop.errors import InvalidInputError
+from specop.operators.base import LinearOperator
+
+__all__ = ["Operands", "checked_accuracy", "checked_operands", "checked_start"]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Right-hand sides as columns, and the form that they came in."""
+
+    columns: list[Array]
+    lengths: NDArray[np.float64]
+    is_single: bool
+    is_structure: bool
+
+
+def checked_operands(operator: LinearOperator, b: Any, name: str) -> Operands:
+    """Return right-hand sides as columns, or raise InvalidInputError if they or the operator cannot be used."""
+    if operator.shape[0] != operator.shape[1] or operator.is_symmetric is False:
+        raise InvalidInputError(
+            f"{name} needs a symmetric operator, got {operator!r}. For others solve A.T A x = A.T b, or use "
+            f"scipy.sparse.linalg.lsmr(A.to_scipy(), b)."
+        )
+    columns, is_structure = _columns(operator, b, "b")
+    lengths = np.array([float(x) for x in operator.backend.to_host(*map(operator.backend.norm, columns))])
+    if not np.isfinite(lengths).all():
+        worst = int(np.flatnonzero(~np.isfinite(lengths))[0])
+        raise InvalidInputError(f"b must be finite; the norm of its column {worst} is {lengths[worst]}.")
+    return Operands(columns, lengths, is_structure or len(b.shape) == 1, is_structure)
+
+
+def checked_start(operator: LinearOperator, x0: Any, operands: Operands) -> list[Array]:
+    """Return start vectors as columns of their own, or raise InvalidInputError if they do not match b."""
+    columns, is_structure = _columns(operator, x0, "x0")
+    if len(columns) != len(operands.columns) or is_structure != operands.is_structure:
+        raise InvalidInputError(f"x0 must have the form of b: {len(operands.columns)} columns, got {len(columns)}.")
+    # The solution for a column of zeros is zero, wherever the others start.
+    return [
+        operator.backend.copy(x) if length else operator.backend.zeros(operator.domain)
+        for x, length in zip(columns, operands.lengths, strict=True)
+    ]
+
+
+def checked_accuracy(rtol: float, atol: float) -> None:
+    """Raise InvalidInputError unless both are tolerances and one is positive."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not (np.isfinite(value) and value >= 0):
+            raise InvalidInputError(f"{name} must be a finite number >= 0, got {value!r}.")
+    if rtol >= 1 or rtol == atol == 0:
+        raise InvalidInputError(f"rtol must lie below 1, and one of rtol and atol above 0: got {rtol!r}, {atol!r}.")
+
+
+def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Array], bool]:
+    shape = getattr(given, "shape", None)
+    if shape is None:
+        vector = operator.flatten(given)
+        if vector is None:
+            raise InvalidInputError(
+                f"{name} must be a native array of shape ({operator.shape[0]},) or ({operator.shape[0]}, k) for "
+                f"{operator!r}, got {type(given).__name__}."
+            )
+        return [vector], True
+    if len(shape) != 2:
+        operator.backend.check_vector(given, operator.domain, name)
+        return [given], False
+    if shape[1] == 0:
+        raise InvalidInputError(f"{name} has no columns: shape {tuple(shape)}.")
+    operator.backend.check_vector(given[:, 0], operator.domain, f"each column of {name}")
+    return operator.backend.columns(given), False

@@ -1,0 +1,160 @@
+"""Preconditioners: approximate inverses of A + d I from eigenvectors, known or sketched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from specop.backend import Array, Layout
+from specop.errors import InvalidInputError
+from specop.exchange import eigenvectors_for
+from specop.operators.algebra import Composite
+from specop.operators.base import LinearOperator
+from specop.operators.explicit import LowRankOperator
+from specop.operators.interop import aslinearoperator
+from specop.results import EigenResult
+from specop.spectral.complement import Complement
+from specop.spectral.nystrom import nystrom_factor
+from specop.spectral.sketch import Sketch
+
+__all__ = ["EigenPreconditioner", "eigen_preconditioner", "nystrom_preconditioner"]
+
+
+def eigen_preconditioner(A: Any, eigen: EigenResult, damping: float = 0.0) -> LinearOperator:
+    r"""Make a preconditioner for A + d I of known eigenpairs of A.
+
+    .. math:: M = I + U \left(d \, |\Lambda + d I|^{-1} - I\right) U^\top
+
+    M (A + d I) has the eigenvalue d, up to its sign, instead of the known ones. With the largest ones known, the
+    condition number is that of the others. Without damping the smallest known size takes the place of d.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+        The matrix that the eigenpairs are of; without the damping.
+    eigen : EigenResult
+        Of `eigsh`, from whatever framework or file.
+    damping : float
+        d.
+
+    Returns
+    -------
+    LinearOperator
+        Symmetric positive definite, also where A + d I is not; for the `preconditioner` of `solve`.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> A, b = np.diag(2.0 ** np.arange(30)), np.ones(30)
+    >>> M = specop.eigen_preconditioner(A, specop.eigsh(A, k=20))
+    >>> specop.solve(A, b, preconditioner=M).matvecs < 0.5 * specop.solve(A, b, method="cg").matvecs
+    True
+    """
+    operator = aslinearoperator(A)
+    if not isinstance(eigen, EigenResult):
+        raise InvalidInputError(f"eigen must be an EigenResult of the operator, got {type(eigen).__name__}.")
+    _check_damping(damping)
+    vectors = eigenvectors_for(eigen, operator.backend, operator.domain, "eigen")
+    basis = operator.backend.allocate(operator.domain, len(vectors), len(vectors))
+    for i, vector in enumerate(vectors):
+        basis = operator.backend.set_row_(basis, i, vector, 1.0)
+    return EigenPreconditioner(operator, operator.backend.take(basis, len(vectors)), eigen.eigenvalues, damping)
+
+
+def nystrom_preconditioner(A: Any, damping: float, *, rank: int = 20, seed: int = 0) -> LinearOperator:
+    r"""Make a preconditioner for A + d I of a sketch of A, for `rank` products (Nystrom).
+
+    A positive semidefinite A is approximated by :math:`A \Omega (\Omega^\top A \Omega)^{-1} (A \Omega)^\top` with
+    random :math:`\Omega` of as many columns as `rank` [1]_. Its eigenpairs make the preconditioner, as in
+    `eigen_preconditioner`. It pays for several right-hand sides, or for a small damping; eigenvectors of `eigsh` that
+    are there anyway are better.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+        Symmetric positive semidefinite, n x n; without the damping.
+    damping : float
+        d, positive.
+    rank : int
+        Number of products, and of vectors that the preconditioner holds.
+    seed : int
+        Of the sketch.
+
+    Raises
+    ------
+    DomainError
+        If A shows a negative eigenvalue.
+
+    References
+    ----------
+    .. [1] Z. Frangella, J. A. Tropp and M. Udell, Randomized Nystrom preconditioning, SIAM J. Matrix Anal. Appl. 44
+       (2023), 718-752.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> A = np.diag(1e4 * 0.5 ** np.arange(200.0))
+    >>> damped = specop.aslinearoperator(A) + 1e-2 * specop.identity_like(specop.aslinearoperator(A))
+    >>> M = specop.nystrom_preconditioner(A, 1e-2, rank=30)
+    >>> specop.solve(damped, np.ones(200), preconditioner=M).steps < 5
+    True
+    """
+    operator = aslinearoperator(A)
+    n = operator.shape[0]
+    if operator.shape[1] != n or operator.is_symmetric is False:
+        raise InvalidInputError(f"nystrom_preconditioner needs a symmetric operator, got {operator!r}.")
+    _check_damping(damping)
+    if damping == 0:
+        raise InvalidInputError("damping must be positive: of a low-rank approximation alone there is no inverse.")
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= n:
+        raise InvalidInputError(f"rank must be an integer from 1 to n={n}, got {rank!r}.")
+    with operator.session():
+        sketch = Sketch(Complement(operator, None, seed), int(rank), nystrom=True)
+        sketch.draw(int(rank))
+        factor = nystrom_factor(sketch, "nystrom_preconditioner needs a positive semidefinite operator", _REMEDY)
+    turn, sizes, _ = scipy.linalg.svd(factor, full_matrices=False, check_finite=False)
+    values = np.maximum(0.0, sizes**2 - sketch.shift)
+    rows = operator.backend.take(operator.backend.combine_(sketch.Q, turn, 0), int(rank))
+    return EigenPreconditioner(operator, rows, values, damping)
+
+
+_REMEDY = "Use eigen_preconditioner, which takes eigenvalues of any sign, or a matrix such as objective.ggn()."
+
+
+class EigenPreconditioner(Composite):
+    """I + U diag(weights) U' of eigenvectors U, which makes all of their eigenvalues alike.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Whose space it lives on.
+    rows : native array (k, n)
+        Orthonormal.
+    values : ndarray (k,)
+        Eigenvalues.
+    damping : float
+        What is added to them.
+    """
+
+    def __init__(self, operator: LinearOperator, rows: Array, values: NDArray[np.float64], damping: float) -> None:
+        super().__init__((operator,), operator.domain, operator.domain, is_symmetric=True, is_psd=True)
+        sums = np.abs(values + damping)
+        if not sums.min() > 0:
+            raise InvalidInputError(
+                f"the eigenvalue {values[np.argmin(sums)]:.4g} with damping={damping:g} is zero: leave it out of the "
+                f"eigenpairs, or raise damping."
+            )
+        level = damping or float(np.min(sums))
+        inner = Layout.whole(len(values), operator.dtype, operator.device)
+        self._update = LowRankOperator(rows, operator.backend.from_host(level / sums - 1.0, inner))
+
+    def _matvec(self, x: Array) -> Array:
+        return self.backend.axpy_(self._update._matvec(x), 1.0, x)
+
+
+def _check_damping(damping: float) -> None:
+    if not (np.isfinite(damping) and damping >= 0):
+        raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
