@@ -100,7 +100,8 @@ def problem(name, n=11):
     }[name]
 
 
-MODELS = ["mlp", "cnn", "attention", "constants", "backward only"]
+# Attention compiles for long, and the transformer of the parity tests has it too.
+MODELS = ["mlp", "cnn", pytest.param("attention", marks=pytest.mark.slow), "constants", "backward only"]
 
 
 def split(batch, *sizes):

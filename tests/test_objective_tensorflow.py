@@ -96,11 +96,17 @@ class Scaled(tf.Module):
 
 class double:  # noqa: N801 - reads like a function
     def __enter__(self):
-        self.found = keras.config.floatx()
-        keras.config.set_floatx("float64")
+        self.found = keras.config.floatx(), keras.config.dtype_policy()
+        self.set("float64", "float64")
 
     def __exit__(self, *_):
-        keras.config.set_floatx(self.found)
+        self.set(*self.found)
+
+    @staticmethod
+    def set(floatx, policy):
+        # Once a layer has been made, the policy does not follow the type any more.
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
 
 
 def numbers(variable):

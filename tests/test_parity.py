@@ -8,7 +8,18 @@ import pytest
 
 import specop
 import specop.errors
-from parity.cases import FRAMEWORKS, TOLERANCES, close, each, each_of_few, numpy, objective, operator, parameters
+from parity.cases import (
+    FRAMEWORKS,
+    TOLERANCES,
+    close,
+    each,
+    each_of_few,
+    each_of_one,
+    numpy,
+    objective,
+    operator,
+    parameters,
+)
 from parity.problems import PROBLEMS
 from specop import probes
 from specop.backend import backend_of
@@ -65,7 +76,7 @@ def test_parameter_vectors(framework, name, dtype):
     np.testing.assert_array_equal(numpy(found), PROBLEMS[name].vector.astype(dtype))
 
 
-@each_of_few
+@each_of_one
 def test_laws_of_an_objective(framework, name, dtype):
     found, (_, _, hessian) = objective(framework, name, dtype), reference(name)
     check_objective(found, params=parameters(framework, name, dtype), dense=hessian)

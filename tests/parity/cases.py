@@ -28,6 +28,7 @@ def parametrized(is_quick):
 
 
 each = parametrized(lambda framework, name, dtype: name == "mlp" or dtype == "float64")
+each_of_one = parametrized(lambda _, name, dtype: (name, dtype) == ("mlp", "float64"))
 each_of_few = parametrized(lambda _, name, dtype: name == "mlp" or (name, dtype) == ("wide and deep", "float64"))
 
 
