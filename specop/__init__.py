@@ -3,6 +3,7 @@
 See the table in the README for what there is; `objective` and `eigsh` are where most people start.
 """
 
+from specop import analysis
 from specop.estimates import Estimate
 from specop.objectives import Objective, objective
 from specop.operators import (
@@ -20,10 +21,14 @@ from specop.results import (
     DiagonalResult,
     EigenResult,
     FunctionResult,
+    InfluenceCheck,
+    InfluenceResult,
+    LeaveOneOutResult,
     LissaResult,
     NormResult,
     QuadratureResult,
     RankResult,
+    RetrainResult,
     ShiftedResult,
     SolveResult,
     SpectralDensity,
@@ -66,6 +71,9 @@ __all__ = [
     "Estimate",
     "FunctionOperator",
     "FunctionResult",
+    "InfluenceCheck",
+    "InfluenceResult",
+    "LeaveOneOutResult",
     "LinearOperator",
     "LissaResult",
     "LowRankOperator",
@@ -73,11 +81,13 @@ __all__ = [
     "Objective",
     "QuadratureResult",
     "RankResult",
+    "RetrainResult",
     "ShermanMorrison",
     "ShiftedResult",
     "SolveResult",
     "SpectralDensity",
     "TraceResult",
+    "analysis",
     "apply_function",
     "aslinearoperator",
     "condition_number",

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specop.backend import Array, Backend, Layout
 
 __all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix"]
@@ -133,6 +136,9 @@ class Autodiff(Protocol):
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that a batch takes."""

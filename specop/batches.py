@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError, NondeterministicError
 
@@ -25,6 +27,8 @@ class _BatchReader(Protocol):
     def count(self, batch: Any) -> int: ...
 
     def take(self, batch: Any, start: int, stop: int) -> Any: ...
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any: ...
 
     def batch_bytes(self, batch: Any) -> int: ...
 
@@ -106,6 +110,26 @@ class Batches:
         """Return a data set of a single batch, weighted as here."""
         return Batches([batch], self._reader, self._weight, self._budget)
 
+    def subset(self, indices: NDArray[np.intp]) -> Batches:
+        """Return a data set of some samples, in the order and with the weights of this one.
+
+        Parameters
+        ----------
+        indices : ndarray of int
+            Distinct, ascending numbers of samples in this data set.
+        """
+        return Batches(_Subset(self, indices), self._reader, self._weight, self._budget)
+
+    def picked(self, indices: NDArray[np.intp]) -> Iterator[Any]:
+        """Give, for one pass, what each batch holds of some samples; batches that hold none are left out."""
+        self._read_once()
+        batches = self._replay() if self._kept is None else iter(self._kept)
+        firsts = np.cumsum([0, *self._counts])
+        places = itertools.pairwise(np.searchsorted(indices, firsts))
+        for batch, first, (start, stop) in zip(batches, firsts, places, strict=False):
+            if start < stop:
+                yield self._reader.pick(self._reader.prepare(batch), indices[start:stop] - first)
+
     def largest(self) -> int:
         """Return the number of samples of the largest piece."""
         self._read_once()
@@ -158,6 +182,12 @@ class Batches:
         """Number of samples in all batches."""
         self._read_once()
         return sum(self._counts)
+
+    @property
+    def terms(self) -> float:
+        """Total weight of all batches."""
+        self._read_once()
+        return sum(self._weights)
 
     def check_unchanged(self) -> None:
         """Raise NondeterministicError if batches that are kept were written into since the first pass."""
@@ -242,6 +272,17 @@ def _one_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
             item = following
         yield item
+
+
+class _Subset:
+    """Some samples of a data set, read anew in each pass."""
+
+    def __init__(self, data: Batches, indices: NDArray[np.intp]) -> None:
+        self._data = data
+        self._indices = indices
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._data.picked(self._indices)
 
 
 def _as_source(data: Any) -> Iterable[Any]:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specop.backend import Array
 from specop.errors import InvalidInputError
 from specop.operators.algebra import identity_like
+from specop.operators.base import LinearOperator
 from specop.results import SolveResult
 from specop.solvers.systems import solve
 
 if TYPE_CHECKING:
     from specop.objectives import Objective
 
-__all__ = ["inverse_product"]
+__all__ = ["checked_damping", "curvature_matrix", "inverse_product"]
 
 _MATRICES = {
     "hessian": ("H", "the Hessian of the mean loss"),
@@ -37,18 +39,28 @@ def inverse_product(objective: Objective, b: Any, matrix: str, damping: float, o
     options : dict
         Of `solve`.
     """
-    if matrix not in _MATRICES:
-        raise InvalidInputError(f"matrix must be one of {', '.join(map(repr, _MATRICES))}, got {matrix!r}.")
-    if isinstance(damping, bool) or not (np.isfinite(damping) and damping >= 0):
-        raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
-    if matrix == "hessian":
-        operator = objective.hessian()
-    elif matrix == "ggn":
-        operator = objective.ggn()
-    else:
-        operator = objective.fisher("exact" if matrix == "fisher" else "empirical")
+    damping = checked_damping(damping)
+    operator = curvature_matrix(objective, matrix)
     letter, text = _MATRICES[matrix]
     damped = operator + damping * identity_like(operator) if damping else operator
     found = solve(damped, b, **options)
     left = f"({letter} + {damping:g} I)" if damping else letter
-    return replace(found, system=f"{left} x = b, {letter} {text}", damping=float(damping))
+    return replace(found, system=f"{left} x = b, {letter} {text}", damping=damping)
+
+
+def curvature_matrix(objective: Objective, matrix: str, theta: Array | None = None) -> LinearOperator:
+    """Return a curvature matrix of an objective by its name, as `Objective.solve` takes it."""
+    if matrix not in _MATRICES:
+        raise InvalidInputError(f"matrix must be one of {', '.join(map(repr, _MATRICES))}, got {matrix!r}.")
+    if matrix == "hessian":
+        return objective.hessian(theta)
+    if matrix == "ggn":
+        return objective.ggn(theta)
+    return objective.fisher("exact" if matrix == "fisher" else "empirical", theta)
+
+
+def checked_damping(damping: float) -> float:
+    """Return a damping, or raise InvalidInputError unless it is a finite number >= 0."""
+    if isinstance(damping, bool) or not (np.isfinite(damping) and damping >= 0):
+        raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
+    return float(damping)

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from specop import probes
 from specop.autodiff import HESSIAN, Autodiff, Matrix
 from specop.backend import Array, framework_adapter
@@ -23,6 +26,7 @@ from specop.operators.curvature import CurvatureOperator, GradientCovariance, Ja
 from specop.operators.differences import DifferenceOperator
 from specop.operators.products import JacobianProducts, Plan, Products, accumulate
 from specop.results import SolveResult
+from specop.selection import checked_samples
 
 __all__ = ["Objective", "objective"]
 
@@ -168,6 +172,11 @@ class Objective:
     def samples(self) -> int:
         """Number of samples in the data."""
         return self._data.samples
+
+    @property
+    def terms(self) -> float:
+        """Number of loss terms in the data: the sum of the batches' weights, by default of their samples."""
+        return self._data.terms
 
     @property
     def theta(self) -> Array:
@@ -423,6 +432,27 @@ class Objective:
         """
         with self._unchanged(), self._data.reading() as batches:
             return [Objective(self._autodiff, self._data.of(batch), self._budget) for batch, _, _ in batches]
+
+    def subset(self, indices: ArrayLike) -> Objective:
+        """Return the mean loss over some of the samples, with the same parameters.
+
+        Parameters
+        ----------
+        indices : array_like of int
+            Distinct numbers of samples, in the order in which the data give them; any order. The subset has the order
+            of the data.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+        >>> objective.subset([0, 5]).samples
+        2
+        """
+        with self._unchanged():
+            chosen = checked_samples(indices, self._data.samples)
+            return Objective(self._autodiff, self._data.subset(np.sort(chosen)), self._budget)
 
     def plan(self) -> Plan:
         """Return how products with the Hessian at the current parameters are computed, and what one costs.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from specop import probes
 from specop.autodiff import Linearization, Matrix
@@ -173,6 +174,12 @@ class JaxAutodiff:
             kernels.rows_between(array, start, stop - start) if array.ndim and array.shape[0] == count else array
             for array in arrays
         )
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
+        arrays, frame = take_apart(batch)
+        count = self.count(batch)
+        return frame.fill(array[indices] if array.ndim and array.shape[0] == count else array for array in arrays)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import psutil
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow.python.client import device_lib
 
 from specop.autodiff import Linearization, Matrix
@@ -29,7 +30,7 @@ from specop_tensorflow.likelihoods import Likelihood, recognise
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.products import JacobianProduct
 from specop_tensorflow.samples import SampleRows, sample_weights
-from specop_tensorflow.structures import leaves, map_tensors, signature, take
+from specop_tensorflow.structures import leaves, map_tensors, pick, signature, take
 from specop_tensorflow.traces import FirstOrder, Linear, Whole
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
@@ -161,6 +162,10 @@ class TensorflowAutodiff:
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
         return take(batch, self.count(batch), start, stop)
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
+        return pick(batch, self.count(batch), indices)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import optree
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 
-__all__ = ["leaves", "map_tensors", "signature", "take"]
+__all__ = ["leaves", "map_tensors", "pick", "signature", "take"]
 
 
 def leaves(structure: Any) -> list[Any]:
@@ -58,6 +59,13 @@ def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
 def take(structure: Any, count: int, start: int, stop: int) -> Any:
     """Return the samples from `start` to `stop` of a batch of `count`: of each tensor whose leading dimension it is."""
     return map_tensors(lambda leaf: leaf[start:stop] if len(leaf.shape) and leaf.shape[0] == count else leaf, structure)
+
+
+def pick(structure: Any, count: int, indices: NDArray[np.intp]) -> Any:
+    """Return the samples at some places of a batch of `count`: of each tensor whose leading dimension it is."""
+    return map_tensors(
+        lambda leaf: tf.gather(leaf, indices) if len(leaf.shape) and leaf.shape[0] == count else leaf, structure
+    )
 
 
 def signature(structure: Any) -> Any:

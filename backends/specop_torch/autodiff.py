@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specop.autodiff import Linearization, Matrix
@@ -33,7 +35,7 @@ from specop_torch.products import (
     transposed_jacobian,
 )
 from specop_torch.samples import SampleGradients, check_samples
-from specop_torch.structures import leaves, move, take
+from specop_torch.structures import leaves, move, pick, take
 from specop_torch.tape import Tape, record
 
 __all__ = ["TorchAutodiff", "make_autodiff"]
@@ -150,6 +152,10 @@ class TorchAutodiff:
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
         return take(batch, self.count(batch), start, stop)
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
+        return pick(batch, self.count(batch), indices)
 
     def batch_versions(self, batch: Any) -> tuple[int, ...]:
         """Return the version counters of the batch's tensors."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import optree
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["leaves", "map_tensors", "move", "take"]
+__all__ = ["leaves", "map_tensors", "move", "pick", "take"]
 
 
 def leaves(structure: Any) -> list[Tensor]:
@@ -35,6 +36,16 @@ def move(structure: Any, device: torch.device) -> Any:
 def take(structure: Any, count: int, start: int, stop: int) -> Any:
     """Return the samples from `start` to `stop` of a batch of `count`: of each tensor whose leading dimension it is."""
     return map_tensors(lambda leaf: leaf[start:stop] if leaf.ndim and leaf.shape[0] == count else leaf, structure)
+
+
+def pick(structure: Any, count: int, indices: NDArray[np.intp]) -> Any:
+    """Return the samples at some places of a batch of `count`: of each tensor whose leading dimension it is."""
+    places = torch.from_numpy(indices)
+
+    def picked(leaf: Tensor) -> Tensor:
+        return leaf.index_select(0, places.to(leaf.device)) if leaf.ndim and leaf.shape[0] == count else leaf
+
+    return map_tensors(picked, structure)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:

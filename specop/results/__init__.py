@@ -4,6 +4,7 @@ from specop.results.base import Result, versions
 from specop.results.densities import SpectralDensity
 from specop.results.eigenpairs import EigenResult
 from specop.results.functions import FunctionResult, QuadratureResult, RankResult
+from specop.results.influences import InfluenceCheck, InfluenceResult, LeaveOneOutResult, RetrainResult
 from specop.results.solutions import LissaResult, ShiftedResult, SolveResult
 from specop.results.traces import DiagonalResult, NormResult, TraceResult
 
@@ -11,11 +12,15 @@ __all__ = [
     "DiagonalResult",
     "EigenResult",
     "FunctionResult",
+    "InfluenceCheck",
+    "InfluenceResult",
+    "LeaveOneOutResult",
     "LissaResult",
     "NormResult",
     "QuadratureResult",
     "RankResult",
     "Result",
+    "RetrainResult",
     "ShiftedResult",
     "SolveResult",
     "SpectralDensity",

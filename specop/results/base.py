@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     pass
 
 __all__ = ["Result", "versions"]
+
+
+# Fields that hold vectors as long as the parameters, and what puts those into structures.
+_VECTORS = frozenset(
+    ("changes", "diagonal", "direction", "rows", "solution", "standard_errors", "theta", "unflatten", "x")
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +63,7 @@ class Result:
         plain: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name in ("rows", "x", "unflatten", "diagonal", "standard_errors", "solution", "direction"):
+            if item.name in _VECTORS:
                 continue
             if isinstance(value, (np.ndarray, np.generic)):
                 value = value.tolist()
@@ -71,10 +78,13 @@ class Result:
 
 def versions(framework: str) -> dict[str, str]:
     """Return the versions of specop, NumPy and the framework."""
-    found = {}
-    for name in dict.fromkeys(("specop", "numpy", framework)):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return {name: _version(name) for name in dict.fromkeys(("specop", "numpy", framework))}
+
+
+# A look-up reads files: up to 5 ms, as much as many a product.
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"

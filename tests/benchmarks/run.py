@@ -16,6 +16,9 @@ The same models run in JAX and TensorFlow where these are installed:
 
     pip install -c constraints.txt -e '.[jax,tensorflow]' matfree==0.6.3
 
+The influences of pydvl are timed where `pip install pydvl[influence]` has been run; version 0.10.0 needs NumPy below 2,
+so that it wants an environment of its own, without JAX.
+
 Run it on an idle machine: two programs that use all cores slow each other down many times over.
 """
 
@@ -34,6 +37,7 @@ from costs import measure_costs
 from density import compare_densities
 from eigenvalues import compare_eigenvalues
 from frameworks import compare_in
+from influence import compare_influences
 from inverses import compare_inverses
 from models import PROBLEMS
 from overhead import measure_overhead
@@ -51,6 +55,7 @@ SECTIONS = (
     "eigenvalues",
     "solves",
     "sherman-morrison",
+    "influence",
     "jax",
     "tensorflow",
 )
@@ -77,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),
         "solves": lambda: compare_solves(options.repeats),
         "sherman-morrison": compare_inverses,
+        "influence": lambda: compare_influences(options.repeats),
         "jax": lambda: compare_in("jax", options.models, options.k, options.repeats),
         "tensorflow": lambda: compare_in("tensorflow", options.models, options.k, options.repeats),
     }
@@ -111,6 +117,7 @@ def describe_machine() -> dict[str, str]:
         "hessian-eigenthings",
         "curvlinops-for-pytorch",
         "matfree",
+        "pydvl",
     ):
         try:
             facts[name] = metadata.version(name)

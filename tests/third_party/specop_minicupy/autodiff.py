@@ -82,6 +82,9 @@ class MinicupyAutodiff:
     def take(self, batch, start, stop):
         return tuple(array[start:stop] for array in batch)
 
+    def pick(self, batch, indices):
+        return tuple(array[indices] for array in batch)
+
     def batch_bytes(self, batch):
         return sum(array.nbytes for array in batch)
 

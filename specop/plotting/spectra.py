@@ -1,4 +1,4 @@
-"""Pictures of results; matplotlib is imported when one is drawn."""
+"""Pictures of eigenvalues, traces, densities and ranks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.errors import InvalidInputError
 from specop.estimates import estimate_from_samples
+from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
 from specop.results import EigenResult, RankResult, SpectralDensity, TraceResult
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ __all__ = ["plot_density", "plot_eigenvalues", "plot_rank", "plot_trace"]
 # Half the support of the smoothing kernel, in standard deviations.
 _REACH = 3.0
 _BAND_POINTS = 300
-_BLUE, _ORANGE, _GREY = "#2563a8", "#d9601a", "#4a4a4a"
 
 
 def plot_eigenvalues(result: EigenResult, ax: Axes | None = None) -> Axes:
@@ -35,14 +34,14 @@ def plot_eigenvalues(result: EigenResult, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _new_axes() if ax is None else ax
+    ax = new_axes() if ax is None else ax
     values, bounds = result.eigenvalues[::-1], result.bounds[::-1]
     ranks = np.arange(1, len(values) + 1)
-    ax.errorbar(ranks, values, yerr=bounds, fmt="o", color=_BLUE, ecolor=_ORANGE, capsize=3, markersize=5)
+    ax.errorbar(ranks, values, yerr=bounds, fmt="o", color=BLUE, ecolor=ORANGE, capsize=3, markersize=5)
     if values[-1] > 0 and values[0] > 30 * values[-1]:
         ax.set_yscale("log")
     elif values[-1] < 0 < values[0]:
-        ax.axhline(0.0, color=_GREY, linewidth=0.8)
+        ax.axhline(0.0, color=GREY, linewidth=0.8)
     ax.set_xticks(ranks[:: max(1, len(ranks) // 10)])
     ax.set(xlabel="rank", ylabel="eigenvalue", title=f"{len(values)} eigenvalues ({result.which}), with error bounds")
     return ax
@@ -63,22 +62,22 @@ def plot_trace(result: TraceResult, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _new_axes() if ax is None else ax
+    ax = new_axes() if ax is None else ax
     if result.method == "exact":
-        ax.axhline(result.estimate, color=_BLUE, label="exact")
+        ax.axhline(result.estimate, color=BLUE, label="exact")
     elif result.method not in ("hutchinson", "hutch++"):
         # Estimates of a sketch depend on each other: how their mean settles says nothing.
-        ax.plot(np.arange(1, len(result.probes) + 1), result.probes, ".", color=_GREY, alpha=0.5, label="single probes")
-        ax.axhspan(*result.interval, color=_BLUE, alpha=0.2, label=f"{100 * result.confidence:g} % interval")
-        ax.axhline(result.estimate, color=_BLUE, label="mean")
+        ax.plot(np.arange(1, len(result.probes) + 1), result.probes, ".", color=GREY, alpha=0.5, label="single probes")
+        ax.axhspan(*result.interval, color=BLUE, alpha=0.2, label=f"{100 * result.confidence:g} % interval")
+        ax.axhline(result.estimate, color=BLUE, label="mean")
     else:
         counts = np.arange(2, len(result.probes) + 1)
         running = [estimate_from_samples(result.probes[:count], result.confidence) for count in counts]
         low, high = np.array([value.interval for value in running]).reshape(-1, 2).T
         interval = f"{100 * result.confidence:g} % interval"
-        ax.plot(np.arange(1, len(result.probes) + 1), result.probes, ".", color=_GREY, alpha=0.5, label="single probes")
-        ax.fill_between(counts, low, high, color=_BLUE, alpha=0.2, linewidth=0, label=interval)
-        ax.plot(counts, [value.estimate for value in running], color=_BLUE, label="mean of all so far")
+        ax.plot(np.arange(1, len(result.probes) + 1), result.probes, ".", color=GREY, alpha=0.5, label="single probes")
+        ax.fill_between(counts, low, high, color=BLUE, alpha=0.2, linewidth=0, label=interval)
+        ax.plot(counts, [value.estimate for value in running], color=BLUE, label="mean of all so far")
         # With two or three probes the interval is so wide that nothing else could be seen.
         seen = np.concatenate([result.probes, low[counts >= 8], high[counts >= 8]])
         margin = 0.05 * float(np.ptp(seen)) or 1.0
@@ -110,7 +109,7 @@ def plot_density(density: SpectralDensity, ax: Axes | None = None, sigma: float 
     Axes
         The axes of the density.
     """
-    ax = _new_axes() if ax is None else ax
+    ax = new_axes() if ax is None else ax
     scale = _Scale(density)
     x = scale.grid(density, sigma)
     curve = scale.smoothed(x) if sigma is None else density.pdf(x, sigma)
@@ -122,20 +121,20 @@ def plot_density(density: SpectralDensity, ax: Axes | None = None, sigma: float 
     # symlog with this linscale has no kink at the threshold.
     ax.set_xscale("symlog", linthresh=scale.threshold, linscale=0.9 / np.log(10))
     ax.set_yscale("log")
-    ax.fill_between(x, floor, np.maximum(curve, floor), color=_BLUE, alpha=0.25, linewidth=0)
-    ax.plot(x, np.maximum(curve, floor), color=_BLUE, linewidth=1.5, label="density")
+    ax.fill_between(x, floor, np.maximum(curve, floor), color=BLUE, alpha=0.25, linewidth=0)
+    ax.plot(x, np.maximum(curve, floor), color=BLUE, linewidth=1.5, label="density")
     ends = scale.padded(x[0], x[-1])
     ax.set_xlim(ends)
     ax.set_ylim(floor, 3 * float(curve.max()))
     _draw_nodes(ax, density, at_nodes)
     share = ax.twinx()
-    share.step(*_staircase(density, ends), where="post", color=_GREY, linewidth=1.2, linestyle=(0, (4, 1.5)))
+    share.step(*_staircase(density, ends), where="post", color=GREY, linewidth=1.2, linestyle=(0, (4, 1.5)))
     points = scale.points(ends, _BAND_POINTS)
     limits = f"{100 * density.confidence:g} % limits of the share"
-    share.fill_between(points, *density.cdf_interval(points), color=_GREY, alpha=0.12, linewidth=0, label=limits)
+    share.fill_between(points, *density.cdf_interval(points), color=GREY, alpha=0.12, linewidth=0, label=limits)
     share.set_ylim(0.0, 1.03)
-    share.set_ylabel("share of eigenvalues ≤ x (dashed)", color=_GREY)
-    share.tick_params(axis="y", colors=_GREY)
+    share.set_ylabel("share of eigenvalues ≤ x (dashed)", color=GREY)
+    share.tick_params(axis="y", colors=GREY)
 
     title = f"{density.n:,} eigenvalues, {density.probes} probe(s) of {density.steps} steps"
     ax.set(xlabel="eigenvalue", ylabel="density", title=title)
@@ -167,21 +166,21 @@ def plot_rank(result: RankResult, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _new_axes() if ax is None else ax
+    ax = new_axes() if ax is None else ax
     order = np.argsort(result.sizes)
     sizes = result.sizes[order]
     above = result.n * (1.0 - np.cumsum(result.weights[order]))
     left = 0.1 * min([size for size in (*sizes, *result.gap) if size > 0], default=1.0)
     right = 3.0 * max(float(sizes[-1]), result.gap[1]) or 1.0
-    ax.step([left, *np.maximum(sizes, left), right], [result.n, *above, 0.0], where="post", color=_BLUE)
+    ax.step([left, *np.maximum(sizes, left), right], [result.n, *above, 0.0], where="post", color=BLUE)
     ax.set_xscale("log")
     if result.gap[0] < result.gap[1]:
-        ax.axvspan(max(result.gap[0], left), result.gap[1], color=_GREY, alpha=0.12, linewidth=0, label="gap")
+        ax.axvspan(max(result.gap[0], left), result.gap[1], color=GREY, alpha=0.12, linewidth=0, label="gap")
     if result.tol > 0:
-        ax.axvline(result.tol, color=_ORANGE, linewidth=1.0, label="below: counted as zero")
+        ax.axvline(result.tol, color=ORANGE, linewidth=1.0, label="below: counted as zero")
     low, high = result.interval
-    ax.axhspan(low, high, color=_ORANGE, alpha=0.2, linewidth=0)
-    ax.axhline(result.rank, color=_ORANGE, linewidth=1.0, linestyle="--", label=f"rank {result.rank:g}")
+    ax.axhspan(low, high, color=ORANGE, alpha=0.2, linewidth=0)
+    ax.axhline(result.rank, color=ORANGE, linewidth=1.0, linestyle="--", label=f"rank {result.rank:g}")
     ax.set(xlabel="size", ylabel="eigenvalues of a larger size", xlim=(left, right), ylim=(0.0, 1.03 * result.n))
     ax.set_title(f"rank {result.rank:g} of {result.n:,} ({low:g} to {high:g}), {result.method}")
     ax.legend(frameon=False)
@@ -261,11 +260,11 @@ def _resolution(density: SpectralDensity) -> NDArray[np.float64]:
 def _draw_nodes(ax: Axes, density: SpectralDensity, at_nodes: NDArray[np.float64]) -> None:
     known = density.probe < 0
     bottom = ax.get_xaxis_transform()
-    ax.vlines(density.nodes[~known], 0.0, 0.04, transform=bottom, color=_BLUE, linewidth=0.8, label="quadrature nodes")
+    ax.vlines(density.nodes[~known], 0.0, 0.04, transform=bottom, color=BLUE, linewidth=0.8, label="quadrature nodes")
     if known.any():
         where = density.nodes[known]
-        ax.vlines(where, ax.get_ylim()[0], at_nodes[known], color=_ORANGE, linewidth=1.0)
-        ax.plot(where, at_nodes[known], "o", color=_ORANGE, markersize=4, label="known eigenvalues")
+        ax.vlines(where, ax.get_ylim()[0], at_nodes[known], color=ORANGE, linewidth=1.0)
+        ax.plot(where, at_nodes[known], "o", color=ORANGE, markersize=4, label="known eigenvalues")
 
 
 def _staircase(density: SpectralDensity, ends: tuple[float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -286,12 +285,3 @@ def _label_ticks(ax: Axes, scale: _Scale) -> None:
     decades = 10.0 ** np.arange(np.ceil(np.log10(scale.threshold)), np.log10(largest))
     ax.set_xticks([tick for tick in (*-decades[::-1], 0.0, *decades) if low <= tick <= high])
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _new_axes() -> Axes:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise InvalidInputError("plots need matplotlib: pip install 'specop[plot]'.") from error
-    ax: Axes = pyplot.subplots(figsize=(8.0, 4.2), layout="constrained")[1]
-    return ax

@@ -1,0 +1,154 @@
+"""retrain: the minimum without some samples or with more, by Newton steps from the old one."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specop.analysis.changed_losses import ChangedLoss, check_separable
+from specop.backend import Array
+from specop.errors import ConvergenceWarning, InvalidInputError
+from specop.objectives import Objective
+from specop.results import RetrainResult, versions
+from specop.selection import checked_samples
+from specop.solvers.newton import Minimum, newton
+
+__all__ = ["minimized", "retrain"]
+
+_STEPS = 100
+
+
+def retrain(
+    objective: Objective,
+    *,
+    damping: float,
+    without: ArrayLike | None = None,
+    added: Objective | None = None,
+    start: Any = None,
+    steps: int | None = None,
+    gtol: float = 1e-6,
+    rtol: float = 1e-4,
+    matrix: str = "hessian",
+    max_matvecs: int | None = None,
+) -> RetrainResult:
+    r"""Train on, after samples were removed or added, by Newton steps from the old solution.
+
+    With m samples in `objective`, those that stay and those that are added enter
+
+    .. math:: J(\theta) = \frac1m \sum_i \ell_i(\theta) + \frac d2 \|\theta\|^2,
+
+    so that each keeps its weight beside the penalty: the minimum is that of the new mean loss with a weight decay of
+    d m / (new number of samples). The certificate is the norm of the gradient of J at the new point: where J is
+    convex around both, the distance to the minimum is at most that norm over the smallest curvature, which is at
+    least d.
+
+    The model is not touched: `parameters` of the result is what to load into it. With neither `without` nor
+    `added`, training goes on with all data, to a small gradient.
+
+    Parameters
+    ----------
+    objective : Objective
+        The old training loss, at the old solution.
+    damping : float
+        Strength d of the L2 penalty, at least 0; see `influence`.
+    without : array_like of int, optional
+        Numbers of the samples to remove, in the order of the data.
+    added : Objective, optional
+        Of the same model, with the data to add.
+    start : native vector (n,) or parameter structure, optional
+        Where to begin; default: the model's parameters. With those of before training, the cost is that of
+        training anew.
+    steps : int, optional
+        Take this many Newton steps, fewer if `gtol` is reached. Default: until `gtol` is reached, at most 100.
+    gtol : float
+        Norm of the gradient of J to reach.
+    rtol : float
+        Relative residual to which each step's linear system is solved.
+    matrix : {"hessian", "ggn", "fisher"}
+        What stands for the second derivatives.
+    max_matvecs : int, optional
+        Limit on products in each step.
+
+    Returns
+    -------
+    RetrainResult
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `gtol` was not reached and the number of steps was not given.
+
+    References
+    ----------
+    C. Guo, T. Goldstein, A. Hannun, L. van der Maaten, Certified data removal from machine learning models, ICML
+    (2020).
+
+    Examples
+    --------
+    >>> import torch, specop
+    >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+    >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+    >>> result = specop.analysis.retrain(objective, without=[0, 5], damping=0.1, gtol=1e-5)
+    >>> result.gradient_norm < 1e-5
+    True
+    """
+    started = time.perf_counter()
+    if not (np.isfinite(gtol) and gtol > 0):
+        raise InvalidInputError(f"gtol must be a positive number, got {gtol!r}.")
+    if steps is not None and (isinstance(steps, bool) or steps < 1):
+        raise InvalidInputError(f"steps must be a positive integer, got {steps!r}.")
+    if matrix == "empirical fisher":
+        raise InvalidInputError("retrain needs second derivatives: matrix='hessian', 'ggn' or 'fisher'.")
+    removed = np.array([], dtype=np.intp) if without is None else checked_samples(without, objective.samples)
+    if removed.size:
+        check_separable(objective, removed)
+    changed = ChangedLoss(objective, damping, without=removed if removed.size else None, added=added, matrix=matrix)
+    point = objective.theta if start is None else start if hasattr(start, "shape") else objective.flatten(start)
+    found = minimized(changed, point, gtol, steps, rtol, max_matvecs)
+    result = RetrainResult(
+        theta=found.x,
+        loss=found.value,
+        gradient_norms=np.array(found.gradient_norms),
+        gtol=gtol,
+        gradients=found.gradients,
+        losses=found.values,
+        removed=removed,
+        added=0 if added is None else added.samples,
+        damping=changed.damping,
+        matrix=matrix,
+        matvecs=found.matvecs,
+        seconds=time.perf_counter() - started,
+        samples=objective.samples,
+        seed=0,
+        converged=found.converged,
+        message=found.message,
+        versions=versions(changed.backend.name),
+        unflatten=objective.unflatten,
+    )
+    if not found.converged and steps is None:
+        warnings.warn(
+            f"the gradient has the norm {result.gradient_norm:.2e}, where {gtol:.2e} is asked for: {found.message}.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def minimized(
+    changed: ChangedLoss, start: Array, gtol: float, steps: int | None, rtol: float, max_matvecs: int | None
+) -> Minimum:
+    """Minimize a changed loss by Newton's method."""
+    return newton(
+        changed.loss,
+        changed.gradient,
+        changed.hessian,
+        start,
+        gtol=gtol,
+        max_steps=_STEPS if steps is None else steps,
+        rtol=rtol,
+        max_matvecs=max_matvecs,
+    )

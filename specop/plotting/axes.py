@@ -1,0 +1,24 @@
+"""What all pictures share: where they are drawn, and their colours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specop.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["BLUE", "GREY", "ORANGE", "new_axes"]
+
+BLUE, ORANGE, GREY = "#2563a8", "#d9601a", "#4a4a4a"
+
+
+def new_axes(width: float = 8.0, height: float = 4.2) -> Axes:
+    """Return the axes of a new figure, its size in inches."""
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise InvalidInputError("plots need matplotlib: pip install 'specop[plot]'.") from error
+    ax: Axes = pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+    return ax
