@@ -94,6 +94,9 @@ class Autodiff(Protocol):
     sizes: tuple[int, ...]
     """Number of entries of each of `names`."""
 
+    shapes: tuple[tuple[int, ...], ...]
+    """Shape of each of `names`."""
+
     likelihood: str | None
     """What the criterion is the negative logarithm of: one of `LIKELIHOODS`, or None if that is not known."""
 

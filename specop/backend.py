@@ -99,7 +99,7 @@ class Backend(Protocol):
         """Return a vector of zeros."""
 
     def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
-        """Return ``x[indices]``."""
+        """Return ``x[..., indices]``: entries of a vector, or columns of a native (m, n) array."""
 
     def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
         """Return a vector of the given layout, zero but for ``x`` at ``indices``."""

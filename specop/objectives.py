@@ -425,6 +425,11 @@ class Objective:
         sizes = zip(self.names, self._autodiff.sizes, ends, strict=True)
         return {name: slice(end - size, end) for name, size, end in sizes}
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter."""
+        return dict(zip(self.names, self._autodiff.shapes, strict=True))
+
     def batches(self) -> list[Objective]:
         """Return an objective of each batch, with the same parameters; together they hold all data.
 

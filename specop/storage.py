@@ -26,7 +26,7 @@ __all__ = ["load", "npz_path", "read_npz", "save", "write_npz"]
 _KINDS: dict[str, type[Result]] = {
     name: kind for name, kind in vars(results).items() if isinstance(kind, type) and issubclass(kind, Result)
 }
-_PAIRS = ("interval", "gap")
+_TUPLES = ("interval", "gap", "labels")
 _HEADER = "specop"
 # What other files do here: other archives, plain .npy arrays, text, empty files, missing or unknown fields.
 _FOREIGN = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
@@ -85,7 +85,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     with read_npz(path, "result") as (header, arrays):
         kind = _KINDS[header.pop("kind")]
-        header.update({name: tuple(header[name]) for name in _PAIRS if name in header})
+        header.update({name: tuple(header[name]) for name in _TUPLES if name in header})
         header |= {name: array for name, array in arrays.items() if name != _HEADER}
         return kind(**header)
 

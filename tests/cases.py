@@ -20,6 +20,12 @@ _FACTORIES: dict[str, Callable[[np.ndarray], Any]] = {
     "jax": lambda array: importlib.import_module("jax.numpy").array(array),
     "tensorflow": lambda array: importlib.import_module("tensorflow").convert_to_tensor(np.array(array)),
 }
+_MEANS: dict[str, Callable[[Any], Any]] = {
+    "numpy": np.mean,
+    "torch": lambda x: x.mean(),
+    "jax": lambda x: x.mean(),
+    "tensorflow": lambda x: importlib.import_module("tensorflow").reduce_mean(x),
+}
 _FRAMEWORKS = [name for name in _FACTORIES if find_spec(name)]
 _WITH_IMMUTABLE_ARRAYS = {"jax", "tensorflow"}
 _TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
@@ -69,6 +75,10 @@ class Case:
     def normal(self, *shape: int, seed: int = 0) -> Any:
         """Native array of standard normal entries."""
         return self.array(np.random.default_rng(seed).standard_normal(shape))
+
+    def mean(self, native: Any) -> Any:
+        """The mean of all entries, to be differentiated."""
+        return _MEANS[self.framework](native)
 
     def foreign(self, values: Any) -> Any:
         """The same numbers in another framework's array, or in a plain list if there is no other."""

@@ -103,7 +103,8 @@ class JaxAutodiff:
         self.device = devices.pop() if devices else jax.devices()[0]
         self.form = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
         dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in self.form) else np.float32)
-        self.sizes = tuple(int(np.prod(shape)) for shape, _ in self.form)
+        self.shapes = tuple(shape for shape, _ in self.form)
+        self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
         self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
         self._programs: dict[Any, programs.Program] = {}
         self._output_programs: dict[Any, OutputProgram] = {}
@@ -123,7 +124,7 @@ class JaxAutodiff:
 
     def flatten(self, tree: Any) -> Array:
         """Return a parameter structure as a vector."""
-        shapes = dict(zip(self.names, (shape for shape, _ in self.form), strict=True))
+        shapes = dict(zip(self.names, self.shapes, strict=True))
         parts = checked_shapes(self.model.arrays_of(tree, self.names), shapes)
         return programs.join([on_device(part, self.device) for part in parts], self.layout.dtype)
 

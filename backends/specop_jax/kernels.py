@@ -70,8 +70,8 @@ def multiply(x: Array, y: Array) -> Array:
 
 @_jit
 def gather(x: Array, indices: Array) -> Array:
-    """Return ``x[indices]``."""
-    return x[indices]
+    """Return ``x[..., indices]``."""
+    return x[..., indices]
 
 
 @_in_place

@@ -58,7 +58,7 @@ class NumpyBackend:
         return np.zeros(layout.local_size, dtype=layout.dtype)
 
     def gather(self, x: Vector, indices: NDArray[np.intp]) -> Vector:
-        return np.take(x, indices)
+        return np.take(x, indices, axis=-1)
 
     def scatter(self, x: Vector, indices: NDArray[np.intp], layout: Layout) -> Vector:
         out = self.zeros(layout)

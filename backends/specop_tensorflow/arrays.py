@@ -62,7 +62,7 @@ class TensorflowBackend:
             return tf.zeros([layout.local_size], layout.dtype)
 
     def gather(self, x: tf.Tensor, indices: NDArray[np.intp]) -> tf.Tensor:
-        return tf.gather(x, tf.constant(indices))
+        return tf.gather(x, tf.constant(indices), axis=-1)
 
     def scatter(self, x: tf.Tensor, indices: NDArray[np.intp], layout: Layout) -> tf.Tensor:
         return tf.tensor_scatter_nd_update(self.zeros(layout), tf.constant(indices[:, None]), x)

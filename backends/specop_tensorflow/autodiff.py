@@ -76,6 +76,7 @@ class TensorflowAutodiff:
         self.fixed_randomness = fixed_randomness
         self.parameters = dict(selected)
         self.names = tuple(selected)
+        self.shapes = tuple(tuple(like.shape.as_list()) for like in selected.values())
         self.sizes = tuple(like.shape.num_elements() for like in selected.values())
         devices = {parameter.device for parameter in selected.values()}
         if len(devices) > 1:

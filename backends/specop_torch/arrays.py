@@ -70,7 +70,7 @@ class TorchBackend:
         return torch.zeros(layout.local_size, dtype=_TO_TORCH[layout.dtype], device=layout.device)
 
     def gather(self, x: Tensor, indices: NDArray[np.intp]) -> Tensor:
-        return torch.index_select(x, 0, torch.from_numpy(indices).to(x.device))
+        return torch.index_select(x, -1, torch.from_numpy(indices).to(x.device))
 
     def scatter(self, x: Tensor, indices: NDArray[np.intp], layout: Layout) -> Tensor:
         return self.zeros(layout).index_copy_(0, torch.from_numpy(indices).to(x.device), x)

@@ -78,6 +78,7 @@ class TorchAutodiff:
         self._likelihood = likelihood
         self.parameters = dict(selected)
         self.names = tuple(selected)
+        self.shapes = tuple(tuple(tensor.shape) for tensor in selected.values())
         self.sizes = tuple(tensor.numel() for tensor in selected.values())
         devices = {tensor.device for tensor in selected.values()}
         if len(devices) > 1:

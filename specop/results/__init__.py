@@ -5,6 +5,7 @@ from specop.results.densities import SpectralDensity
 from specop.results.eigenpairs import EigenResult
 from specop.results.functions import FunctionResult, QuadratureResult, RankResult
 from specop.results.influences import InfluenceCheck, InfluenceResult, LeaveOneOutResult, RetrainResult
+from specop.results.pruning import PruneResult, Removal, SaliencyResult
 from specop.results.solutions import LissaResult, ShiftedResult, SolveResult
 from specop.results.traces import DiagonalResult, NormResult, TraceResult
 
@@ -17,10 +18,13 @@ __all__ = [
     "LeaveOneOutResult",
     "LissaResult",
     "NormResult",
+    "PruneResult",
     "QuadratureResult",
     "RankResult",
+    "Removal",
     "Result",
     "RetrainResult",
+    "SaliencyResult",
     "ShiftedResult",
     "SolveResult",
     "SpectralDensity",

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["Result", "versions"]
 
 
-# Fields that hold vectors as long as the parameters, and what puts those into structures.
+# Fields that hold vectors as long as the parameters, and functions of those.
 _VECTORS = frozenset(
-    ("changes", "diagonal", "direction", "rows", "solution", "standard_errors", "theta", "unflatten", "x")
+    (
+        *("changes", "diagonal", "direction", "group", "loss_without", "mask", "order", "prunable", "rows", "saliency"),
+        *("slopes", "solution", "standard_errors", "theta", "unflatten", "x"),
+    )
 )
 
 

@@ -262,6 +262,8 @@ def _check_entrywise(native: Native) -> None:
     require_same(native.numpy(backend.copy(x)), u, "copy", "keeps the numbers")
     require_close(native.numpy(backend.multiply(x, y)), u * v, tolerance, "multiply", "is entrywise")
     require_same(native.numpy(backend.gather(x, indices)), u[indices], "gather", "is x[indices]")
+    rows = native.array(np.stack([u, v]))
+    require_same(native.numpy(backend.gather(rows, indices)), np.stack([u, v])[:, indices], "gather", "takes columns")
     spread = np.zeros(60)
     spread[indices] = u[:3]
     found = backend.scatter(native.array(u[:3]), indices, native.layout(60))

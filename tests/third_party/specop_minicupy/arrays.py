@@ -48,7 +48,7 @@ class MinicupyBackend:
         return mp.zeros(layout.local_size, layout.dtype)
 
     def gather(self, x, indices):
-        return x[indices].copy()
+        return x[..., indices].copy()
 
     def scatter(self, x, indices, layout):
         out = self.zeros(layout)

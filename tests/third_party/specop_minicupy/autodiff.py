@@ -31,8 +31,8 @@ class MinicupyAutodiff:
     def __init__(self, model, names):
         self.model = model
         self.names = tuple(names)
-        self._shapes = [model.parameters[name].shape for name in names]
-        self.sizes = tuple(int(np.prod(shape)) for shape in self._shapes)
+        self.shapes = tuple(model.parameters[name].shape for name in names)
+        self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
         first = model.parameters[names[0]]
         self.layout = Layout.whole(sum(self.sizes), first.dtype, first.device)
 
@@ -56,7 +56,7 @@ class MinicupyAutodiff:
         self.backend.check_vector(vector, self.layout, "the vector")
         ends = np.cumsum(self.sizes)
         parts = [vector[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
-        return {name: part.reshape(*shape) for name, part, shape in zip(self.names, parts, self._shapes, strict=True)}
+        return {name: part.reshape(*shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     # What must not change, and what is put back
     def fingerprint(self, *, fixed=False):
