@@ -72,8 +72,10 @@ class InverseCurvature:
         """Return half of w'x, and x = ([H^-1]_QQ)^-1 w for a group Q: all weights move by -H^-1[:, Q] x without it."""
         backend, A = self.operator.backend, self.operator
         n = A.shape[0]
-        unit = backend.from_host(np.eye(n)[:, group], Layout.whole(n, A.dtype, A.device))
-        gone, columns = backend.to_host(backend.gather(weights, group), A @ unit)
+        unit = np.zeros((n, len(group)))
+        unit[group, np.arange(len(group))] = 1.0
+        native = backend.from_host(unit, Layout.whole(n, A.dtype, A.device))
+        gone, columns = backend.to_host(backend.gather(weights, group), A @ native)
         multipliers: NDArray[np.float64] = np.asarray(np.linalg.solve(columns[group], gone), dtype=np.float64)
         return float(gone @ multipliers) / 2, multipliers
 
