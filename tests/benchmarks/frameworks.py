@@ -7,14 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from eigenvalues import BASELINE, GOAL, reference_eigenvalues
 from models import PROBLEMS
 from peers import TOLERANCES, Eigenvalues
-from ports import Port, port
+from ports import Port, Task, port
 from tables import Row, print_table, ratio
 
 Solve = Callable[[int, float], tuple[Eigenvalues, int]]
@@ -85,24 +84,24 @@ def compare_in(framework: str, names: Sequence[str], k: int, repeats: int) -> li
     return rows
 
 
-def specop_methods(make: Callable[[Port], tuple[Any, Any, Any]]) -> list[Method]:
+def specop_methods(make: Callable[[Port], Task]) -> list[Method]:
     """Return this library with and without its check for missed copies.
 
     Parameters
     ----------
     make : callable
-        Returns loss, parameters and batch of a ported model.
+        Makes a ported model.
     """
 
     def method(name: str, check: bool) -> Method:
         def prepare(ported: Port) -> Solve:
             import specop
 
-            loss, params, batch = make(ported)
+            task = make(ported)
 
             def solve(k: int, tol: float) -> tuple[Eigenvalues, int]:
                 # A new objective each time: nothing is kept from the call before but what was compiled.
-                hessian = specop.objective(loss, params=params, data=batch).hessian()
+                hessian = specop.objective(task.loss, params=task.params, data=task.batch).hessian()
                 result = specop.eigsh(hessian, k=k, tol=tol, check_multiplicity=check)
                 return result.eigenvalues, result.matvecs
 

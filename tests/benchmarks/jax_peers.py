@@ -9,19 +9,19 @@ from scipy.sparse.linalg import LinearOperator
 from frameworks import Method, Solve, specop_methods
 from jax_models import jax_problem
 from peers import LANCZOS_STEPS, TOLERANCES, Eigenvalues, scipy_eigsh
-from ports import Port
+from ports import Port, Task
 
 
 def jax_methods() -> list[Method]:
     """Return what is compared; a method's `prepare` builds everything anew, compiled functions included."""
     return [
-        *specop_methods(lambda port: _fresh(port)),
+        *specop_methods(_fresh),
         Method("matfree", _matfree, LANCZOS_STEPS),
         Method("scipy on jvp of grad", _jvp_of_grad, TOLERANCES),
     ]
 
 
-def _fresh(port: Port):  # type: ignore[no-untyped-def]
+def _fresh(port: Port) -> Task:
     jax.clear_caches()
     return jax_problem(port)
 
@@ -55,8 +55,8 @@ def _jvp_of_grad(port: Port) -> Solve:
 
 
 def _product(port: Port):  # type: ignore[no-untyped-def]
-    loss, params, batch = _fresh(port)
-    theta, unravel = jax.flatten_util.ravel_pytree(params)
-    gradient = jax.grad(lambda vector: loss(unravel(vector), batch))
+    task = _fresh(port)
+    theta, unravel = jax.flatten_util.ravel_pytree(task.params)
+    gradient = jax.grad(lambda vector: task.loss(unravel(vector), task.batch))
     start = jax.random.normal(jax.random.key(0), theta.shape)
     return (lambda vector: jax.jvp(gradient, (theta,), (vector,))[1]), start

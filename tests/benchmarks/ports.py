@@ -1,6 +1,8 @@
 """The trained benchmark models as arrays in the layout that JAX and TensorFlow users have: channels last."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,26 @@ class Port:
     targets: NDArray[np.generic]
     heads: int = 0
     columns: int = 0
+
+    @property
+    def likelihood(self) -> str:
+        """What the criterion is the negative logarithm of."""
+        return "bernoulli" if self.name == "wide_deep" else "categorical"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A ported model in a framework: outputs of (parameters, batch), criterion of (outputs, targets), and data."""
+
+    outputs: Callable[[Any, Any], Any]
+    criterion: Callable[[Any, Any], Any]
+    params: dict[str, Any]
+    batch: tuple[Any, Any]
+    likelihood: str
+
+    def loss(self, params: dict[str, Any], batch: tuple[Any, Any]) -> Any:
+        """Return the mean loss of a batch."""
+        return self.criterion(self.outputs(params, batch), batch[1])
 
 
 def port(problem: Problem) -> Port:

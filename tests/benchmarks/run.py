@@ -36,6 +36,7 @@ import torch
 from costs import measure_costs
 from density import compare_densities
 from eigenvalues import compare_eigenvalues
+from framework_costs import measure_costs_in
 from frameworks import compare_in
 from influence import compare_influences
 from inverses import compare_inverses
@@ -76,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sections: dict[str, Callable[[], list[Row]]] = {
         "products": lambda: count_products(options.seeds or 20),
         "traces": lambda: compare_traces(options.seeds or 200),
-        "costs": lambda: measure_costs(options.repeats),
+        "costs": lambda: [
+            *measure_costs(options.repeats),
+            *measure_costs_in("jax", options.models, options.repeats),
+            *measure_costs_in("tensorflow", options.models, options.repeats),
+        ],
         "overhead": lambda: measure_overhead(options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),

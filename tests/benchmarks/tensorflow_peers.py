@@ -21,8 +21,8 @@ def tensorflow_methods() -> list[Method]:
 
 
 def _reverse_over_reverse(port: Port, jit_compile: bool) -> Solve:
-    loss, params, batch = tensorflow_problem(port)
-    variables = [params[name] for name in sorted(params)]
+    task = tensorflow_problem(port)
+    variables = [task.params[name] for name in sorted(task.params)]
     sizes = [int(np.prod(variable.shape)) for variable in variables]
 
     @tf.function(jit_compile=jit_compile)
@@ -30,7 +30,7 @@ def _reverse_over_reverse(port: Port, jit_compile: bool) -> Solve:
         parts = [tf.reshape(part, v.shape) for part, v in zip(tf.split(vector, sizes), variables, strict=True)]
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
-                value = loss(params, batch)
+                value = task.loss(task.params, task.batch)
             gradients = [tf.convert_to_tensor(part) for part in inner.gradient(value, variables)]
             along = tf.add_n([tf.reduce_sum(a * b) for a, b in zip(gradients, parts, strict=True)])
         images = outer.gradient(along, variables, unconnected_gradients="zero")
