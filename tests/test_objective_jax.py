@@ -460,6 +460,10 @@ def test_numpy_data_that_changes():
         (lambda p, batch: None, "one real number, .* got NoneType"),
         (lambda p, batch: p.sum() if p.sum() > 0 else -p.sum(), r"(?s)cannot be compiled by jax.jit.*jax.lax.cond"),
         (lambda p, batch: np.sum(np.asarray(p)), "cannot be compiled by jax.jit"),
+        (
+            lambda p, batch: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x * p, p).sum(),
+            "JAX has no gradient of the loss: Reverse-mode .*while_loop.* Replace that operation by others",
+        ),
     ],
 )
 def test_losses_that_are_none(loss, message):
@@ -468,6 +472,14 @@ def test_losses_that_are_none(loss, message):
         objective.loss()
     with pytest.raises(InvalidInputError, match=message):
         objective.hessian() @ jnp.ones(3)
+
+
+def test_an_exception_of_the_loss_comes_as_it_is():
+    def loss(p, batch):
+        raise ValueError("of the loss")
+
+    with pytest.raises(ValueError, match=r"^of the loss"):
+        specop.objective(loss, data=jnp.ones(3), params=jnp.ones(3)).loss()
 
 
 def test_a_loss_that_is_not_finite_names_the_parameters():

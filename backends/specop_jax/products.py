@@ -49,7 +49,8 @@ def find_output_program(
         z = functions.outputs(points, others, arrays)
         return functions.criterion(arrays)(z), z
 
-    text, captured, constants, returned = trace(jax.value_and_grad(value, has_aux=True), points, others, arrays)
+    gradient = jax.value_and_grad(value, has_aux=True)
+    text, captured, constants, returned = trace(value, gradient, points, others, arrays)
     (_, z), _ = returned
     return _program(loss, form, dtype, text, captured, Unhashed((frame, constants, z)))
 

@@ -60,21 +60,31 @@ def find_program(
         Selected leaves, all leaves with None for the selected ones, and those of the batch; only shapes matter.
     """
     value = _loss_of(loss, frame)
-    text, captured, constants, _ = trace(jax.value_and_grad(value), points, others, arrays)
+    text, captured, constants, _ = trace(value, jax.value_and_grad(value), points, others, arrays)
     return _program(loss, form, dtype, text, captured, Unhashed((frame, constants)))
 
 
 def trace(
-    function: Callable[..., Any], points: Sequence[Any], others: Sequence[Any], arrays: Sequence[Any]
+    value: Callable[..., Any],
+    gradient: Callable[..., Any],
+    points: Sequence[Any],
+    others: Sequence[Any],
+    arrays: Sequence[Any],
 ) -> tuple[str, Captured, Any, Any]:
-    """Return what a function computes, as text; what it captured, first as identities; and what it returns."""
+    """Return what a loss's gradient computes, as text; what it captured, first as identities; and what it returns."""
     shapes = jax.tree_util.tree_map(_shape, (list(points), list(others), list(arrays)))
     try:
-        found, returned = jax.make_jaxpr(function, return_shape=True)(*shapes)
+        found, returned = jax.make_jaxpr(gradient, return_shape=True)(*shapes)
     except jax.errors.JAXTypeError as error:
         raise InvalidInputError(
             f"the loss cannot be compiled by jax.jit, which specop needs it to be: {error} Write branches on values "
             f"with jax.numpy.where or jax.lax.cond, and compute with jax.numpy instead of NumPy."
+        ) from error
+    except NO_DERIVATIVE as error:
+        # An exception of the loss itself is its author's: it comes again, and as it is.
+        jax.make_jaxpr(value)(*shapes)
+        raise InvalidInputError(
+            f"JAX has no gradient of the loss: {error} Replace that operation by others."
         ) from error
     # JAX's own arrays are immutable; a NumPy array may have been written into.
     captured = tuple((id(c), None if isinstance(c, Array) else checksum(c)) for c in found.consts)
