@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
+from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.models import Model
 
-__all__ = ["Derivatives", "refusing_first_order"]
+__all__ = ["Derivatives"]
 
 
 @dataclass(frozen=True)
@@ -142,16 +143,3 @@ class Derivatives:
             part = tf.zeros(like.shape, self.dtype) if part is None else tf.cast(part, self.dtype)
             flat.append(tf.reshape(part, [-1]))
         return tf.concat(flat, 0)
-
-
-class refusing_first_order:  # noqa: N801 - used like a function
-    """Turns TensorFlow's errors about missing derivatives into ours."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (LookupError, NotImplementedError)):
-            raise InvalidInputError(
-                f"TensorFlow has no second derivative of an operation of the forward pass: {error} Replace it."
-            ) from error

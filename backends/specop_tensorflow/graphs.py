@@ -74,6 +74,29 @@ class Graph:
                     waiting.append(source)
         return found
 
+    def depends(self, operation: str, inputs: Collection[str]) -> bool:
+        """Return whether a real value has a derivative in one of these inputs."""
+        ends = {_operation(name) for name in inputs}
+        waiting, seen = [operation], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in ends:
+                return True
+            if name not in seen and self.nodes[name].op != "StopGradient":
+                seen.add(name)
+                waiting += [
+                    _operation(read)
+                    for read in _data(self.nodes[name])
+                    if self.tensor(read).dtype.is_floating or self.tensor(read).dtype == tf.resource
+                ]
+        return False
+
+    def bodies(self) -> Iterator[dict[str, Any]]:
+        """Yield the definitions of operations by name: of the graph's own, and of those of each function it calls."""
+        yield self.nodes
+        for function in self.definition.library.function:
+            yield {node.name: node for node in function.node_def}
+
     def operations(self, names: Collection[str]) -> Iterator[Any]:
         """Yield the definitions of these operations, and of all inside the functions that they call."""
         bodies = {function.signature.name: function.node_def for function in self.definition.library.function}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop_tensorflow.derivatives import refusing_first_order
+from specop_tensorflow.missing_derivatives import refusing_first_order
 
 __all__ = ["Criterion", "output_gradient", "output_hessian"]
 

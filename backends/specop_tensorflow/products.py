@@ -9,8 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from specop.refusals import check_samples_first
-from specop_tensorflow.derivatives import Derivatives, refusing_first_order
+from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import Likelihood
+from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.outputs import output_gradient, output_hessian
 
 __all__ = ["JacobianProduct"]

@@ -11,6 +11,7 @@ from specop.errors import SpecopError
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
+from specop_tensorflow.missing_derivatives import differentiable_moments, refuse_assumed_zeros
 from specop_tensorflow.structures import leaves, map_tensors
 
 __all__ = ["FirstOrder", "Linear", "Whole"]
@@ -54,7 +55,8 @@ class _Trace:
 
         specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *rest)
         try:
-            self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
+            with differentiable_moments():
+                self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
         except Exception:
             # AutoGraph makes an exception of its own from what passes through it.
             if refused:
@@ -153,6 +155,8 @@ class Linear(_Trace):
         self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
     ) -> None:
         super().__init__(derivatives, points, batch, seed, run, *rest)
+        given = self.graph.inputs[: len(points)]
+        refuse_assumed_zeros(self.graph, [*given, *(self.graph.handles[place] for place in self._places.values())])
         position = len(self.graph.inputs) - len(self.graph.captured) - 1
         *checks, product = self.graph.outputs
         parts = cut(self.graph, self.graph.inputs[position], checks, product)
