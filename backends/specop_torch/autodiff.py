@@ -175,7 +175,8 @@ class TorchAutodiff:
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
         with torch.enable_grad(), self._evaluation.running(twice_differentiable=False):
-            loss, gradients, _ = self._differentiate(theta, batch, create_graph=False)
+            points = self._leaves(theta, requires_grad=True)
+            loss, gradients = self._differentiate(points, batch, create_graph=False)
             return loss.detach(), self._vector(gradients)
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
@@ -219,11 +220,17 @@ class TorchAutodiff:
         self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool
     ) -> tuple[_Form, Multiply]:
         """Return the product with a matrix as a function of tensors, and how these make vectors."""
-        if matrix.kind == "hessian":
-            _, gradients, points = self._differentiate(theta, batch, create_graph=True)
-            return _Form(self), double_backward(gradients, points, retain_graph=retain_graph)
         leaves = self._leaves(theta, requires_grad=True)
+        form, multiply = self.model.holding(leaves, lambda: self._multiply_at(leaves, batch, matrix, retain_graph))
+        return form, lambda tensors: self.model.holding(leaves, lambda: multiply(tensors))
+
+    def _multiply_at(
+        self, leaves: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
+    ) -> tuple[_Form, Multiply]:
         points = list(leaves.values())
+        if matrix.kind == "hessian":
+            _, gradients = self._differentiate(leaves, batch, create_graph=True)
+            return _Form(self), double_backward(gradients, points, retain_graph=retain_graph)
         outputs = self._evaluation.outputs(leaves, batch)
         if not outputs.requires_grad:
             raise InvalidInputError(self._independent())
@@ -278,20 +285,23 @@ class TorchAutodiff:
         return [held[name] for name in self.names]
 
     def _differentiate(
-        self, theta: Tensor | None, batch: Any, *, create_graph: bool
-    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
-        points = self._leaves(theta, requires_grad=True)
+        self, points: dict[str, Tensor], batch: Any, *, create_graph: bool
+    ) -> tuple[Tensor, list[Tensor | None]]:
         loss = self._evaluation.loss(points, batch)
         moving = [point for point in points.values() if point.requires_grad]
         if not loss.requires_grad:
             raise InvalidInputError(self._independent())
         if create_graph:
             refuse_first_order(loss)
-        found = iter(torch.autograd.grad(loss, moving, create_graph=create_graph, allow_unused=True))
+        found = iter(
+            self.model.holding(
+                points, lambda: torch.autograd.grad(loss, moving, create_graph=create_graph, allow_unused=True)
+            )
+        )
         gradients = [next(found) if point.requires_grad else None for point in points.values()]
         if all(gradient is None for gradient in gradients):
             raise InvalidInputError(self._independent())
-        return loss, gradients, list(points.values())
+        return loss, gradients
 
     def _independent(self) -> str:
         return (

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
 from specop_torch.models import Model
@@ -43,9 +44,12 @@ class Evaluation:
 
     @contextlib.contextmanager
     def running(self, *, twice_differentiable: bool = True) -> Iterator[None]:
-        """Run the model under the fixed seed, and under attention kernels that have the derivatives needed."""
-        # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
-        with sdpa_kernel(SDPBackend.MATH) if twice_differentiable else contextlib.nullcontext():
+        """Run the model under the fixed seed, and by operations that have the derivatives needed."""
+        with contextlib.ExitStack() as stack:
+            if twice_differentiable:
+                # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(_PlainWeightNorm())
             if self.fixed_randomness is None:
                 yield
             else:
@@ -119,3 +123,16 @@ class Evaluation:
         if self.device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self.device))
         return states
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """Normalizes weights by several operations: the fused one takes norms for constants in its second derivative."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))

@@ -32,6 +32,9 @@ class Model(Protocol):
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return what the criterion is given, or raise where there is none."""
 
+    def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
+        """Return what a call returns while the named parameters are replaced by these values."""
+
     def compare(self, outputs: Any, batch: Any) -> Any:
         """Return the criterion's value at these outputs."""
 
@@ -79,7 +82,7 @@ class ModuleModel:
         self.forward = forward
         self.check_modes = check_modes
         self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
-        self._runner = _Runner(self.module, self._run)
+        self._runner = _Runner(self.module)
         self._check_layers()
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
@@ -90,9 +93,16 @@ class ModuleModel:
         """Return the outputs; buffers are copies, so that a layer that updates its own leaves the user's alone."""
         if self.check_modes:
             self._check_modes()
+        return self.holding(values, lambda: self._run(batch))
+
+    def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
+        """Return what a call returns while the module holds these parameters, and copies of its buffers.
+
+        Backward passes need that too: activation checkpointing runs layers once more in them.
+        """
         replaced = {f"module.{name}": value for name, value in values.items()}
         replaced |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
-        return functional_call(self._runner, replaced, (batch,))
+        return functional_call(self._runner, replaced, (call,))
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
@@ -178,6 +188,12 @@ class ModuleModel:
                     f"layer {name!r} has sparse=True: torch has no second derivative of sparse gradients. Set "
                     f"{name}.sparse = False; values do not change."
                 )
+            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.max_norm is not None:
+                raise InvalidInputError(
+                    f"layer {name!r} has max_norm={layer.max_norm}: its forward pass writes to the parameters, and the "
+                    f"loss has a kink there. Run the model once, so that no row it looks up is longer, and set "
+                    f"{name}.max_norm = None."
+                )
 
     def _check_modes(self) -> None:
         for name, layer in self.module.named_modules():
@@ -227,6 +243,10 @@ class FunctionModel:
         if self.criterion is None:
             raise no_outputs()
         return self.function(self.structure_of(dict(values)), batch)
+
+    def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
+        """Return what a call returns: a function takes its parameters as arguments."""
+        return call()
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
@@ -288,12 +308,11 @@ def _drops_out(layer: nn.Module) -> bool:
 
 
 class _Runner(nn.Module):
-    """Puts the user's own forward function under `functional_call`, which replaces tensors inside modules only."""
+    """Puts any call under `functional_call`, which replaces tensors inside modules only."""
 
-    def __init__(self, module: nn.Module, outputs: Callable[[Any], Any]) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.outputs = outputs
 
-    def forward(self, batch: Any) -> Any:
-        return self.outputs(batch)
+    def forward(self, call: Callable[[], Any]) -> Any:
+        return call()

@@ -54,7 +54,7 @@ class Facts:
 
     def note(self, tensor: Tensor, group: int) -> None:
         """Add what is to be seen of the next slot's tensor."""
-        strided = tensor.layout is torch.strided
+        strided = tensor.layout is torch.strided and not tensor._is_zerotensor()
         self.group.append(group)
         self.layout.append((tensor.shape, tensor.stride() if strided else None, tensor.dtype))
         self.is_whole.append(

@@ -125,16 +125,20 @@ class _Recorder(TorchDispatchMode):
             return int(known)
         slot = len(self.facts.group)
         self.slots[tensor] = slot
-        storage = tensor.untyped_storage()
-        reference, group = self.storages.get(storage.data_ptr(), (None, -1))
-        if reference is None or reference.expired():
-            group = slot
-            self.storages[storage.data_ptr()] = (StorageWeakRef(storage), group)
+        group = slot
+        if not tensor._is_zerotensor():
+            storage = tensor.untyped_storage()
+            reference, known_group = self.storages.get(storage.data_ptr(), (None, -1))
+            if reference is None or reference.expired():
+                self.storages[storage.data_ptr()] = (StorageWeakRef(storage), group)
+            else:
+                group = known_group
         self.facts.note(tensor, group)
         return slot
 
     def _shares_recorded_storage(self, tensor: Tensor) -> bool:
-        if tensor.layout is not torch.strided:
+        # What torch knows to be zero has no memory.
+        if tensor.layout is not torch.strided or tensor._is_zerotensor():
             return False
         found = self.storages.get(tensor.untyped_storage().data_ptr())
         return found is not None and tensor.numel() > 0 and not found[0].expired()
