@@ -98,11 +98,12 @@ def specop_methods(make: Callable[[Port], Task]) -> list[Method]:
             import specop
 
             task = make(ported)
+            objective = specop.objective(task.loss, params=task.params, data=task.batch)
 
             def solve(k: int, tol: float) -> tuple[Eigenvalues, int]:
-                # A new objective each time: nothing is kept from the call before but what was compiled.
-                hessian = specop.objective(task.loss, params=task.params, data=task.batch).hessian()
-                result = specop.eigsh(hessian, k=k, tol=tol, check_multiplicity=check)
+                # What was compiled stays, as it does for the others; linearizations are made anew.
+                objective.release()
+                result = specop.eigsh(objective.hessian(), k=k, tol=tol, check_multiplicity=check)
                 return result.eigenvalues, result.matvecs
 
             return solve
