@@ -7,6 +7,7 @@ import specop
 import spectra
 from cases import each_algorithm_case
 from specop.errors import DomainError, InvalidInputError, NotConvergedError
+from specop.solvers.decompositions import decomposed
 from specop.solvers.inverses import SolvingOperator
 from specop.testing import check_operator
 
@@ -85,6 +86,26 @@ def test_a_product_that_cannot_be_solved_raises():
         found @ np.ones(N)
     with pytest.raises(NotConvergedError, match="Raise max_matvecs"):
         specop.inverse(specop.aslinearoperator(np.diag(np.geomspace(1e-3, 1, 2000))), max_matvecs=10) @ np.ones(2000)
+
+
+@each_algorithm_case
+def test_a_wide_spectrum_is_not_taken_for_a_singular_one(case):
+    values = np.geomspace(1e-5 if case.eps > 1e-10 else 1e-12, 1, 200)
+    A = specop.DiagonalOperator(case.array(values)) + 0.0 * specop.DenseOperator(case.array(np.eye(200)))
+    found = specop.inverse(A)
+    assert not isinstance(found, SolvingOperator) and found.is_psd
+    case.close(A @ (found @ case.normal(200)), case.numpy(case.normal(200)))
+
+
+def test_the_least_damping_makes_a_matrix_positive_definite():
+    for matrix in (INDEFINITE, POSITIVE, np.ones((N, N))):
+        found = decomposed(specop.aslinearoperator(matrix))
+        smallest = np.linalg.eigvalsh(matrix)[0]
+        assert found.least_damping == pytest.approx(-smallest, abs=1e-12)
+        operator, diagonal = found.inverse(found.least_damping + 1e-9)
+        assert operator.is_psd
+        np.testing.assert_array_equal(diagonal, operator.to_dense().diagonal())
+    assert decomposed(specop.aslinearoperator(INDEFINITE)).inverse(1.5)[0].is_psd is False
 
 
 def test_singular_matrices_are_refused_with_their_eigenvalue():

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from specop.backend import Array, Backend, Layout, backend_of
 from specop.errors import DomainError, InvalidInputError
 from specop.inverse_products import checked_damping, curvature_matrix
-from specop.operators import DenseOperator, restrict
+from specop.operators import restrict
 from specop.operators.base import LinearOperator
 from specop.solvers import ShermanMorrison, solve
+from specop.solvers.decompositions import decomposed
 from specop.spectral import diagonal
 
 if TYPE_CHECKING:
@@ -157,26 +158,19 @@ def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blo
 def _of_dense(
     curvature: LinearOperator, matrix: str, damping: float | None, left: NDArray[np.intp]
 ) -> InverseCurvature:
-    backend = curvature.backend
-    (dense,) = backend.to_host(restrict(curvature, left).to_dense())
-    dense = (dense + dense.T) / 2
+    found = decomposed(restrict(curvature, left))
     if damping is None:
-        damping = _DEFAULT_DAMPING * float(np.abs(dense.diagonal()).mean())
-    values, vectors = np.linalg.eigh(dense)
-    rounding = 10 * curvature.precision * float(np.abs(values).max())
-    lowest = float(values[0])
-    if lowest + damping <= rounding:
+        damping = _DEFAULT_DAMPING * float(np.abs(found.diagonal).mean())
+    if damping <= found.least_damping:
         # The others have no negative eigenvalues but by rounding.
         remedy = ", or take matrix='ggn'" if matrix == "hessian" else ""
         raise DomainError(
             f"the {matrix} with damping {damping:.3g} is not positive definite: its smallest eigenvalue is "
-            f"{lowest + damping:.3g}, its largest {values[-1] + damping:.3g}, and no weight has a least cost. Pass "
-            f"damping above {rounding - lowest:.3g}{remedy}."
+            f"{found.values[0] + damping:.3g}, its largest {found.values[-1] + damping:.3g}, and no weight has a least "
+            f"cost. Pass damping above {found.least_damping:.3g}{remedy}."
         )
-    inverse = (vectors / (values + damping)) @ vectors.T
-    layout = Layout.whole(len(left), curvature.dtype, curvature.device)
-    operator = DenseOperator(backend.from_host(inverse, layout), is_psd=True)
-    return InverseCurvature(operator, inverse.diagonal(), float(damping), len(left))
+    operator, diagonal = found.inverse(damping)
+    return InverseCurvature(operator, diagonal, float(damping), len(left))
 
 
 def _sample_gradients(objective: Objective, theta: Array, left: NDArray[np.intp]) -> Iterator[Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop.backend import Array, Layout
+from specop.backend import Array
 from specop.errors import DomainError, InvalidInputError
 from specop.operators.algebra import (
     Composite,
@@ -21,6 +21,7 @@ from specop.operators.algebra import (
 from specop.operators.base import LinearOperator
 from specop.operators.explicit import DenseOperator, DiagonalOperator, LowRankOperator
 from specop.operators.interop import aslinearoperator
+from specop.solvers.decompositions import decomposed, dense_on_host
 from specop.solvers.low_rank_updates import low_rank_update
 from specop.solvers.systems import solve
 
@@ -166,28 +167,15 @@ def _is_held(operator: LinearOperator) -> bool:
 
 
 def _inverted_dense(operator: LinearOperator) -> LinearOperator:
-    backend, n = operator.backend, operator.shape[0]
-    (matrix,) = backend.to_host(operator.to_dense())
-    if not np.isfinite(matrix).all():
-        raise InvalidInputError(f"{operator!r} holds NaN or infinity.")
-    rounding = n * operator.precision
-    is_symmetric = bool(np.abs(matrix - matrix.T).max() <= rounding * np.abs(matrix).max())
-    if is_symmetric:
-        values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
-        sizes = np.abs(values)
-    else:
-        left, sizes, right = scipy.linalg.svd(matrix)
-    if sizes.min() <= rounding * sizes.max():
-        kind, found = ("eigenvalue", values[np.argmin(sizes)]) if is_symmetric else ("singular value", sizes.min())
+    matrix, backend = dense_on_host(operator), operator.backend
+    rounding = len(matrix) * operator.precision
+    if np.abs(matrix - matrix.T).max() <= rounding * np.abs(matrix).max():
+        return decomposed(operator, matrix).inverse()[0]
+    left, sizes, right = scipy.linalg.svd(matrix)
+    if sizes[-1] <= rounding * sizes[0]:
         raise DomainError(
-            f"{operator!r} is singular to rounding: it has the {kind} {found:.3g} beside one of {sizes.max():.3g}. "
-            f"Add damping, such as A + d * identity_like(A)."
+            f"{operator!r} is singular to rounding: it has the singular value {sizes[-1]:.3g} beside one of "
+            f"{sizes[0]:.3g}. Add damping, such as A + d * identity_like(A)."
         )
-    inverted = (vectors / values) @ vectors.T if is_symmetric else (right.T / sizes) @ left.T
-    layout = Layout.whole(n, operator.dtype, operator.device)
-    native = backend.stack_columns([backend.from_host(column, layout) for column in inverted.T])
-    return DenseOperator(
-        native,
-        is_symmetric=is_symmetric,
-        is_psd=bool(values[0] > 0) if is_symmetric else None,
-    )
+    inverted = (right.T / sizes) @ left.T
+    return DenseOperator(backend.from_host(inverted, operator.domain), is_symmetric=False)

@@ -1,0 +1,95 @@
+"""A small symmetric matrix by its eigenvalues: what its inverse is, and which damping it needs to have one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from specop.backend import Layout
+from specop.errors import DomainError, InvalidInputError
+from specop.operators.base import LinearOperator
+from specop.operators.explicit import DenseOperator
+
+__all__ = ["Decomposition", "decomposed", "dense_on_host"]
+
+# Roundings of a product by which an eigenvalue of the matrix that products make may be off.
+_ROUNDINGS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    r"""Eigenvalues and eigenvectors of a symmetric matrix A, on the host in float64.
+
+    Attributes
+    ----------
+    operator : LinearOperator
+        A.
+    diagonal : ndarray (n,)
+        Of A.
+    values : ndarray (n,)
+        Eigenvalues, ascending.
+    vectors : ndarray (n, n)
+        Eigenvectors, as columns.
+    """
+
+    operator: LinearOperator
+    diagonal: NDArray[np.float64]
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+
+    @property
+    def rounding(self) -> float:
+        """Size below which an eigenvalue cannot be told from zero."""
+        relative = _ROUNDINGS * self.operator.precision + len(self.values) * np.finfo(np.float64).eps
+        return float(relative * np.abs(self.values).max())
+
+    @property
+    def least_damping(self) -> float:
+        """Damping above which A + damping I is positive definite beyond rounding; negative where A is."""
+        return self.rounding - float(self.values[0])
+
+    def inverse(self, damping: float = 0.0) -> tuple[DenseOperator, NDArray[np.float64]]:
+        """Return ``(A + damping I)^-1`` as a native operator that knows its sign, and its diagonal in float64.
+
+        Raises
+        ------
+        DomainError
+            If that is singular to rounding; the text has the eigenvalue.
+        """
+        values = self.values + damping
+        smallest = float(values[np.argmin(np.abs(values))])
+        if abs(smallest) <= self.rounding:
+            raise DomainError(
+                f"{self.operator!r} is singular to rounding: it has the eigenvalue {smallest:.3g} beside one of "
+                f"{np.abs(values).max():.3g}. Add damping, such as A + d * identity_like(A)."
+            )
+        inverted = (self.vectors / values) @ self.vectors.T
+        layout = Layout.whole(len(values), self.operator.dtype, self.operator.device)
+        native = self.operator.backend.from_host(inverted, layout)
+        return DenseOperator(native, is_symmetric=True, is_psd=bool(values[0] > 0)), inverted.diagonal()
+
+
+def decomposed(operator: LinearOperator, matrix: NDArray[np.float64] | None = None) -> Decomposition:
+    """Return the eigenvalues and eigenvectors of a small operator.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Symmetric but for rounding.
+    matrix : ndarray (n, n), optional
+        Its entries, where they are at hand; without them it takes n products.
+    """
+    entries = dense_on_host(operator) if matrix is None else matrix
+    values, vectors = scipy.linalg.eigh((entries + entries.T) / 2)
+    return Decomposition(operator, entries.diagonal(), values, vectors)
+
+
+def dense_on_host(operator: LinearOperator) -> NDArray[np.float64]:
+    """Return an operator's entries, by n products, or raise InvalidInputError if they are not finite."""
+    (matrix,) = operator.backend.to_host(operator.to_dense())
+    if not np.isfinite(matrix).all():
+        raise InvalidInputError(f"{operator!r} holds NaN or infinity.")
+    return matrix
