@@ -27,6 +27,7 @@ from specop.operators.differences import DifferenceOperator
 from specop.operators.products import JacobianProducts, Plan, Products, accumulate
 from specop.results import SolveResult
 from specop.selection import checked_samples
+from specop.solvers import ShermanMorrison
 
 __all__ = ["Objective", "objective"]
 
@@ -388,6 +389,32 @@ class Objective:
         '(H + 0.1 I) x = b, H the Hessian of the mean loss'
         """
         return inverse_product(self, b, matrix, damping, options)
+
+    def inverse_fisher(self, damping: float, theta: Array | None = None, **options: Any) -> ShermanMorrison:
+        r"""Return the inverse of the damped empirical Fisher matrix, :math:`(F + \delta I)^{-1}`, in closed form.
+
+        It takes one pass over the samples' gradients. Vectors and parameter structures can be multiplied; there is a
+        diagonal, and rows can be added and taken out.
+
+        Parameters
+        ----------
+        damping : float
+            :math:`\delta`, at least 0.
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        **options
+            Of `specop.ShermanMorrison`: count, blocks, store, half.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+        >>> inverse = objective.inverse_fisher(0.1)
+        >>> (inverse @ objective.gradient()).shape, inverse.samples
+        (torch.Size([4]), 8)
+        """
+        return ShermanMorrison(damping, rows=self.per_sample_gradients(theta), structure=self, **options)
 
     def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
         r"""Yield the gradients of single samples, as the rows of native (b, n) blocks in the order of the data.

@@ -15,7 +15,7 @@ from specop.operators.base import LinearOperator
 from specop.solvers.damped_blocks import GramInverse, MomentInverse, cut
 from specop.solvers.stored_rows import StoredRows
 
-__all__ = ["DampedInverse"]
+__all__ = ["DampedInverse", "Structure"]
 
 # Entries that a strip of columns has when the diagonal is computed.
 _STRIP = 2**24
@@ -42,8 +42,7 @@ class DampedInverse(LinearOperator):
         They cover all entries.
     samples : int
         Number of rows in the sum.
-    structure : object, optional
-        Has `flatten` and `unflatten`.
+    structure : Structure, optional
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from specop.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.solvers.damped_blocks import GramBlock, MomentBlock, Scaling, partition
-from specop.solvers.damped_inverse import DampedInverse
+from specop.solvers.damped_inverse import DampedInverse, Structure
 from specop.solvers.row_marks import RowMarks
 from specop.solvers.stored_rows import StoredRows
 
@@ -19,20 +19,6 @@ __all__ = ["ShermanMorrison"]
 
 # Up to this size, sums of outer products are cheaper than rows from the first row on.
 _ALWAYS_MOMENTS = 256
-
-
-@runtime_checkable
-class SampleGradients(Protocol):
-    """What `specop.Objective` offers: rows, and the structure of the parameters that their entries belong to."""
-
-    def per_sample_gradients(self) -> Iterator[Array]:
-        """Yield blocks of rows."""
-
-    def flatten(self, tree: Any) -> Array:
-        """Return a parameter structure as a vector."""
-
-    def unflatten(self, vector: Array) -> Any:
-        """Return a vector as a parameter structure."""
 
 
 class ShermanMorrison:
@@ -51,9 +37,8 @@ class ShermanMorrison:
         :math:`\delta`, not negative. Zero needs as many linearly independent rows as they are long.
     n : int, optional
         Length of the rows, checked; default: that of the first.
-    rows : native array (m, n), iterable of such blocks, or Objective, optional
-        The first rows. Of an objective, its samples' gradients; the inverse then also multiplies structures of its
-        parameters.
+    rows : native array (m, n) or iterable of such blocks, optional
+        The first rows. For the gradients of all samples see `Objective.inverse_fisher`.
     count : int, optional
         m, where it is known in advance: a part of the rows is then scaled as it will be in the whole. Default: the
         number of rows in the sum.
@@ -66,6 +51,8 @@ class ShermanMorrison:
     half : bool
         Whether to keep rows in float16. The matrix is then that of the rounded rows, and inverted as exactly as
         otherwise.
+    structure : object with flatten and unflatten, optional
+        How parameter structures become vectors of n entries and back, so that the inverse multiplies those too.
 
     Attributes
     ----------
@@ -95,8 +82,6 @@ class ShermanMorrison:
     >>> inverse.update(np.array([0.0, 0.0, 1.0]))
     >>> inverse.diagonal().round(3)
     array([1.333, 1.333, 1.   ])
-
-    Of all samples of a data set, ``specop.ShermanMorrison(1e-4, rows=objective)``.
     """
 
     def __init__(
@@ -109,6 +94,7 @@ class ShermanMorrison:
         blocks: int | Iterable[slice] | None = None,
         store: str = "device",
         half: bool = False,
+        structure: Structure | None = None,
     ) -> None:
         if not 0 <= damping < np.inf:
             raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
@@ -132,7 +118,7 @@ class ShermanMorrison:
         self._absorbed = 0
         self._grams: list[GramBlock] = []
         self._moments: list[MomentBlock] = []
-        self._structure = rows if isinstance(rows, SampleGradients) else None
+        self._structure = structure
         for block in _blocks(rows):
             self.update(block)
 
@@ -226,7 +212,7 @@ class ShermanMorrison:
         return self.operator()[entry]
 
     def __matmul__(self, x: Any) -> Any:
-        """Multiply a native vector (n,), a block (n, k), or a structure of the objective's parameters."""
+        """Multiply a native vector (n,), a block (n, k), or a parameter structure where there is one."""
         return self.operator() @ x
 
     def __repr__(self) -> str:
@@ -288,9 +274,14 @@ class ShermanMorrison:
 def _blocks(rows: Any) -> Iterable[Array]:
     if rows is None:
         return ()
-    if isinstance(rows, SampleGradients):
-        return rows.per_sample_gradients()
-    return (rows,) if hasattr(rows, "shape") else rows
+    if hasattr(rows, "shape"):
+        return (rows,)
+    if not isinstance(rows, Iterable):
+        raise InvalidInputError(
+            f"rows must be a native array, or an iterable of them, got {type(rows).__name__}. For the gradients of all "
+            f"samples of an objective call objective.inverse_fisher(damping)."
+        )
+    return rows
 
 
 def _as_block(rows: Array) -> Array:
