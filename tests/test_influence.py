@@ -199,6 +199,27 @@ def test_results_are_saved_and_drawn(tmp_path):
     importlib.import_module("matplotlib.pyplot").close(ax.figure)
 
 
+@each_framework
+def test_criteria_that_couple_the_samples_of_a_batch_are_refused(framework):
+    """The loss is the mean over batches, so that only a cut through them shows it."""
+    array = ARRAYS[framework]
+    mean = tensorflow().reduce_mean if framework == "tensorflow" else lambda z: z.mean()
+    params = {"w": array(OFFSET[:, None])}
+    if framework == "tensorflow":
+        params = {"w": tensorflow().Variable(params["w"])}
+    data = [(array(X[start : start + 8]), array(Y[start : start + 8, None])) for start in (0, 8)]
+    coupled = specop.objective(linear, lambda z, y: mean((z - mean(z) - y) ** 2), data, params=params)
+    for call in (
+        lambda: influence(coupled, damping=1.0),
+        lambda: influence(coupled, coupled.gradient(), damping=1.0),
+        lambda: influence(coupled, coupled, damping=1.0, samples=[3], newton=True),
+        lambda: leave_one_out(coupled, [list(range(8))], damping=1.0),
+        lambda: retrain(coupled, without=np.arange(8), damping=1.0),
+    ):
+        with pytest.raises(InvalidInputError, match=r"every second sample.*what a sample adds is not known"):
+            call()
+
+
 def test_refusals():
     framework = FRAMEWORKS[0]
     objective = least_squares(framework, OFFSET)
@@ -211,6 +232,7 @@ def test_refusals():
         (lambda: leave_one_out(objective, [[2, 2]], damping=1.0), "sample 2 is chosen twice"),
         (lambda: leave_one_out(objective, [], damping=1.0), "no samples to leave out"),
         (lambda: leave_one_out(objective, [np.arange(M)], damping=1.0), "nothing is left to train on"),
+        (lambda: influence(objective.subset([3]), damping=1.0), "the data hold one sample"),
         (lambda: leave_one_out(objective, [0.5], damping=1.0), "integers from 0 to 16"),
         (lambda: retrain(objective, damping=1.0, gtol=0.0), "gtol must be a positive number, got 0.0"),
         (lambda: retrain(objective, damping=1.0, steps=0), "steps must be a positive integer, got 0"),

@@ -141,6 +141,8 @@ def test_the_model_is_left_as_it_was():
 def test_losses_that_are_no_mean_over_samples_are_refused():
     _, objective = small(torch.tensor([1.0, 2.0, 5.0]).double())
     for call in (
+        lambda: influence(objective, damping=1.0),
+        lambda: influence(objective, objective.gradient(), damping=1.0),
         lambda: leave_one_out(objective, [0], damping=1.0),
         lambda: retrain(objective, without=[0], damping=1.0),
     ):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.analysis._leave_one_out import leave_one_out
-from specop.analysis.changed_losses import check_same_point
+from specop.analysis.changed_losses import check_same_point, check_separable
 from specop.analysis.many_solves import ManySolves
 from specop.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
@@ -78,6 +78,11 @@ def influence(
     InfluenceResult
         With `scores` (m,), or (m, k) for several quantities.
 
+    Raises
+    ------
+    InvalidInputError
+        If the loss is not the mean over samples, so that what a sample adds is not known.
+
     Warns
     -----
     ConvergenceWarning
@@ -103,6 +108,8 @@ def influence(
     damping, theta = checked_damping(damping), objective.theta
     backend = backend_of(theta)
     chosen = np.arange(objective.samples) if samples is None else checked_samples(samples, objective.samples)
+    if not newton:
+        check_separable(objective)
     options = {"matrix": matrix, "damping": damping, **options}
     solved: ManySolves | LeaveOneOutResult
     if on is None:

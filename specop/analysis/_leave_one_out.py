@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.analysis.changed_losses import ChangedLoss, check_separable
+from specop.analysis.changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
 from specop.inverse_products import checked_damping
@@ -94,7 +94,9 @@ def leave_one_out(
             "newton=True needs second derivatives: matrix='hessian', 'ggn' or 'fisher', got 'empirical fisher'."
         )
     groups = _checked_groups(objective, samples)
-    check_separable(objective, groups[0])
+    for group in groups:
+        check_some_stay(objective, group)
+    check_separable(objective)
     backend = backend_of(objective.theta)
     if newton:
         solved = [_newton_step(objective, group, damping, matrix, options) for group in groups]

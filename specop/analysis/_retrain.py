@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.analysis.changed_losses import ChangedLoss, check_separable
+from specop.analysis.changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.backend import Array
 from specop.errors import ConvergenceWarning, InvalidInputError
 from specop.objectives import Objective
@@ -105,7 +105,8 @@ def retrain(
         raise InvalidInputError("retrain needs second derivatives: matrix='hessian', 'ggn' or 'fisher'.")
     removed = np.array([], dtype=np.intp) if without is None else checked_samples(without, objective.samples)
     if removed.size:
-        check_separable(objective, removed)
+        check_some_stay(objective, removed)
+        check_separable(objective)
     changed = ChangedLoss(objective, damping, without=removed if removed.size else None, added=added, matrix=matrix)
     point = objective.theta if start is None else start if hasattr(start, "shape") else objective.flatten(start)
     found = minimized(changed, point, gtol, steps, rtol, max_matvecs)

@@ -62,7 +62,7 @@ def validate_influence(
     scores = influence.scores if influence.scores.ndim == 1 else influence.scores.mean(axis=1)
     places = _places(influence, scores, samples)
     chosen = influence.indices[places]
-    check_separable(objective, chosen[:1])
+    check_separable(objective)
     backend = backend_of(objective.theta)
     if isinstance(on, Objective):
         check_same_point(objective, on, "on")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from specop.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
@@ -11,9 +11,8 @@ from specop.inverse_products import checked_damping, curvature_matrix
 from specop.objectives import Objective
 from specop.operators.algebra import identity_like
 from specop.operators.base import LinearOperator
-from specop.selection import checked_samples
 
-__all__ = ["ChangedLoss", "check_same_point", "check_separable"]
+__all__ = ["ChangedLoss", "check_same_point", "check_separable", "check_some_stay"]
 
 # Rounding errors of a loss, each of the size of the model's precision, that a sum over parts may differ by.
 _ROUNDING = 100.0
@@ -86,24 +85,32 @@ class ChangedLoss:
         return total + self.damping * identity_like(total) if self.damping else total
 
 
-def check_separable(objective: Objective, indices: ArrayLike) -> None:
-    """Raise InvalidInputError unless the loss is the weighted mean of that of some samples and that of the rest."""
-    chosen = checked_samples(indices, objective.samples)
-    rest = np.setdiff1d(np.arange(objective.samples), chosen)
-    if rest.size == 0:
-        raise InvalidInputError(f"all {objective.samples} samples are to be removed: nothing is left to train on.")
-    parts = [objective.subset(chosen), objective.subset(rest)]
+def check_separable(objective: Objective) -> None:
+    """Raise InvalidInputError unless the loss is the weighted mean of those of two parts of the samples.
+
+    Every second sample against the others: that cuts through each batch, and shows a coupling as clearly as any cut.
+    """
+    even, odd = np.arange(0, objective.samples, 2), np.arange(1, objective.samples, 2)
+    if odd.size == 0:
+        raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")
+    parts = [objective.subset(even), objective.subset(odd)]
     backend = backend_of(objective.theta)
     whole, *losses = (float(x) for x in backend.to_host(objective.loss(), *(part.loss() for part in parts)))
     mean = sum(part.terms / objective.terms * loss for part, loss in zip(parts, losses, strict=True))
     tolerance = min(_ROUNDING * objective.hessian().precision, _COARSEST) * max(abs(whole), *map(abs, losses))
     if abs(mean - whole) > tolerance:
         raise InvalidInputError(
-            f"the loss is {whole:.6g}, but the mean over {len(chosen)} samples and the rest {mean:.6g}: what a sample "
-            f"adds is not known. Criteria that compare samples or divide by the weights of classes do so, and batch "
-            f"normalization in training mode; if the criterion averages over something else than samples, pass weight= "
-            f"to objective()."
+            f"the loss is {whole:.6g}, but the mean of those of every second sample and the rest {mean:.6g}: what a "
+            f"sample adds is not known. Criteria that compare samples or divide by the weights of classes do so, and "
+            f"batch normalization in training mode; if the criterion averages over something else than samples, pass "
+            f"weight= to objective()."
         )
+
+
+def check_some_stay(objective: Objective, indices: NDArray[np.intp]) -> None:
+    """Raise InvalidInputError if these distinct samples are all that there are."""
+    if len(indices) == objective.samples:
+        raise InvalidInputError(f"all {objective.samples} samples are to be removed: nothing is left to train on.")
 
 
 def check_same_point(objective: Objective, other: Objective, name: str) -> None:
