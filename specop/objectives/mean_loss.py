@@ -1,13 +1,10 @@
-"""Objective: a model, a criterion, parameters and data as one function of a vector, and its derivatives."""
+"""Objective: the mean loss over data as a function of a parameter vector, and its derivatives."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,130 +12,22 @@ from numpy.typing import ArrayLike
 
 from specop import probes
 from specop.autodiff import HESSIAN, Autodiff, Matrix
-from specop.backend import Array, framework_adapter
+from specop.backend import Array
 from specop.batches import Batches
-from specop.errors import InvalidInputError, ParametersChangedError
+from specop.errors import InvalidInputError
 from specop.inverse_products import inverse_product
 from specop.micro import block_bytes as default_block_bytes
-from specop.micro import fitting, gradient_blocks
+from specop.objectives.passes import mean_gradient, mean_loss, sample_gradients
+from specop.objectives.points import Point, unchanged
 from specop.operators.base import LinearOperator
 from specop.operators.curvature import CurvatureOperator, GradientCovariance, JacobianOperator
 from specop.operators.differences import DifferenceOperator
-from specop.operators.products import JacobianProducts, Plan, Products, accumulate
+from specop.operators.products import JacobianProducts, Plan, Products
 from specop.results import SolveResult
 from specop.selection import checked_samples
 from specop.solvers import ShermanMorrison
 
-__all__ = ["Objective", "objective"]
-
-
-def objective(
-    model: Any,
-    criterion: Callable[..., Any] | None = None,
-    data: Any = None,
-    *,
-    params: Any = None,
-    select: Any = None,
-    forward: Callable[[Any, Any], Any] | None = None,
-    weight: Callable[[Any], float] | None = None,
-    likelihood: str | None = None,
-    memory_budget: int | None = None,
-    fixed_randomness: int | None = None,
-) -> Objective:
-    r"""Describe the mean loss of a model over data as a function of a parameter vector.
-
-    .. math:: L(\theta) = \sum_b \frac{w_b}{\sum_c w_c} \, \ell_b(\theta)
-
-    with the mean loss :math:`\ell_b` of batch b and its number of terms :math:`w_b`: the exact mean over all data,
-    however they are split into batches. Nothing of the model is changed: parameters, buffers, ``.grad``,
-    ``requires_grad``, modes and random states are left as they were found, also after an exception.
-
-    Parameters
-    ----------
-    model : torch.nn.Module, keras.Model, tf.Module, flax.nnx.Module, equinox.Module or callable
-        A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
-    criterion : callable, optional
-        Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
-        Required for a module. A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``.
-    data : batch or re-iterable of batches
-        A tuple, mapping, dataclass or array is one batch. Lists and data loaders are iterables of batches. Arrays are
-        moved to the parameters' device batch by batch.
-    params : structure of arrays, optional
-        The parameters of a plain function: nested dicts, lists and tuples, in JAX any pytree. In JAX the function is
-        compiled: Python values that it reads are those of the first call.
-    select : str, list, module or callable, optional
-        A part of the parameters: a name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of
-        those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
-    forward : callable, optional
-        ``forward(model, batch) -> outputs``, for batches that are not pairs, and for models of single samples:
-        ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
-    weight : callable, optional
-        ``weight(batch)``: number of terms in the batch's mean; default: its leading dimension. For language models
-        with padding, the number of counted tokens; see the second example.
-    likelihood : {"categorical", "bernoulli", "gaussian"}, optional
-        What the criterion is the negative logarithm of, for `Objective.fisher`, where that cannot be told from the
-        criterion itself: cross-entropy of class logits, cross-entropy of single logits, squared error. It is checked.
-    memory_budget : int, optional
-        Bytes for kept batches and linearizations; default: half of what is free on the device. Beyond it, products
-        are recomputed batch by batch.
-    fixed_randomness : int, optional
-        Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
-        with batch normalization in training mode. Without it both raise.
-
-    Returns
-    -------
-    Objective
-
-    Examples
-    --------
-    >>> import torch, specop
-    >>> model = torch.nn.Linear(3, 1)
-    >>> data = (torch.randn(8, 3), torch.randn(8, 1))
-    >>> H = specop.objective(model, torch.nn.functional.mse_loss, data).hessian()
-    >>> H.shape
-    (4, 4)
-
-    A language model whose padding, labelled -100, does not count:
-
-    >>> import torch.nn.functional as F
-    >>> model = torch.nn.Sequential(torch.nn.Embedding(6, 4), torch.nn.Linear(4, 6))
-    >>> tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
-    >>> batches = [(tokens, torch.tensor([[2, 3, 1], [5, -100, -100]])), (tokens, tokens)]
-    >>> objective = specop.objective(
-    ...     model,
-    ...     lambda logits, labels: F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
-    ...     batches,
-    ...     weight=lambda batch: (batch[1] != -100).sum(),
-    ...     likelihood="categorical",
-    ... )
-    >>> objective.fisher().is_psd
-    True
-    """
-    if params is None and (inspect.isroutine(model) or isinstance(model, functools.partial)):
-        raise InvalidInputError(
-            "a plain function needs the parameters it is given: objective(fun, params=..., data=...)."
-        )
-    adapter = framework_adapter(_representative(model, params))
-    if not hasattr(adapter, "make_autodiff"):
-        raise InvalidInputError(
-            f"{adapter.backend.name} arrays have no derivatives: pass parameters of a framework that has automatic "
-            f"differentiation, or wrap your own product in specop.FunctionOperator."
-        )
-    if data is None and params is None:
-        raise InvalidInputError("data is missing: objective(model, criterion, data).")
-    if memory_budget is not None and memory_budget < 0:
-        raise InvalidInputError(f"memory_budget must be a number of bytes >= 0, got {memory_budget!r}.")
-    autodiff = adapter.make_autodiff(
-        model,
-        criterion,
-        params=params,
-        select=select,
-        forward=forward,
-        likelihood=likelihood,
-        fixed_randomness=fixed_randomness,
-    )
-    budget = (lambda: int(autodiff.free_memory() // 2)) if memory_budget is None else (lambda: int(memory_budget))
-    return Objective(autodiff, Batches(data, autodiff, weight, budget), budget)
+__all__ = ["Objective"]
 
 
 class Objective:
@@ -193,14 +82,14 @@ class Objective:
             Where; default: the model's current parameters.
         """
         self._check(theta)
-        with self._unchanged():
-            return fitting(self._autodiff, self._data, theta, lambda: self._loss_at(theta))
+        with unchanged(self._autodiff, self._data):
+            return mean_loss(self._autodiff, self._data, theta)
 
     def gradient(self, theta: Array | None = None) -> Array:
         """Return the gradient of the mean loss as a native vector (n,)."""
         self._check(theta)
-        with self._unchanged():
-            return self._gradient_at(theta)
+        with unchanged(self._autodiff, self._data):
+            return mean_gradient(self._autodiff, self._data, theta)
 
     def hessian(self, theta: Array | None = None) -> CurvatureOperator:
         r"""Return the Hessian :math:`\nabla^2 L(\theta)` of the mean loss as a symmetric operator, n x n.
@@ -326,14 +215,14 @@ class Objective:
         theta : native vector (n,), optional
             Where; default: the model's current parameters.
         """
-        theta, _, unchanged = self._point(theta)
-        with unchanged():
-            forward = JacobianProducts(self._autodiff, self._data, self._budget, theta, Matrix("jacobian"))
-            transposed = JacobianProducts(
-                self._autodiff, self._data, self._budget, theta, Matrix("transposed jacobian")
+        point = self._point(theta)
+        with point.unchanged():
+            forward, transposed = (
+                JacobianProducts(self._autodiff, self._data, self._budget, point.theta, Matrix(kind))
+                for kind in ("jacobian", "transposed jacobian")
             )
         forward.transposed, transposed.transposed = transposed, forward
-        return JacobianOperator(forward, unchanged)
+        return JacobianOperator(forward, point.unchanged)
 
     def finite_difference_hessian(self, theta: Array | None = None) -> DifferenceOperator:
         r"""Return the Hessian by central differences of the gradient, for models without second derivatives.
@@ -350,12 +239,11 @@ class Objective:
         theta : native vector (n,), optional
             Where; default: the model's current parameters.
         """
-        moving = theta is None
-        at = self.theta if moving else theta
-        _, _, unchanged = self._point(theta)
-        self._check(at)
-        with unchanged():
-            return DifferenceOperator(self._autodiff, self._data, self._gradient_at, at, unchanged)
+        point = self._point(theta)
+        at = self.theta if point.theta is None else point.theta
+        with point.unchanged():
+            gradient = functools.partial(mean_gradient, self._autodiff, self._data)
+            return DifferenceOperator(self._autodiff, self._data, gradient, at, point.unchanged)
 
     def solve(self, b: Any, *, matrix: str = "hessian", damping: float, **options: Any) -> SolveResult:
         r"""Multiply by the inverse of a damped curvature matrix: solve (H + damping * I) x = b.
@@ -442,8 +330,9 @@ class Objective:
         """
         if block_bytes is not None and block_bytes <= 0:
             raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
-        at, _, unchanged = self._point(theta)
-        return self._sample_blocks(at, unchanged, block_bytes or default_block_bytes(self._budget()))
+        return sample_gradients(
+            self._autodiff, self._data, self._point(theta), block_bytes or default_block_bytes(self._budget())
+        )
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -462,7 +351,7 @@ class Objective:
 
         Batches of weight zero have none. The objective is the mean of these, weighted by their numbers of loss terms.
         """
-        with self._unchanged(), self._data.reading() as batches:
+        with unchanged(self._autodiff, self._data), self._data.reading() as batches:
             return [Objective(self._autodiff, self._data.of(batch), self._budget) for batch, _, _ in batches]
 
     def subset(self, indices: ArrayLike) -> Objective:
@@ -482,7 +371,7 @@ class Objective:
         >>> objective.subset([0, 5]).samples
         2
         """
-        with self._unchanged():
+        with unchanged(self._autodiff, self._data):
             chosen = checked_samples(indices, self._data.samples)
             return Objective(self._autodiff, self._data.subset(np.sort(chosen)), self._budget)
 
@@ -525,102 +414,17 @@ class Objective:
         if theta is not None:
             self._autodiff.backend.check_vector(theta, self._autodiff.layout, "theta")
 
-    def _loss_at(self, theta: Array | None) -> Array:
-        total: Array | None = None
-        with self._data.reading() as batches:
-            for batch, share, _ in batches:
-                part = self._autodiff.loss(theta, batch) * share
-                total = part if total is None else total + part
-        return total
-
-    def _gradient_at(self, theta: Array | None) -> Array:
-        def in_one_pass() -> Array:
-            total: Array | None = None
-            with self._data.reading() as batches:
-                for batch, share, _ in batches:
-                    _, part = self._autodiff.gradient(theta, batch)
-                    total = accumulate(self._autodiff.backend, total, share, part)
-            return total
-
-        return fitting(self._autodiff, self._data, theta, in_one_pass)
-
-    def _sample_blocks(
-        self, theta: Array | None, unchanged: Callable[[], AbstractContextManager[None]], block_bytes: int
-    ) -> Iterator[Array]:
-        for batch, share, _ in self._data.one_by_one():
-            blocks = gradient_blocks(self._autodiff, theta, batch, block_bytes)
-            while True:
-                # Watched while it computes; in between, control is the user's.
-                with unchanged():
-                    block = next(blocks, None)
-                if block is None:
-                    break
-                yield self._autodiff.backend.scale_(block, share * self._data.samples)
-
     def _operator(self, theta: Array | None, matrix: Matrix, *, is_psd: bool | None = None) -> CurvatureOperator:
-        theta, fingerprint, unchanged = self._point(theta)
+        point = self._point(theta)
         known = self._kept.get(matrix)
-        if theta is None and known is not None and known[0] == fingerprint:
+        if point.theta is None and known is not None and known[0] == point.fingerprint:
             products = known[1]
         else:
-            products = Products(self._autodiff, self._data, self._budget, theta, matrix)
-            if theta is None:
-                self._kept[matrix] = (fingerprint, products)
-        return CurvatureOperator(products, unchanged, is_psd)
+            products = Products(self._autodiff, self._data, self._budget, point.theta, matrix)
+            if point.theta is None:
+                self._kept[matrix] = (point.fingerprint, products)
+        return CurvatureOperator(products, point.unchanged, is_psd)
 
-    def _point(self, theta: Array | None) -> tuple[Array | None, Any, Callable[[], AbstractContextManager[None]]]:
-        """Return a copy of theta, a fingerprint of what must stay, and what watches that it does."""
+    def _point(self, theta: Array | None) -> Point:
         self._check(theta)
-        fixed = theta is not None
-        fingerprint = self._autodiff.fingerprint(fixed=fixed)
-        at = self._autodiff.backend.copy(theta) if fixed else None
-        return at, fingerprint, lambda: self._unchanged(fingerprint, fixed)
-
-    @contextmanager
-    def _unchanged(self, fingerprint: Any = None, fixed: bool = False) -> Iterator[None]:
-        """Raise unless the model is at the given fingerprint, by default its present one, at entry and exit."""
-        found = self._autodiff.fingerprint(fixed=fixed)
-        if fingerprint is not None and found != fingerprint:
-            raise ParametersChangedError(
-                "the model's parameters, buffers or modes have changed since this operator was made, so its products "
-                "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
-                "with objective.hessian(theta)."
-            )
-        self._data.check_unchanged()
-        with self._autodiff.preserved():
-            yield
-        self._data.check_unchanged()
-        if self._autodiff.fingerprint(fixed=fixed) != found:
-            raise ParametersChangedError(
-                "the model's parameters, buffers or modes changed during this call. Do not train or load weights "
-                "while curvature is computed; if the forward pass updates the model itself, call model.eval()."
-            )
-
-
-def _representative(model: Any, params: Any) -> Any:
-    """Return what shows the framework: a module, or of a parameter structure its first native array."""
-    if params is None:
-        return model
-    leaves = list(_leaves(params))
-    if not leaves:
-        raise InvalidInputError("params is empty: there is nothing to differentiate with respect to.")
-    # Numbers, settings and NumPy arrays may stand beside the framework's own arrays.
-    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
-    native = [array for array in arrays if type(array).__module__.partition(".")[0] != "numpy"]
-    return (native or arrays or leaves)[0]
-
-
-def _leaves(structure: Any) -> Iterator[Any]:
-    inside: Iterable[Any]
-    if isinstance(structure, Mapping):
-        inside = structure.values()
-    elif isinstance(structure, (list, tuple)):
-        inside = structure
-    elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        inside = (getattr(structure, field.name) for field in dataclasses.fields(structure))
-    else:
-        if structure is not None:
-            yield structure
-        return
-    for item in inside:
-        yield from _leaves(item)
+        return Point(self._autodiff, self._data, theta)
