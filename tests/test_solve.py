@@ -177,6 +177,38 @@ def test_an_operator_of_low_rank():
         assert specop.solve(matrix, outside, method="minres").residual < 20 * least
 
 
+_BULK = np.linspace(0.1, 1, 60)
+
+
+@each_light_case
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(np.concatenate([_BULK, np.zeros(60)]), id="half"),
+        pytest.param(np.concatenate([-_BULK, _BULK, np.zeros(20)]), id="indefinite"),
+        pytest.param(np.append(np.linspace(0.5, 3, 199), 0.0), id="one"),
+    ],
+)
+def test_minimal_residuals_of_a_singular_system_are_least_squares(case, values):
+    """Going on when the residual is the least one, MINRES lets x grow by 1e16, and ends with less than it had."""
+    n = len(values)
+    matrix = spectra.with_spectrum(values)
+    b = np.random.default_rng(1).normal(size=n)
+    least, *_ = np.linalg.lstsq(matrix, b, rcond=1e-10)
+    with pytest.warns(ConvergenceWarning, match="singular and b is not in its range") as caught:
+        result = specop.solve(case.array(matrix), case.array(b), method="minres")
+    assert not result.converged and result.method == "minres" and len(caught) == 1
+    x = case.numpy(result.x).astype(float)
+    assert result.residual == pytest.approx(np.linalg.norm(b - matrix @ least), rel=1e-5)
+    assert np.linalg.norm(matrix @ (b - matrix @ x)) < 1e2 * case.eps**0.5 * np.linalg.norm(b)
+    assert np.linalg.norm(x) < 50 * np.linalg.norm(least)
+    assert result.matvecs < 1.2 * n
+    # Stopped on the way, it says that, not that rounding allows no less.
+    with pytest.warns(ConvergenceWarning, match="minres stopped after"):
+        short = specop.solve(case.array(matrix), case.array(b), method="minres", max_matvecs=8)
+    assert short.matvecs <= 8 and short.residual < np.linalg.norm(b)
+
+
 def test_the_zero_operator():
     A = specop.DiagonalOperator(np.zeros(4))
     for method in ("auto", "minres", "cg", "neumann"):

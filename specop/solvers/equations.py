@@ -117,11 +117,13 @@ class Equations:
         """Return a column's residual, from zero if its present solution is worse than that."""
         only = range(column, column + 1)
         (residual,) = self.residuals(only)
-        if self.norms[column] <= self.lengths[column]:
-            return residual
+        return residual if self.norms[column] <= self.lengths[column] else self.forget(column)
+
+    def forget(self, column: int) -> Array:
+        """Take a column back to zero, and return its residual."""
         self.x[column] = self.backend.zeros(self.operator.domain)
         self._is_moved[column] = False
-        return self.residuals(only)[0]
+        return self.residuals(range(column, column + 1))[0]
 
     def scalars(self, *arrays: Array) -> NDArray[np.float64]:
         """Return device scalars by one transfer, or raise NonFiniteError naming the product behind them."""

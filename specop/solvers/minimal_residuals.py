@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from specop.backend import Array
@@ -9,6 +11,11 @@ from specop.errors import InvalidInputError
 from specop.solvers.equations import Equations, Outcome
 
 __all__ = ["minimal_residuals"]
+
+# Multiples of the square root of a rounding; see _stationary.
+_STATIONARY = 10.0
+# By which factor A r has grown when it is over with a solution that is getting better.
+_RISE = 100.0
 
 
 def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome:
@@ -41,14 +48,11 @@ def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome
     last = system.products + allowance - 2
     only, goal = range(column, column + 1), float(system.goals[column])
     residual = system.begin(column)
-    norm = float(system.norms[column])
-    steps, previous, run = 0, np.inf, None
+    norm, steps = float(system.norms[column]), 0
     while norm > goal:
-        if norm > 0.5 * previous or (run is not None and run.is_stationary):
-            # A solution that is worse than none is not returned.
-            residual = system.begin(column)
-            return Outcome(_judged(system, column, residual, run), steps)
         if system.products >= last:
+            if norm > system.lengths[column]:
+                system.forget(column)
             return Outcome("limit", steps)
         previous = norm
         run = _Run(system, column, residual, norm)
@@ -59,14 +63,48 @@ def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome
         (residual,) = system.residuals(only)
         norm = float(system.norms[column])
         system.check_symmetry(column, residual, run.vector, run.image)
+        has_ended = run.is_finished or run.norm <= goal
+        if norm > goal and (run.is_stationary or (has_ended and norm > 0.5 * previous)):
+            # A solution that is worse than none is not returned.
+            residual = residual if norm <= system.lengths[column] else system.forget(column)
+            return Outcome(_judged(system, column, residual, run), steps)
     return Outcome("converged", steps)
 
 
-def _judged(system: Equations, column: int, residual: Array, run: _Run | None) -> str:
+def _judged(system: Equations, column: int, residual: Array, run: _Run) -> str:
     """Tell whether a residual that stays is the least one, or what rounding leaves of zero."""
     (image,) = system.scalars(system.backend.norm(system.multiply(residual)))
-    scale = (0.0 if run is None else run.scale) * float(system.norms[column])
-    return "least squares" if image <= system.operator.precision**0.5 * scale else "rounding"
+    is_least = image <= _stationary(system) * run.scale * float(system.norms[column])
+    return "least squares" if is_least else "rounding"
+
+
+def _stationary(system: Equations) -> float:
+    """Return the length of A r, relative to that of A and r, that rounding leaves of zero at a least-squares solution.
+
+    The recurrence takes it down to about the square root of a rounding, and then up again.
+    """
+    return float(_STATIONARY * system.operator.precision**0.5)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Where A r was shortest beside r, in a run whose residual cannot become zero.
+
+    Attributes
+    ----------
+    stationarity : float
+        Length of A r over those of A and r.
+    norm : float
+        Of r.
+    x : native vector
+    length : float
+        Of x.
+    """
+
+    stationarity: float
+    norm: float
+    x: Array
+    length: float
 
 
 class _Run:
@@ -79,7 +117,8 @@ class _Run:
     scale : float
         About the norm of A, or of A with its preconditioner.
     is_stationary : bool
-        Whether A times the residual is zero to rounding, although the residual is not.
+        Whether A times the residual is zero to rounding, although the residual is not; the solution is then put back to
+        where it was shortest.
     is_finished : bool
         Whether there is nothing more to gain.
     vector, image : native vectors
@@ -103,6 +142,8 @@ class _Run:
         self._cosine, self._sine = -1.0, 0.0
         self._below = self._corner = 0.0
         self._older, self._w = (backend.zeros(system.operator.domain) for _ in range(2))
+        self._turn: _Turn | None = None
+        self._length = 0.0
 
     def step(self) -> None:
         """Take one product, and move the solution."""
@@ -124,11 +165,15 @@ class _Run:
         diagonal = self._sine * self._below - self._cosine * alpha
         self._corner = self._sine * self._beta
         self._below = -self._cosine * self._beta
-        # A r of the residual so far has this length over that of r.
         gamma = float(np.hypot(diagonal, self._beta))
         zero = 10 * (1 + self.steps**0.5) * system.operator.precision * self.scale
-        if np.hypot(diagonal, self._below) <= zero or gamma <= zero:
+        # A r of the residual so far has this length over that of r.
+        slope = float(np.hypot(diagonal, self._below))
+        if slope <= zero or gamma <= zero:
             self.is_finished = self.is_stationary = True
+            return
+        self._look_back(slope / self.scale)
+        if self.is_finished:
             return
         self._cosine, self._sine = diagonal / gamma, self._beta / gamma
         advance, self._rest = self._cosine * self._rest, self._sine * self._rest
@@ -143,10 +188,31 @@ class _Run:
         else:
             # The Krylov space is exhausted, and with it what can be gained.
             self.is_finished = True
-        self.norm, length = system.scalars(backend.norm(self._residual), backend.norm(system.x[self.column]))
+        self.norm, self._length = system.scalars(backend.norm(self._residual), backend.norm(system.x[self.column]))
         # In a singular system x grows along what A maps to zero, until its rounding is all that is left.
-        if system.preconditioner is None and system.operator.precision * self.scale * length > 10 * self.norm:
+        drift = system.operator.precision * self.scale * self._length
+        if system.preconditioner is None and drift > 10 * self.norm:
             self.is_finished = True
+        turn, far = self._turn, 1.0 / system.operator.precision**0.5
+        if turn is not None and self._length > far * turn.length and drift > self.norm / far and self._stays(turn, 0.5):
+            self._return_to(turn)
+
+    def _look_back(self, stationarity: float) -> None:
+        """Keep the point where A r is shortest, and go back there when A r grows again while r stays as it is."""
+        turn = self._turn
+        if stationarity <= _stationary(self.system) and (turn is None or stationarity < 0.5 * turn.stationarity):
+            x = self.system.backend.copy(self.system.x[self.column])
+            self._turn = _Turn(stationarity, self.norm, x, self._length)
+        elif turn is not None and stationarity > _RISE * turn.stationarity and self._stays(turn, 0.99):
+            self._return_to(turn)
+
+    def _stays(self, turn: _Turn, share: float) -> bool:
+        return self.norm > share * turn.norm
+
+    def _return_to(self, turn: _Turn) -> None:
+        self.system.x[self.column] = turn.x
+        self.norm = turn.norm
+        self.is_finished = self.is_stationary = True
 
     def _preconditioned(self, dual: Array) -> tuple[Array, float]:
         """Return M times a vector, and the length of the vector in the norm of M."""
