@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from specop.budgets import MemoryBudget
 from specop.errors import InvalidInputError, NondeterministicError
 
 __all__ = ["Batches"]
@@ -54,8 +55,8 @@ class Batches:
     weight : callable, optional
         ``weight(batch)`` is the number of terms that the batch's mean loss averages over; default: the leading
         dimension of its first array.
-    budget : int
-        Bytes that kept batches may take. Those of a list are the user's own and cost nothing.
+    budget : MemoryBudget
+        What kept batches may take. Those of a list are the user's own and cost nothing.
 
     Attributes
     ----------
@@ -66,7 +67,7 @@ class Batches:
     limit: int | None
 
     def __init__(
-        self, data: Any, reader: _BatchReader, weight: Callable[[Any], float] | None, budget: Callable[[], int]
+        self, data: Any, reader: _BatchReader, weight: Callable[[Any], float] | None, budget: MemoryBudget
     ) -> None:
         self._reader = reader
         self._weight = weight
@@ -202,7 +203,7 @@ class Batches:
         if self._weights:
             return
         kept: list[Any] | None = []
-        room, held = self._budget(), 0
+        room, held = self._budget.room(), 0
         seen: list[tuple[int, ...]] = []
         weights: list[float] = []
         counts: list[int] = []
@@ -223,6 +224,8 @@ class Batches:
             raise InvalidInputError("all batches have weight zero: no loss term counts.")
         self._kept, self._seen, self._counts, self._weights = kept, seen, counts, weights
         self._versions = [self._reader.batch_versions(batch) for batch in kept or []]
+        if kept is not None:
+            self._budget.reserve(self, held)
 
     def _checked_weight(self, batch: Any, number: int) -> float:
         weight = self._weight_of(batch)
@@ -243,7 +246,7 @@ class Batches:
                 raise NondeterministicError(
                     f"batch {count} of this pass differs from that of the first: the loader shuffles, augments or "
                     f"samples, and each product would be of another matrix. Use shuffle=False and fixed "
-                    f"transforms, or raise memory_budget above {self._budget()} bytes so that batches are kept."
+                    f"transforms, or raise memory_budget above {self._budget.total} bytes so that batches are kept."
                 )
             yield batch
             count += 1

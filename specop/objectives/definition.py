@@ -10,6 +10,7 @@ from typing import Any
 
 from specop.backend import framework_adapter
 from specop.batches import Batches
+from specop.budgets import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.mean_loss import Objective
 
@@ -63,8 +64,8 @@ def objective(
         What the criterion is the negative logarithm of, for `Objective.fisher`, where that cannot be told from the
         criterion itself: cross-entropy of class logits, cross-entropy of single logits, squared error. It is checked.
     memory_budget : int, optional
-        Bytes for kept batches and linearizations; default: half of what is free on the device. Beyond it, products
-        are recomputed batch by batch.
+        Bytes for kept batches and the linearizations of all operators together, those used least recently being
+        released first; default: half of what is free on the device. Beyond it, products are recomputed batch by batch.
     fixed_randomness : int, optional
         Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
         with batch normalization in training mode. Without it both raise.
@@ -121,7 +122,7 @@ def objective(
         likelihood=likelihood,
         fixed_randomness=fixed_randomness,
     )
-    budget = (lambda: int(autodiff.free_memory() // 2)) if memory_budget is None else (lambda: int(memory_budget))
+    budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
     return Objective(autodiff, Batches(data, autodiff, weight, budget), budget)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from specop import probes
 from specop.autodiff import HESSIAN, Autodiff, Matrix
 from specop.backend import Array
 from specop.batches import Batches
+from specop.budgets import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.inverse_products import inverse_product
 from specop.micro import block_bytes as default_block_bytes
@@ -38,11 +39,11 @@ class Objective:
     autodiff : Autodiff
         One-batch derivatives.
     data : Batches
-    budget : callable
-        Returns the bytes that batches and linearizations may take.
+    budget : MemoryBudget
+        What batches and linearizations may take.
     """
 
-    def __init__(self, autodiff: Autodiff, data: Batches, budget: Callable[[], int]) -> None:
+    def __init__(self, autodiff: Autodiff, data: Batches, budget: MemoryBudget) -> None:
         self._autodiff = autodiff
         self._data = data
         self._budget = budget
@@ -331,7 +332,7 @@ class Objective:
         if block_bytes is not None and block_bytes <= 0:
             raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
         return sample_gradients(
-            self._autodiff, self._data, self._point(theta), block_bytes or default_block_bytes(self._budget())
+            self._autodiff, self._data, self._point(theta), block_bytes or default_block_bytes(self._budget.total)
         )
 
     @property

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from specop.autodiff import Autodiff, Matrix
 from specop.backend import Array, Backend, Layout
 from specop.batches import Batches
+from specop.budgets import MemoryBudget
 from specop.micro import block_bytes, fitting, gradient_blocks
 
 __all__ = ["JacobianProducts", "Multiply", "Plan", "Products", "accumulate"]
@@ -57,8 +58,8 @@ class Products:
     ----------
     autodiff : Autodiff
     data : Batches
-    budget : callable
-        Returns the bytes that linearizations may take.
+    budget : MemoryBudget
+        What linearizations may take.
     theta : native vector or None
         The point; None for the model's own parameters.
     matrix : Matrix
@@ -66,7 +67,7 @@ class Products:
     """
 
     def __init__(
-        self, autodiff: Autodiff, data: Batches, budget: Callable[[], int], theta: Array | None, matrix: Matrix
+        self, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None, matrix: Matrix
     ) -> None:
         self.autodiff = autodiff
         self.data = data
@@ -83,6 +84,11 @@ class Products:
         self._witness: tuple[Array, Array] | None = None
         self._mistrusted = False
         self._limit = self.data.limit
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that linearizations hold."""
+        return self._bytes
 
     def __call__(self, vector: Array) -> Array:
         """Return the product with a vector, in fresh storage."""
@@ -115,7 +121,7 @@ class Products:
             total: Array | None = None
             with self.data.reading() as batches:
                 for batch, share, _ in batches:
-                    for rows in gradient_blocks(self.autodiff, self._theta, batch, block_bytes(self._budget())):
+                    for rows in gradient_blocks(self.autodiff, self._theta, batch, block_bytes(self._budget.total)):
                         total = add(total, rows, self._factor(share), vector)
             return total
 
@@ -143,6 +149,8 @@ class Products:
         )
 
     def _fitting(self, call: Callable[[], Array]) -> Array:
+        self._budget.use(self)
+
         def at_this_size() -> Array:
             if self._limit != self.data.limit:
                 self.release()
@@ -188,7 +196,7 @@ class Products:
         return multiply
 
     def _linearize(self, vector: Array) -> Array:
-        room, largest, held = self._budget(), 0, 0
+        reach, largest, held = self._budget.reach(), 0, 0
         linear: list[Multiply | None] = []
         total: Array | None = None
         places: list[tuple[float, int]] = []
@@ -197,11 +205,13 @@ class Products:
                 places.append((share, first))
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)
                 # Batches are much alike: the largest so far tells whether another one is worth a try.
-                if largest <= room - held:
+                if largest <= reach - held:
                     made = self.autodiff.linearize(self._theta, batch, operand, matrix)
                     largest = max(largest, made.bytes)
-                    fits = made.bytes <= room - held
-                    held += made.bytes if fits else 0
+                    fits = made.bytes <= reach - held
+                    if fits:
+                        held += made.bytes
+                        self._budget.leave(reach - held, self)
                     linear.append(made.apply if fits else None)
                     part = made.first
                 else:
@@ -273,7 +283,7 @@ class JacobianProducts(Products):
     transposed: JacobianProducts
 
     def __init__(
-        self, autodiff: Autodiff, data: Batches, budget: Callable[[], int], theta: Array | None, matrix: Matrix
+        self, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None, matrix: Matrix
     ) -> None:
         super().__init__(autodiff, data, budget, theta, matrix)
         self._rows: dict[int, NDArray[np.intp]] = {}
