@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import functools
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -12,6 +12,7 @@ import optree
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from specop.containers import among_samples, collected, map_items
 from specop.errors import InvalidInputError
 
 __all__ = ["leaves", "map_tensors", "pick", "signature", "take"]
@@ -19,14 +20,7 @@ __all__ = ["leaves", "map_tensors", "pick", "signature", "take"]
 
 def leaves(structure: Any) -> list[Any]:
     """Return the tensors, variables and NumPy arrays of a structure, in a fixed order."""
-    found: list[Any] = []
-
-    def collect(tensor: Any) -> Any:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(collect, structure)
-    return found
+    return collected(map_tensors, structure)
 
 
 def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
@@ -43,29 +37,19 @@ def map_tensors(function: Callable[[Any], Any], structure: Any) -> Any:
                 f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with "
                 f"to_tensor() or tf.sparse.to_dense, before it is given to objective()."
             )
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            items = {item.name: map_tensors(function, getattr(leaf, item.name)) for item in dataclasses.fields(leaf)}
-            return dataclasses.replace(leaf, **items)
-        if isinstance(leaf, MutableMapping):
-            clone = copy.copy(leaf)
-            for key, value in leaf.items():
-                clone[key] = map_tensors(function, value)
-            return clone
-        return leaf
+        return map_items(functools.partial(map_tensors, function), leaf)
 
     return optree.tree_map(replace, structure, none_is_leaf=True)
 
 
 def take(structure: Any, count: int, start: int, stop: int) -> Any:
     """Return the samples from `start` to `stop` of a batch of `count`: of each tensor whose leading dimension it is."""
-    return map_tensors(lambda leaf: leaf[start:stop] if len(leaf.shape) and leaf.shape[0] == count else leaf, structure)
+    return map_tensors(among_samples(lambda leaf: leaf[start:stop], count), structure)
 
 
 def pick(structure: Any, count: int, indices: NDArray[np.intp]) -> Any:
     """Return the samples at some places of a batch of `count`: of each tensor whose leading dimension it is."""
-    return map_tensors(
-        lambda leaf: tf.gather(leaf, indices) if len(leaf.shape) and leaf.shape[0] == count else leaf, structure
-    )
+    return map_tensors(among_samples(lambda leaf: tf.gather(leaf, indices), count), structure)
 
 
 def signature(structure: Any) -> Any:

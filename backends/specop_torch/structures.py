@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Callable, MutableMapping
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specop.containers import among_samples, collected, map_items
+
 __all__ = ["leaves", "map_tensors", "move", "pick", "take"]
 
 
 def leaves(structure: Any) -> list[Tensor]:
     """Return the tensors of a structure, in a fixed order; NumPy arrays count as tensors."""
-    found: list[Tensor] = []
-
-    def collect(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(collect, structure)
-    return found
+    return collected(map_tensors, structure)
 
 
 def move(structure: Any, device: torch.device) -> Any:
@@ -35,17 +29,13 @@ def move(structure: Any, device: torch.device) -> Any:
 
 def take(structure: Any, count: int, start: int, stop: int) -> Any:
     """Return the samples from `start` to `stop` of a batch of `count`: of each tensor whose leading dimension it is."""
-    return map_tensors(lambda leaf: leaf[start:stop] if leaf.ndim and leaf.shape[0] == count else leaf, structure)
+    return map_tensors(among_samples(lambda leaf: leaf[start:stop], count), structure)
 
 
 def pick(structure: Any, count: int, indices: NDArray[np.intp]) -> Any:
     """Return the samples at some places of a batch of `count`: of each tensor whose leading dimension it is."""
     places = torch.from_numpy(indices)
-
-    def picked(leaf: Tensor) -> Tensor:
-        return leaf.index_select(0, places.to(leaf.device)) if leaf.ndim and leaf.shape[0] == count else leaf
-
-    return map_tensors(picked, structure)
+    return map_tensors(among_samples(lambda leaf: leaf.index_select(0, places.to(leaf.device)), count), structure)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
@@ -60,14 +50,6 @@ def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
             return function(leaf)
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fiub":
             return function(torch.from_numpy(leaf))
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            items = {item.name: map_tensors(function, getattr(leaf, item.name)) for item in dataclasses.fields(leaf)}
-            return dataclasses.replace(leaf, **items)
-        if isinstance(leaf, MutableMapping):
-            clone = copy.copy(leaf)
-            for key, value in leaf.items():
-                clone[key] = map_tensors(function, value)
-            return clone
-        return leaf
+        return map_items(functools.partial(map_tensors, function), leaf)
 
     return optree.tree_map(replace, structure, none_is_leaf=True)
