@@ -618,3 +618,8 @@ def test_keras_on_another_backend_is_refused():
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "jax"}
     )
     assert "runs on the jax backend" in done.stdout, done.stderr
+
+
+def test_a_name_is_no_criterion():
+    with pytest.raises(InvalidInputError, match=r"criterion must be a function.*got 'mse'\. Names are not looked up"):
+        specop.objective(mlp(), "mse", (normal(3, 3), normal(3, 3)))

@@ -103,6 +103,11 @@ def objective(
         raise InvalidInputError(
             "a plain function needs the parameters it is given: objective(fun, params=..., data=...)."
         )
+    if criterion is not None and not callable(criterion):
+        raise InvalidInputError(
+            f"criterion must be a function, criterion(outputs, y), or a loss object that can be called; got "
+            f"{criterion!r}. Names are not looked up: pass what they stand for."
+        )
     adapter = framework_adapter(_representative(model, params))
     if not hasattr(adapter, "make_autodiff"):
         raise InvalidInputError(
