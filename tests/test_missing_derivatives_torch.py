@@ -111,6 +111,12 @@ def test_rows_that_a_forward_pass_shortens_are_refused():
     assert torch.equal(model[0].weight, before)
 
 
+def test_gradients_that_are_scaled_are_refused():
+    model = nn.Sequential(nn.Embedding(5, 2, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(InvalidInputError, match=r"layer '0' has scale_grad_by_freq=True: .*not the gradient"):
+        specop.objective(model, F.cross_entropy, (torch.tensor([[0, 1]]), torch.tensor([1])))
+
+
 @pytest.mark.parametrize(
     ("layer", "criterion", "name"),
     [

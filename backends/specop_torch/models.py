@@ -183,12 +183,19 @@ class ModuleModel:
 
     def _check_layers(self) -> None:
         for name, layer in self.module.named_modules():
-            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse:
+            if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+                continue
+            if layer.sparse:
                 raise InvalidInputError(
                     f"layer {name!r} has sparse=True: torch has no second derivative of sparse gradients. Set "
                     f"{name}.sparse = False; values do not change."
                 )
-            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.max_norm is not None:
+            if layer.scale_grad_by_freq:
+                raise InvalidInputError(
+                    f"layer {name!r} has scale_grad_by_freq=True: what backward gives is not the gradient of the loss, "
+                    f"and has no Hessian. Set {name}.scale_grad_by_freq = False."
+                )
+            if layer.max_norm is not None:
                 raise InvalidInputError(
                     f"layer {name!r} has max_norm={layer.max_norm}: its forward pass writes to the parameters, and the "
                     f"loss has a kink there. Run the model once, so that no row it looks up is longer, and set "
