@@ -131,6 +131,25 @@ class Reversed(torch.autograd.Function):
         return -gradient
 
 
+class Affine(torch.autograd.Function):
+    """Tensors that may be left out, and an output without a gradient."""
+
+    @staticmethod
+    def forward(ctx, x, shift, factor):
+        ctx.save_for_backward(x, factor)
+        found = x if factor is None else factor * x
+        sign = torch.sign(x)
+        ctx.mark_non_differentiable(sign)
+        return found.clone() if shift is None else found + shift, sign
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        x, factor = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        scaled = gradient if factor is None else factor * gradient
+        return scaled, gradient.sum(0) if needs[1] else None, (x * gradient).sum(0) if needs[2] else None
+
+
 class Apply(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -212,6 +231,25 @@ def test_a_backward_out_of_sight_is_named(kind, dtype):
     found = objective(F.cross_entropy, Kernel.apply, dtype)
     with pytest.raises(InvalidInputError, match=r"Kernel cannot be .* twice: as a function of the incoming gradient"):
         MATRICES[kind](found) @ found.theta
+
+
+@both_dtypes
+def test_arguments_that_are_left_out(dtype):
+    params = {name: torch.linspace(1, 2, 3, dtype=dtype) * sign for name, sign in (("a", 1), ("b", -1))}
+    x = torch.linspace(-1, 1, 12, dtype=dtype).reshape(4, 3)
+
+    def loss(affine):
+        def evaluated(p, batch):
+            inner = affine(torch.tanh(p["a"] * affine(batch * p["b"], None, None)), p["b"], p["a"])
+            return (inner**2).mean()
+
+        return specop.objective(evaluated, data=x, params=params)
+
+    def plain(x, shift, factor):
+        return x if shift is None else factor * x + shift
+
+    found = loss(lambda *arguments: Affine.apply(*arguments)[0]).hessian().to_dense()
+    close(found, loss(plain).hessian().to_dense(), 1e-12 if dtype == torch.float64 else 1e-5)
 
 
 def test_surrogate_gradients_are_taken_as_they_are():

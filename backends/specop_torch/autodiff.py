@@ -23,6 +23,7 @@ from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksum
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import Evaluation
+from specop_torch.graph import refuse_first_order
 from specop_torch.likelihoods import Likelihood, recognise
 from specop_torch.memory import free_memory, held_bytes, is_out_of_memory
 from specop_torch.models import FunctionModel, Model, ModuleModel
@@ -237,6 +238,7 @@ class TorchAutodiff:
         pull = transposed_jacobian(outputs, points)
         if matrix.kind == "transposed jacobian":
             return _Form(self, domain=_Kind.of(outputs)), pull
+        refuse_first_order(outputs)
         check_custom_functions(outputs, lambda: self._evaluation.outputs(leaves, batch), curved=False)
         push = jacobian(outputs, points)
         if matrix.kind == "jacobian":
@@ -292,6 +294,7 @@ class TorchAutodiff:
         if not loss.requires_grad:
             raise InvalidInputError(self._independent())
         if create_graph:
+            refuse_first_order(loss)
             check_custom_functions(loss, lambda: self._evaluation.loss(points, batch), curved=True)
         found = iter(
             self.model.holding(

@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.autograd import function as autograd_function
 
 from specop.errors import InvalidInputError
 
@@ -52,15 +51,8 @@ def check_custom_functions(value: Tensor, compute: Callable[[], Any], *, curved:
     curved : bool
         Whether second derivatives in parameters are wanted. A Jacobian needs those in incoming gradients only.
     """
+    # Torch's own are taken to be right.
     found = _custom_functions(value)
-    for function in found:
-        # Torch itself says so only where the function's incoming gradient requires grad; elsewhere it leaves the second
-        # derivative out.
-        if _is_once_differentiable(function.backward):
-            raise InvalidInputError(
-                f"{_name(function)} is marked @once_differentiable: it has no second derivative, and the Hessian "
-                f"would lack its part. {_REMEDY}"
-            )
     own = {function: needs for function, needs in found.items() if not function.__module__.startswith("torch.")}
     unknown = {function: needs for function, needs in own.items() if function not in _verdicts}
     if unknown:
@@ -91,11 +83,6 @@ def _custom_functions(value: Tensor) -> dict[Any, list[bool]]:
             pairs = itertools.zip_longest(found.get(custom, []), node.needs_input_grad, fillvalue=False)
             found[custom] = [known or new for known, new in pairs]
     return found
-
-
-def _is_once_differentiable(backward: Any) -> bool:
-    code = getattr(backward, "__code__", None)
-    return hasattr(backward, "__wrapped__") and code is not None and code.co_filename == autograd_function.__file__
 
 
 def _name(function: Any) -> str:
@@ -146,10 +133,13 @@ def _noting(function: Any, needs: Sequence[bool], calls: list[_Call]) -> Callabl
     def noting(*given: Any) -> Any:
         if not any(call.function is function for call in calls):
             arguments = list(given[1:] if takes_context else given)
-            moving = [i for i, (needed, _) in enumerate(zip(needs, arguments, strict=False)) if needed]
+            moving = [i for i, (item, needed) in enumerate(zip(arguments, needs, strict=False)) if needed]
+            # Optional ones may be left out in this call.
+            moving = [i for i in moving if isinstance(arguments[i], Tensor) and arguments[i].is_floating_point()]
             for i in moving:
                 arguments[i] = arguments[i].detach().clone()
-            calls.append(_Call(function, arguments, moving))
+            if moving:
+                calls.append(_Call(function, arguments, moving))
         return forward(*given)
 
     return noting
@@ -167,6 +157,8 @@ def _verdict(call: _Call) -> tuple[str, str]:
     direction = [scale * _normal(point, generator) for scale, point in zip(scales, points, strict=True)]
     leaves = [point.clone().requires_grad_() for point in points]
     outputs = call.outputs(leaves)
+    if not outputs:
+        return "", ""
     cotangents = [_normal(output, generator).requires_grad_() for output in outputs]
     gradient = _derivative(outputs, leaves, cotangents, create_graph=True)
     along = [(g * d).sum() for g, d in zip(gradient, direction, strict=True) if g.requires_grad]

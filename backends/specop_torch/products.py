@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specop.errors import InvalidInputError
 from specop_torch.custom_functions import check_custom_functions
+from specop_torch.graph import refuse_first_order
 
 __all__ = [
     "Multiply",
@@ -102,6 +103,7 @@ def output_gradient(
     if not loss.requires_grad:
         raise InvalidInputError("the criterion does not depend on the outputs: look for detach() or no_grad() in it.")
     if create_graph:
+        refuse_first_order(loss)
         check_custom_functions(loss, lambda: criterion(leaf), curved=True)
     (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
     return gradient, leaf
