@@ -14,29 +14,23 @@ import specop  # noqa: E402
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
 from specop.testing import check_operator  # noqa: E402
 from specop_torch.tape import Tape, Untapeable  # noqa: E402
-from torch_cases import MODELS, WEIGHTS, close, exact, flat, labels, outputs, params, problem, split, spy, token_loss  # noqa: E402
+from torch_cases import (  # noqa: E402
+    MODELS,
+    WEIGHTS,
+    Cube,
+    close,
+    labels,
+    operator,
+    outputs,
+    params,
+    problem,
+    reference,
+    split,
+    spy,
+)
 
 KNOWN = {"tied": "categorical", "tokens": "categorical"}
 PATHS = ["tape", "recompute", "retained graph"]
-
-
-def reference(model, criterion, batch):
-    """Outputs, their Jacobian, and gradient and Hessian of the criterion in them."""
-    model = copy.deepcopy(model)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        z = model(batch[0])
-        rows = [
-            flat(torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True), parameters)
-            for entry in z.flatten()
-        ]
-
-    def loss(z):
-        return criterion(z, batch[1])
-
-    z = z.detach()
-    hessian = torch.autograd.functional.hessian(loss, z).reshape(z.numel(), z.numel())
-    return z, torch.stack(rows), torch.autograd.functional.jacobian(loss, z), hessian
 
 
 def make(name, path="tape", monkeypatch=None, **keywords):
@@ -146,12 +140,6 @@ def test_at_another_point(kind):
     close(at.to_dense(), expected)
 
 
-def operator(objective, kind, theta=None):
-    if kind in ("hessian", "ggn", "jacobian", "gradient_covariance", "finite_difference_hessian"):
-        return getattr(objective, kind)(theta)
-    return objective.fisher("exact" if kind == "fisher" else kind, theta, seed=3, samples=2)
-
-
 def test_a_function_of_a_structure():
     batch = (torch.randn(11, 3).double(), labels(11))
     objective = specop.objective(outputs, F.cross_entropy, split(batch, 7, 4), params=params())
@@ -165,173 +153,6 @@ def test_a_function_of_a_structure():
     H = torch.autograd.functional.hessian(lambda z: F.cross_entropy(z, batch[1]), z).reshape(33, 33)
     close(objective.ggn().to_dense(), J.T @ H @ J)
     close(objective.fisher().to_dense(), J.T @ H @ J)
-
-
-# --- Likelihoods ------------------------------------------------------------------------------------------------------
-
-
-CRITERIA = {
-    "class weights": (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.2, 3.0]).double()), labels(11), None),
-    "label smoothing": (nn.CrossEntropyLoss(label_smoothing=0.2), labels(11), None),
-    "both": (
-        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.2, 3.0]).double(), label_smoothing=0.2),
-        labels(11),
-        None,
-    ),
-    "ignored": (nn.CrossEntropyLoss(ignore_index=1), labels(11), None),
-    "soft labels": (F.cross_entropy, torch.softmax(torch.arange(33.0).double().sin().reshape(11, 3), 1), None),
-    "wrapped": (lambda z, y: F.cross_entropy(z, y), labels(11), "categorical"),
-    "log-softmax": (lambda z, y: F.nll_loss(z.log_softmax(1), y), labels(11), "categorical"),
-    "positive weight": (
-        nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 0.5]).double()),
-        F.one_hot(labels(11), 3).double(),
-        None,
-    ),
-    "entry weights": (
-        nn.BCEWithLogitsLoss(weight=torch.tensor([1.0, 0.0, 0.5]).double()),
-        F.one_hot(labels(11), 3).double(),
-        None,
-    ),
-    "squared error": (nn.MSELoss(), torch.ones(11, 3).double(), None),
-    "half a squared error": (lambda z, y: 0.5 * (z - y).square().sum(1).mean(), torch.ones(11, 3).double(), "gaussian"),
-}
-
-
-@pytest.mark.parametrize("case", CRITERIA)
-def test_what_a_criterion_does_besides_is_in_the_fisher(case):
-    criterion, y, likelihood = CRITERIA[case]
-    model, _, (x, _) = problem("mlp")
-    _, J, _, H = reference(model, criterion, (x, y))
-    objective = specop.objective(model, criterion, (x, y), likelihood=likelihood)
-    close(objective.fisher().to_dense(), J.T @ H @ J)
-    close(objective.ggn().to_dense(), J.T @ H @ J)
-
-
-def test_classes_in_the_second_dimension():
-    model, _, (x, y) = problem("tokens")
-    transposed = nn.Sequential(model, Transpose())
-    objective = specop.objective(transposed, F.cross_entropy, (x, y))
-    close(
-        objective.fisher().to_dense(),
-        specop.objective(model, token_loss, (x, y), likelihood="categorical").fisher().to_dense(),
-    )
-
-
-class Transpose(nn.Module):
-    def forward(self, x):
-        return x.transpose(1, 2)
-
-
-SAMPLED = {
-    "categorical": ("mlp", None),
-    "bernoulli": ("wide and deep", None),
-    "gaussian": ("regression", None),
-    "tokens": ("tokens", "categorical"),
-}
-
-
-@pytest.mark.parametrize("case", SAMPLED)
-def test_the_sampled_fisher_converges_to_the_exact_one(case):
-    model, criterion, batch = problem(SAMPLED[case][0])
-    objective = specop.objective(model, criterion, batch, likelihood=SAMPLED[case][1])
-    expected = objective.fisher().to_dense()
-    draws = torch.stack([objective.fisher("mc", samples=20, seed=seed).to_dense() for seed in range(40)])
-    # Every entry of the mean within five standard errors, and the errors as small as they should be.
-    error = (draws.mean(0) - expected).abs()
-    assert (error <= 5 * draws.std(0) / 40**0.5 + 1e-12).all()
-    assert error.norm() < 0.1 * expected.norm()
-    many = objective.fisher("mc", samples=800).to_dense()
-    assert (many - expected).norm() < 0.1 * expected.norm()
-    one = objective.fisher("mc").to_dense()
-    assert (one - expected).norm() > 0.1 * expected.norm()
-
-
-@pytest.mark.parametrize("case", SAMPLED)
-def test_draws_belong_to_seed_and_sample(case):
-    model, criterion, batch = problem(SAMPLED[case][0])
-    keywords = {"likelihood": SAMPLED[case][1], "weight": WEIGHTS.get(case)}
-    first = specop.objective(model, criterion, split(batch, 5, 4, 2), **keywords)
-    torch.rand(3)
-    again = specop.objective(model, criterion, split(batch, 1, 3, 7), memory_budget=0, **keywords)
-    F_ = first.fisher("mc", samples=2, seed=5).to_dense()
-    close(again.fisher("mc", samples=2, seed=5).to_dense(), F_)
-    assert (first.fisher("mc", samples=2, seed=6).to_dense() - F_).norm() > 1e-3 * F_.norm()
-
-
-def test_a_wrong_likelihood_is_noticed():
-    model, criterion, (x, y) = problem("mlp")
-    one_hot = F.one_hot(y, 3).double()
-    with pytest.raises(InvalidInputError, match="the criterion's likelihood is categorical, not gaussian"):
-        specop.objective(model, criterion, (x, y), likelihood="gaussian")
-    with pytest.raises(InvalidInputError, match="likelihood must be one of categorical, bernoulli, gaussian, got 'po"):
-        specop.objective(model, criterion, (x, y), likelihood="poisson")
-    for wrong, claimed in [
-        (lambda z, y: F.mse_loss(z, one_hot), "categorical"),
-        (lambda z, y: F.cross_entropy(z, y), "bernoulli"),
-        (lambda z, y: F.cross_entropy(z, y), "gaussian"),
-        (lambda z, y: F.huber_loss(z, one_hot), "gaussian"),
-        (lambda z, y: F.cross_entropy(2 * z, y), "categorical"),
-        (lambda z, y: -F.mse_loss(z, one_hot), "gaussian"),
-    ]:
-        objective = specop.objective(model, wrong, (x, y), likelihood=claimed)
-        for kind in ("fisher", "mc", "ggn"):
-            with pytest.raises(InvalidInputError, match=f"not the negative log-likelihood of a {claimed} variable"):
-                operator(objective, kind).to_dense()
-        assert torch.isfinite(objective.fisher("empirical").to_dense()).all()
-
-
-def test_a_criterion_without_a_known_likelihood():
-    model, _, (x, y) = problem("mlp")
-    objective = specop.objective(model, lambda z, y: F.cross_entropy(z, y), (x, y))
-    for kind in ("exact", "mc"):
-        with pytest.raises(InvalidInputError, match=rf"fisher\('{kind}'\) needs to know the likelihood.*empirical"):
-            objective.fisher(kind)
-    assert objective.ggn().is_psd is None
-    for arguments, message in [
-        ({"kind": "true"}, "kind must be 'exact', 'mc' or 'empirical', got 'true'"),
-        ({"kind": "mc", "samples": 0}, "samples must be a positive integer, got 0"),
-        ({"kind": "mc", "seed": -1}, "seed must be"),
-    ]:
-        with pytest.raises(InvalidInputError, match=message):
-            specop.objective(model, F.cross_entropy, (x, y)).fisher(**arguments)
-
-
-# --- Differences of gradients -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", ["mlp", "transformer", "wide and deep", "regression"])
-def test_finite_differences(name, dtype):
-    model, criterion, batch = problem(name)
-    hessian = exact(model, criterion, batch)[2]
-    batch = tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
-    D = specop.objective(model.to(dtype), criterion, split(batch, 5, 4, 2)).finite_difference_hessian()
-    found = D.to_dense().double()
-    bound = {torch.float64: 1e-8, torch.float32: 2e-2}[dtype]
-    assert D.is_symmetric and torch.finfo(dtype).eps <= D.precision <= bound
-    assert torch.linalg.matrix_norm(found - hessian, 2) <= 5 * D.precision * torch.linalg.matrix_norm(hessian, 2)
-
-
-def test_finite_differences_need_one_derivative_only():
-    params = {"x": torch.linspace(1, 2, 3).double()}
-    objective = specop.objective(lambda p, _: (Cube.apply(p["x"])).sum(), params=params)
-    close(objective.finite_difference_hessian().to_dense(), torch.diag(6 * params["x"]), 1e-8)
-    at = objective.finite_difference_hessian(2 * params["x"])
-    close(at.to_dense(), torch.diag(12 * params["x"]), 1e-8)
-    assert not (at @ torch.zeros(3).double()).any()
-
-
-class Cube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * gradient
 
 
 # --- What cannot be ---------------------------------------------------------------------------------------------------

@@ -234,3 +234,41 @@ def spy(monkeypatch, untapeable=False):
 
     monkeypatch.setattr(module, "record", watched)
     return kinds
+
+
+def reference(model, criterion, batch):
+    """Outputs, their Jacobian, and gradient and Hessian of the criterion in them."""
+    model = copy.deepcopy(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        z = model(batch[0])
+        rows = [
+            flat(torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True), parameters)
+            for entry in z.flatten()
+        ]
+
+    def loss(z):
+        return criterion(z, batch[1])
+
+    z = z.detach()
+    hessian = torch.autograd.functional.hessian(loss, z).reshape(z.numel(), z.numel())
+    return z, torch.stack(rows), torch.autograd.functional.jacobian(loss, z), hessian
+
+
+def operator(objective, kind, theta=None):
+    if kind in ("hessian", "ggn", "jacobian", "gradient_covariance", "finite_difference_hessian"):
+        return getattr(objective, kind)(theta)
+    return objective.fisher("exact" if kind == "fisher" else kind, theta, seed=3, samples=2)
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
