@@ -13,7 +13,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import specop  # noqa: E402
 from specop.autodiff import HESSIAN  # noqa: E402
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError  # noqa: E402
 from specop_jax import programs  # noqa: E402
 from specop_jax.arrays import backend  # noqa: E402
 from specop_jax.autodiff import make_autodiff  # noqa: E402
@@ -619,6 +619,46 @@ def test_an_nnx_module_in_training_mode(nnx):
     model.dropout.deterministic = True
     with pytest.raises(InvalidInputError, match=r"layer 'norm' \(BatchNorm\) is batch normalization in training mode"):
         specop.objective(model, cross_entropy, batch)
+
+
+def test_draws_from_the_rngs_of_an_nnx_module(nnx):
+    """Where no layer says so: the random counts of the copy that runs have moved."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layer, self.rngs = nnx.Linear(3, 3, param_dtype=jnp.float64, rngs=rngs), rngs
+
+        def __call__(self, x):
+            return self.layer(x) * jax.random.bernoulli(self.rngs.dropout(), 0.5, (3,))
+
+    model, batch = Net(nnx.Rngs(0, dropout=1)), (normal(11, 3), labels(11))
+    objective = specop.objective(model, cross_entropy, batch)
+    for call in (objective.loss, lambda: objective.ggn() @ objective.theta):
+        with pytest.raises(NondeterministicError, match=r"draws from the module's nnx\.Rngs.*fixed_randomness=0"):
+            call()
+    fixed = specop.objective(model, cross_entropy, batch, fixed_randomness=0)
+    assert fixed.loss() == fixed.loss()
+
+
+def test_a_penalty_that_reads_the_module_is_refused(nnx):
+    """The criterion's module is not the copy that is differentiated: the penalty would be a constant."""
+    model, (x, y) = nnx_model(nnx), (normal(11, 3), labels(11))
+
+    def penalty(model):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+    objective = specop.objective(model, lambda outputs, y: cross_entropy(outputs, y) + penalty(model), (x, y))
+    for call in (objective.loss, lambda: objective.ggn() @ objective.theta):
+        with pytest.raises(InvalidInputError, match=r"reads the parameter 'first\.bias' of the module.*forward="):
+            call()
+    told = specop.objective(
+        model,
+        lambda outputs, batch: cross_entropy(outputs[0], batch[1]) + outputs[1],
+        (x, y),
+        forward=lambda model, batch: (model(batch[0]), penalty(model)),
+    )
+    plain = specop.objective(model, cross_entropy, (x, y)).hessian().to_dense()
+    close(told.hessian().to_dense(), plain + 2 * jnp.eye(39))
 
 
 def test_tied_nnx_weights_count_once(nnx):

@@ -599,6 +599,42 @@ def test_losses_of_the_model_itself_are_mentioned():
     close(found, CROSS_ENTROPY(batch[1], model(batch[0])) + penalty)
 
 
+def test_matrices_of_the_outputs_have_no_penalty():
+    """They would lack it, and the covariance F - g g' would not even be semidefinite."""
+    model, batch = mlp(), (normal(5, 3), labels(5))
+
+    def criterion(outputs, y):
+        return cross_entropy(outputs, y) + sum(tf.reduce_sum(v.value**2) for v in model.trainable_variables)
+
+    objective = specop.objective(model, criterion, batch)
+    plain = specop.objective(model, cross_entropy, batch).hessian().to_dense()
+    close(objective.hessian().to_dense(), plain + 2 * tf.eye(31, dtype=tf.float64))
+    for call in (
+        lambda: objective.ggn() @ objective.theta,
+        lambda: objective.gradient_covariance() @ objective.theta,
+        lambda: list(objective.per_sample_gradients()),
+    ):
+        with pytest.raises(InvalidInputError, match=r"criterion reads the parameters itself.*identity_like"):
+            call()
+
+
+def test_a_function_that_reads_its_variable_itself_is_refused():
+    w = tf.Variable(normal(3, 3))
+    objective = specop.objective(lambda p, x: tf.reduce_mean(tf.tanh(x @ p) @ w), params=w, data=normal(5, 3))
+    with pytest.raises(InvalidInputError, match="reads the parameter 'params' itself, not the value that it is given"):
+        objective.gradient()
+
+
+def test_a_variable_as_data_is_watched():
+    model, criterion, (x, y) = problem("mlp")
+    x = tf.Variable(x)
+    H = specop.objective(model, criterion, (x, y)).hessian()
+    H @ tf.ones([31], tf.float64)
+    x.assign_add(tf.ones_like(x))
+    with pytest.raises(NondeterministicError, match="written into after it was read"):
+        H @ tf.ones([31], tf.float64)
+
+
 def test_keras_on_another_backend_is_refused():
     pytest.importorskip("jax")
     code = (

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from specop.autodiff import Linearization, Matrix
+from specop.autodiff import Linearization, Matrix, Same
 from specop.backend import Layout
 from specop.errors import InvalidInputError, ParametersChangedError
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksum
 from specop_torch.evaluation import Evaluation
-from specop_torch.graph import refuse_first_order
+from specop_torch.graph import refuse_bypassed, refuse_first_order
 from specop_torch.likelihoods import Likelihood, recognise
-from specop_torch.memory import free_memory, held_bytes, is_out_of_memory
+from specop_torch.memory import free_memory, held_bytes, is_borrowed, is_out_of_memory
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.products import (
     Multiply,
@@ -88,6 +88,7 @@ class TorchAutodiff:
             )
         (self.device,) = devices
         self._evaluation = Evaluation(model, self.device, fixed_randomness)
+        self._seen_through = False
         dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
         self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
 
@@ -158,9 +159,12 @@ class TorchAutodiff:
         """Return the batch's samples at these places."""
         return pick(batch, self.count(batch), indices)
 
-    def batch_versions(self, batch: Any) -> tuple[int, ...]:
-        """Return the version counters of the batch's tensors."""
-        return tuple(leaf._version for leaf in leaves(batch))
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
+        """Return the batch's tensors with their version counters; of memory that torch does not own checksums."""
+        # NumPy writes to its arrays without a word to the tensors that share them.
+        return tuple(
+            int(checksum(leaf)) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in leaves(batch)
+        )
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
@@ -169,12 +173,19 @@ class TorchAutodiff:
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return the loss as a detached scalar."""
-        with torch.no_grad(), self._evaluation.running(twice_differentiable=False):
-            return self._evaluation.loss(self._leaves(theta, requires_grad=False), batch).detach()
+        # A graph shows what a loss reads. Once is enough: it is a property of the model.
+        first = not self._seen_through
+        with torch.set_grad_enabled(first), self._evaluation.running(twice_differentiable=False):
+            loss = self._evaluation.loss(self._leaves(theta, requires_grad=first), batch)
+            self._see_through(loss)
+            return loss.detach()
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
-        with torch.enable_grad(), self._evaluation.running(twice_differentiable=False):
+        with (
+            torch.enable_grad(),
+            self._evaluation.running(twice_differentiable=False, elsewhere=theta is not None),
+        ):
             loss, gradients, _ = self._differentiate(theta, batch, create_graph=False)
             return loss.detach(), self._vector(gradients)
 
@@ -185,7 +196,7 @@ class TorchAutodiff:
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
-        with torch.enable_grad(), self._evaluation.running():
+        with torch.enable_grad(), self._evaluation.running(elsewhere=theta is not None):
             form, multiply = self._multiply(theta, batch, matrix, retain_graph=True)
             parts, tape = record(multiply, form.inputs(vector))
         held = held_bytes(tape.constants, self.model.state())
@@ -195,22 +206,24 @@ class TorchAutodiff:
 
     def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
         """Return the product with a vector and keep nothing."""
-        with torch.enable_grad(), self._evaluation.running():
+        with torch.enable_grad(), self._evaluation.running(elsewhere=theta is not None):
             form, multiply = self._multiply(theta, batch, matrix, retain_graph=False)
             return form.result(multiply(form.inputs(vector)))
 
     def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], Tensor]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
-        with torch.enable_grad(), self._evaluation.running():
+        with torch.enable_grad(), self._evaluation.running(elsewhere=theta is not None):
             points = self._leaves(theta, requires_grad=True)
-            with torch.no_grad():
+            with torch.set_grad_enabled(not self._seen_through):
                 outputs = self._evaluation.outputs(points, batch)
+            refuse_bypassed(outputs, self._own())
+            outputs = outputs.detach()
             check_samples(self.model, outputs, self.count(batch))
-            gradient, _ = output_gradient(self._evaluation.criterion(batch), outputs)
+            gradient, _ = output_gradient(self._evaluation.criterion(points, batch), outputs)
         rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
         def between(start: int, stop: int) -> Tensor:
-            with torch.enable_grad(), self._evaluation.running():
+            with torch.enable_grad(), self._evaluation.running(elsewhere=theta is not None):
                 return self._vectors(rows(start, stop), (stop - start,))
 
         return between
@@ -225,6 +238,7 @@ class TorchAutodiff:
         leaves = self._leaves(theta, requires_grad=True)
         points = list(leaves.values())
         outputs = self._evaluation.outputs(leaves, batch)
+        refuse_bypassed(outputs, self._own())
         if not outputs.requires_grad:
             raise InvalidInputError(self._independent())
         pull = transposed_jacobian(outputs, points)
@@ -234,7 +248,7 @@ class TorchAutodiff:
         push = jacobian(outputs, points)
         if matrix.kind == "jacobian":
             return _Form(self, codomain=_Kind.of(outputs)), push
-        middle = self._output_matrix(outputs.detach(), batch, matrix)
+        middle = self._output_matrix(leaves, outputs.detach(), batch, matrix)
 
         def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
             (along,) = push(vectors)
@@ -242,9 +256,11 @@ class TorchAutodiff:
 
         return _Form(self), multiply
 
-    def _output_matrix(self, outputs: Tensor, batch: Any, matrix: Matrix) -> Callable[[Tensor], Tensor]:
+    def _output_matrix(
+        self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
+    ) -> Callable[[Tensor], Tensor]:
         """Return u -> M u for the matrix J' M J."""
-        likelihood, criterion = self._likelihood, self._evaluation.criterion(batch)
+        likelihood, criterion = self._likelihood, self._evaluation.criterion(points, batch)
         if matrix.kind == "ggn":
             if likelihood is not None:
                 likelihood.check(criterion, outputs)
@@ -282,6 +298,7 @@ class TorchAutodiff:
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
         points = self._leaves(theta, requires_grad=True)
         loss = self._evaluation.loss(points, batch)
+        self._see_through(loss)
         moving = [point for point in points.values() if point.requires_grad]
         if not loss.requires_grad:
             raise InvalidInputError(self._independent())
@@ -292,6 +309,15 @@ class TorchAutodiff:
         if all(gradient is None for gradient in gradients):
             raise InvalidInputError(self._independent())
         return loss, gradients, list(points.values())
+
+    def _see_through(self, loss: Tensor) -> None:
+        if not self._seen_through:
+            refuse_bypassed(loss, self._own())
+            self._seen_through = True
+
+    def _own(self) -> dict[str, Tensor]:
+        """Return the user's own parameters, for which leaves stand in."""
+        return dict(zip(self.names, self._current(), strict=True))
 
     def _independent(self) -> str:
         return (

@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
+from specop.refusals import criterion_of_parameters, refusing_global_draws
+from specop_torch.graph import depends_on
 from specop_torch.models import Model
 
 __all__ = ["Evaluation"]
@@ -32,7 +36,6 @@ class Evaluation:
         self.model = model
         self.device = device
         self.fixed_randomness = fixed_randomness
-        self._checked_randomness = False
 
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
@@ -42,16 +45,27 @@ class Evaluation:
             yield
 
     @contextlib.contextmanager
-    def running(self, *, twice_differentiable: bool = True) -> Iterator[None]:
-        """Run the model under the fixed seed, and under attention kernels that have the derivatives needed."""
-        # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
-        with sdpa_kernel(SDPBackend.MATH) if twice_differentiable else contextlib.nullcontext():
-            if self.fixed_randomness is None:
-                yield
-            else:
-                with self.preserved():
-                    torch.manual_seed(self.fixed_randomness)
-                    yield
+    def running(self, *, twice_differentiable: bool = True, elsewhere: bool = False) -> Iterator[None]:
+        """Run the model under the fixed seed, and by kernels that have the derivatives needed.
+
+        Parameters
+        ----------
+        twice_differentiable : bool
+            Whether second derivatives are needed.
+        elsewhere : bool
+            Whether derivatives are taken at another point than the model's own parameters.
+        """
+        with contextlib.ExitStack() as stack:
+            if twice_differentiable:
+                # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(_TwiceDifferentiable())
+            if elsewhere:
+                stack.enter_context(_refusing_recomputation())
+            if self.fixed_randomness is not None:
+                stack.enter_context(self.preserved())
+                torch.manual_seed(self.fixed_randomness)
+            yield
 
     def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
         """Return the mean loss at these values of the selected parameters."""
@@ -73,24 +87,40 @@ class Evaluation:
             raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", points))
         return outputs
 
-    def criterion(self, batch: Any) -> Callable[[Tensor], Tensor]:
-        """Return the mean loss of a batch as a function of outputs."""
-        return lambda outputs: self._mean(self.model.compare(outputs, batch), {})
+    def criterion(self, points: dict[str, Tensor], batch: Any) -> Callable[[Tensor], Tensor]:
+        """Return the mean loss of a batch as a function of outputs, and of nothing else that moves.
+
+        Parameters
+        ----------
+        points : dict
+            The leaves that stand for the parameters.
+        batch
+        """
+
+        def compare(outputs: Tensor) -> Tensor:
+            with self._refusing_randomness():
+                loss = self.model.compare(points, outputs, batch)
+            mean = self._mean(loss, {})
+            own = [tensor for name, tensor in self.model.named_state() if name in points]
+            if depends_on(mean, [*points.values(), *own]):
+                raise criterion_of_parameters()
+            return mean
+
+        return compare
 
     @contextlib.contextmanager
     def _refusing_randomness(self) -> Iterator[None]:
-        # One look at the random state is enough: whether a forward pass draws is a property of the model.
-        if self._checked_randomness or self.fixed_randomness is not None:
+        with refusing_global_draws():
+            if self.fixed_randomness is not None:
+                yield
+                return
+            before = self._random_state()
             yield
-            return
-        before = self._random_state()
-        yield
         if any(not torch.equal(old, new) for old, new in zip(before, self._random_state(), strict=True)):
             raise NondeterministicError(
                 "the forward pass draws random numbers, so every product would be of another matrix. Switch dropout "
                 "and sampling off (model.eval()), or pass fixed_randomness=0 for the curvature under one fixed mask."
             )
-        self._checked_randomness = True
 
     def _mean(self, loss: Any, points: dict[str, Tensor]) -> Tensor:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
@@ -119,3 +149,33 @@ class Evaluation:
         if self.device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self.device))
         return states
+
+
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Replaces what has a wrong second derivative in torch by operations with the right one."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # The derivative of the fused kernel's backward pass takes the norms for constants.
+        if function is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+@contextlib.contextmanager
+def _refusing_recomputation() -> Iterator[None]:
+    message = (
+        "the forward pass stores activations by hooks, as torch.utils.checkpoint does: what it recomputes in the "
+        "backward pass reads the model's own parameters, not theta. Switch checkpointing off, or load theta into the "
+        "model and leave theta out."
+    )
+    try:
+        with disable_saved_tensors_hooks(message):
+            yield
+    except RuntimeError as error:
+        if message in str(error):
+            raise InvalidInputError(message) from error
+        raise

@@ -32,8 +32,8 @@ class Model(Protocol):
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return what the criterion is given, or raise where there is none."""
 
-    def compare(self, outputs: Any, batch: Any) -> Any:
-        """Return the criterion's value at these outputs."""
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value at these outputs; `values` are for a criterion that reads the parameters."""
 
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs depend on the other samples of its batch."""
@@ -79,25 +79,21 @@ class ModuleModel:
         self.forward = forward
         self.check_modes = check_modes
         self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
-        self._runner = _Runner(self.module, self._run)
+        self._replaced = _Replaced(self.module)
         self._check_layers()
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
-        return self.compare(self.outputs(values, batch), batch)
+        # One call for both: a criterion may read the module's parameters, as a penalty does.
+        return self._call(values, lambda: self._compare(self._run(batch), batch))
 
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
-        """Return the outputs; buffers are copies, so that a layer that updates its own leaves the user's alone."""
-        if self.check_modes:
-            self._check_modes()
-        replaced = {f"module.{name}": value for name, value in values.items()}
-        replaced |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
-        return functional_call(self._runner, replaced, (batch,))
+        """Return the outputs."""
+        return self._call(values, lambda: self._run(batch))
 
-    def compare(self, outputs: Any, batch: Any) -> Any:
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
-        assert self.criterion is not None
-        return self.criterion(outputs, batch if self.forward is not None else batch[1])
+        return self._call(values, lambda: self._compare(outputs, batch))
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
@@ -159,6 +155,18 @@ class ModuleModel:
         """Return a mapping by parameter name."""
         return values
 
+    def _call(self, values: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
+        """Call a function while the module holds these values, and copies of its buffers, which a layer may update."""
+        if self.check_modes:
+            self._check_modes()
+        held = {f"module.{name}": value for name, value in values.items()}
+        held |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+        return functional_call(self._replaced, held, (function,))
+
+    def _compare(self, outputs: Any, batch: Any) -> Any:
+        assert self.criterion is not None
+        return self.criterion(outputs, batch if self.forward is not None else batch[1])
+
     def _run(self, batch: Any) -> Any:
         if self.forward is not None:
             return self.forward(self.module, batch)
@@ -173,10 +181,22 @@ class ModuleModel:
 
     def _check_layers(self) -> None:
         for name, layer in self.module.named_modules():
-            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.sparse:
+            if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+                continue
+            if layer.sparse:
                 raise InvalidInputError(
                     f"layer {name!r} has sparse=True: torch has no second derivative of sparse gradients. Set "
                     f"{name}.sparse = False; values do not change."
+                )
+            if layer.max_norm is not None:
+                raise InvalidInputError(
+                    f"layer {name!r} has max_norm={layer.max_norm}: its forward pass writes to its weight. Call the "
+                    f"model on the data once, which scales the rows down, and set {name}.max_norm = None."
+                )
+            if layer.scale_grad_by_freq:
+                raise InvalidInputError(
+                    f"layer {name!r} has scale_grad_by_freq=True: its gradient is that of no loss, and has no "
+                    f"Hessian. Set {name}.scale_grad_by_freq = False; values do not change."
                 )
 
     def _check_modes(self) -> None:
@@ -220,7 +240,7 @@ class FunctionModel:
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
         found = self.function(self.structure_of(dict(values)), batch)
-        return found if self.criterion is None else self.compare(found, batch)
+        return found if self.criterion is None else self.compare(values, found, batch)
 
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the function's value at a structure with the named leaves replaced."""
@@ -228,7 +248,7 @@ class FunctionModel:
             raise no_outputs()
         return self.function(self.structure_of(dict(values)), batch)
 
-    def compare(self, outputs: Any, batch: Any) -> Any:
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
         assert self.criterion is not None
         return self.criterion(outputs, batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch)
@@ -287,13 +307,12 @@ def _drops_out(layer: nn.Module) -> bool:
     return False
 
 
-class _Runner(nn.Module):
-    """Puts the user's own forward function under `functional_call`, which replaces tensors inside modules only."""
+class _Replaced(nn.Module):
+    """Puts any function under `functional_call`, which replaces tensors inside modules only."""
 
-    def __init__(self, module: nn.Module, outputs: Callable[[Any], Any]) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.outputs = outputs
 
-    def forward(self, batch: Any) -> Any:
-        return self.outputs(batch)
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()

@@ -11,12 +11,13 @@ from parity.problems import HEADS, WIDTH
 jax.config.update("jax_enable_x64", True)
 
 
-def objective(problem, dtype, **keywords):
-    """Objective with the weights and data of the problem, in this dtype."""
+def objective(problem, dtype, *, data=None, scaled=None, **keywords):
+    """Objective with the weights of the problem in this dtype, of its data or others; `scaled` multiplies outputs."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
-    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
+    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches] if data is None else data
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+    function = outputs if scaled is None else lambda params, batch: scaled() * outputs(params, batch)
+    return specop.objective(function, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
 
 
 def array(values, dtype):
