@@ -239,6 +239,23 @@ def test_modes_and_buffers_belong_to_the_point():
         H @ v
 
 
+def test_autocast_belongs_to_the_point():
+    """The model is another function there, of other precision, and what is kept would be of one of the two."""
+    model, criterion, (x, y) = problem("mlp")
+    model, batch, v = model.float(), (x.float(), y), torch.ones(31)
+    H = specop.objective(model, criterion, batch).hessian()
+    assert H.precision == torch.finfo(torch.float32).eps
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ParametersChangedError, match="modes"):
+            H @ v
+        coarse = specop.objective(model, criterion, batch).hessian()
+        assert coarse.precision == torch.finfo(torch.bfloat16).eps
+        coarse @ v
+    with pytest.raises(ParametersChangedError, match="modes"):
+        coarse @ v
+    H @ v
+
+
 def test_a_fixed_point_stays_when_the_model_moves():
     model, criterion, batch = problem("mlp")
     objective = specop.objective(model, criterion, batch)

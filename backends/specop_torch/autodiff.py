@@ -94,8 +94,11 @@ class TorchAutodiff:
 
     @property
     def precision(self) -> float:
-        """Rounding error of products: of the least exact parameter dtype, or TF32's where it is switched on."""
+        """Rounding error of products: of the least exact parameter dtype, or of autocast or TF32 where these are on."""
         coarsest = max(torch.finfo(tensor.dtype).eps for tensor in self.parameters.values())
+        autocast = self._autocast()
+        if autocast is not None and coarsest > 1e-10:
+            coarsest = max(coarsest, torch.finfo(autocast).eps)
         tf32 = self.device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
         return max(coarsest, 2.0**-11) if tf32 and coarsest > 1e-10 else coarsest
 
@@ -117,11 +120,13 @@ class TorchAutodiff:
         self.backend.check_vector(vector, self.layout, "the vector")
         return self.model.structure_of(dict(zip(self.names, self._split(vector), strict=True)))
 
-    def fingerprint(self, *, fixed: bool = False) -> tuple[int, ...]:
+    def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
         sums = [checksum(tensor) for name, tensor in self.model.named_state() if name not in replaced]
-        return (*self.model.modes(), *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
+        # Inside autocast the same model is another function.
+        modes = (*self.model.modes(), self._autocast())
+        return (*modes, *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
@@ -309,6 +314,11 @@ class TorchAutodiff:
         if all(gradient is None for gradient in gradients):
             raise InvalidInputError(self._independent())
         return loss, gradients, list(points.values())
+
+    def _autocast(self) -> torch.dtype | None:
+        """Return the dtype that products of matrices run in, if the caller has switched that on."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
     def _see_through(self, loss: Tensor) -> None:
         if not self._seen_through:
