@@ -20,6 +20,32 @@ def objective(problem, dtype, *, data=None, scaled=None, **keywords):
     return specop.objective(function, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
 
 
+def derivatives(problem, x, y):
+    """Outputs z, their Jacobian, and the Hessians of the loss in parameters and in z, by JAX in float64."""
+    outputs, criterion = MODELS[problem.name]
+    shapes = [weight.shape for weight in problem.weights.values()]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+
+    def at(theta):
+        pieces = jnp.split(theta, ends)
+        return outputs([piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)], (x, y))
+
+    @jax.jit
+    def found(theta):
+        z = at(theta)
+        hessian = jax.hessian(lambda theta: criterion(at(theta), y))(theta)
+        curvature = jax.hessian(lambda z: criterion(z, y))(z)
+        return z, jax.jacrev(at)(theta).reshape(z.size, -1), hessian, curvature.reshape(z.size, -1)
+
+    return found(problem.vector)
+
+
+def slope(problem, z, y):
+    """Gradient of the loss in the outputs z, at labels y."""
+    _, criterion = MODELS[problem.name]
+    return jax.grad(criterion)(jnp.asarray(z), jnp.asarray(y))
+
+
 def array(values, dtype):
     return jnp.asarray(values, dtype if np.issubdtype(values.dtype, np.floating) else None)
 
@@ -35,6 +61,10 @@ def cross_entropy(logits, labels):
 
 def binary_cross_entropy(logits, labels):
     return jnp.mean(jax.nn.softplus(logits) - labels * logits)
+
+
+def squared_error(outputs, targets):
+    return jnp.mean((outputs - targets) ** 2)
 
 
 def mlp(params, batch):
@@ -97,4 +127,5 @@ MODELS = {
     "cnn": (cnn, cross_entropy),
     "transformer": (transformer, cross_entropy),
     "wide and deep": (wide_and_deep, binary_cross_entropy),
+    "regression": (mlp, squared_error),
 }

@@ -17,6 +17,28 @@ def objective(problem, dtype, *, data=None, scaled=None, **keywords):
     return specop.objective(function, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
 
 
+def derivatives(problem, x, y):
+    """Outputs z, their Jacobian, and the Hessians of the loss in parameters and in z, by torch.func in float64."""
+    outputs, criterion = MODELS[problem.name]
+    shapes = [weight.shape for weight in problem.weights.values()]
+    theta, batch = torch.from_numpy(problem.vector), (array(x, "float64"), array(y, "float64"))
+
+    def at(theta):
+        pieces = theta.split([int(np.prod(shape)) for shape in shapes])
+        return outputs([piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)], batch)
+
+    z = at(theta)
+    hessian = torch.func.jacrev(torch.func.grad(lambda theta: criterion(at(theta), batch[1])))(theta)
+    curvature = torch.func.jacrev(torch.func.grad(lambda z: criterion(z, batch[1])))(z)
+    return z, torch.func.jacrev(at)(theta).flatten(0, -2), hessian, curvature.reshape(z.numel(), -1)
+
+
+def slope(problem, z, y):
+    """Gradient of the loss in the outputs z, at labels y."""
+    _, criterion = MODELS[problem.name]
+    return torch.func.grad(lambda z: criterion(z, array(y, "float64")))(torch.from_numpy(z))
+
+
 def array(values, dtype):
     tensor = torch.from_numpy(np.array(values))
     return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor.long()
@@ -77,4 +99,5 @@ MODELS = {
     "cnn": (cnn, cross_entropy),
     "transformer": (transformer, cross_entropy),
     "wide and deep": (wide_and_deep, F.binary_cross_entropy_with_logits),
+    "regression": (mlp, F.mse_loss),
 }
