@@ -155,6 +155,65 @@ def test_integer_leaves_numbers_and_unused_leaves():
     assert not np.asarray(found)[:4].any() and np.asarray(found)[4:, 4:].any()
 
 
+def masked_cross_entropy(outputs, labels):
+    """Mean over the tokens that have a label."""
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
+
+
+def test_masked_tokens():
+    """Batches count by their labels, and a Fisher matrix has terms for these only."""
+    params = {"embedding": normal(6, 3), "head": normal(3, 6)}
+    x = jnp.arange(33).reshape(11, 3) ** 2 % 6
+    y = jnp.where(jnp.arange(33).reshape(11, 3) % 4 == 1, -100, x[:, ::-1]).at[7:, 1:].set(-100)
+    batch = (x, y)
+
+    def outputs(p, batch):
+        return jnp.tanh(p["embedding"][batch[0]].cumsum(1)) @ p["head"]
+
+    objective = specop.objective(
+        outputs,
+        masked_cross_entropy,
+        split(batch, 6, 5),
+        params=params,
+        weight=lambda batch: (batch[1] >= 0).sum(),
+        likelihood="categorical",
+    )
+    theta = objective.flatten(params)
+    close(objective.loss(), masked_cross_entropy(outputs(params, batch), y))
+    close(
+        objective.hessian().to_dense(),
+        dense(objective, lambda p, batch: masked_cross_entropy(outputs(p, batch), y), batch, theta),
+    )
+
+    @jax.jit
+    def definition(vector):
+        def at(vector):
+            return outputs(objective.unflatten(vector), batch).reshape(-1)
+
+        def loss(z):
+            return masked_cross_entropy(z.reshape(*x.shape, 6), y)
+
+        J = jax.jacobian(at)(vector)
+        return J.T @ jax.hessian(loss)(at(vector)) @ J
+
+    expected = definition(theta)
+    close(objective.fisher().to_dense(), expected)
+
+
+def test_fused_attention():
+    params, batch = {"qkv": normal(4, 12), "head": normal(4, 3)}, (normal(5, 3, 4), labels(5))
+
+    def loss(p, batch):
+        q, k, v = jnp.split((batch[0] @ p["qkv"])[:, :, None], 3, -1)
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)[:, :, 0]
+        return cross_entropy(attended.mean(1) @ p["head"], batch[1])
+
+    objective = specop.objective(loss, data=split(batch, 4, 1), params=params)
+    # JAX itself computes attention weights in single precision, whatever it is given.
+    close(objective.hessian().to_dense(), dense(objective, loss, batch, objective.flatten(params)), 1e-5)
+
+
 def test_select_and_restrict_give_principal_blocks():
     loss, params, batch = problem("mlp")
     whole = specop.objective(loss, data=batch, params=params)
