@@ -27,10 +27,13 @@ def derivatives(problem, x, y):
         pieces = theta.split([int(np.prod(shape)) for shape in shapes])
         return outputs([piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)], batch)
 
-    z = at(theta)
-    hessian = torch.func.jacrev(torch.func.grad(lambda theta: criterion(at(theta), batch[1])))(theta)
+    # Fused attention has no second derivative.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        z = at(theta)
+        hessian = torch.func.jacrev(torch.func.grad(lambda theta: criterion(at(theta), batch[1])))(theta)
+        jacobian = torch.func.jacrev(at)(theta).reshape(z.numel(), -1)
     curvature = torch.func.jacrev(torch.func.grad(lambda z: criterion(z, batch[1])))(z)
-    return z, torch.func.jacrev(at)(theta).flatten(0, -2), hessian, curvature.reshape(z.numel(), -1)
+    return z, jacobian, hessian, curvature.reshape(z.numel(), -1)
 
 
 def slope(problem, z, y):
