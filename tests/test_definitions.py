@@ -149,8 +149,7 @@ def differences_are_near(found, hessian, chosen):
     D, hessian = found.finite_difference_hessian(), hessian[np.ix_(chosen, chosen)]
     for vector in np.random.default_rng(0).standard_normal((2, len(chosen))):
         error = np.linalg.norm(numpy(D @ D.backend.from_host(vector, D.domain)) - hessian @ vector)
-        # The precision is that along one direction, where two steps may agree by chance.
-        assert error <= 100 * D.precision * np.linalg.norm(hessian, 2) * np.linalg.norm(vector)
+        assert error <= 10 * D.precision * np.linalg.norm(hessian, 2) * np.linalg.norm(vector)
 
 
 def splits(sizes):
@@ -184,6 +183,14 @@ def test_operators_are_their_definitions_for_any_split_and_selection(framework, 
         check(framework, operator, data, sizes, names)
 
     drawn()
+
+
+@pytest.mark.parametrize(("shape", "name"), [("wide and deep", "5"), ("regression", "1")])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_steps_that_agree_by_chance_promise_nothing(framework, shape, name):
+    """In one dimension two differences were equal to the last bit where both were off by 3e-9."""
+    found = objective(framework, shape, (name,), (SAMPLES,), 2**30)
+    differences_are_near(found, matrices(framework, shape)["hessian"](), places(shape, name))
 
 
 @pytest.mark.parametrize("operator", [operator for operator in OPERATORS if operator != "differences"])
