@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from specop.backend import Array, Backend, Layout
 
-__all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix"]
+__all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]
 
 LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
 """The likelihoods whose Fisher information is known in closed form."""
@@ -82,6 +82,18 @@ class Linearization:
     bytes: int
 
 
+class Same:
+    """An array that is equal to itself only; held, so that no other one gets its identity."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.array is other.array
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Autodiff(Protocol):
     """What a framework provides for one batch. Losses are means over the batch; vectors follow `layout`.
 
@@ -146,8 +158,8 @@ class Autodiff(Protocol):
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that a batch takes."""
 
-    def batch_versions(self, batch: Any) -> tuple[int, ...]:
-        """Return counters that move when a batch's arrays are written into; empty where arrays are immutable."""
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
+        """Return something comparable that changes when a batch's arrays are replaced or written into."""
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of a batch."""

@@ -33,7 +33,7 @@ class _BatchReader(Protocol):
 
     def batch_bytes(self, batch: Any) -> int: ...
 
-    def batch_versions(self, batch: Any) -> tuple[int, ...]: ...
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]: ...
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]: ...
 
@@ -79,7 +79,7 @@ class Batches:
         self._seen: list[tuple[int, ...]] = []
         self._weights: list[float] = []
         self._counts: list[int] = []
-        self._versions: list[tuple[int, ...]] = []
+        self._versions: list[tuple[Any, ...]] = []
 
     def __len__(self) -> int:
         self._read_once()

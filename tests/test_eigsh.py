@@ -238,6 +238,17 @@ def test_asymmetry_is_refused_or_warned_of():
         specop.eigsh(specop.FunctionOperator(lambda x: x, (3, 3), like=np.zeros(3), is_symmetric=False), k=1)
 
 
+def test_rounding_of_zero_products_is_no_asymmetry():
+    """From a start vector in the null space the first products are rounding, and so is what they differ by."""
+    matrix = np.diag([0.0, 0, 0, 1, 2, 3])
+    matrix[[0, 1, 2], [1, 2, 0]] = 1e-17
+    operator, null = specop.DenseOperator(matrix, is_symmetric=True), np.eye(6)[0]
+    np.testing.assert_allclose(specop.eigsh(operator, k=2, v0=null).eigenvalues, [2, 3])
+    matrix[[3, 4, 5], [4, 5, 3]] = 1.0
+    with pytest.raises(AsymmetryError, match="is not symmetric"):
+        specop.eigsh(specop.DenseOperator(matrix, is_symmetric=True), k=2, v0=null)
+
+
 def test_noisy_products_are_told_from_asymmetric_ones():
     symmetric, rng = spectra.with_spectrum(np.linspace(0, 1, 100)), np.random.default_rng(0)
     operator = specop.FunctionOperator(

@@ -61,6 +61,21 @@ def test_sparse_embeddings_are_refused_by_name():
         specop.objective(model, F.cross_entropy, (labels(5), labels(5)))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_norm": 1.0}, r"layer '0' has max_norm=1.0: its forward pass writes to its weight.*0\.max_norm = None"),
+        ({"scale_grad_by_freq": True}, r"layer '0' has scale_grad_by_freq=True: its gradient is that of no loss"),
+    ],
+)
+def test_embeddings_that_are_no_functions_are_refused_by_name(setting, message):
+    model = nn.Sequential(nn.Embedding(4, 3, **setting))
+    before = model[0].weight.clone()
+    with pytest.raises(InvalidInputError, match=message):
+        specop.objective(model, F.cross_entropy, (labels(5), labels(5))).loss()
+    assert torch.equal(model[0].weight, before)
+
+
 def test_operations_without_a_second_derivative_are_explained():
     model = nn.Sequential(nn.EmbeddingBag(4, 3))
     objective = specop.objective(model, F.cross_entropy, (labels(6).reshape(3, 2), labels(3)))

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 import specop  # noqa: E402
@@ -238,6 +239,23 @@ def test_modes_and_buffers_belong_to_the_point():
         H @ v
 
 
+def test_autocast_belongs_to_the_point():
+    """The model is another function there, of other precision, and what is kept would be of one of the two."""
+    model, criterion, (x, y) = problem("mlp")
+    model, batch, v = model.float(), (x.float(), y), torch.ones(31)
+    H = specop.objective(model, criterion, batch).hessian()
+    assert H.precision == torch.finfo(torch.float32).eps
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ParametersChangedError, match="modes"):
+            H @ v
+        coarse = specop.objective(model, criterion, batch).hessian()
+        assert coarse.precision == torch.finfo(torch.bfloat16).eps
+        coarse @ v
+    with pytest.raises(ParametersChangedError, match="modes"):
+        coarse @ v
+    H @ v
+
+
 def test_a_fixed_point_stays_when_the_model_moves():
     model, criterion, batch = problem("mlp")
     objective = specop.objective(model, criterion, batch)
@@ -348,3 +366,115 @@ def test_dropout_that_is_off_is_fine():
     specop.objective(model.eval(), criterion, batch).loss()
     model.train()[1].p = 0.0
     specop.objective(model, criterion, batch).loss()
+
+
+class DropsLater(nn.Module):
+    """Draws for small batches only."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return F.dropout(self.layer(x), 0.5, training=len(x) < 5)
+
+
+def test_every_batch_and_every_criterion_is_watched():
+    batches = split(problem("mlp")[2], 7, 4)
+    with pytest.raises(NondeterministicError, match="draws random numbers"):
+        specop.objective(DropsLater().double(), F.cross_entropy, batches).loss()
+
+    def noisy(outputs, y):
+        return F.cross_entropy(outputs + torch.randn_like(outputs), y)
+
+    objective = specop.objective(problem("mlp")[0], noisy, batches)
+    for call in (lambda: objective.ggn() @ objective.theta, objective.loss):  # outputs alone draw nothing
+        with pytest.raises(NondeterministicError, match="draws random numbers"):
+            call()
+
+
+# --- Parameters that are read past the model --------------------------------------------------------------------------
+
+
+def penalized(model, forward):
+    def criterion(outputs, y):
+        return F.cross_entropy(outputs, y[1] if forward else y) + sum((p**2).sum() for p in model.parameters())
+
+    return criterion
+
+
+@pytest.mark.parametrize("forward", [None, lambda model, batch: model(batch[0])], ids=["plain", "forward"])
+def test_a_penalty_in_the_criterion_counts(forward):
+    model, criterion, batch = problem("mlp")
+    hessian = exact(model, criterion, batch)[2] + 2 * torch.eye(31)
+    objective = specop.objective(model, penalized(model, forward), batch, forward=forward)
+    close(objective.hessian().to_dense(), hessian)
+    theta = objective.theta + 1
+    penalty = objective.loss(theta) - specop.objective(model, criterion, batch).loss(theta)
+    close(penalty, theta @ theta)
+    for call in (
+        lambda: objective.ggn() @ theta,
+        lambda: objective.fisher("empirical") @ theta,
+        lambda: list(objective.per_sample_gradients()),
+        lambda: objective.gradient_covariance() @ theta,
+    ):
+        with pytest.raises(InvalidInputError, match=r"criterion reads the parameters itself.*identity_like"):
+            call()
+
+
+class Bypassing(nn.Module):
+    """Reads a weight through its layer and through a list, where nothing can stand in for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.weights = [self.layer.weight]
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)) @ self.weights[0]
+
+
+CALLS_OF_A_BYPASS = {
+    "loss": lambda objective: objective.loss(objective.theta),
+    "gradient": lambda objective: objective.gradient(),
+    "hessian": lambda objective: objective.hessian() @ objective.theta,
+    "jacobian": lambda objective: objective.jacobian() @ objective.theta,
+    "sample gradients": lambda objective: list(objective.per_sample_gradients()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS_OF_A_BYPASS)
+def test_a_parameter_read_past_its_module_is_refused(call):
+    _, criterion, batch = problem("mlp")
+    objective = specop.objective(Bypassing().double(), criterion, batch)
+    with pytest.raises(InvalidInputError, match=r"reads the parameter 'layer\.weight' past the model"):
+        CALLS_OF_A_BYPASS[call](objective)
+    assert specop.objective(Bypassing().double(), criterion, batch, select="layer.bias").loss() > 0
+
+
+# --- Activations that are computed again ------------------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x):
+        return checkpoint(self.inside, x, use_reentrant=False)
+
+
+def test_checkpointing_is_right_at_every_point():
+    """What is recomputed in the backward pass must read theta, not the model's own parameters."""
+    model, criterion, batch = problem("mlp")
+    plain, objective = (specop.objective(m, criterion, batch) for m in (model, Checkpointed(model)))
+    theta = plain.theta + 0.1
+    close(objective.loss(theta), plain.loss(theta))
+    close(objective.gradient(theta), plain.gradient(theta))
+    close(next(objective.per_sample_gradients(theta)), next(plain.per_sample_gradients(theta)))
+    for matrix in ("hessian", "ggn", "jacobian"):
+        found, expected = (getattr(o, matrix)(theta) for o in (objective, plain))
+        close(found @ theta, expected @ theta)
+        close(found @ theta, expected @ theta)
+    low = specop.objective(Checkpointed(model), criterion, batch, memory_budget=0)
+    close(low.hessian(theta) @ theta, plain.hessian(theta) @ theta)

@@ -13,7 +13,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import specop  # noqa: E402
 from specop.autodiff import HESSIAN  # noqa: E402
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError  # noqa: E402
 from specop_jax import programs  # noqa: E402
 from specop_jax.arrays import backend  # noqa: E402
 from specop_jax.autodiff import make_autodiff  # noqa: E402
@@ -153,6 +153,65 @@ def test_integer_leaves_numbers_and_unused_leaves():
     assert objective.names == ("host", "unused", "w") and objective.n == 10
     found = objective.hessian().to_dense()
     assert not np.asarray(found)[:4].any() and np.asarray(found)[4:, 4:].any()
+
+
+def masked_cross_entropy(outputs, labels):
+    """Mean over the tokens that have a label."""
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
+
+
+def test_masked_tokens():
+    """Batches count by their labels, and a Fisher matrix has terms for these only."""
+    params = {"embedding": normal(6, 3), "head": normal(3, 6)}
+    x = jnp.arange(33).reshape(11, 3) ** 2 % 6
+    y = jnp.where(jnp.arange(33).reshape(11, 3) % 4 == 1, -100, x[:, ::-1]).at[7:, 1:].set(-100)
+    batch = (x, y)
+
+    def outputs(p, batch):
+        return jnp.tanh(p["embedding"][batch[0]].cumsum(1)) @ p["head"]
+
+    objective = specop.objective(
+        outputs,
+        masked_cross_entropy,
+        split(batch, 6, 5),
+        params=params,
+        weight=lambda batch: (batch[1] >= 0).sum(),
+        likelihood="categorical",
+    )
+    theta = objective.flatten(params)
+    close(objective.loss(), masked_cross_entropy(outputs(params, batch), y))
+    close(
+        objective.hessian().to_dense(),
+        dense(objective, lambda p, batch: masked_cross_entropy(outputs(p, batch), y), batch, theta),
+    )
+
+    @jax.jit
+    def definition(vector):
+        def at(vector):
+            return outputs(objective.unflatten(vector), batch).reshape(-1)
+
+        def loss(z):
+            return masked_cross_entropy(z.reshape(*x.shape, 6), y)
+
+        J = jax.jacobian(at)(vector)
+        return J.T @ jax.hessian(loss)(at(vector)) @ J
+
+    expected = definition(theta)
+    close(objective.fisher().to_dense(), expected)
+
+
+def test_fused_attention():
+    params, batch = {"qkv": normal(4, 12), "head": normal(4, 3)}, (normal(5, 3, 4), labels(5))
+
+    def loss(p, batch):
+        q, k, v = jnp.split((batch[0] @ p["qkv"])[:, :, None], 3, -1)
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)[:, :, 0]
+        return cross_entropy(attended.mean(1) @ p["head"], batch[1])
+
+    objective = specop.objective(loss, data=split(batch, 4, 1), params=params)
+    # JAX itself computes attention weights in single precision, whatever it is given.
+    close(objective.hessian().to_dense(), dense(objective, loss, batch, objective.flatten(params)), 1e-5)
 
 
 def test_select_and_restrict_give_principal_blocks():
@@ -631,6 +690,46 @@ def test_an_nnx_module_in_training_mode(nnx):
     model.dropout.deterministic = True
     with pytest.raises(InvalidInputError, match=r"layer 'norm' \(BatchNorm\) is batch normalization in training mode"):
         specop.objective(model, cross_entropy, batch)
+
+
+def test_draws_from_the_rngs_of_an_nnx_module(nnx):
+    """Where no layer says so: the random counts of the copy that runs have moved."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layer, self.rngs = nnx.Linear(3, 3, param_dtype=jnp.float64, rngs=rngs), rngs
+
+        def __call__(self, x):
+            return self.layer(x) * jax.random.bernoulli(self.rngs.dropout(), 0.5, (3,))
+
+    model, batch = Net(nnx.Rngs(0, dropout=1)), (normal(11, 3), labels(11))
+    objective = specop.objective(model, cross_entropy, batch)
+    for call in (objective.loss, lambda: objective.ggn() @ objective.theta):
+        with pytest.raises(NondeterministicError, match=r"draws from the module's nnx\.Rngs.*fixed_randomness=0"):
+            call()
+    fixed = specop.objective(model, cross_entropy, batch, fixed_randomness=0)
+    assert fixed.loss() == fixed.loss()
+
+
+def test_a_penalty_that_reads_the_module_is_refused(nnx):
+    """The criterion's module is not the copy that is differentiated: the penalty would be a constant."""
+    model, (x, y) = nnx_model(nnx), (normal(11, 3), labels(11))
+
+    def penalty(model):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+    objective = specop.objective(model, lambda outputs, y: cross_entropy(outputs, y) + penalty(model), (x, y))
+    for call in (objective.loss, lambda: objective.ggn() @ objective.theta):
+        with pytest.raises(InvalidInputError, match=r"reads the parameter 'first\.bias' of the module.*forward="):
+            call()
+    told = specop.objective(
+        model,
+        lambda outputs, batch: cross_entropy(outputs[0], batch[1]) + outputs[1],
+        (x, y),
+        forward=lambda model, batch: (model(batch[0]), penalty(model)),
+    )
+    plain = specop.objective(model, cross_entropy, (x, y)).hessian().to_dense()
+    close(told.hessian().to_dense(), plain + 2 * jnp.eye(39))
 
 
 def test_tied_nnx_weights_count_once(nnx):

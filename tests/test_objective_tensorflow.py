@@ -352,6 +352,82 @@ def test_half_precision_has_vectors_of_single_precision():
     np.testing.assert_allclose(np.diag(H.to_dense()), 6 * w.numpy().astype(float), rtol=1e-2)
 
 
+class Tokens(keras.Model):
+    """A small language model whose output layer is its embedding."""
+
+    def __init__(self):
+        super().__init__(dtype="float64")
+        self.embedding = layers.Embedding(6, 3, dtype="float64")
+        self.mix = layers.Dense(3, "tanh", dtype="float64")
+
+    def call(self, x):
+        return self.mix(self.embedding(x)) @ tf.transpose(self.embedding.embeddings.value)
+
+
+def masked_cross_entropy(outputs, y):
+    """Mean over the tokens that have a label."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(y, 0), outputs)
+    counts = tf.cast(y >= 0, outputs.dtype)
+    return tf.reduce_sum(losses * counts) / tf.reduce_sum(counts)
+
+
+def test_masked_tokens_and_tied_weights():
+    """Batches count by their labels; an embedding that is also the output layer counts once."""
+    keras.utils.set_random_seed(0)
+    model, x = Tokens(), integers(6, 11, 3)
+    model(x)
+    y = np.array(tf.reverse(x, [1]))
+    y[np.arange(33).reshape(11, 3) % 4 == 1] = -100
+    y[7:, 1:] = -100
+    batch = (x, tf.constant(y))
+    loss, gradient, hessian = exact(model, masked_cross_entropy, batch)
+    objective = specop.objective(
+        model,
+        masked_cross_entropy,
+        split(batch, 6, 5),
+        weight=lambda batch: tf.reduce_sum(tf.cast(batch[1] >= 0, tf.int32)),
+        likelihood="categorical",
+    )
+    assert objective.n == 30 and objective.terms == (y >= 0).sum()
+    close(objective.loss(), loss)
+    close(objective.gradient(), gradient)
+    close(objective.hessian().to_dense(), hessian)
+    close(objective.fisher().to_dense(), objective.ggn().to_dense())
+
+
+def test_batch_normalization_in_training_mode():
+    """With fixed randomness it is the loss of training, of one batch; the statistics stay."""
+    keras.utils.set_random_seed(0)
+    model, criterion, batch = problem("cnn")
+    before = [numbers(v) for v in model.variables]
+    objective = specop.objective(model, criterion, batch, fixed_randomness=0)
+    points = [v.value for v in model.trainable_variables]
+    found = tf.function(lambda: jacobian(lambda: criterion(batch[1], model(batch[0], training=True)), points))
+    close(objective.hessian().to_dense(), tf.function(found)()[2])
+    for variable, value in zip(model.variables, before, strict=True):
+        variable.assign(value)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_bfloat16"])
+def test_bfloat16_layers(policy):
+    """Vectors are in single precision, and the operator says how exact its products are."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [layers.Input((3,), dtype="float64"), layers.Dense(4, "tanh", dtype=policy), layers.Dense(3, dtype=policy)]
+    )
+    batch = (normal(11, 3), labels(11))
+
+    def criterion(outputs, y):
+        return cross_entropy(tf.cast(outputs, tf.float32), y)
+
+    exactly = mlp()
+    exactly.set_weights([np.array(weight, dtype=np.float64) for weight in model.get_weights()])
+    H = specop.objective(model, criterion, batch).hessian()
+    assert H.dtype == np.float32 and H.precision == 2.0**-7
+    expected = exact(exactly, cross_entropy, batch)[2]
+    assert tf.norm(tf.cast(H.to_dense(), tf.float64) - expected) < 4 * H.precision * tf.norm(expected)
+
+
 # --- Selection --------------------------------------------------------------------------------------------------------
 
 
@@ -603,6 +679,42 @@ def test_losses_of_the_model_itself_are_mentioned():
 
     found = specop.objective(model, criterion, batch).loss()
     close(found, CROSS_ENTROPY(batch[1], model(batch[0])) + penalty)
+
+
+def test_matrices_of_the_outputs_have_no_penalty():
+    """They would lack it, and the covariance F - g g' would not even be semidefinite."""
+    model, batch = mlp(), (normal(5, 3), labels(5))
+
+    def criterion(outputs, y):
+        return cross_entropy(outputs, y) + sum(tf.reduce_sum(v.value**2) for v in model.trainable_variables)
+
+    objective = specop.objective(model, criterion, batch)
+    plain = specop.objective(model, cross_entropy, batch).hessian().to_dense()
+    close(objective.hessian().to_dense(), plain + 2 * tf.eye(31, dtype=tf.float64))
+    for call in (
+        lambda: objective.ggn() @ objective.theta,
+        lambda: objective.gradient_covariance() @ objective.theta,
+        lambda: list(objective.per_sample_gradients()),
+    ):
+        with pytest.raises(InvalidInputError, match=r"criterion reads the parameters itself.*identity_like"):
+            call()
+
+
+def test_a_function_that_reads_its_variable_itself_is_refused():
+    w = tf.Variable(normal(3, 3))
+    objective = specop.objective(lambda p, x: tf.reduce_mean(tf.tanh(x @ p) @ w), params=w, data=normal(5, 3))
+    with pytest.raises(InvalidInputError, match="reads the parameter 'params' itself, not the value that it is given"):
+        objective.gradient()
+
+
+def test_a_variable_as_data_is_watched():
+    model, criterion, (x, y) = problem("mlp")
+    x = tf.Variable(x)
+    H = specop.objective(model, criterion, (x, y)).hessian()
+    H @ tf.ones([31], tf.float64)
+    x.assign_add(tf.ones_like(x))
+    with pytest.raises(NondeterministicError, match="written into after it was read"):
+        H @ tf.ones([31], tf.float64)
 
 
 def test_keras_on_another_backend_is_refused():

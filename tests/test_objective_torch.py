@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 import specop  # noqa: E402
@@ -75,6 +76,37 @@ def test_hessian_at_another_point(name):
     close(objective.loss(theta), loss)
     close(objective.gradient(theta), gradient)
     close(objective.hessian(theta).to_dense(), hessian)
+
+
+@pytest.mark.parametrize("kind", ["parametrization", "hook"])
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_normalization(kind, dim):
+    """Torch's own second derivative of it, of the fused kernel, is not even symmetric."""
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 4).double()
+    if kind == "parametrization":
+        layer = torch.nn.utils.parametrizations.weight_norm(layer, dim=dim)
+    else:
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            layer = torch.nn.utils.weight_norm(layer, dim=dim)
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 3).double())
+    _, criterion, (x, y) = problem("mlp")
+    objective = specop.objective(model, criterion, (x, y))
+    bias, g, v, *head = objective.unflatten(objective.theta).values()
+
+    def loss(g, v):
+        weight = v * g / (v.norm() if dim is None else v.norm(dim=1 - dim, keepdim=True))
+        return criterion(F.linear(torch.tanh(F.linear(x, weight, bias)), *head), y)
+
+    blocks = torch.autograd.functional.hessian(loss, (g, v))
+    rows = [
+        torch.cat([block.reshape(len(p.flatten()), -1) for block in row], 1)
+        for p, row in zip((g, v), blocks, strict=True)
+    ]
+    expected = torch.cat(rows)
+    names = objective.names[1:3]
+    for _ in range(2):
+        close(principal(objective, objective.hessian().to_dense(), names), expected)
 
 
 def test_a_wrong_tape_is_noticed_and_not_used(monkeypatch):

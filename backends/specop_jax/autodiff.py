@@ -13,7 +13,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from specop import probes
-from specop.autodiff import Linearization, Matrix
+from specop.autodiff import Linearization, Matrix, Same
 from specop.backend import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.refusals import check_likelihood, check_samples_first, wrong_likelihood
@@ -143,7 +143,7 @@ class JaxAutodiff:
         loss, arrays = self._read()
         replaced = set(self.names) if fixed else set()
         kept = [array for name, array in arrays.items() if name not in replaced]
-        return (loss, *(_Same(array) if isinstance(array, Array) else checksum(array) for array in kept))
+        return (loss, *map(_version, kept))
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
@@ -186,9 +186,9 @@ class JaxAutodiff:
         """Return the memory that the batch's arrays take."""
         return sum(array.nbytes for array in take_apart(batch)[0])
 
-    def batch_versions(self, batch: Any) -> tuple[int, ...]:
-        """Return checksums of the batch's NumPy arrays; JAX's own are immutable."""
-        return tuple(checksum(array) for array in take_apart(batch)[0] if not isinstance(array, Array))
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
+        """Return the batch's arrays themselves, which are immutable; of NumPy arrays checksums."""
+        return tuple(map(_version, take_apart(batch)[0]))
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
@@ -316,8 +316,21 @@ class JaxAutodiff:
         points = self._points(leaves) if theta is None else programs.split(theta, self.form)
         key = (loss, frame, tuple((array.shape, array.dtype) for array in arrays))
         if key not in known:
-            known[key] = find(loss, frame, self.form, self.layout.dtype, points, others, arrays)
+            program = find(loss, frame, self.form, self.layout.dtype, points, others, arrays)
+            if self.model.is_module:
+                self._refuse_bypassed(program, leaves)
+            known[key] = program
         return known[key], (points, others, arrays)
+
+    def _refuse_bypassed(self, program: Any, leaves: dict[str, Any]) -> None:
+        read = {id(array) for array in program.captured}
+        for name in self.names:
+            if id(leaves[name]) in read:
+                raise InvalidInputError(
+                    f"the forward pass or the criterion reads the parameter {name!r} of the module itself, not of the "
+                    f"one that it is given, so its derivative would lack that part. For a penalty pass "
+                    f"forward=lambda model, batch: (model(batch[0]), penalty(model)), which the criterion adds up."
+                )
 
     def _points(self, leaves: dict[str, Any]) -> list[Array]:
         """Return the selected parameters as the model has them now: it may hold other arrays than at first."""
@@ -368,13 +381,5 @@ class JaxAutodiff:
         return f"{what}. {where}"
 
 
-class _Same:
-    """An immutable array, equal to itself only."""
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.array is other.array
-
-    __hash__ = None  # type: ignore[assignment]
+def _version(array: Array | np.ndarray) -> Same | int:
+    return Same(array) if isinstance(array, Array) else checksum(array)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, NondeterministicError
 from specop.selection import choose
 from specop_jax.models import Criterion, Forward, Loss, call_on_inputs, names_of, real, require_criterion, target
 from specop_jax.structures import Constant
@@ -25,6 +25,8 @@ class NnxModel:
     The loss runs on a copy that is made inside the compiled function, so that statistics and random counts that a
     layer updates are the copy's. The module's own arrays are read anew for each call: it may be trained in between.
     """
+
+    is_module = True
 
     def __init__(
         self, module: nnx.Module, criterion: Criterion | None, forward: Forward | None, seed: int | None
@@ -119,10 +121,23 @@ class _NnxLoss:
             streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
             keys: dict[str, Any] = {stream.key.tag: self.seed for stream in streams}
             nnx.reseed(model, policy="match_shape", **keys)
-        return self.function.value(model, batch)
+            return self.function.value(model, batch)
+        counts = _draws(model)
+        outputs = self.function.value(model, batch)
+        if any(after is not before for before, after in zip(counts, _draws(model), strict=True)):
+            raise NondeterministicError(
+                "the forward pass draws from the module's nnx.Rngs, so that its loss is that of one mask. Switch "
+                "dropout and sampling off (model.eval()), or pass fixed_randomness=0 for the curvature under one "
+                "fixed mask."
+            )
+        return outputs
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         return self.criterion.value(outputs, target(batch, self.whole))
+
+
+def _draws(model: nnx.Module) -> list[Any]:
+    return jax.tree_util.tree_leaves(nnx.state(model, nnx.RngCount))
 
 
 def _names(paths: list[tuple[Any, Any]]) -> list[str]:

@@ -44,6 +44,9 @@ class Loss(Protocol):
 class Model(Protocol):
     """A loss and the named arrays that it is a function of."""
 
+    is_module: bool
+    """Whether the arrays belong to an object that other functions can read past what they are given."""
+
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all of the model's arrays as they are now."""
 
@@ -71,9 +74,14 @@ class TreeModel:
         Whether the criterion is given the batch, not its second part.
     tree : pytree
         Floating-point arrays are parameters, other arrays constants; everything else belongs to the structure.
+    is_module : bool
+        As in `Model`.
     """
 
-    def __init__(self, outputs: Forward, criterion: Criterion | None, whole: bool, tree: Any) -> None:
+    def __init__(
+        self, outputs: Forward, criterion: Criterion | None, whole: bool, tree: Any, *, is_module: bool = False
+    ) -> None:
+        self.is_module = is_module
         self.treedef: Any
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(tree)
         found = [as_array(leaf) for _, leaf in paths]
@@ -167,7 +175,8 @@ def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | N
                     f"layer {name!r} (Dropout) has active dropout. Pass equinox.nn.inference_mode(model), or "
                     f"forward=lambda model, batch: ... with a fixed key for the curvature under one mask."
                 )
-    return TreeModel(call_on_inputs if forward is None else forward, criterion, forward is not None, module)
+    outputs = call_on_inputs if forward is None else forward
+    return TreeModel(outputs, criterion, forward is not None, module, is_module=True)
 
 
 def require_criterion(criterion: Criterion | None) -> None:

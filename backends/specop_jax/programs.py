@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
+from specop.refusals import refusing_global_draws
 from specop_jax.models import Loss
 from specop_jax.residuals import Residuals
 from specop_jax.structures import Frame, checksum
@@ -74,7 +75,8 @@ def trace(
     """Return what a loss's gradient computes, as text; what it captured, first as identities; and what it returns."""
     shapes = jax.tree_util.tree_map(_shape, (list(points), list(others), list(arrays)))
     try:
-        found, returned = jax.make_jaxpr(gradient, return_shape=True)(*shapes)
+        with refusing_global_draws():
+            found, returned = jax.make_jaxpr(gradient, return_shape=True)(*shapes)
     except jax.errors.JAXTypeError as error:
         raise InvalidInputError(
             f"the loss cannot be compiled by jax.jit, which specop needs it to be: {error} Write branches on values "

@@ -18,7 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.client import device_lib
 
-from specop.autodiff import Linearization, Matrix
+from specop.autodiff import Linearization, Matrix, Same
 from specop.backend import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.probes import label_noise
@@ -174,9 +174,11 @@ class TensorflowAutodiff:
             int(np.prod(leaf.shape)) * leaf.dtype.size if tf.is_tensor(leaf) else leaf.nbytes for leaf in leaves(batch)
         )
 
-    def batch_versions(self, batch: Any) -> tuple[int, ...]:
-        """Tensors are immutable."""
-        return ()
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
+        """Return the batch's tensors themselves, which are immutable; of variables and NumPy arrays checksums."""
+        found = leaves(batch)
+        tensors = [Same(leaf) for leaf in found if isinstance(leaf, tf.Tensor)]
+        return (*tensors, *checksums(leaf for leaf in found if not isinstance(leaf, tf.Tensor)))
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""

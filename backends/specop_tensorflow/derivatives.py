@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
+from specop.refusals import criterion_of_parameters
 from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.models import Model
 
@@ -48,9 +49,19 @@ class Derivatives:
             )
         return outputs
 
-    def criterion(self, batch: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return the mean loss of a batch as a function of outputs."""
-        return lambda outputs: self._checked_mean(self.model.compare(outputs, batch))
+    def criterion(self, values: Mapping[str, Any], batch: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return the mean loss of a batch as a function of outputs, and of nothing else that moves."""
+        sources = list(self.sources(values).values())
+
+        def compare(outputs: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                loss = self._checked_mean(self.model.compare(outputs, batch))
+            if any(gradient is not None for gradient in tape.gradient(loss, sources)):
+                raise criterion_of_parameters()
+            return loss
+
+        return compare
 
     def _checked_mean(self, loss: Any) -> tf.Tensor:
         if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):

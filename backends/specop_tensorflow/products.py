@@ -74,14 +74,14 @@ class JacobianProduct:
             return finite, derivatives.vector(pull(tf.ensure_shape(u, outputs.shape)))
         if self.kind == "jacobian":
             return finite, tf.reshape(tf.cast(push(vector), derivatives.dtype), [-1])
-        loss, fits, multiply = self._middle(derivatives, batch, tf.stop_gradient(outputs), *noise)
+        loss, fits, multiply = self._middle(derivatives, values, batch, tf.stop_gradient(outputs), *noise)
         return finite, loss, fits, derivatives.vector(pull(multiply(push(vector))))
 
     def _middle(
-        self, derivatives: Derivatives, batch: Any, z: tf.Tensor, *noise: tf.Tensor
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, z: tf.Tensor, *noise: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         """Return the loss, whether the likelihood fits, and u -> M u."""
-        criterion = derivatives.criterion(batch)
+        criterion = derivatives.criterion(values, batch)
         loss, gradient = output_gradient(criterion, z)
         if self.kind == "empirical fisher":
             check_samples_first(z.shape, self.samples)

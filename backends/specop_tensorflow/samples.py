@@ -26,7 +26,7 @@ def sample_weights(
     """Return whether the outputs are finite, the loss, the outputs z, and r."""
     outputs = derivatives.outputs(values, batch)
     check_samples_first(outputs.shape, samples)
-    loss, gradient = output_gradient(derivatives.criterion(batch), outputs)
+    loss, gradient = output_gradient(derivatives.criterion(values, batch), outputs)
     return tf.reduce_all(tf.math.is_finite(outputs)), loss, outputs, gradient
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from specop.errors import SpecopError
+from specop.errors import InvalidInputError, NondeterministicError, SpecopError
+from specop.refusals import refusing_global_draws
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
@@ -55,8 +56,7 @@ class _Trace:
 
         specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *rest)
         try:
-            with differentiable_moments():
-                self.graph = Graph(tf.function(traced).get_concrete_function(*specs))
+            self.graph = _traced(traced, specs)
         except Exception:
             # AutoGraph makes an exception of its own from what passes through it.
             if refused:
@@ -71,6 +71,8 @@ class _Trace:
             for place, captured in enumerate(self._captured)
             if derivatives.model.reads_variables and captured is variable.handle
         }
+        if not derivatives.model.reads_variables:
+            self._refuse_bypassed(derivatives.selected)
         # Seeds come from variables of our own; they live as long as the trace.
         self._seeds = []
         # The last output is a derivative of the others.
@@ -80,6 +82,14 @@ class _Trace:
             own = tf.Variable([(seed or 0) & 0x7FFFFFFF, place], dtype=dtype, trainable=False)
             self._seeds.append(own)
             self._captured[place] = own.handle
+
+    def _refuse_bypassed(self, selected: Mapping[str, Any]) -> None:
+        for name, variable in selected.items():
+            if isinstance(variable, tf.Variable) and any(one is variable.handle for one in self._captured):
+                raise InvalidInputError(
+                    f"the function reads the parameter {name!r} itself, not the value that it is given, so its "
+                    f"derivative would lack that part. Use the parameters that the function is called with."
+                )
 
     @property
     def draws(self) -> bool:
@@ -171,6 +181,18 @@ class Linear(_Trace):
             for tensor, held in zip(boundary, self._held, strict=True)
             if held
         )
+
+
+def _traced(function: Callable[..., Any], specs: Sequence[Any]) -> Graph:
+    def once() -> Graph:
+        with differentiable_moments(), refusing_global_draws():
+            return Graph(tf.function(function).get_concrete_function(*specs))
+
+    try:
+        return once()
+    except NondeterministicError:
+        # What Keras makes at its first use draws a seed of its own once. A forward pass that draws does so again.
+        return once()
 
 
 def _spec(tensor: Any) -> tf.TensorSpec:

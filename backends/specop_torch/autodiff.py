@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from specop.autodiff import Linearization, Matrix
+from specop.autodiff import Linearization, Matrix, Same
 from specop.backend import Layout
 from specop.errors import InvalidInputError, ParametersChangedError
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksum
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import Evaluation
-from specop_torch.graph import refuse_first_order
+from specop_torch.graph import refuse_bypassed, refuse_first_order
 from specop_torch.likelihoods import Likelihood, recognise
-from specop_torch.memory import free_memory, held_bytes, is_out_of_memory
+from specop_torch.memory import free_memory, held_bytes, is_borrowed, is_out_of_memory
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.products import (
     Multiply,
@@ -89,13 +89,17 @@ class TorchAutodiff:
             )
         (self.device,) = devices
         self._evaluation = Evaluation(model, self.device, fixed_randomness)
+        self._seen_through = False
         dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
         self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
 
     @property
     def precision(self) -> float:
-        """Rounding error of products: of the least exact parameter dtype, or TF32's where it is switched on."""
+        """Rounding error of products: of the least exact parameter dtype, or of autocast or TF32 where these are on."""
         coarsest = max(torch.finfo(tensor.dtype).eps for tensor in self.parameters.values())
+        autocast = self._autocast()
+        if autocast is not None and coarsest > 1e-10:
+            coarsest = max(coarsest, torch.finfo(autocast).eps)
         tf32 = self.device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
         return max(coarsest, 2.0**-11) if tf32 and coarsest > 1e-10 else coarsest
 
@@ -117,11 +121,13 @@ class TorchAutodiff:
         self.backend.check_vector(vector, self.layout, "the vector")
         return self.model.structure_of(dict(zip(self.names, self._split(vector), strict=True)))
 
-    def fingerprint(self, *, fixed: bool = False) -> tuple[int, ...]:
+    def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
         sums = [checksum(tensor) for name, tensor in self.model.named_state() if name not in replaced]
-        return (*self.model.modes(), *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
+        # Inside autocast the same model is another function.
+        modes = (*self.model.modes(), self._autocast())
+        return (*modes, *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
@@ -159,9 +165,12 @@ class TorchAutodiff:
         """Return the batch's samples at these places."""
         return pick(batch, self.count(batch), indices)
 
-    def batch_versions(self, batch: Any) -> tuple[int, ...]:
-        """Return the version counters of the batch's tensors."""
-        return tuple(leaf._version for leaf in leaves(batch))
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
+        """Return the batch's tensors with their version counters; of memory that torch does not own checksums."""
+        # NumPy writes to its arrays without a word to the tensors that share them.
+        return tuple(
+            int(checksum(leaf)) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in leaves(batch)
+        )
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
@@ -170,14 +179,18 @@ class TorchAutodiff:
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return the loss as a detached scalar."""
-        with torch.no_grad(), self._evaluation.running(twice_differentiable=False):
-            return self._evaluation.loss(self._leaves(theta, requires_grad=False), batch).detach()
+        # A graph shows what a loss reads. Once is enough: it is a property of the model.
+        first = not self._seen_through
+        with torch.set_grad_enabled(first), self._evaluation.running(twice_differentiable=False):
+            loss = self._evaluation.loss(self._leaves(theta, requires_grad=first), batch)
+            self._see_through(loss, self._own())
+            return loss.detach()
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
         with torch.enable_grad(), self._evaluation.running(twice_differentiable=False):
             points = self._leaves(theta, requires_grad=True)
-            loss, gradients = self._differentiate(points, batch, create_graph=False)
+            loss, gradients = self._differentiate(points, self._own(), batch, create_graph=False)
             return loss.detach(), self._vector(gradients)
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
@@ -205,10 +218,12 @@ class TorchAutodiff:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
         with torch.enable_grad(), self._evaluation.running():
             points = self._leaves(theta, requires_grad=True)
-            with torch.no_grad():
+            with torch.set_grad_enabled(not self._seen_through):
                 outputs = self._evaluation.outputs(points, batch)
+            refuse_bypassed(outputs, self._own())
+            outputs = outputs.detach()
             check_samples(self.model, outputs, self.count(batch))
-            gradient, _ = output_gradient(self._evaluation.criterion(batch), outputs)
+            gradient, _ = output_gradient(self._evaluation.criterion(points, batch), outputs)
         rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
         def between(start: int, stop: int) -> Tensor:
@@ -221,18 +236,19 @@ class TorchAutodiff:
         self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool
     ) -> tuple[_Form, Multiply]:
         """Return the product with a matrix as a function of tensors, and how these make vectors."""
-        leaves = self._leaves(theta, requires_grad=True)
-        form, multiply = self.model.holding(leaves, lambda: self._multiply_at(leaves, batch, matrix, retain_graph))
+        leaves, own = self._leaves(theta, requires_grad=True), self._own()
+        form, multiply = self.model.holding(leaves, lambda: self._multiply_at(leaves, own, batch, matrix, retain_graph))
         return form, lambda tensors: self.model.holding(leaves, lambda: multiply(tensors))
 
     def _multiply_at(
-        self, leaves: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
+        self, leaves: dict[str, Tensor], own: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
     ) -> tuple[_Form, Multiply]:
         points = list(leaves.values())
         if matrix.kind == "hessian":
-            _, gradients = self._differentiate(leaves, batch, create_graph=True)
+            _, gradients = self._differentiate(leaves, own, batch, create_graph=True)
             return _Form(self), double_backward(gradients, points, retain_graph=retain_graph)
         outputs = self._evaluation.outputs(leaves, batch)
+        refuse_bypassed(outputs, own)
         if not outputs.requires_grad:
             raise InvalidInputError(self._independent())
         pull = transposed_jacobian(outputs, points)
@@ -243,7 +259,7 @@ class TorchAutodiff:
         push = jacobian(outputs, points)
         if matrix.kind == "jacobian":
             return _Form(self, codomain=_Kind.of(outputs)), push
-        middle = self._output_matrix(outputs.detach(), batch, matrix)
+        middle = self._output_matrix(leaves, outputs.detach(), batch, matrix)
 
         def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
             (along,) = push(vectors)
@@ -251,9 +267,11 @@ class TorchAutodiff:
 
         return _Form(self), multiply
 
-    def _output_matrix(self, outputs: Tensor, batch: Any, matrix: Matrix) -> Callable[[Tensor], Tensor]:
+    def _output_matrix(
+        self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
+    ) -> Callable[[Tensor], Tensor]:
         """Return u -> M u for the matrix J' M J."""
-        likelihood, criterion = self._likelihood, self._evaluation.criterion(batch)
+        likelihood, criterion = self._likelihood, self._evaluation.criterion(points, batch)
         if matrix.kind == "ggn":
             if likelihood is not None:
                 likelihood.check(criterion, outputs)
@@ -287,9 +305,10 @@ class TorchAutodiff:
         return [held[name] for name in self.names]
 
     def _differentiate(
-        self, points: dict[str, Tensor], batch: Any, *, create_graph: bool
+        self, points: dict[str, Tensor], own: dict[str, Tensor], batch: Any, *, create_graph: bool
     ) -> tuple[Tensor, list[Tensor | None]]:
         loss = self._evaluation.loss(points, batch)
+        self._see_through(loss, own)
         moving = [point for point in points.values() if point.requires_grad]
         if not loss.requires_grad:
             raise InvalidInputError(self._independent())
@@ -305,6 +324,20 @@ class TorchAutodiff:
         if all(gradient is None for gradient in gradients):
             raise InvalidInputError(self._independent())
         return loss, gradients
+
+    def _autocast(self) -> torch.dtype | None:
+        """Return the dtype that products of matrices run in, if the caller has switched that on."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+    def _see_through(self, loss: Tensor, own: dict[str, Tensor]) -> None:
+        if not self._seen_through:
+            refuse_bypassed(loss, own)
+            self._seen_through = True
+
+    def _own(self) -> dict[str, Tensor]:
+        """Return the user's own parameters, for which leaves will stand in."""
+        return dict(zip(self.names, self._current(), strict=True))
 
     def _independent(self) -> str:
         return (

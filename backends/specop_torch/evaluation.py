@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
+from specop.refusals import criterion_of_parameters, refusing_global_draws
+from specop_torch.graph import depends_on
 from specop_torch.models import Model
 
 __all__ = ["Evaluation"]
@@ -33,7 +35,6 @@ class Evaluation:
         self.model = model
         self.device = device
         self.fixed_randomness = fixed_randomness
-        self._checked_randomness = False
 
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
@@ -49,13 +50,11 @@ class Evaluation:
             if twice_differentiable:
                 # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                stack.enter_context(_PlainWeightNorm())
-            if self.fixed_randomness is None:
-                yield
-            else:
-                with self.preserved():
-                    torch.manual_seed(self.fixed_randomness)
-                    yield
+                stack.enter_context(_TwiceDifferentiable())
+            if self.fixed_randomness is not None:
+                stack.enter_context(self.preserved())
+                torch.manual_seed(self.fixed_randomness)
+            yield
 
     def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
         """Return the mean loss at these values of the selected parameters."""
@@ -77,24 +76,40 @@ class Evaluation:
             raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", points))
         return outputs
 
-    def criterion(self, batch: Any) -> Callable[[Tensor], Tensor]:
-        """Return the mean loss of a batch as a function of outputs."""
-        return lambda outputs: self._mean(self.model.compare(outputs, batch), {})
+    def criterion(self, points: dict[str, Tensor], batch: Any) -> Callable[[Tensor], Tensor]:
+        """Return the mean loss of a batch as a function of outputs, and of nothing else that moves.
+
+        Parameters
+        ----------
+        points : dict
+            The leaves that stand for the parameters.
+        batch
+        """
+
+        def compare(outputs: Tensor) -> Tensor:
+            with self._refusing_randomness():
+                loss = self.model.compare(points, outputs, batch)
+            mean = self._mean(loss, {})
+            own = [tensor for name, tensor in self.model.named_state() if name in points]
+            if depends_on(mean, [*points.values(), *own]):
+                raise criterion_of_parameters()
+            return mean
+
+        return compare
 
     @contextlib.contextmanager
     def _refusing_randomness(self) -> Iterator[None]:
-        # One look at the random state is enough: whether a forward pass draws is a property of the model.
-        if self._checked_randomness or self.fixed_randomness is not None:
+        with refusing_global_draws():
+            if self.fixed_randomness is not None:
+                yield
+                return
+            before = self._random_state()
             yield
-            return
-        before = self._random_state()
-        yield
         if any(not torch.equal(old, new) for old, new in zip(before, self._random_state(), strict=True)):
             raise NondeterministicError(
                 "the forward pass draws random numbers, so every product would be of another matrix. Switch dropout "
                 "and sampling off (model.eval()), or pass fixed_randomness=0 for the curvature under one fixed mask."
             )
-        self._checked_randomness = True
 
     def _mean(self, loss: Any, points: dict[str, Tensor]) -> Tensor:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
@@ -125,13 +140,14 @@ class Evaluation:
         return states
 
 
-class _PlainWeightNorm(TorchFunctionMode):
-    """Normalizes weights by several operations: the fused one takes norms for constants in its second derivative."""
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Replaces what has a wrong second derivative in torch by operations with the right one."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch._weight_norm:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # The derivative of the fused kernel's backward pass takes the norms for constants.
+        if function is torch._weight_norm:
             return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

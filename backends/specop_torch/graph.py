@@ -1,7 +1,8 @@
-"""What an autograd graph says before it is differentiated twice."""
+"""What an autograd graph says before it is differentiated."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.autograd import function as autograd_function
 
 from specop.errors import InvalidInputError
 
-__all__ = ["refuse_first_order"]
+__all__ = ["depends_on", "refuse_bypassed", "refuse_first_order"]
 
 
 def refuse_first_order(loss: Tensor) -> None:
@@ -23,14 +24,7 @@ def refuse_first_order(loss: Tensor) -> None:
     loss : Tensor
         With its graph.
     """
-    waiting: list[Any] = [loss.grad_fn]
-    seen: set[Any] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting.extend(child for child, _ in node.next_functions)
+    for node in _nodes(loss):
         custom = getattr(node, "_forward_cls", None)
         if custom is not None and _is_once_differentiable(custom.backward):
             raise InvalidInputError(
@@ -38,6 +32,52 @@ def refuse_first_order(loss: Tensor) -> None:
                 f"derivative, and the Hessian would lack its part. Write its backward in differentiable operations, or "
                 f"use plain operations instead of the fused function."
             )
+
+
+def refuse_bypassed(value: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    """Raise if a graph reaches the user's own parameters, and not only the leaves that stand for them.
+
+    Parameters
+    ----------
+    value : Tensor
+        With its graph.
+    parameters : mapping
+        The user's own ones by name.
+    """
+    read = {id(variable) for variable in _variables(value)}
+    for name, parameter in parameters.items():
+        if id(parameter) in read:
+            raise InvalidInputError(
+                f"the forward pass or the criterion reads the parameter {name!r} past the model, such as from a list "
+                f"or a variable of its own, so its derivative would lack that part. Read it from the module that holds "
+                f"it, as model.parameters() does; a function must use the parameters that it is given."
+            )
+
+
+def depends_on(value: Tensor, points: Iterable[Tensor]) -> bool:
+    """Return whether a graph reaches one of these leaves."""
+    read = {id(variable) for variable in _variables(value)}
+    return any(id(point) in read for point in points)
+
+
+def _variables(value: Tensor) -> Iterator[Tensor]:
+    """Yield the leaves of a graph."""
+    if value.requires_grad and value.is_leaf:
+        yield value
+    for node in _nodes(value):
+        if hasattr(node, "variable"):
+            yield node.variable
+
+
+def _nodes(value: Tensor) -> Iterator[Any]:
+    waiting: list[Any] = [value.grad_fn]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(child for child, _ in node.next_functions)
 
 
 def _is_once_differentiable(backward: Any) -> bool:

@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import Tensor
 
-__all__ = ["free_memory", "held_bytes", "is_out_of_memory"]
+__all__ = ["free_memory", "held_bytes", "is_borrowed", "is_out_of_memory"]
 
 
 def free_memory(device: torch.device) -> int:
@@ -23,6 +23,11 @@ def held_bytes(constants: Sequence[Tensor], owned: Sequence[Tensor]) -> int:
     known = {tensor.untyped_storage().data_ptr() for tensor in owned}
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in constants}
     return sum(size for pointer, size in held.items() if pointer not in known)
+
+
+def is_borrowed(tensor: Tensor) -> bool:
+    """Return whether a tensor's memory is not torch's own, so that others may write to it, as NumPy does."""
+    return tensor.layout == torch.strided and not tensor.untyped_storage().resizable()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -35,8 +35,8 @@ class Model(Protocol):
     def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
         """Return what a call returns while the named parameters are replaced by these values."""
 
-    def compare(self, outputs: Any, batch: Any) -> Any:
-        """Return the criterion's value at these outputs."""
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value at these outputs; `values` are for a criterion that reads the parameters."""
 
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs depend on the other samples of its batch."""
@@ -82,32 +82,32 @@ class ModuleModel:
         self.forward = forward
         self.check_modes = check_modes
         self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
-        self._runner = _Runner(self.module)
+        self._replaced = _Replaced(self.module)
         self._check_layers()
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
-        return self.compare(self.outputs(values, batch), batch)
+        # One call for both: a criterion may read the module's parameters, as a penalty does.
+        return self.holding(values, lambda: self._compare(self._run(batch), batch))
 
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
-        """Return the outputs; buffers are copies, so that a layer that updates its own leaves the user's alone."""
-        if self.check_modes:
-            self._check_modes()
+        """Return the outputs."""
         return self.holding(values, lambda: self._run(batch))
 
     def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
-        """Return what a call returns while the module holds these parameters, and copies of its buffers.
+        """Return what a call returns while the module holds these values, and copies of its buffers.
 
-        Backward passes need that too: activation checkpointing runs layers once more in them.
+        Layers may update buffers. Backward passes need this too: activation checkpointing runs layers again in them.
         """
-        replaced = {f"module.{name}": value for name, value in values.items()}
-        replaced |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
-        return functional_call(self._runner, replaced, (call,))
+        if self.check_modes:
+            self._check_modes()
+        held = {f"module.{name}": value for name, value in values.items()}
+        held |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+        return functional_call(self._replaced, held, (call,))
 
-    def compare(self, outputs: Any, batch: Any) -> Any:
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
-        assert self.criterion is not None
-        return self.criterion(outputs, batch if self.forward is not None else batch[1])
+        return self.holding(values, lambda: self._compare(outputs, batch))
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
@@ -169,6 +169,10 @@ class ModuleModel:
         """Return a mapping by parameter name."""
         return values
 
+    def _compare(self, outputs: Any, batch: Any) -> Any:
+        assert self.criterion is not None
+        return self.criterion(outputs, batch if self.forward is not None else batch[1])
+
     def _run(self, batch: Any) -> Any:
         if self.forward is not None:
             return self.forward(self.module, batch)
@@ -190,16 +194,15 @@ class ModuleModel:
                     f"layer {name!r} has sparse=True: torch has no second derivative of sparse gradients. Set "
                     f"{name}.sparse = False; values do not change."
                 )
-            if layer.scale_grad_by_freq:
-                raise InvalidInputError(
-                    f"layer {name!r} has scale_grad_by_freq=True: what backward gives is not the gradient of the loss, "
-                    f"and has no Hessian. Set {name}.scale_grad_by_freq = False."
-                )
             if layer.max_norm is not None:
                 raise InvalidInputError(
-                    f"layer {name!r} has max_norm={layer.max_norm}: its forward pass writes to the parameters, and the "
-                    f"loss has a kink there. Run the model once, so that no row it looks up is longer, and set "
-                    f"{name}.max_norm = None."
+                    f"layer {name!r} has max_norm={layer.max_norm}: its forward pass writes to its weight. Call the "
+                    f"model on the data once, which scales the rows down, and set {name}.max_norm = None."
+                )
+            if layer.scale_grad_by_freq:
+                raise InvalidInputError(
+                    f"layer {name!r} has scale_grad_by_freq=True: its gradient is that of no loss, and has no "
+                    f"Hessian. Set {name}.scale_grad_by_freq = False; values do not change."
                 )
 
     def _check_modes(self) -> None:
@@ -243,7 +246,7 @@ class FunctionModel:
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
         found = self.function(self.structure_of(dict(values)), batch)
-        return found if self.criterion is None else self.compare(found, batch)
+        return found if self.criterion is None else self.compare(values, found, batch)
 
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the function's value at a structure with the named leaves replaced."""
@@ -255,7 +258,7 @@ class FunctionModel:
         """Return what a call returns: a function takes its parameters as arguments."""
         return call()
 
-    def compare(self, outputs: Any, batch: Any) -> Any:
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
         assert self.criterion is not None
         return self.criterion(outputs, batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch)
@@ -314,7 +317,7 @@ def _drops_out(layer: nn.Module) -> bool:
     return False
 
 
-class _Runner(nn.Module):
+class _Replaced(nn.Module):
     """Puts any call under `functional_call`, which replaces tensors inside modules only."""
 
     def __init__(self, module: nn.Module) -> None:

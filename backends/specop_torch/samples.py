@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ class SampleGradients:
         slices = self._slices(start, stop)
         for i in range(stop - start):
             value, output = self._weighted(moving, [part[i] for part in slices], self.weights[start + i])
-            rows.append(torch.autograd.grad(value, list(moving.values()), materialize_grads=True))
+            rows.append(self.model.holding(self.points | moving, functools.partial(self._gradient, value, moving)))
             outputs.append(output.detach())
         return dict(zip(moving, map(torch.stack, zip(*rows, strict=True)), strict=True)), torch.cat(outputs)
 
@@ -85,6 +86,9 @@ class SampleGradients:
         batch = map_tensors(lambda leaf: next(parts).unsqueeze(0) if self._is_sliced(leaf) else leaf, self.batch)
         outputs = self.model.outputs(self.points | moving, batch)
         return (outputs * weight).sum(), outputs
+
+    def _gradient(self, value: Tensor, moving: dict[str, Tensor]) -> Sequence[Tensor]:
+        return torch.autograd.grad(value, list(moving.values()), materialize_grads=True)
 
     def _moving(self) -> dict[str, Tensor]:
         return {name: point for name, point in self.points.items() if point.requires_grad}

@@ -44,7 +44,9 @@ def objective(
         A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
     criterion : callable, optional
         Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
-        Required for a module. A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``.
+        Required for a module. A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``. In torch and
+        TensorFlow it may read the model's parameters, as a penalty does; then there are loss, gradient and Hessian,
+        but no matrices of the outputs and no gradients of samples, which would lack it.
     data : batch or re-iterable of batches
         A tuple, mapping, dataclass or array is one batch. Lists and data loaders are iterables of batches. Arrays are
         moved to the parameters' device batch by batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -71,10 +72,11 @@ class DifferenceOperator(Watched):
         return self.backend.scale_(self.backend.axpy_(ahead, -1.0, behind), float(length) / (2 * step))
 
     def _best_step(self) -> tuple[float, float]:
-        """Return the step at which two steps agree best, and by how much they differ.
+        """Return the step that agrees best with those around it, and by how much they differ.
 
         Truncation grows with the step's square and with curvature, rounding with the step's inverse. After two products
-        a random direction is turned to where curvature is large.
+        a random direction is turned to where curvature is large. Two steps may agree by chance, in one dimension to the
+        last bit, so both neighbours count: the shorter one differs by its own rounding.
         """
         (length,) = self.backend.to_host(self.backend.norm(self._theta))
         largest = _RATIO * self.domain.epsilon ** (1 / 3) * (float(length) or 1.0)
@@ -83,11 +85,12 @@ class DifferenceOperator(Watched):
             direction = self._difference(direction, largest / _RATIO**2)
         steps = [largest / _RATIO**i for i in range(_STEPS)]
         images = [self._difference(direction, step) for step in steps]
-        errors = []
-        for step, coarse, fine in zip(steps[1:], images, images[1:], strict=False):
+        changes = []
+        for coarse, fine in itertools.pairwise(images):
             size, change = self.backend.to_host(
                 self.backend.norm(fine), self.backend.norm(self.backend.axpy_(coarse, -1.0, fine))
             )
-            errors.append((float(change / size) if size > 0 else 0.0, step))
-        error, step = min(errors)
+            changes.append(float(change / size) if size > 0 else 0.0)
+        around = zip(changes, changes[1:], steps[1:], strict=False)
+        error, step = min((max(longer, shorter / _RATIO), step) for longer, shorter, step in around)
         return step, error

@@ -317,7 +317,11 @@ class KrylovSpace:
         # Rounding adds up over restarts, so what is seen after one says less.
         if len(difference) == 0 or self.scale == 0 or self.restarted:
             return
-        self.asymmetry = max(self.asymmetry, float(np.abs(difference).max()) / self.scale)
+        found = float(np.abs(difference).max())
+        if found > _refused_level(self.A) * self.scale:
+            # Where all products so far are rounding, as from a start vector that A takes to zero, the scale is too.
+            self.scale = max(self.scale, self._another_length())
+        self.asymmetry = max(self.asymmetry, found / self.scale)
         if self.asymmetry <= _refused_level(self.A):
             return
         vector = self.backend.row(self.basis, row)
@@ -334,6 +338,13 @@ class KrylovSpace:
             f"{self.asymmetry:.1e}. If that is rounding, symmetrize with (A + A.T) / 2 or use float64; if A is not "
             f"meant to be symmetric, this method does not apply."
         )
+
+    def _another_length(self) -> float:
+        """Return the norm of the product with a random unit vector."""
+        vector = probes.normal(self.backend, self.A.domain, self.seed, self.draws)
+        self.products += 1
+        lengths = self.backend.to_host(self.backend.norm(vector), self.backend.norm(self.A._matvec(vector)))
+        return float(lengths[1] / lengths[0])
 
     def _orthogonalize(self, vector: Array, near: list[int], scale: float) -> tuple[Array, NDArray[np.float64], float]:
         """Return what a vector has outside of the rows, its coefficients along them, and the norm of what is left."""

@@ -11,12 +11,39 @@ from parity.problems import HEADS, WIDTH
 jax.config.update("jax_enable_x64", True)
 
 
-def objective(problem, dtype, **keywords):
-    """Objective with the weights and data of the problem, in this dtype."""
+def objective(problem, dtype, *, data=None, scaled=None, **keywords):
+    """Objective with the weights of the problem in this dtype, of its data or others; `scaled` multiplies outputs."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
-    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
+    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches] if data is None else data
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+    function = outputs if scaled is None else lambda params, batch: scaled() * outputs(params, batch)
+    return specop.objective(function, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+
+
+def derivatives(problem, x, y):
+    """Outputs z, their Jacobian, and the Hessians of the loss in parameters and in z, by JAX in float64."""
+    outputs, criterion = MODELS[problem.name]
+    shapes = [weight.shape for weight in problem.weights.values()]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+
+    def at(theta):
+        pieces = jnp.split(theta, ends)
+        return outputs([piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)], (x, y))
+
+    @jax.jit
+    def found(theta):
+        z = at(theta)
+        hessian = jax.hessian(lambda theta: criterion(at(theta), y))(theta)
+        curvature = jax.hessian(lambda z: criterion(z, y))(z)
+        return z, jax.jacrev(at)(theta).reshape(z.size, -1), hessian, curvature.reshape(z.size, -1)
+
+    return found(problem.vector)
+
+
+def slope(problem, z, y):
+    """Gradient of the loss in the outputs z, at labels y."""
+    _, criterion = MODELS[problem.name]
+    return jax.grad(criterion)(jnp.asarray(z), jnp.asarray(y))
 
 
 def array(values, dtype):
@@ -34,6 +61,10 @@ def cross_entropy(logits, labels):
 
 def binary_cross_entropy(logits, labels):
     return jnp.mean(jax.nn.softplus(logits) - labels * logits)
+
+
+def squared_error(outputs, targets):
+    return jnp.mean((outputs - targets) ** 2)
 
 
 def mlp(params, batch):
@@ -96,4 +127,5 @@ MODELS = {
     "cnn": (cnn, cross_entropy),
     "transformer": (transformer, cross_entropy),
     "wide and deep": (wide_and_deep, binary_cross_entropy),
+    "regression": (mlp, squared_error),
 }

@@ -7,12 +7,51 @@ import specop
 from parity.problems import HEADS, WIDTH
 
 
-def objective(problem, dtype, **keywords):
-    """Objective with the weights and data of the problem, in this dtype."""
+def objective(problem, dtype, *, data=None, scaled=None, **keywords):
+    """Objective with the weights of the problem in this dtype, of its data or others; `scaled` multiplies outputs."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
-    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
+    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches] if data is None else data
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+    function = outputs if scaled is None else lambda params, batch: scaled() * outputs(params, batch)
+    return specop.objective(function, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+
+
+def derivatives(problem, x, y):
+    """Outputs z, their Jacobian, and the Hessians of the loss in parameters and in z, by gradient tapes in float64."""
+    outputs, criterion = MODELS[problem.name]
+    shapes = [weight.shape for weight in problem.weights.values()]
+    batch = (array(x, "float64"), array(y, "float64"))
+
+    @tf.function(autograph=False)
+    def found(theta):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(theta)
+            with tf.GradientTape() as inner:
+                inner.watch(theta)
+                pieces = tf.split(theta, [int(np.prod(shape)) for shape in shapes])
+                z = outputs([tf.reshape(p, shape) for p, shape in zip(pieces, shapes, strict=True)], batch)
+                loss = criterion(z, batch[1])
+            gradient = inner.gradient(loss, theta)
+        # Entry by entry: not all operations can be vectorized.
+        jacobian, hessian = (outer.jacobian(value, theta, experimental_use_pfor=False) for value in (z, gradient))
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            first = slope(problem, z, batch[1])
+        curvature = tape.jacobian(first, z, experimental_use_pfor=False)
+        size = z.shape.num_elements()
+        return z, tf.reshape(jacobian, [size, -1]), hessian, tf.reshape(curvature, [size, -1])
+
+    return found(tf.constant(problem.vector))
+
+
+def slope(problem, z, y):
+    """Gradient of the loss in the outputs z, at labels y."""
+    _, criterion = MODELS[problem.name]
+    z = tf.convert_to_tensor(z)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        loss = criterion(z, tf.convert_to_tensor(y))
+    return tape.gradient(loss, z)
 
 
 def array(values, dtype):
@@ -30,6 +69,10 @@ def cross_entropy(logits, labels):
 
 def binary_cross_entropy(logits, labels):
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits))
+
+
+def squared_error(outputs, targets):
+    return tf.reduce_mean((outputs - targets) ** 2)
 
 
 def gelu(x):
@@ -91,4 +134,5 @@ MODELS = {
     "cnn": (cnn, cross_entropy),
     "transformer": (transformer, cross_entropy),
     "wide and deep": (wide_and_deep, binary_cross_entropy),
+    "regression": (mlp, squared_error),
 }

@@ -8,12 +8,38 @@ import specop
 from parity.problems import HEADS, WIDTH
 
 
-def objective(problem, dtype, **keywords):
-    """Objective with the weights and data of the problem, in this dtype."""
+def objective(problem, dtype, *, data=None, scaled=None, **keywords):
+    """Objective with the weights of the problem in this dtype, of its data or others; `scaled` multiplies outputs."""
     params = [array(weight, dtype) for weight in problem.weights.values()]
-    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches]
+    data = [(array(x, dtype), array(y, dtype)) for x, y in problem.batches] if data is None else data
     outputs, criterion = MODELS[problem.name]
-    return specop.objective(outputs, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+    function = outputs if scaled is None else lambda params, batch: scaled() * outputs(params, batch)
+    return specop.objective(function, criterion, data, params=params, likelihood=problem.likelihood, **keywords)
+
+
+def derivatives(problem, x, y):
+    """Outputs z, their Jacobian, and the Hessians of the loss in parameters and in z, by torch.func in float64."""
+    outputs, criterion = MODELS[problem.name]
+    shapes = [weight.shape for weight in problem.weights.values()]
+    theta, batch = torch.from_numpy(problem.vector), (array(x, "float64"), array(y, "float64"))
+
+    def at(theta):
+        pieces = theta.split([int(np.prod(shape)) for shape in shapes])
+        return outputs([piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)], batch)
+
+    # Fused attention has no second derivative.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        z = at(theta)
+        hessian = torch.func.jacrev(torch.func.grad(lambda theta: criterion(at(theta), batch[1])))(theta)
+        jacobian = torch.func.jacrev(at)(theta).reshape(z.numel(), -1)
+    curvature = torch.func.jacrev(torch.func.grad(lambda z: criterion(z, batch[1])))(z)
+    return z, jacobian, hessian, curvature.reshape(z.numel(), -1)
+
+
+def slope(problem, z, y):
+    """Gradient of the loss in the outputs z, at labels y."""
+    _, criterion = MODELS[problem.name]
+    return torch.func.grad(lambda z: criterion(z, array(y, "float64")))(torch.from_numpy(z))
 
 
 def array(values, dtype):
@@ -76,4 +102,5 @@ MODELS = {
     "cnn": (cnn, cross_entropy),
     "transformer": (transformer, cross_entropy),
     "wide and deep": (wide_and_deep, F.binary_cross_entropy_with_logits),
+    "regression": (mlp, F.mse_loss),
 }

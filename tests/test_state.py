@@ -1,0 +1,242 @@
+"""After every public call, also one that fails, the user's model and all random states are bit for bit as before."""
+
+import functools
+import itertools
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+
+import specop
+from specop import analysis
+from stateful.cases import INPUTS, KINDS, subject
+
+# --- Calls ------------------------------------------------------------------------------------------------------------
+
+
+def ones(A):
+    return A.backend.from_host(np.ones(A.shape[1]), A.domain)
+
+
+def shifted(found):
+    """Positive definite, so that every method takes it."""
+    A = found.ggn()
+    return A + specop.identity_like(A)
+
+
+def roundtrip(found):
+    return found.flatten(found.unflatten(found.theta))
+
+
+def fisher(found):
+    return [found.fisher(kind) @ found.theta for kind in ("exact", "mc", "empirical")]
+
+
+def jacobian(found):
+    J = found.jacobian()
+    return J.T @ (J @ found.theta)
+
+
+def blocks(found):
+    H, name = found.hessian(), found.names[0]
+    return H.block_diagonal([[name], list(found.names[1:])]) @ found.theta, H.coupling(name, name) @ ones(
+        H.coupling(name, name)
+    )
+
+
+def structure(found):
+    return found.n, found.names, found.shapes, found.slices, found.flatten, repr(found)
+
+
+METHODS = {
+    "batches": lambda found: [part.loss() for part in found.batches()],
+    "finite_difference_hessian": lambda found: found.finite_difference_hessian() @ found.theta,
+    "fisher": fisher,
+    "flatten": roundtrip,
+    "ggn": lambda found: found.ggn() @ found.theta,
+    "gradient": lambda found: (found.gradient(), found.gradient(found.theta)),
+    "gradient_covariance": lambda found: found.gradient_covariance() @ found.theta,
+    "hessian": lambda found: (found.hessian().to_dense(), found.hessian(found.theta) @ found.theta, blocks(found)),
+    "jacobian": jacobian,
+    "loss": lambda found: (found.loss(), found.loss(found.theta)),
+    "n": structure,
+    "names": structure,
+    "per_sample_gradients": lambda found: list(found.per_sample_gradients()),
+    "plan": lambda found: found.plan(),
+    "release": lambda found: (found.hessian() @ found.theta, found.release()),
+    "restrict": lambda found: found.restrict(list(found.names[:1])).gradient(),
+    "samples": lambda found: found.samples,
+    "shapes": structure,
+    "slices": structure,
+    "solve": lambda found: found.solve(found.theta, matrix="ggn", damping=1.0),
+    "subset": lambda found: found.subset([0, 5]).gradient(),
+    "terms": lambda found: found.terms,
+    "theta": lambda found: found.theta,
+    "unflatten": roundtrip,
+}
+
+FUNCTIONS = {
+    "apply_function": lambda found: specop.apply_function(shifted(found), "sqrt", found.theta),
+    "aslinearoperator": lambda found: specop.aslinearoperator(found.hessian()) @ found.theta,
+    "condition_number": lambda found: specop.condition_number(shifted(found)),
+    "diagonal": lambda found: specop.diagonal(found.hessian(), max_matvecs=4),
+    "effective_dimension": lambda found: specop.effective_dimension(found.ggn(), 1.0, max_matvecs=8),
+    "eigen_preconditioner": lambda found: (
+        specop.eigen_preconditioner(found.ggn(), specop.eigsh(found.ggn(), k=2), 1.0) @ found.theta
+    ),
+    "eigsh": lambda found: specop.eigsh(found.hessian(), k=2),
+    "frobenius_norm": lambda found: specop.frobenius_norm(found.hessian(), max_matvecs=8),
+    "identity_like": lambda found: specop.identity_like(found.hessian()) @ found.theta,
+    "inverse": lambda found: specop.inverse(shifted(found)) @ found.theta,
+    "lissa": lambda found: specop.lissa([part.ggn() for part in found.batches()], found.theta, damping=0.1, steps=5),
+    "logdet": lambda found: specop.logdet(shifted(found), max_matvecs=8),
+    "low_rank_update": lambda found: (
+        specop.low_rank_update(specop.inverse(shifted(found)), found.hessian().backend.stack_columns([found.theta]))
+        @ found.theta
+    ),
+    "nystrom_preconditioner": lambda found: specop.nystrom_preconditioner(found.ggn(), 1.0, rank=3) @ found.theta,
+    "on_host": lambda found: specop.on_host(found.hessian()).to_dense(),
+    "power_iteration": lambda found: specop.power_iteration(found.ggn(), k=1),
+    "rank": lambda found: specop.rank(found.ggn(), max_matvecs=8),
+    "restrict": lambda found: specop.restrict(found.hessian(), [0, 2]).to_dense(),
+    "solve": lambda found: specop.solve(shifted(found), found.theta),
+    "solve_shifted": lambda found: specop.solve_shifted(found.ggn(), found.theta, [1.0, 2.0]),
+    "spectral_density": lambda found: specop.spectral_density(found.hessian(), steps=4, probes=2),
+    "spectral_norm": lambda found: specop.spectral_norm(found.hessian()),
+    "trace": lambda found: specop.trace(found.hessian(), max_matvecs=8),
+    "trace_function": lambda found: specop.trace_function(shifted(found), "log", max_matvecs=8),
+}
+
+ANALYSES = {
+    "influence": lambda found: analysis.influence(found, found.batches()[1], damping=1.0),
+    "leave_one_out": lambda found: analysis.leave_one_out(found, [0, 5], damping=1.0),
+    "prune": lambda found: analysis.prune(found, 0.5, steps=2),
+    "retrain": lambda found: analysis.retrain(found, damping=1.0, without=[0]),
+    "saliency": lambda found: analysis.saliency(found),
+    "validate_influence": lambda found: analysis.validate_influence(
+        found, found.batches()[1], analysis.influence(found, found.batches()[1], damping=1.0), samples=2
+    ),
+}
+
+CALLS = {f"Objective.{name}": call for name, call in METHODS.items()}
+CALLS |= {name: call for name, call in FUNCTIONS.items()}
+CALLS |= {f"analysis.{name}": call for name, call in ANALYSES.items()}
+
+# What evaluates no loss, and reads no data after the first pass.
+QUIET = {"identity_like"} | {
+    f"Objective.{name}"
+    for name in ("flatten", "n", "names", "samples", "shapes", "slices", "terms", "theta", "unflatten")
+}
+
+
+def test_every_public_name_is_called():
+    public = {name for name in vars(specop.Objective) if not name.startswith("_")}
+    assert public == set(METHODS)
+    functions = {name for name in specop.__all__ if name.islower() and callable(getattr(specop, name))}
+    assert functions - {"objective", "load"} == set(FUNCTIONS)
+    assert set(analysis.__all__) == set(ANALYSES)
+
+
+# --- Objectives -------------------------------------------------------------------------------------------------------
+
+
+class Interrupted:
+    """Batches that end in the middle of a pass, once the switch is on: the user has pressed a key."""
+
+    def __init__(self, batches):
+        self.batches = batches
+        self.now = False
+
+    def __iter__(self):
+        yield self.batches[0]
+        if self.now:
+            raise KeyboardInterrupt
+        yield from self.batches[1:]
+
+    @contextmanager
+    def interrupting(self):
+        self.now = True
+        try:
+            yield
+        finally:
+            self.now = False
+
+
+def whole(one):
+    return one.batches(), one.criterion, {}
+
+
+def raising(one):
+    def criterion(outputs, labels):
+        if len(labels) <= len(INPUTS[1]):
+            raise RuntimeError("out of luck")
+        return one.criterion(outputs, labels)
+
+    return one.batches(), criterion, {}
+
+
+def not_finite(one):
+    (first, (x, y)) = one.batches()
+    return [first, (x * np.nan, y)], one.criterion, {}
+
+
+def interrupted(one):
+    return Interrupted(one.batches()), one.criterion, {"memory_budget": 0}
+
+
+FAILURES = {
+    raising: (RuntimeError, "out of luck"),
+    not_finite: (specop.errors.NonFiniteError, "look at the data"),
+    interrupted: (KeyboardInterrupt, None),
+}
+cached_subject = functools.cache(subject)
+
+
+@functools.cache
+def made(kind, data):
+    """One objective for all calls, because compiling takes long; with its data."""
+    one = cached_subject(kind)
+    before = one.snapshot()
+    batches, criterion, keywords = data(one)
+    found = specop.objective(one.model, criterion, batches, **keywords, **one.keywords)
+    assert found.samples == 6 and one.snapshot() == before
+    return one, found, batches
+
+
+# --- Tests ------------------------------------------------------------------------------------------------------------
+
+
+def marks(kind, call):
+    """Functions see an operator, whose methods are called for every model; quick are those that compile quickly."""
+    quick = kind in ("torch", "tf.Module") or (kind != "equinox" and (call.startswith("Objective") or call == "eigsh"))
+    return [] if quick else [pytest.mark.slow]
+
+
+EVERY = [pytest.param(kind, call, marks=marks(kind, call)) for kind, call in itertools.product(KINDS, CALLS)]
+# A Jacobian has no criterion that could raise.
+FAILING = [
+    pytest.param(kind, call, failure, marks=marks(kind, call), id=f"{kind}-{call}-{failure.__name__}")
+    for kind, call, failure in itertools.product(KINDS, CALLS, FAILURES)
+    if call not in QUIET and (call, failure) != ("Objective.jacobian", raising)
+]
+
+
+@pytest.mark.filterwarnings("ignore::specop.errors.ConvergenceWarning")
+@pytest.mark.parametrize(("kind", "call"), EVERY)
+def test_a_call_changes_nothing(kind, call):
+    one, found, _ = made(kind, whole)
+    before = one.snapshot()
+    CALLS[call](found)
+    assert one.snapshot() == before
+
+
+@pytest.mark.filterwarnings("ignore::specop.errors.ConvergenceWarning")
+@pytest.mark.parametrize(("kind", "call", "failure"), FAILING)
+def test_a_failing_call_changes_nothing(kind, call, failure):
+    one, found, batches = made(kind, failure)
+    found.release()
+    error, message = FAILURES[failure]
+    before = one.snapshot()
+    with batches.interrupting() if failure is interrupted else nullcontext(), pytest.raises(error, match=message):
+        CALLS[call](found)
+    assert one.snapshot() == before
