@@ -16,6 +16,9 @@ The same models run in JAX and TensorFlow where these are installed:
 
     pip install -c constraints.txt -e '.[jax,tensorflow]' matfree==0.6.3
 
+Products are counted beside PRIMME's where `pip install primme==3.2.3` has been run. It compiles C for two minutes and
+links LAPACK (Debian: `apt-get install build-essential libopenblas-dev liblapack-dev`).
+
 The influences of pydvl are timed where `pip install pydvl[influence]` has been run; version 0.10.0 needs NumPy below 2,
 so that it wants an environment of its own, without JAX.
 
@@ -122,6 +125,7 @@ def describe_machine() -> dict[str, str]:
         "hessian-eigenthings",
         "curvlinops-for-pytorch",
         "matfree",
+        "primme",
         "pydvl",
     ):
         try:
