@@ -14,7 +14,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-__all__ = ["GaussRule", "Vector", "christoffel", "cumulative_bounds", "share_interval"]
+__all__ = ["GaussRule", "Vector", "christoffel", "cumulative_bounds", "is_ruled_out", "share_interval"]
 
 Vector = NDArray[np.float64]
 
@@ -47,12 +47,35 @@ class GaussRule:
 def christoffel(rule: GaussRule, x: float) -> float:
     r"""Return the largest weight that the vector can have at an eigenvalue x.
 
-    The Christoffel number :math:`1 / \sum_{j \le m} p_j(x)^2` of the recurrence's orthonormal polynomials; x must not
-    be a node.
+    The Christoffel number :math:`1 / \sum_{j \le m} p_j(x)^2` of the recurrence's orthonormal polynomials; at a node
+    it is the node's weight.
     """
+    distances = rule.nodes - x
+    if not distances.all():
+        return float(rule.weights[distances == 0].sum())
     # p(x) is proportional to (T - x)^-1 e_m and p_0 = 1; the last polynomial follows from the coupling.
-    resolvent = rule.couplings / (rule.nodes - x)
+    resolvent = rule.couplings / distances
     return float((np.sqrt(rule.weights) @ resolvent) ** 2 / (resolvent @ resolvent + 1.0))
+
+
+def is_ruled_out(rule: GaussRule, x: float, dimension: int, confidence: float) -> bool:
+    """Whether the rule of a random vector would have shown an eigenvalue x by now.
+
+    The vector's weight along the eigenvector is at most the Christoffel number, and times the dimension it is
+    chi-square with one degree of freedom.
+
+    Parameters
+    ----------
+    rule : GaussRule
+    x : float
+    dimension : int
+        Of the space that the vector was drawn from.
+    confidence : float
+        Probability with which an eigenvalue that is there is not ruled out.
+    """
+    if not rule.couplings.any():
+        return True
+    return dimension * christoffel(rule, x) <= 2.0 * float(scipy.special.gammaincinv(0.5, 1.0 - confidence))
 
 
 def cumulative_bounds(rule: GaussRule, x: Vector, rounding: float) -> tuple[Vector, Vector]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from specop.measures import GaussRule, christoffel, cumulative_bounds, share_interval
+from specop.measures import GaussRule, christoffel, cumulative_bounds, is_ruled_out, share_interval
 
 
 def lanczos_rule(values, vector, steps) -> GaussRule:
@@ -53,6 +53,24 @@ def test_what_is_open_is_the_christoffel_number():
         # The Christoffel number from its definition, the recurrence of orthonormal polynomials.
         assert (high - low)[0] == pytest.approx(christoffel(rule, point), rel=1e-6, abs=1e-14)
     assert christoffel(rule, 5.0) < 1e-6 < christoffel(rule, 0.31)
+
+
+def test_the_christoffel_number_is_continuous_at_a_node():
+    rule = lanczos_rule(VALUES, np.full(300, 300**-0.5), 12)
+    for node, weight in zip(rule.nodes, rule.weights, strict=True):
+        assert christoffel(rule, node) == weight
+        assert christoffel(rule, node + 1e-12) == pytest.approx(weight, rel=1e-6)
+
+
+def test_an_eigenvalue_that_is_there_is_seldom_ruled_out():
+    runs, falsely = 400, 0
+    for seed in range(runs):
+        vector = np.random.default_rng(seed).normal(size=300)
+        rule = lanczos_rule(VALUES, vector / np.linalg.norm(vector), 9)
+        falsely += is_ruled_out(rule, VALUES[-1], 300, 0.9)
+        assert is_ruled_out(rule, 40.0, 300, 0.9)
+    # A bound that is nearly attained once the rest of the spectrum is resolved.
+    assert 0.05 * runs < falsely < 0.13 * runs
 
 
 def test_an_invariant_space_leaves_nothing_open():

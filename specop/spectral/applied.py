@@ -176,7 +176,7 @@ class _Run:
         if closed:
             self.error = 0.0
         else:
-            open_share = self.function.undecided(gauss_rule(space, self.first), space.noise_floor)
+            open_share = self.function.undecided(gauss_rule(space, ritz), space.noise_floor)
             self.error += 2.0 * self.length * open_share**0.5
 
     def is_accurate(self, tol: float, known: NDArray[np.float64]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.backend import Array
 from specop.measures import GaussRule
-from specop.spectral.krylov import KrylovSpace
+from specop.spectral.krylov import KrylovSpace, Ritz
 
 __all__ = ["gauss_rule", "run_probe"]
 
@@ -31,15 +31,14 @@ def run_probe(space: KrylovSpace, vector: Array, enough: Callable[[int], bool]) 
         space.expand(int(space.frontier[-1]))
         if enough(space.products - begun):
             break
-    rule = gauss_rule(space, first)
+    rule = gauss_rule(space, space.ritz(first))
     space.truncate(first)
     return rule
 
 
-def gauss_rule(space: KrylovSpace, first: int) -> GaussRule:
-    """Return the Gauss rule of the Lanczos run whose start vector is row `first`."""
-    ritz = space.ritz(first)
-    frontier = space.frontier[space.frontier >= first]
+def gauss_rule(space: KrylovSpace, ritz: Ritz) -> GaussRule:
+    """Return the Gauss rule of the newest Lanczos run in a space, from its Ritz pairs."""
+    frontier = space.frontier[space.frontier >= ritz.rows[0]]
     lead = ritz.coefficients[0]
     signs = np.where(lead < 0, -1.0, 1.0)
     # At most one row: the sum is over it, or over nothing.

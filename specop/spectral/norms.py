@@ -10,11 +10,9 @@ from specop.errors import InvalidInputError
 from specop.operators.interop import aslinearoperator
 from specop.results import EigenResult, QuadratureResult
 from specop.spectral.lanczos import eigsh
+from specop.spectral.search import CHECK_CONFIDENCE
 
 __all__ = ["condition_number", "spectral_norm"]
-
-# The multiplicity check of eigsh lets a larger eigenvalue pass once in a hundred times.
-_CONFIDENCE = 0.99
 
 
 def spectral_norm(
@@ -117,7 +115,7 @@ def _result(
         standard_error=0.0,
         quadrature_error=max(value - low, high - value) if np.isfinite(value) else np.inf,
         interval=interval,
-        confidence=_CONFIDENCE,
+        confidence=CHECK_CONFIDENCE,
         method="eigenvalues",
         probes=np.zeros(0),
         steps=eigen.matvecs,

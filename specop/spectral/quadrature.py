@@ -132,7 +132,7 @@ def spectral_density(
             # The decomposition takes more time as the run grows, and its outcome changes less.
             if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
                 return False
-            return _open([gauss_rule(space, len(known))], known, rest) <= rtol / 2
+            return _open([gauss_rule(space, space.ritz(len(known)))], known, rest) <= rtol / 2
 
         while rest and len(rules) < most_probes:
             vector = probe_vectors.sphere(operator.backend, operator.domain, seed, len(rules))

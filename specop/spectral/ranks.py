@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.special
 from numpy.typing import NDArray
 
 from specop.errors import ConvergenceWarning, InvalidInputError
-from specop.measures import GaussRule, christoffel
+from specop.measures import GaussRule, is_ruled_out
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
 from specop.results import RankResult, SpectralDensity, versions
@@ -168,8 +167,7 @@ class _Counting:
         self.tol = tol
         self.limit = limit
         self.update = update
-        # A chi-square variable with one degree of freedom lies below this with the probability that is left.
-        self.unlikely = 2.0 * float(scipy.special.gammaincinv(0.5, 1.0 - confidence))
+        self.confidence = confidence
         self.coupling = 0.0
         self.shift = 0.0
         self.unseen = 0.0
@@ -225,7 +223,7 @@ class _Counting:
         if (not closed and steps not in _STEPS) or self._patience > self.first:
             return False
         found = np.abs(projected_eigenvalues(space, self.first))
-        bound = self._bound(gauss_rule(space, self.first))
+        bound = self._bound(gauss_rule(space, space.ritz(self.first)))
         smallest = float(found[found > bound].min(initial=np.inf))
         # What couples two parts of a matrix whose spectra lie apart moves eigenvalues by its square over the distance.
         shift = self.coupling**2 / max(smallest - bound, self.coupling) if self.coupling else 0.0
@@ -273,8 +271,8 @@ class _Counting:
             return 0.0
         for _ in range(40):
             middle = float(np.sqrt(low * high))
-            weight = max(christoffel(chain, middle), christoffel(chain, -middle))
-            low, high = (low, middle) if dimension * weight <= self.unlikely else (middle, high)
+            clear = all(is_ruled_out(chain, mu, dimension, self.confidence) for mu in (middle, -middle))
+            low, high = (low, middle) if clear else (middle, high)
         return high
 
     def _close_chain(self) -> None:

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.spectral.evidence import is_ruled_out
+from specop.measures import is_ruled_out
+from specop.spectral.gauss import gauss_rule
 from specop.spectral.krylov import KrylovSpace, Ritz
 
-__all__ = ["CHECK_ROWS", "End", "Search", "wanted"]
+__all__ = ["CHECK_CONFIDENCE", "CHECK_ROWS", "End", "Search", "wanted"]
+
+CHECK_CONFIDENCE = 0.99
+"""Probability with which the check finds a missed eigenvalue."""
 
 CHECK_ROWS = 12
 """Rows that the check needs for itself."""
@@ -237,16 +241,17 @@ class Search:
         A Ritz value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
         eigenvalues a percent apart, one missed one of them.
         """
+        clears = self._evidence(held)
         for end, border in zip(self.ends, borders, strict=True):
             keys = self._keys_beyond(end, border, held)
             margin = border - float(end.key(held.values[end.best(held.values)[: end.count][-1]]))
             for low, high in itertools.pairwise([border, *keys]):
                 inside = [end.values_at(low + part * (high - low)) for part in _INSIDE_GAP]
                 for points in zip(*inside, strict=True):
-                    if high - low > 2 * margin and not any(is_ruled_out(self.space, held, mu) for mu in points):
+                    if high - low > 2 * margin and not any(map(clears, points)):
                         return False
             beyond = max([border, *(key + margin for key in keys)])
-            if not all(is_ruled_out(self.space, held, mu) for mu in end.values_at(beyond)):
+            if not all(map(clears, end.values_at(beyond))):
                 return False
         return True
 
@@ -255,8 +260,8 @@ class Search:
         keys = self._keys_beyond(end, border, held)
         if not keys:
             return None
-        grid = np.linspace(border, keys[0], _GRID)
-        clear = [all(is_ruled_out(self.space, held, mu) for mu in end.values_at(float(key))) for key in grid]
+        grid, clears = np.linspace(border, keys[0], _GRID), self._evidence(held)
+        clear = [all(map(clears, end.values_at(float(key)))) for key in grid]
         return float(grid[max(clear.index(False) - 1, 0)]) if False in clear else keys[0]
 
     def _keys_beyond(self, end: End, border: float, held: Ritz) -> list[float]:
@@ -266,7 +271,12 @@ class Search:
     def _is_ruled_out(self, ritz: Ritz, chain: Chain) -> bool:
         """Whether the chain rules out what was in doubt."""
         doubts = [end.values_at(key) for end, key in zip(self.ends, chain.doubts, strict=True) if key is not None]
-        return not chain.restarted and all(is_ruled_out(self.space, ritz, mu) for values in doubts for mu in values)
+        return not chain.restarted and all(map(self._evidence(ritz), itertools.chain(*doubts)))
+
+    def _evidence(self, chain: Ritz) -> Callable[[float], bool]:
+        """Return the test whether a chain from a random vector rules an eigenvalue out."""
+        rule, dimension = gauss_rule(self.space, chain), self.space.n - int(chain.rows[0])
+        return lambda mu: is_ruled_out(rule, mu, dimension, CHECK_CONFIDENCE)
 
     def _is_settled(self, ritz: Ritz, chain: Chain) -> bool:
         """Whether the search has found what is outermost there, and it is not wanted."""

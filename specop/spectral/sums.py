@@ -338,7 +338,7 @@ class _Run:
         closed = len(space.frontier) == 0
         if not (self._progress.is_due(steps) or steps >= self.most or closed):
             return False
-        rule = gauss_rule(space, self.first)
+        rule = gauss_rule(space, space.ritz(self.first))
         values = self.function(rule.nodes, space.noise_floor, space.A)
         self.estimate = self.certain + self.dimension * float(rule.weights @ values)
         self.error = self._progress.error_after(steps, np.array([self.estimate]))
