@@ -35,7 +35,16 @@ def dot(x: Array, y: Array) -> Array:
 @_jit
 def norm(x: Array) -> Array:
     """Return the Euclidean norm."""
-    return jnp.sqrt(_matmul(x, x))
+    square, limits = _matmul(x, x), jnp.finfo(x.dtype)
+    usual = (square > len(x) * limits.tiny / limits.eps) & (square < jnp.inf)
+    return lax.cond(usual, lambda: jnp.sqrt(square), lambda: _norm_of_scaled(x))
+
+
+def _norm_of_scaled(x: Array) -> Array:
+    """Return the norm of a vector whose squares may leave the range of its dtype, as those of 1e-25 leave float32's."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    unit = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    return unit * jnp.sqrt(_matmul(x / unit, x / unit))
 
 
 @_in_place

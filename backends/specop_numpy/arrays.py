@@ -38,7 +38,14 @@ class NumpyBackend:
         return np.sum([np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK]) for i in chunks], dtype=np.float64)
 
     def norm(self, x: Vector) -> Any:
-        return np.sqrt(self.dot(x, x))
+        with np.errstate(over="ignore"):
+            square = self.dot(x, x)
+        limits = np.finfo(x.dtype)
+        if len(x) * limits.tiny / limits.eps < square < np.inf:
+            return np.sqrt(square)
+        # Squares that leave the range of the dtype, as those of 1e-25 leave float32's.
+        largest = np.abs(x).max(initial=0.0)
+        return float(largest) * np.sqrt(self.dot(x / largest, x / largest)) if 0 < largest < np.inf else largest
 
     def axpy_(self, y: Vector, alpha: float, x: Vector) -> Vector:
         y += x.dtype.type(alpha) * x

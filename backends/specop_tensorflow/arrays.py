@@ -42,7 +42,8 @@ class TensorflowBackend:
         return tf.reduce_sum(tf.multiply(x, y))
 
     def norm(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.sqrt(self.dot(x, x))
+        # In float64, where squares of float32 neither vanish nor overflow.
+        return tf.sqrt(tf.reduce_sum(tf.square(tf.cast(x, tf.float64))))
 
     def axpy_(self, y: tf.Tensor, alpha: float, x: tf.Tensor) -> tf.Tensor:
         return tf.add(y, self.scale_(x, alpha))

@@ -47,12 +47,18 @@ class TorchBackend:
 
     def norm(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
-            return torch.linalg.vector_norm(x)
+            # Squares are added up in float64, where those of float32 neither vanish nor overflow.
+            return torch.linalg.vector_norm(x, dtype=torch.float64)
         # In one call, because it is needed at each step: a loop over chunks takes four times as long.
         whole = x.shape[0] // _CHUNK
         chunks = torch.linalg.vector_norm(x[: whole * _CHUNK].view(whole, _CHUNK), dim=1)
         rest = torch.linalg.vector_norm(x[whole * _CHUNK :])
-        return torch.linalg.vector_norm(torch.cat([chunks, rest.reshape(1)]), dtype=torch.float64)
+        found = torch.linalg.vector_norm(torch.cat([chunks, rest.reshape(1)]), dtype=torch.float64)
+        limits = torch.finfo(x.dtype)
+        if len(x) * limits.tiny / limits.eps < found**2 < torch.inf:
+            return found
+        # Squares that leave the range of the dtype, as those of 1e-25 leave float32's.
+        return torch.linalg.vector_norm(x, dtype=torch.float64)
 
     def axpy_(self, y: Tensor, alpha: float, x: Tensor) -> Tensor:
         return y.add_(x, alpha=alpha)

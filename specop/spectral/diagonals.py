@@ -17,6 +17,7 @@ from specop.progress import progress_bar
 from specop.results import DiagonalResult, EigenResult, versions
 from specop.spectral.complement import Complement
 from specop.spectral.goals import Goal, checked_goal
+from specop.spectral.ranges import check_size
 from specop.spectral.sketch import Sketch
 
 __all__ = ["diagonal"]
@@ -154,11 +155,13 @@ class _Moments:
 
     def add(self, vectors: list[Array]) -> None:
         """Add random vectors, and compute the norms of mean and error."""
+        lengths = self.space.checked([self.backend.norm(vector) for vector in vectors])
+        check_size(float(lengths.max(initial=0.0)), self.space.operator, squared=True)
         for vector in vectors:
             self.squares = self.backend.axpy_(self.squares, 1.0, self.backend.multiply(vector, vector))
             self.sum = self.backend.axpy_(self.sum, 1.0, vector)
         self.count += len(vectors)
-        self.total += float(np.sum(self.space.checked([self.backend.norm(vector) for vector in vectors]) ** 2))
+        self.total += float(np.sum(lengths**2))
         self.measure()
 
     def measure(self) -> None:

@@ -17,6 +17,7 @@ from specop.progress import progress_bar
 from specop.results import EigenResult, NormResult, versions
 from specop.spectral.complement import Complement
 from specop.spectral.goals import checked_goal
+from specop.spectral.ranges import check_size
 
 __all__ = ["frobenius_norm"]
 
@@ -96,7 +97,9 @@ def frobenius_norm(
             for i in range(len(samples), len(samples) + count):
                 probe = space.unit(i) if exact else space.rademacher(i)
                 found.append(space.backend.norm(space.multiply(probe)))
-            samples = np.concatenate([samples, space.checked(found) ** 2])
+            lengths = space.checked(found)
+            check_size(float(lengths.max()), operator)
+            samples = np.concatenate([samples, lengths**2])
             value = _root(known + samples, confidence)
             accepted = not exact and len(samples) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
             update(space.products, f"{value.estimate:.5g} +- {value.standard_error:.2g}")

@@ -66,7 +66,7 @@ def eigsh(
 
     Thick-restart Lanczos [1]_ with two Gram-Schmidt passes. A pair :math:`(\theta, x)` has converged when
 
-    .. math:: \|A x - \theta x\| \le \mathtt{tol} \cdot \max(\epsilon^{2/3}, |\theta|),
+    .. math:: \|A x - \theta x\| \le \mathtt{tol} \cdot \max(\epsilon^{2/3} \|A\|, |\theta|),
 
     or when that falls below the rounding error of the products. The eigenvalue's error is about the square of
     that relative to its gap: at the default tolerance usually 1e-9 to 1e-5 relative.

@@ -9,7 +9,9 @@ import numpy as np
 from specop.errors import InvalidInputError
 from specop.operators.interop import aslinearoperator
 from specop.results import EigenResult, QuadratureResult
+from specop.spectral.frobenius import frobenius_norm
 from specop.spectral.lanczos import eigsh
+from specop.spectral.ranges import check_size
 from specop.spectral.search import CHECK_CONFIDENCE
 
 __all__ = ["condition_number", "spectral_norm"]
@@ -47,6 +49,10 @@ def spectral_norm(
         used, 1, which="LM" if symmetric else "LA", tol=tol, max_matvecs=max_matvecs, seed=seed, progress=progress
     )
     value, error = abs(float(eigen.eigenvalues[0])), float(eigen.bounds[0])
+    if value == 0 and not symmetric:
+        # A.T @ A vanishes where A is zero, or so small that its squares are.
+        size = frobenius_norm(operator, method="hutchinson", max_matvecs=1, seed=seed).estimate
+        check_size(size, operator, squared=True)
     low, high = max(0.0, value - error), value + error
     if not symmetric:
         value, low, high = (float(np.sqrt(max(0.0, x))) for x in (value, low, high))

@@ -145,7 +145,7 @@ def _iterate(space: KrylovSpace, tol: float, momentum: float, limit: int, update
         rest, column, beta = space.multiply(row)
         value = float(column[row])
         update(space.products, f"{row} found, {value:.5g} +- {beta:.1g}")
-        smallest = space.A.domain.epsilon ** (2 / 3)
+        smallest = space.A.domain.epsilon ** (2 / 3) * space.scale
         converged = beta <= max(_MARGIN * tol * max(smallest, abs(value)), space.noise_floor)
         if converged or space.products >= limit:
             space.record(row, column, beta)

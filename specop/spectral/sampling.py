@@ -13,6 +13,7 @@ from specop.spectral.complement import Complement
 from specop.spectral.goals import Goal
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.nystrom import nystrom_estimates
+from specop.spectral.ranges import check_size
 from specop.spectral.sketch import Sketch
 
 __all__ = ["STAGE", "Run", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
@@ -68,6 +69,7 @@ class Run:
         rounding : float
             Error that all samples have in common.
         """
+        check_size(float(np.abs(samples).max()), self.space.operator)
         self.samples = samples + self.space.known
         value = estimate_from_samples(self.samples, self.confidence)
         if len(samples) > 1:

@@ -313,7 +313,7 @@ class Search:
         return chosen[ritz.residuals[chosen] > self._tolerances(ritz.values[chosen])]
 
     def _tolerances(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        smallest = self.space.A.domain.epsilon ** (2 / 3)
+        smallest = self.space.A.domain.epsilon ** (2 / 3) * self.space.scale
         return np.maximum(self.tol * np.maximum(smallest, np.abs(values)), self.space.noise_floor)
 
     def _what_is_unchecked(self) -> str:

@@ -10,6 +10,7 @@ from specop import probes
 from specop.backend import Array, Basis
 from specop.errors import AsymmetryError
 from specop.spectral.complement import Complement
+from specop.spectral.ranges import check_size
 
 __all__ = ["Sketch"]
 
@@ -209,6 +210,7 @@ class Sketch:
         """Make what a product has beyond the rows the next one, and note its coefficients."""
         space, backend = self.space, self.space.backend
         product, column, beta = self._orthogonalized(product, j)
+        check_size(max(self._scale, beta, float(np.abs(column).max())), space.operator)
         self._scale = max(self._scale, float(np.hypot(np.linalg.norm(column), beta)))
         smallest = max(10, j) * self.space.layout.epsilon * self._scale
         index = _SPARE + j

@@ -243,6 +243,11 @@ def _check_reductions(native: Native) -> None:
     require_close(dot, u @ v, bound, "dot", "is the sum of the products")
     require_close(norm, np.linalg.norm(u), 20 * native.epsilon * float(np.linalg.norm(u)), "norm", "is Euclidean")
 
+    for size in (1e-25, 1e25):
+        (norm,) = backend.to_host(backend.norm(native.array(size * u)))
+        law = f"is as exact for vectors of size {size:.0e}, whose squares leave the range of float32"
+        require_close(norm / size, np.linalg.norm(u), 20 * native.epsilon * float(np.linalg.norm(u)), "norm", law)
+
     # Of one sign, so that rounding errors add up instead of cancelling: here BLAS in float32 loses three digits.
     u, v = (0.5 + rng.random((2, 1_000_000))).astype(native.dtype).astype(np.float64)
     x, y = native.array(u), native.array(v)
