@@ -35,12 +35,12 @@ class NumpyBackend:
 
     def dot(self, x: Vector, y: Vector) -> Any:
         chunks = range(0, len(x), _CHUNK)
-        return np.sum([np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK]) for i in chunks], dtype=np.float64)
+        # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.sum([np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK]) for i in chunks], dtype=np.float64)
 
     def norm(self, x: Vector) -> Any:
-        with np.errstate(over="ignore"):
-            square = self.dot(x, x)
-        limits = np.finfo(x.dtype)
+        square, limits = self.dot(x, x), np.finfo(x.dtype)
         if len(x) * limits.tiny / limits.eps < square < np.inf:
             return np.sqrt(square)
         # Squares that leave the range of the dtype, as those of 1e-25 leave float32's.
@@ -86,7 +86,6 @@ class NumpyBackend:
     def orthogonalize_(
         self, x: Vector, basis: RowBlocks, k: int, near: Sequence[int]
     ) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
-        # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
         with np.errstate(invalid="ignore", over="ignore"):
             c = np.empty(len(near))
             for i, row in enumerate(near):

@@ -19,7 +19,7 @@ from specop import probes
 from specop.backend import Array
 from specop.errors import AsymmetryError, InvalidInputError, NoiseWarning, NondeterministicError, NonFiniteError
 from specop.operators.base import LinearOperator
-from specop.spectral.ranges import check_size
+from specop.spectral.ranges import check_size, coefficient_norm
 
 __all__ = ["KrylovSpace", "Ritz"]
 
@@ -183,7 +183,7 @@ class KrylovSpace:
         # Without the few large ones, what is left is nearly orthogonal to all rows: one full pass then does.
         near = [int(i) for i in np.flatnonzero(known & (expected != 0))] + [row]
         rest, column, beta = self._orthogonalize(product, near, self.scale)
-        self.scale = max(self.scale, float(np.hypot(_norm(column), beta)))
+        self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
         check_size(self.scale, self.A)
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
@@ -354,7 +354,7 @@ class KrylovSpace:
         for _ in range(_MOST_PASSES):
             vector, *scalars = self.backend.orthogonalize_(vector, self.basis, self.rows, near)
             first, second, left = self.backend.to_host(*scalars)
-            beta, removed = float(left), _norm(second)
+            beta, removed = float(left), coefficient_norm(second)
             if not (np.isfinite(beta) and np.isfinite(removed) and np.isfinite(first).all()):
                 raise NonFiniteError(
                     f"product {self.products} with {self.A!r} holds NaN or infinity, or its norm overflows "
@@ -363,7 +363,7 @@ class KrylovSpace:
                 )
             column[near] += first
             column += second
-            scale = max(scale, float(np.hypot(_norm(column), beta)))
+            scale = max(scale, float(np.hypot(coefficient_norm(column), beta)))
             # Where a pass removed no more than it left, its own rounding is small beside what is left (Daniel, Gragg,
             # Kaufman and Stewart, 1976).
             if removed <= beta or beta <= self._negligible(scale):
@@ -381,12 +381,6 @@ class KrylovSpace:
         self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0 / beta)
         self.rows += 1
         return True
-
-
-def _norm(x: NDArray[np.float64]) -> float:
-    """Return the norm of coefficients, infinity where their squares overflow: `check_size` then says so."""
-    with np.errstate(over="ignore"):
-        return float(np.linalg.norm(x))
 
 
 def _eigh(G: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.operators.base import LinearOperator
 
-__all__ = ["check_size"]
+__all__ = ["check_size", "coefficient_norm"]
 
 # The host forms fourth powers in float64; vectors in float32 are divided by their lengths.
 _LARGEST = {8: 1e70, 4: 1e30}
@@ -33,3 +34,9 @@ def check_size(size: float, operator: LinearOperator, squared: bool = False) -> 
         f"products with {operator!r} have norms near {size:.1e}, whose squares leave the range of {operator.dtype}. "
         f"Pass {factor:.3g} * A and divide the eigenvalues by that factor; a loss of this size is best rescaled itself."
     )
+
+
+def coefficient_norm(x: NDArray[np.float64]) -> float:
+    """Return the norm of coefficients: infinity where their squares overflow, which `check_size` then refuses."""
+    with np.errstate(over="ignore"):
+        return float(np.linalg.norm(x))

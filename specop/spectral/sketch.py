@@ -10,7 +10,7 @@ from specop import probes
 from specop.backend import Array, Basis
 from specop.errors import AsymmetryError
 from specop.spectral.complement import Complement
-from specop.spectral.ranges import check_size
+from specop.spectral.ranges import check_size, coefficient_norm
 
 __all__ = ["Sketch"]
 
@@ -211,7 +211,7 @@ class Sketch:
         space, backend = self.space, self.space.backend
         product, column, beta = self._orthogonalized(product, j)
         check_size(max(self._scale, beta, float(np.abs(column).max())), space.operator)
-        self._scale = max(self._scale, float(np.hypot(np.linalg.norm(column), beta)))
+        self._scale = max(self._scale, float(np.hypot(coefficient_norm(column), beta)))
         smallest = max(10, j) * self.space.layout.epsilon * self._scale
         index = _SPARE + j
         while beta <= smallest:
@@ -234,7 +234,7 @@ class Sketch:
             vector, _, h, norm = self.space.backend.orthogonalize_(vector, self.Q, rows, ())
             removed, beta = self.space.to_host(h, norm)
             column[:rows] += removed
-            if np.linalg.norm(removed) <= beta:
+            if coefficient_norm(removed) <= beta:
                 break
         return vector, column, float(beta)
 
@@ -253,7 +253,7 @@ class Sketch:
             self._check_symmetry(i, column)
             self.G[i, : self.drawn] = column
         self.G[: self.drawn, i] = column
-        self.lengths[i] = np.hypot(np.linalg.norm(column), beyond)
+        self.lengths[i] = np.hypot(coefficient_norm(column), beyond)
         self._rows_then[i] = self.drawn
         self.multiplied += 1
 
