@@ -59,7 +59,7 @@ def apply_function(
         Limit on products, and so on memory: each takes one row of length n until the end. Default ``min(n, 500)``. A
         function that needs more, such as "sign" with eigenvalues on both sides near zero, takes fewer with `deflate`.
     deflate : EigenResult, optional
-        Known eigenpairs of A, for which f is applied directly.
+        Known eigenpairs of A, for which f is applied directly. Checked as in `trace`.
     seed : int
         Of nothing but a breakdown; kept with the result.
     progress, raise_on_failure : bool
@@ -99,7 +99,7 @@ def apply_function(
     if max_matvecs is not None and max_matvecs < 1:
         raise InvalidInputError(f"max_matvecs must be positive, got {max_matvecs!r}.")
     limit = min(n, _PRODUCTS if max_matvecs is None else int(max_matvecs))
-    vectors, known = checked_deflation(operator, deflate)
+    vectors, known, spent = checked_deflation(operator, deflate)
 
     with operator.session(), progress_bar(progress, f"{function.name}(A) v") as update:
         space = KrylovSpace(operator, len(known) + limit, 1, seed)
@@ -130,7 +130,7 @@ def apply_function(
         x=x,
         error=float(np.hypot(np.hypot(run.error, run.rounding), fixed)),
         tol=tol,
-        matvecs=space.products,
+        matvecs=space.products + spent,
         converged=converged,
         message=message,
         samples=operator.samples,

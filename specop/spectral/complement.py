@@ -37,6 +37,8 @@ class Complement:
         Known eigenvalues.
     products : int
         Products so far.
+    checks : int
+        Products that it took to see that the eigenpairs are those of A.
     """
 
     def __init__(self, operator: LinearOperator, deflate: EigenResult | None, seed: int) -> None:
@@ -44,7 +46,7 @@ class Complement:
         self.backend = operator.backend
         self.layout = operator.domain
         self.seed = probes.check_seed(seed)
-        vectors, self.values = checked_deflation(operator, deflate)
+        vectors, self.values, self.checks = checked_deflation(operator, deflate)
         self.dimension = operator.shape[0] - len(vectors)
         self.products = 0
         self._count = len(vectors)
@@ -117,10 +119,34 @@ class Complement:
         )
 
 
-def checked_deflation(operator: LinearOperator, deflate: EigenResult | None) -> tuple[list[Array], NDArray[np.float64]]:
-    """Return the known eigenvectors and eigenvalues after a look at whether they belong to this operator."""
+def checked_deflation(
+    operator: LinearOperator, deflate: EigenResult | None
+) -> tuple[list[Array], NDArray[np.float64], int]:
+    """Return known eigenvectors and eigenvalues, and the products it took to see that they belong to this operator."""
     if deflate is None:
-        return [], np.zeros(0)
+        return [], np.zeros(0), 0
     if not isinstance(deflate, EigenResult):
         raise InvalidInputError(f"deflate must be an EigenResult of the same operator, got {type(deflate).__name__}.")
-    return eigenvectors_for(deflate, operator.backend, operator.domain, "deflate"), deflate.eigenvalues
+    vectors = eigenvectors_for(deflate, operator.backend, operator.domain, "deflate")
+    _check_pairs(operator, vectors, deflate)
+    return vectors, deflate.eigenvalues, 1
+
+
+def _check_pairs(operator: LinearOperator, vectors: list[Array], eigen: EigenResult) -> None:
+    """Multiply the sum of the eigenvectors: pairs of another matrix, or of an earlier one, do not add up."""
+    backend, values = operator.backend, eigen.eigenvalues
+    total = backend.copy(vectors[0])
+    for vector in vectors[1:]:
+        total = backend.axpy_(total, 1.0, vector)
+    rest = operator.matvec(total)
+    for vector, value in zip(vectors, values, strict=True):
+        rest = backend.axpy_(rest, -float(value), vector)
+    (left,) = backend.to_host(backend.norm(rest))
+    rounding = operator.precision * len(values) ** 0.5 * float(np.abs(values).max())
+    allowed = 10.0 * float(np.linalg.norm(eigen.residuals)) + 100.0 * rounding
+    if left > allowed:
+        raise InvalidInputError(
+            f"deflate holds eigenpairs of another matrix than {operator!r}: the product with the sum of its "
+            f"eigenvectors is off by {float(left):.1e}, where its residuals allow {allowed:.1e}. Compute them again "
+            f"for this operator; eigsh(A, v0=...) takes the old ones as its start."
+        )

@@ -64,6 +64,7 @@ def diagonal(
     deflate : EigenResult, optional
         Known eigenpairs of a symmetric A; their part of the diagonal is not estimated. Errors of the
         eigenvectors enter the diagonal as they are, so `tol` of `eigsh` should be smaller than `rtol` here.
+        Checked as in `trace`.
     seed, progress, raise_on_failure
         As in `trace`.
 
@@ -124,7 +125,7 @@ def diagonal(
         norm=moments.norm,
         error_norm=moments.error,
         method=used,
-        matvecs=space.products,
+        matvecs=space.products + space.checks,
         converged=converged,
         message=message,
         samples=operator.samples,

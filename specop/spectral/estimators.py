@@ -76,7 +76,8 @@ def trace(
         Limit on products; default 1000.
     deflate : EigenResult, optional
         Known eigenpairs of A, from whatever framework or file. They enter exactly, and only the rest is
-        estimated, whose variance is much smaller if they are the largest.
+        estimated, whose variance is much smaller if they are the largest. One product, beside the limit, shows
+        whether they belong to A; those of another matrix are refused.
     confidence : float
         Of the interval.
     seed : int
@@ -147,7 +148,7 @@ def trace(
         confidence=confidence,
         method=used,
         probes=run.samples,
-        matvecs=space.products,
+        matvecs=space.products + space.checks,
         converged=converged,
         message=message,
         samples=operator.samples,

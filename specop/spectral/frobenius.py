@@ -56,7 +56,8 @@ def frobenius_norm(
     rtol, atol, max_matvecs
         As in `trace`, for the standard error of the norm; by default ``rtol = 0.02`` and at most 1000 products.
     deflate : EigenResult, optional
-        Known eigenpairs of a symmetric A. They enter exactly, and what is left is much less skew.
+        Known eigenpairs of a symmetric A. They enter exactly, and what is left is much less skew. Checked
+        as in `trace`.
     confidence, seed, progress, raise_on_failure
         As in `trace`.
 
@@ -121,7 +122,7 @@ def frobenius_norm(
         confidence=confidence,
         method="exact" if exact else "hutchinson",
         probes=known + samples,
-        matvecs=space.products,
+        matvecs=space.products + space.checks,
         converged=converged,
         message=message,
         samples=operator.samples,

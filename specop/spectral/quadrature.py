@@ -70,7 +70,7 @@ def spectral_density(
         Limit on products for `rtol`; default 1000.
     deflate : EigenResult, optional
         Known eigenpairs of A. They enter with weight 1/n each, multiplicity and all, and the quadrature is spent on
-        the rest.
+        the rest. Checked as in `trace`.
     confidence : float
         Of the intervals that the result returns.
     seed : int
@@ -113,7 +113,7 @@ def spectral_density(
     n = operator.shape[0]
     if operator.shape[1] != n or operator.is_symmetric is False:
         raise InvalidInputError(f"spectral_density needs a symmetric operator, got {operator!r}.")
-    vectors, known = checked_deflation(operator, deflate)
+    vectors, known, spent = checked_deflation(operator, deflate)
     rest = n - len(known)
     most_steps, most_probes, limit = _checked_budget(n, steps, probes, rtol, max_matvecs, confidence)
     most_steps = min(most_steps, rest)
@@ -159,7 +159,7 @@ def spectral_density(
         steps=most_steps,
         error=error,
         confidence=confidence,
-        matvecs=space.products,
+        matvecs=space.products + spent,
         converged=converged,
         message=message,
         samples=operator.samples,

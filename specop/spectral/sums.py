@@ -68,7 +68,7 @@ def trace_function(
     max_matvecs : int, optional
         Limit on products; default 2000.
     deflate : EigenResult, optional
-        Known eigenpairs of A, which enter exactly.
+        Known eigenpairs of A, which enter exactly. Checked as in `trace`.
     confidence : float
         Of the interval.
     seed : int
@@ -108,7 +108,7 @@ def trace_function(
         raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
     tolerance = _Tolerance.checked(rtol, atol)
     limit = _checked_limit(method, n, max_matvecs)
-    vectors, known = checked_deflation(operator, deflate)
+    vectors, known, spent = checked_deflation(operator, deflate)
 
     with operator.session(), progress_bar(progress, f"trace {function.name}") as update:
         if method == "exact" or (method == "auto" and n <= min(_STAGE * 25, limit)):
@@ -129,7 +129,7 @@ def trace_function(
         method=sums.method,
         probes=sums.samples,
         steps=sums.steps,
-        matvecs=sums.products,
+        matvecs=sums.products + spent,
         converged=tolerance.accepts(sums.value, sums.error),
         message=sums.message,
         samples=operator.samples,

@@ -1,0 +1,43 @@
+"""Known eigenpairs enter estimates as they are, once one product has shown whose they are."""
+
+import numpy as np
+import pytest
+
+import specop
+import spectra
+from cases import each_algorithm_case
+from specop.errors import InvalidInputError
+
+MATRIX = spectra.with_spectrum(np.concatenate([[50.0, 40.0, 30.0], np.linspace(0.5, 1, 97)]))
+# As after an optimizer step: other eigenvectors, and eigenvalues off by a few percent.
+LATER = MATRIX + 0.5 * spectra.with_spectrum(np.linspace(0, 4, 100), seed=1)
+START = np.random.default_rng(0).normal(size=100)
+CALLS = {
+    "trace": lambda A, case, known: specop.trace(A, max_matvecs=40, deflate=known),
+    "diagonal": lambda A, case, known: specop.diagonal(A, max_matvecs=40, deflate=known),
+    "frobenius_norm": lambda A, case, known: specop.frobenius_norm(A, max_matvecs=40, deflate=known),
+    "trace_function": lambda A, case, known: specop.trace_function(A, "sqrt", method="quadrature", deflate=known),
+    "spectral_density": lambda A, case, known: specop.spectral_density(A, deflate=known),
+    "apply_function": lambda A, case, known: specop.apply_function(A, "sqrt", case.array(START), deflate=known),
+}
+
+
+@each_algorithm_case
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_eigenpairs_of_another_matrix_are_refused(case, call):
+    A, later = (case.array(matrix.astype(case.dtype)) for matrix in (MATRIX, LATER))
+    known = specop.eigsh(A, 3)
+    call(A, case, known)
+    with pytest.raises(InvalidInputError, match="deflate holds eigenpairs of another matrix"):
+        call(later, case, known)
+
+
+@pytest.mark.parametrize("tol", [0.3, 1e-2, 1e-12])
+def test_eigenpairs_are_believed_as_far_as_their_residuals(tol):
+    for seed in range(10):
+        known = specop.eigsh(MATRIX, 3, tol=tol, seed=seed, check_multiplicity=False)
+        found = specop.trace(MATRIX, max_matvecs=20, deflate=known)
+        assert found.matvecs == 21  # one shows whose they are
+        # To first order only products of residuals enter.
+        slack = 5 * found.standard_error + 2 * np.sum(known.residuals**2) / 20
+        assert abs(found.estimate - np.trace(MATRIX)) < slack
