@@ -1,6 +1,6 @@
 """What the algorithms return: frozen, with the error of every number beside it."""
 
-from specop.results.base import Result, versions
+from specop.results.base import Result, delivered, versions
 from specop.results.densities import SpectralDensity
 from specop.results.eigenpairs import EigenResult
 from specop.results.functions import FunctionResult, QuadratureResult, RankResult
@@ -29,5 +29,6 @@ __all__ = [
     "SolveResult",
     "SpectralDensity",
     "TraceResult",
+    "delivered",
     "versions",
 ]

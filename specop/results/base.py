@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from dataclasses import dataclass, fields
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
+from specop.errors import ConvergenceWarning, NotConvergedError
 
-__all__ = ["Result", "versions"]
+__all__ = ["Result", "delivered", "versions"]
+
+_AnyResult = TypeVar("_AnyResult", bound="Result")
 
 
 # Fields that hold vectors as long as the parameters, and functions of those.
@@ -77,6 +79,15 @@ class Result:
         seen = "" if self.samples is None else f", {self.samples} samples"
         state = "" if self.converged else f"\nnot converged: {self.message}"
         return f"{self.matvecs} products, {self.seconds:.2f} s{seen}{state}"
+
+
+def delivered(result: _AnyResult, raise_on_failure: bool) -> _AnyResult:
+    """Return a result from a public function; without convergence warn that function's caller, or raise."""
+    if not result.converged:
+        if raise_on_failure:
+            raise NotConvergedError(result.message, result)
+        warnings.warn(result.message, ConvergenceWarning, stacklevel=3)
+    return result
 
 
 def versions(framework: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,10 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from specop.backend import Array
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import ShiftedResult, versions
+from specop.results import ShiftedResult, delivered, versions
 from specop.solvers.operands import checked_accuracy, checked_operands
 from specop.spectral.krylov import KrylovSpace
 
@@ -152,11 +151,7 @@ def solve_shifted(
         seconds=time.perf_counter() - started,
         versions=versions(backend.name),
     )
-    if not result.converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 class _Pivots:

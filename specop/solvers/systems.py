@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from specop import probes
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import SolveResult, versions
+from specop.results import SolveResult, delivered, versions
 from specop.solvers.conjugate_gradients import conjugate_gradients
 from specop.solvers.equations import Equations, Outcome
 from specop.solvers.lanczos_solves import ProjectedSystem, columns_at_once
@@ -155,11 +154,7 @@ def solve(
         versions=versions(backend.name),
         unflatten=operator.unflatten if operands.is_structure else None,
     )
-    if not result.converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 def _checked_preconditioner(operator: LinearOperator, preconditioner: Any, method: str) -> LinearOperator | None:

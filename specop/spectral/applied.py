@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.backend import Array
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, FunctionResult, versions
+from specop.results import EigenResult, FunctionResult, delivered, versions
 from specop.spectral.complement import checked_deflation
 from specop.spectral.functions import Progress, SpectralFunction, sensitivity, spectral_function
 from specop.spectral.gauss import gauss_rule
@@ -138,11 +137,7 @@ def apply_function(
         seconds=time.perf_counter() - started,
         versions=versions(backend.name),
     )
-    if not converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 class _Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 
 from specop import probes
 from specop.backend import Array
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import DiagonalResult, EigenResult, versions
+from specop.results import DiagonalResult, EigenResult, delivered, versions
 from specop.spectral.complement import Complement
 from specop.spectral.goals import Goal, checked_goal
 from specop.spectral.ranges import check_size
@@ -133,11 +132,7 @@ def diagonal(
         seconds=time.perf_counter() - started,
         versions=versions(operator.backend.name),
     )
-    if not converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 class _Moments:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 
-from specop.errors import ConvergenceWarning, DomainError, InvalidInputError, NotConvergedError
+from specop.errors import DomainError, InvalidInputError
 from specop.estimates import Estimate
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, TraceResult, versions
+from specop.results import EigenResult, TraceResult, delivered, versions
 from specop.spectral import sampling
 from specop.spectral.complement import Complement
 from specop.spectral.goals import checked_goal
@@ -156,11 +155,7 @@ def trace(
         seconds=time.perf_counter() - started,
         versions=versions(operator.backend.name),
     )
-    if not converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 def _check_method(operator: LinearOperator, method: str, limit: int) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop import probes
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.estimates import Estimate, estimate_from_samples
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, NormResult, versions
+from specop.results import EigenResult, NormResult, delivered, versions
 from specop.spectral.complement import Complement
 from specop.spectral.goals import checked_goal
 from specop.spectral.ranges import check_size
@@ -130,11 +129,7 @@ def frobenius_norm(
         seconds=time.perf_counter() - started,
         versions=versions(operator.backend.name),
     )
-    if not converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 def _root(squares: NDArray[np.float64], confidence: float) -> Estimate:

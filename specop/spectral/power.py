@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, versions
+from specop.results import EigenResult, delivered, versions
 from specop.spectral.krylov import KrylovSpace
 
 __all__ = ["power_iteration"]
@@ -129,11 +128,7 @@ def power_iteration(
         versions=versions(operator.backend.name),
         unflatten=operator.unflatten,
     )
-    if not result.converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, result)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 def _iterate(space: KrylovSpace, tol: float, momentum: float, limit: int, update: Callable[[int, str], None]) -> bool:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop import probes as probe_vectors
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.measures import GaussRule
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, SpectralDensity, versions
+from specop.results import EigenResult, SpectralDensity, delivered, versions
 from specop.spectral.complement import checked_deflation
 from specop.spectral.gauss import gauss_rule, run_probe
 from specop.spectral.krylov import KrylovSpace
@@ -167,11 +166,7 @@ def spectral_density(
         seconds=time.perf_counter() - started,
         versions=versions(operator.backend.name),
     )
-    if not converged:
-        if raise_on_failure:
-            raise NotConvergedError(message, density)
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return density
+    return delivered(density, raise_on_failure)
 
 
 def _checked_budget(

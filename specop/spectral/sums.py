@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop import probes as probe_vectors
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.estimates import Estimate, estimate_from_samples
 from specop.operators.base import LinearOperator
 from specop.operators.interop import aslinearoperator
 from specop.progress import progress_bar
-from specop.results import EigenResult, QuadratureResult, versions
+from specop.results import EigenResult, QuadratureResult, delivered, versions
 from specop.spectral.complement import checked_deflation
 from specop.spectral.complete import LARGEST_BASIS, all_eigenvalues
 from specop.spectral.functions import Progress, SpectralFunction, sensitivity, spectral_function
@@ -137,11 +136,7 @@ def trace_function(
         seconds=time.perf_counter() - started,
         versions=versions(operator.backend.name),
     )
-    if not result.converged:
-        if raise_on_failure:
-            raise NotConvergedError(result.message, result)
-        warnings.warn(result.message, ConvergenceWarning, stacklevel=2)
-    return result
+    return delivered(result, raise_on_failure)
 
 
 def logdet(A: Any, **options: Any) -> QuadratureResult:
