@@ -81,7 +81,7 @@ class Backend(Protocol):
         """Return ``sum_i x_i y_i`` as a device scalar."""
 
     def norm(self, x: Array) -> Array:
-        """Return the Euclidean norm as a device scalar."""
+        """Return the Euclidean norm as a device scalar, also where squares of entries leave the range of the dtype."""
 
     def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
         """Return ``y + alpha x``."""

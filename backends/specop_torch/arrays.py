@@ -46,9 +46,11 @@ class TorchBackend:
         return torch.stack([torch.dot(a, b) for a, b in pieces]).sum(dtype=torch.float64)
 
     def norm(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            # Squares are added up in float64, where those of float32 neither vanish nor overflow.
+        if x.is_cuda:
+            # Squares of float32 neither vanish nor overflow in float64, which other accelerators may not have.
             return torch.linalg.vector_norm(x, dtype=torch.float64)
+        if x.device.type != "cpu":
+            return _norm_of_scaled(x)
         # In one call, because it is needed at each step: a loop over chunks takes four times as long.
         whole = x.shape[0] // _CHUNK
         chunks = torch.linalg.vector_norm(x[: whole * _CHUNK].view(whole, _CHUNK), dim=1)
@@ -57,8 +59,7 @@ class TorchBackend:
         limits = torch.finfo(x.dtype)
         if len(x) * limits.tiny / limits.eps < found**2 < torch.inf:
             return found
-        # Squares that leave the range of the dtype, as those of 1e-25 leave float32's.
-        return torch.linalg.vector_norm(x, dtype=torch.float64)
+        return _norm_of_scaled(x)
 
     def axpy_(self, y: Tensor, alpha: float, x: Tensor) -> Tensor:
         return y.add_(x, alpha=alpha)
@@ -198,6 +199,13 @@ class TorchBackend:
             raise InvalidInputError(
                 f"{what} must be on {layout.device}, got a tensor on {x.device}. Move it with x.to('{layout.device}')."
             )
+
+
+def _norm_of_scaled(x: Tensor) -> Tensor:
+    """Return the norm of a vector whose squares may leave the range of its dtype, as those of 1e-25 leave float32's."""
+    largest = torch.linalg.vector_norm(x, torch.inf)
+    unit = torch.where((largest > 0) & (largest < torch.inf), largest, 1.0)
+    return unit * torch.linalg.vector_norm(x / unit)
 
 
 def _products(rows: Tensor, x: Tensor) -> Tensor:
