@@ -137,6 +137,12 @@ def _numpy(n):
     return operator.backend, operator.domain
 
 
+def test_a_sum_near_zero_needs_an_absolute_tolerance():
+    with pytest.warns(ConvergenceWarning, match="rounding leaves an error of .* Pass an atol"):
+        assert specop.logdet(np.eye(5)).estimate == pytest.approx(0, abs=1e-13)
+    assert specop.logdet(np.eye(5), atol=1e-9).converged
+
+
 def test_stopping_and_exact_turn():
     operator = specop.DiagonalOperator(np.linspace(1, 3, 400))
     result = specop.logdet(operator, rtol=0.02)
@@ -222,6 +228,8 @@ def test_results_are_kept(case, tmp_path):
         (lambda: specop.apply_function(POSITIVE, "exp", START, tol=0), "tol must"),
         (lambda: specop.apply_function(POSITIVE, "exp", START[:5]), "v must have shape"),
         (lambda: specop.apply_function(POSITIVE, "exp", START * np.inf), "finite"),
+        (lambda: specop.apply_function(POSITIVE, "exp", START * 1e200), "divide v by its norm"),
+        (lambda: specop.apply_function(POSITIVE, "exp", START * 1e-200), "divide v by its norm"),
         (lambda: specop.apply_function(np.ones((2, 3)), "exp", np.ones(3)), "symmetric"),
         (lambda: specop.apply_function(POSITIVE, lambda x: 1.0, START), "one value for each"),
         (lambda: specop.trace_function(POSITIVE, "exp", method="guess"), "auto, quadrature, exact"),

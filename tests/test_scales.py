@@ -86,3 +86,13 @@ def test_a_product_that_vanishes_is_not_a_zero_matrix():
     with pytest.raises(InvalidInputError, match="leave the range of float32"):
         specop.spectral_norm((1e-25 * rectangular).astype(np.float32))
     assert specop.spectral_norm(np.zeros((3, 4))).estimate == 0
+
+
+@each_algorithm_case
+@pytest.mark.parametrize("method", ["auto", "minres", "cg"])
+def test_right_hand_sides_of_any_size(case, method):
+    A, b = case.array(MATRIX.astype(case.dtype)), np.random.default_rng(0).normal(size=60)
+    for power in (-80.0, 80.0):
+        found = specop.solve(A, case.array((b * 2.0**power).astype(case.dtype)), method=method, rtol=1e-4)
+        x = case.numpy(found.x).astype(float) / 2.0**power
+        assert found.converged and np.linalg.norm(MATRIX @ x - b) < 2e-4 * np.linalg.norm(b)

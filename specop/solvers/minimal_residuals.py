@@ -218,6 +218,9 @@ class _Run:
         """Return M times a vector, and the length of the vector in the norm of M."""
         system = self.system
         primal = system.precondition(dual)
+        if system.preconditioner is None:
+            (length,) = system.scalars(system.backend.norm(dual))
+            return primal, length
         (square,) = system.scalars(system.backend.dot(dual, primal))
         if square < 0 or (square == 0 and self.steps == 0):
             raise InvalidInputError(

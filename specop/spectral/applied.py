@@ -23,6 +23,8 @@ from specop.spectral.krylov import KrylovSpace
 __all__ = ["apply_function"]
 
 _PRODUCTS = 500
+# The host squares coordinates of v in float64.
+_LONGEST = 1e140
 
 
 def apply_function(
@@ -184,8 +186,11 @@ def _split(operator: LinearOperator, vectors: list[Array], v: Array) -> tuple[ND
     """Return the coordinates of v along orthonormal vectors, what is left of it, and the norm of that, 0 if noise."""
     backend, rest, along = operator.backend, operator.backend.copy(v), []
     (whole,) = backend.to_host(backend.norm(v))
-    if not np.isfinite(whole):
-        raise InvalidInputError(f"v must be finite; its norm is {float(whole)}.")
+    if not (whole == 0 or 1.0 / _LONGEST < whole < _LONGEST):
+        raise InvalidInputError(
+            f"v must be finite and of a length that can be squared, but its norm is {float(whole):.3g}. f(A) v is "
+            f"linear in v: divide v by its norm."
+        )
     for vector in vectors:
         (overlap,) = backend.to_host(backend.dot(vector, rest))
         along.append(float(overlap))

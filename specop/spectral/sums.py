@@ -118,6 +118,12 @@ def trace_function(
                 space.append_eigenvectors(vectors, known, deflate.residuals)
             sums = _quadrature(space, function, known, tolerance, limit, confidence, method == "auto", update)
             space.warn_of_noise()
+    converged, message = tolerance.accepts(sums.value, sums.error), sums.message
+    if not converged and sums.method == "exact":
+        message = (
+            f"all eigenvalues were found, but their rounding leaves an error of {sums.error:.1e} at "
+            f"{sums.value.estimate:.6g}, above what rtol and atol allow. Pass an atol; a sum near zero has no digits."
+        )
     result = QuadratureResult(
         quantity=f"trace {function.name}",
         estimate=sums.value.estimate,
@@ -129,8 +135,8 @@ def trace_function(
         probes=sums.samples,
         steps=sums.steps,
         matvecs=sums.products + spent,
-        converged=tolerance.accepts(sums.value, sums.error),
-        message=sums.message,
+        converged=converged,
+        message=message,
         samples=operator.samples,
         seed=seed,
         seconds=time.perf_counter() - started,
