@@ -164,8 +164,8 @@ def masked_cross_entropy(outputs, labels):
 def test_masked_tokens():
     """Batches count by their labels, and a Fisher matrix has terms for these only."""
     params = {"embedding": normal(6, 3), "head": normal(3, 6)}
-    x = jnp.arange(33).reshape(11, 3) ** 2 % 6
-    y = jnp.where(jnp.arange(33).reshape(11, 3) % 4 == 1, -100, x[:, ::-1]).at[7:, 1:].set(-100)
+    x = jnp.arange(24).reshape(8, 3) ** 2 % 6
+    y = jnp.where(jnp.arange(24).reshape(8, 3) % 4 == 1, -100, x[:, ::-1]).at[4:, 1:].set(-100)
     batch = (x, y)
 
     def outputs(p, batch):
@@ -174,7 +174,7 @@ def test_masked_tokens():
     objective = specop.objective(
         outputs,
         masked_cross_entropy,
-        split(batch, 6, 5),
+        split(batch, 4, 4),
         params=params,
         weight=lambda batch: (batch[1] >= 0).sum(),
         likelihood="categorical",
