@@ -28,7 +28,8 @@ class MinicupyBackend:
         return x @ y
 
     def norm(self, x):
-        return mp.sqrt(x @ x)
+        wide = x.astype(np.float64)  # squares of float32 vanish below 1e-19
+        return mp.sqrt(wide @ wide)
 
     def axpy_(self, y, alpha, x):
         y += x * alpha
