@@ -8,8 +8,8 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402
 
 import specop  # noqa: E402
+from jax_cases import Compilations, close, cross_entropy, labels, normal, once, split  # noqa: E402
 from specop.errors import InvalidInputError, NonFiniteError  # noqa: E402
-from test_objective_jax import Compilations, close, cross_entropy, labels, normal, once, split  # noqa: E402
 
 
 def network(p, batch):
