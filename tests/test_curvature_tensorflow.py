@@ -8,7 +8,7 @@ keras = pytest.importorskip("keras")
 
 import specop  # noqa: E402
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError  # noqa: E402
-from test_objective_tensorflow import (  # noqa: E402
+from tensorflow_cases import (  # noqa: E402
     CROSS_ENTROPY,
     close,
     cross_entropy,
