@@ -155,16 +155,16 @@ def exact(model, criterion, batch):
     def derivatives():
         return jacobian(loss, variables)
 
-    def moments(x, axes, keepdims=False):
-        return tf.reduce_mean(x, axes, keepdims), tf.math.reduce_variance(x, axes, keepdims)
+    return derivatives()
 
-    # TensorFlow's own takes the mean in the variance for a constant, which spoils second derivatives.
-    with mock.patch.object(tf.nn, "moments", moments):
-        return derivatives()
+
+def moments(x, axes, keepdims=False):
+    return tf.reduce_mean(x, axes, keepdims), tf.math.reduce_variance(x, axes, keepdims)
 
 
 def jacobian(loss, points):
-    with tf.GradientTape(persistent=True) as outer:
+    # TensorFlow's own moments take the mean in the variance for a constant, which spoils second derivatives.
+    with mock.patch.object(tf.nn, "moments", moments), tf.GradientTape(persistent=True) as outer:
         outer.watch(points)
         with tf.GradientTape() as inner:
             inner.watch(points)

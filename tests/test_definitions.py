@@ -17,6 +17,7 @@ from parity.cases import FRAMEWORKS, models, numpy
 from parity.definitions import DRAWS, KINDS, SEED, definitions
 from parity.problems import PROBLEMS, Problem
 from specop.batches import Batches
+from specop.budgets import MemoryBudget
 from specop.objectives import Objective
 from specop.testing import check_operator
 
@@ -86,7 +87,8 @@ def objective(framework, shape, select, sizes, budget):
     parts = zip(np.split(x, ends), np.split(y, ends), strict=True)
     batches = [(native(a, "float64"), native(b, "float64")) for a, b in parts]
     autodiff = derivatives(framework, shape, select)
-    return Objective(autodiff, Batches(batches, autodiff, None, lambda: budget), lambda: budget)
+    memory = MemoryBudget(budget, autodiff.free_memory)
+    return Objective(autodiff, Batches(batches, autodiff, None, memory), memory)
 
 
 def curvature(found, kind):

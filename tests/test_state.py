@@ -57,6 +57,7 @@ METHODS = {
     "gradient": lambda found: (found.gradient(), found.gradient(found.theta)),
     "gradient_covariance": lambda found: found.gradient_covariance() @ found.theta,
     "hessian": lambda found: (found.hessian().to_dense(), found.hessian(found.theta) @ found.theta, blocks(found)),
+    "inverse_fisher": lambda found: found.inverse_fisher(0.1) @ found.theta,
     "jacobian": jacobian,
     "loss": lambda found: (found.loss(), found.loss(found.theta)),
     "n": structure,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,16 +50,12 @@ class TorchBackend:
             # Squares of float32 neither vanish nor overflow in float64, which other accelerators may not have.
             return torch.linalg.vector_norm(x, dtype=torch.float64)
         if x.device.type != "cpu":
-            return _norm_of_scaled(x)
-        # In one call, because it is needed at each step: a loop over chunks takes four times as long.
-        whole = x.shape[0] // _CHUNK
-        chunks = torch.linalg.vector_norm(x[: whole * _CHUNK].view(whole, _CHUNK), dim=1)
-        rest = torch.linalg.vector_norm(x[whole * _CHUNK :])
-        found = torch.linalg.vector_norm(torch.cat([chunks, rest.reshape(1)]), dtype=torch.float64)
+            return _norm_of_scaled(x, torch.linalg.vector_norm)
+        found = _norm_in_chunks(x)
         limits = torch.finfo(x.dtype)
         if len(x) * limits.tiny / limits.eps < found**2 < torch.inf:
             return found
-        return _norm_of_scaled(x)
+        return _norm_of_scaled(x, _norm_in_chunks)
 
     def axpy_(self, y: Tensor, alpha: float, x: Tensor) -> Tensor:
         return y.add_(x, alpha=alpha)
@@ -201,11 +197,19 @@ class TorchBackend:
             )
 
 
-def _norm_of_scaled(x: Tensor) -> Tensor:
+def _norm_in_chunks(x: Tensor) -> Tensor:
+    # In one call, because it is needed at each step: a loop over chunks takes four times as long.
+    whole = x.shape[0] // _CHUNK
+    chunks = torch.linalg.vector_norm(x[: whole * _CHUNK].view(whole, _CHUNK), dim=1)
+    rest = torch.linalg.vector_norm(x[whole * _CHUNK :])
+    return torch.linalg.vector_norm(torch.cat([chunks, rest.reshape(1)]), dtype=torch.float64)
+
+
+def _norm_of_scaled(x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the norm of a vector whose squares may leave the range of its dtype, as those of 1e-25 leave float32's."""
     largest = torch.linalg.vector_norm(x, torch.inf)
     unit = torch.where((largest > 0) & (largest < torch.inf), largest, 1.0)
-    return unit * torch.linalg.vector_norm(x / unit)
+    return unit * norm(x / unit)
 
 
 def _products(rows: Tensor, x: Tensor) -> Tensor:
