@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specop.backend import Backend, Layout, backend_of
+from specop.arrays.backend import Backend, backend_of
+from specop.arrays.layout import Layout
 
 # How a NumPy array becomes a native one; a framework that is not installed has no cases.
 _FACTORIES: dict[str, Callable[[np.ndarray], Any]] = {
@@ -91,9 +92,9 @@ class Case:
         assert backend_of(native) is self.backend and found.dtype == self.dtype
         return found
 
-    def layout(self, n: int, runs: tuple[tuple[int, int], ...] | None = None) -> Layout:
+    def layout(self, n: int) -> Layout:
         whole = self.backend.layout(self.array(np.zeros(1)))
-        return Layout(n, self.dtype, whole.device, runs or ((0, n),))
+        return Layout(n, self.dtype, whole.device)
 
     def close(self, native: Any, expected: Any) -> None:
         """Assert equality within `tol`, relative to the largest expected entry."""

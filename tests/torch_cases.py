@@ -7,7 +7,7 @@ import numpy as np
 import optree
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import specop_torch.autodiff as module
 from specop_torch.tape import Untapeable, record

@@ -17,9 +17,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from specop.backend import Layout
+from specop.arrays.layout import Layout
+from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
-from specop.rows import RowBlocks
 from specop_jax import kernels
 
 __all__ = ["JaxBackend", "backend", "require_precision"]
@@ -50,7 +50,7 @@ class Part:
 
 
 class JaxBackend:
-    """`specop.backend.Backend` for float32 and float64 arrays on one device.
+    """`specop.arrays.Backend` for float32 and float64 arrays on one device.
 
     `orthogonalize_` returns `Part`s, which only `to_host` reads.
     """
@@ -61,7 +61,7 @@ class JaxBackend:
         if vector.dtype not in (np.float32, np.float64):
             raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
         require_precision(vector.dtype, "a vector")
-        return Layout.whole(vector.shape[0], vector.dtype, device_of(vector, "a vector"))
+        return Layout(vector.shape[0], vector.dtype, device_of(vector, "a vector"))
 
     def dot(self, x: Array, y: Array) -> Array:
         return kernels.dot(x, y)
@@ -82,7 +82,7 @@ class JaxBackend:
         return kernels.multiply(x, y)
 
     def zeros(self, layout: Layout) -> Array:
-        return jnp.zeros(layout.local_size, dtype=layout.dtype, device=layout.device)
+        return jnp.zeros(layout.n, dtype=layout.dtype, device=layout.device)
 
     def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
         return kernels.gather(x, indices)
@@ -136,10 +136,10 @@ class JaxBackend:
         padded[start : start + m, start : start + p] = coefficients
         weights = jax.device_put(padded, layout.device)
         targets = basis.meeting(start, start + p)
-        width = min(layout.local_size, _STRIP)
-        for done in range(0, layout.local_size, width):
+        width = min(layout.n, _STRIP)
+        for done in range(0, layout.n, width):
             # The last strip is as wide as the others: it begins with columns that are finished and stay.
-            column = min(done, layout.local_size - width)
+            column = min(done, layout.n - width)
             strips = []
             for number, target in targets:
                 strip = jnp.zeros((len(blocks[number]), width), dtype=layout.dtype, device=layout.device)
@@ -223,8 +223,8 @@ class JaxBackend:
                 f"{type(x).__name__}. Convert it explicitly; specop never moves a vector between frameworks or "
                 f"devices by itself."
             )
-        if x.shape != (layout.local_size,):
-            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {x.shape}.")
+        if x.shape != (layout.n,):
+            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {x.shape}.")
         if x.dtype != layout.dtype:
             raise InvalidInputError(
                 f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."

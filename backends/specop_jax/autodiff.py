@@ -12,11 +12,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from specop import probes
-from specop.autodiff import Linearization, Matrix, Same
-from specop.backend import Layout
+from specop.arrays import probes
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.refusals import check_likelihood, check_samples_first, wrong_likelihood
+from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.refusals import check_likelihood, check_samples_first, wrong_likelihood
 from specop_jax import kernels, programs
 from specop_jax.arrays import JaxBackend, backend, device_of, require_precision
 from specop_jax.likelihoods import Family
@@ -82,7 +82,7 @@ def _describe(
 
 
 class JaxAutodiff:
-    """`specop.autodiff.Autodiff` on JAX."""
+    """`specop.objectives.Autodiff` on JAX."""
 
     backend: JaxBackend = backend
 
@@ -105,7 +105,7 @@ class JaxAutodiff:
         dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in self.form) else np.float32)
         self.shapes = tuple(shape for shape, _ in self.form)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
-        self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
+        self.layout = Layout(sum(self.sizes), dtype, self.device)
         self._programs: dict[Any, programs.Program] = {}
         self._output_programs: dict[Any, OutputProgram] = {}
 

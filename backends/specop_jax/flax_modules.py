@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
-from specop.selection import choose
+from specop.objectives.select import choose
 from specop_jax.models import Criterion, Forward, Loss, call_on_inputs, names_of, real, require_criterion, target
 from specop_jax.structures import Constant
 

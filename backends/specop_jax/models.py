@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
-from specop.refusals import no_outputs
-from specop.selection import choose
+from specop.objectives.refusals import no_outputs
+from specop.objectives.select import choose
 from specop_jax.structures import Constant, as_array
 
 __all__ = ["Loss", "Model", "TreeModel", "checked_shapes", "equinox_model", "real", "target"]

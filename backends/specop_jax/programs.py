@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
-from specop.refusals import refusing_global_draws
+from specop.objectives.refusals import refusing_global_draws
 from specop_jax.models import Loss
 from specop_jax.residuals import Residuals
 from specop_jax.structures import Frame, checksum

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.backend import Layout
+from specop.arrays.layout import Layout
+from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
-from specop.rows import RowBlocks
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -24,14 +24,14 @@ _COLUMNS = 4_096
 
 
 class NumpyBackend:
-    """`specop.backend.Backend` for float32 and float64 ndarrays."""
+    """`specop.arrays.Backend` for float32 and float64 ndarrays."""
 
     name = "numpy"
 
     def layout(self, vector: Vector) -> Layout:
         if vector.dtype not in (np.float32, np.float64):
             raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
-        return Layout.whole(len(vector), vector.dtype, "cpu")
+        return Layout(len(vector), vector.dtype, "cpu")
 
     def dot(self, x: Vector, y: Vector) -> Any:
         chunks = range(0, len(x), _CHUNK)
@@ -62,7 +62,7 @@ class NumpyBackend:
         return np.multiply(x, y)
 
     def zeros(self, layout: Layout) -> Vector:
-        return np.zeros(layout.local_size, dtype=layout.dtype)
+        return np.zeros(layout.n, dtype=layout.dtype)
 
     def gather(self, x: Vector, indices: NDArray[np.intp]) -> Vector:
         return np.take(x, indices, axis=-1)
@@ -101,7 +101,7 @@ class NumpyBackend:
         m, p = coefficients.shape
         weights = coefficients.T.astype(basis.layout.dtype)
         sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
-        for begin in range(0, basis.layout.local_size, _CHUNK):
+        for begin in range(0, basis.layout.n, _CHUNK):
             columns = slice(begin, begin + _CHUNK)
             chunk = sum(weights[:, where] @ rows[:, columns] for where, rows in sources)
             for where, rows in targets:
@@ -174,8 +174,8 @@ class NumpyBackend:
                 f"{what} must be a NumPy array like the operator's own vectors, got {type(x).__name__}. "
                 f"Convert it explicitly; specop never moves a vector between frameworks or devices by itself."
             )
-        if x.shape != (layout.local_size,):
-            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {x.shape}.")
+        if x.shape != (layout.n,):
+            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {x.shape}.")
         if x.dtype != layout.dtype:
             raise InvalidInputError(
                 f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."

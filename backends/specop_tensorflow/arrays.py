@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from specop.backend import Layout
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop_tensorflow.basis import Basis
 
@@ -27,14 +27,14 @@ _COLUMNS = 4_096
 
 
 class TensorflowBackend:
-    """`specop.backend.Backend` for float32 and float64 eager tensors."""
+    """`specop.arrays.Backend` for float32 and float64 eager tensors."""
 
     name = "tensorflow"
 
     def layout(self, vector: tf.Tensor) -> Layout:
         if vector.dtype not in (tf.float32, tf.float64):
             raise InvalidInputError(f"vectors must be tf.float32 or tf.float64, got {vector.dtype.name}.")
-        return Layout.whole(int(vector.shape[0]), vector.dtype.as_numpy_dtype, vector.device)
+        return Layout(int(vector.shape[0]), vector.dtype.as_numpy_dtype, vector.device)
 
     def dot(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         # Not tensordot: a matrix product adds up one after the other and is off by 4e-4 over 1e6 float32 entries.
@@ -60,7 +60,7 @@ class TensorflowBackend:
 
     def zeros(self, layout: Layout) -> tf.Tensor:
         with tf.device(layout.device):
-            return tf.zeros([layout.local_size], layout.dtype)
+            return tf.zeros([layout.n], layout.dtype)
 
     def gather(self, x: tf.Tensor, indices: NDArray[np.intp]) -> tf.Tensor:
         return tf.gather(x, tf.constant(indices), axis=-1)
@@ -180,8 +180,8 @@ class TensorflowBackend:
                 f"{type(x).__name__}. Convert it explicitly, with tf.convert_to_tensor; specop never moves a vector "
                 f"between frameworks or devices by itself."
             )
-        if tuple(x.shape) != (layout.local_size,):
-            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {tuple(x.shape)}.")
+        if tuple(x.shape) != (layout.n,):
+            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {tuple(x.shape)}.")
         if x.dtype != layout.dtype:
             raise InvalidInputError(
                 f"{what} must have dtype {layout.dtype}, got {x.dtype.name}. Convert it with "

@@ -18,11 +18,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.client import device_lib
 
-from specop.autodiff import Linearization, Matrix, Same
-from specop.backend import Layout
+from specop.arrays.layout import Layout
+from specop.arrays.probes import label_noise
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.probes import label_noise
-from specop.refusals import wrong_likelihood
+from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.refusals import wrong_likelihood
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
@@ -64,7 +64,7 @@ def make_autodiff(
 
 
 class TensorflowAutodiff:
-    """`specop.autodiff.Autodiff` on gradient tapes."""
+    """`specop.objectives.Autodiff` on gradient tapes."""
 
     backend: TensorflowBackend = backend
 
@@ -86,7 +86,7 @@ class TensorflowAutodiff:
             )
         (self.device,) = devices
         dtype = max((numpy_dtype(like.dtype) for like in selected.values()), key=lambda kind: kind.itemsize)
-        self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
+        self.layout = Layout(sum(self.sizes), dtype, self.device)
         self._traces: dict[Any, Any] = {}
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from specop.backend import Layout
+from specop.arrays.layout import Layout
 
 __all__ = ["Basis"]
 
@@ -33,22 +33,22 @@ class Basis:
         self.layout = layout
         self.capacity = capacity
         self.blocks: list[tf.Tensor] = []
-        self.chunks = max(1, -(-layout.local_size // _CHUNK))
-        self.width = -(-layout.local_size // self.chunks)
+        self.chunks = max(1, -(-layout.n // _CHUNK))
+        self.width = -(-layout.n // self.chunks)
 
     def __len__(self) -> int:
         return sum(int(block.shape[1]) for block in self.blocks)
 
     def fold(self, vector: tf.Tensor) -> tf.Tensor:
         """Return a vector as a (chunks, width) array, padded with zeros."""
-        missing = self.chunks * self.width - self.layout.local_size
+        missing = self.chunks * self.width - self.layout.n
         padded = tf.pad(vector, [[0, missing]]) if missing else vector
         return tf.reshape(padded, [self.chunks, self.width])
 
     def unfold(self, folded: tf.Tensor) -> tf.Tensor:
         """Return the vector that `fold` was given."""
         vector = tf.reshape(folded, [-1])
-        return vector if vector.shape[0] == self.layout.local_size else vector[: self.layout.local_size]
+        return vector if vector.shape[0] == self.layout.n else vector[: self.layout.n]
 
     def row(self, i: int) -> tf.Tensor:
         """Return row `i` as a vector."""

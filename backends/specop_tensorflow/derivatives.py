@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop.refusals import criterion_of_parameters
+from specop.objectives.refusals import criterion_of_parameters
 from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.models import Model
 

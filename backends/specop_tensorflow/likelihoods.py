@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop.refusals import check_likelihood
+from specop.objectives.refusals import check_likelihood
 from specop_tensorflow.outputs import Criterion, output_hessian
 
 __all__ = ["Likelihood", "recognise"]
@@ -63,7 +63,7 @@ class Likelihood:
     Parameters
     ----------
     name : str
-        One of `specop.autodiff.LIKELIHOODS`.
+        One of `specop.objectives.LIKELIHOODS`.
     axis : int
         That of the classes, 1 or -1; of no meaning for the other families.
     tolerance : float

@@ -12,8 +12,8 @@ import optree
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop.refusals import no_outputs
-from specop.selection import choose
+from specop.objectives.refusals import no_outputs
+from specop.objectives.select import choose
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
 

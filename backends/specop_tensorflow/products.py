@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from specop.refusals import check_samples_first
+from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import Likelihood
 from specop_tensorflow.missing_derivatives import refusing_first_order
@@ -24,7 +24,7 @@ class JacobianProduct:
     Parameters
     ----------
     kind : str
-        As that of `specop.autodiff.Matrix`.
+        As that of `specop.objectives.Matrix`.
     samples : int
         In the batch.
     likelihood : Likelihood, optional

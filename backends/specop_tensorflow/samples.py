@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from specop.refusals import check_samples_first
+from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.outputs import output_gradient
 from specop_tensorflow.structures import leaves, map_tensors

@@ -12,8 +12,8 @@ import optree
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from specop.containers import among_samples, collected, map_items
 from specop.errors import InvalidInputError
+from specop.objectives.trees import among_samples, collected, map_items
 
 __all__ = ["leaves", "map_tensors", "pick", "signature", "take"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from specop.errors import InvalidInputError, NondeterministicError, SpecopError
-from specop.refusals import refusing_global_draws
+from specop.objectives.refusals import refusing_global_draws
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specop.backend import Layout
+from specop.arrays.layout import Layout
+from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
-from specop.rows import RowBlocks
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -30,14 +30,14 @@ _TO_NUMPY = {torch_dtype: numpy_dtype for numpy_dtype, torch_dtype in _TO_TORCH.
 
 
 class TorchBackend:
-    """`specop.backend.Backend` for float32 and float64 tensors."""
+    """`specop.arrays.Backend` for float32 and float64 tensors."""
 
     name = "torch"
 
     def layout(self, vector: Tensor) -> Layout:
         if vector.dtype not in _TO_NUMPY:
             raise InvalidInputError(f"vectors must be torch.float32 or torch.float64, got {vector.dtype}.")
-        return Layout.whole(vector.shape[0], _TO_NUMPY[vector.dtype], vector.device)
+        return Layout(vector.shape[0], _TO_NUMPY[vector.dtype], vector.device)
 
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -70,7 +70,7 @@ class TorchBackend:
         return torch.mul(x.detach(), y.detach())
 
     def zeros(self, layout: Layout) -> Tensor:
-        return torch.zeros(layout.local_size, dtype=_TO_TORCH[layout.dtype], device=layout.device)
+        return torch.zeros(layout.n, dtype=_TO_TORCH[layout.dtype], device=layout.device)
 
     def gather(self, x: Tensor, indices: NDArray[np.intp]) -> Tensor:
         return torch.index_select(x, -1, torch.from_numpy(indices).to(x.device))
@@ -110,7 +110,7 @@ class TorchBackend:
         weights = torch.from_numpy(coefficients.T.copy()).to(device=device, dtype=dtype)
         sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
         # Chunks on a GPU too: they bound the second copy that a product in place needs.
-        for begin in range(0, basis.layout.local_size, 4 * _CHUNK):
+        for begin in range(0, basis.layout.n, 4 * _CHUNK):
             columns = slice(begin, begin + 4 * _CHUNK)
             chunk = weights.new_zeros(p, sources[0][1][:, columns].shape[1])
             for where, rows in sources:
@@ -184,8 +184,8 @@ class TorchBackend:
                 f"{type(x).__name__}. Convert it explicitly; specop never moves a vector between frameworks or "
                 f"devices by itself."
             )
-        if tuple(x.shape) != (layout.local_size,):
-            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {tuple(x.shape)}.")
+        if tuple(x.shape) != (layout.n,):
+            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {tuple(x.shape)}.")
         if x.dtype != _TO_TORCH[layout.dtype]:
             raise InvalidInputError(
                 f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with "

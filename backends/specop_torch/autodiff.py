@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from specop.autodiff import Linearization, Matrix, Same
-from specop.backend import Layout
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, ParametersChangedError
+from specop.objectives.autodiff import Linearization, Matrix, Same
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksum
 from specop_torch.custom_functions import check_custom_functions
@@ -63,7 +63,7 @@ def make_autodiff(
 
 
 class TorchAutodiff:
-    """`specop.autodiff.Autodiff` on torch autograd."""
+    """`specop.objectives.Autodiff` on torch autograd."""
 
     backend: TorchBackend = backend
 
@@ -91,7 +91,7 @@ class TorchAutodiff:
         self._evaluation = Evaluation(model, self.device, fixed_randomness)
         self._seen_through = False
         dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
-        self.layout = Layout.whole(sum(self.sizes), dtype, self.device)
+        self.layout = Layout(sum(self.sizes), dtype, self.device)
 
     @property
     def precision(self) -> float:

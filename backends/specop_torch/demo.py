@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from specop import objectives
+import specop
 from specop.errors import InvalidInputError
 
 __all__ = ["objective"]
@@ -14,7 +14,7 @@ _EPOCHS = 40
 _BATCH = 64
 
 
-def objective() -> objectives.Objective:
+def objective() -> specop.Objective:
     """Train a network of 3,466 parameters on scikit-learn's digits and return its mean loss over all of them.
 
     Takes a few seconds. The same network comes out each time, and torch's global random state stays as it was.
@@ -26,7 +26,7 @@ def objective() -> objectives.Objective:
     """
     images, labels = _digits()
     model = _trained(images, labels)
-    return objectives.objective(model, nn.functional.cross_entropy, (images, labels))
+    return specop.objective(model, nn.functional.cross_entropy, (images, labels))
 
 
 def _digits() -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
-from specop.refusals import criterion_of_parameters, refusing_global_draws
+from specop.objectives.refusals import criterion_of_parameters, refusing_global_draws
 from specop_torch.graph import depends_on
 from specop_torch.models import Model
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from specop import probes
-from specop.autodiff import Matrix
+from specop.arrays import probes
 from specop.errors import InvalidInputError
-from specop.refusals import check_likelihood, wrong_likelihood
+from specop.objectives.autodiff import Matrix
+from specop.objectives.refusals import check_likelihood, wrong_likelihood
 from specop_torch.products import output_hessian
 
 __all__ = ["Likelihood", "recognise"]

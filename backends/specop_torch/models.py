@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from specop.errors import InvalidInputError
-from specop.refusals import no_outputs
-from specop.selection import choose
+from specop.objectives.refusals import no_outputs
+from specop.objectives.select import choose
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from specop.errors import InvalidInputError
-from specop.refusals import check_samples_first
+from specop.objectives.refusals import check_samples_first
 from specop_torch.memory import is_out_of_memory
 from specop_torch.models import Model
 from specop_torch.structures import leaves, map_tensors

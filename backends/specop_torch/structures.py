@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specop.containers import among_samples, collected, map_items
+from specop.objectives.trees import among_samples, collected, map_items
 
 __all__ = ["leaves", "map_tensors", "move", "pick", "take"]
 

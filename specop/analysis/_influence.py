@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specop.analysis._changed_losses import check_same_point, check_separable
 from specop.analysis._leave_one_out import leave_one_out
-from specop.analysis.changed_losses import check_same_point, check_separable
-from specop.analysis.many_solves import ManySolves
-from specop.backend import Array, Backend, backend_of
+from specop.analysis._many_solves import ManySolves
+from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
-from specop.inverse_products import checked_damping
-from specop.objectives import Objective
-from specop.results import InfluenceResult, LeaveOneOutResult, versions
-from specop.selection import checked_samples
+from specop.objectives.inverse_products import checked_damping
+from specop.objectives.mean import Objective
+from specop.objectives.select import checked_samples
+from specop.results.influence import InfluenceResult
+from specop.results.leave_one_out import LeaveOneOutResult
+from specop.results.result import versions
 
 __all__ = ["influence"]
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.analysis.changed_losses import ChangedLoss, check_separable, check_some_stay
-from specop.backend import Array, Backend, backend_of
+from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
+from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
-from specop.inverse_products import checked_damping
-from specop.objectives import Objective
-from specop.results import LeaveOneOutResult, SolveResult
-from specop.selection import checked_samples
-from specop.solvers import solve
+from specop.objectives.inverse_products import checked_damping
+from specop.objectives.mean import Objective
+from specop.objectives.select import checked_samples
+from specop.results.leave_one_out import LeaveOneOutResult
+from specop.results.solve import SolveResult
+from specop.solvers.solve import solve
 
 __all__ = ["leave_one_out"]
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specop.analysis._candidates import candidates_of
 from specop.analysis._saliency import Scores, check_method, checked_point, scores_at
-from specop.analysis.candidates import candidates_of
-from specop.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results import PruneResult, versions
+from specop.results.prune import PruneResult
+from specop.results.result import versions
 
 if TYPE_CHECKING:
-    from specop.objectives import Objective
+    from specop.objectives.mean import Objective
 
 __all__ = ["prune"]
 

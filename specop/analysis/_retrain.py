@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.analysis.changed_losses import ChangedLoss, check_separable, check_some_stay
-from specop.backend import Array
+from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
+from specop.arrays.backend import Array
 from specop.errors import ConvergenceWarning, InvalidInputError
-from specop.objectives import Objective
-from specop.results import RetrainResult, versions
-from specop.selection import checked_samples
+from specop.objectives.mean import Objective
+from specop.objectives.select import checked_samples
+from specop.results.result import versions
+from specop.results.retrain import RetrainResult
 from specop.solvers.newton import Minimum, newton
 
 __all__ = ["minimized", "retrain"]

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.analysis.candidates import Candidates, Members, candidates_of
-from specop.analysis.inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
-from specop.backend import Array, Layout, backend_of
+from specop.analysis._candidates import Candidates, Members, candidates_of
+from specop.analysis._inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
+from specop.arrays.backend import Array, backend_of
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
-from specop.results import SaliencyResult, versions
+from specop.results.result import versions
+from specop.results.saliency import SaliencyResult
 
 if TYPE_CHECKING:
-    from specop.objectives import Objective
+    from specop.objectives.mean import Objective
 
 __all__ = ["Scores", "check_method", "checked_point", "saliency", "scores_at"]
 
@@ -115,7 +117,7 @@ def saliency(
     size = len(candidates.labels) or whole.n
     saliencies, slopes = np.full((2, size), np.nan)
     saliencies[found.members.numbers], slopes[found.members.numbers] = found.costs, found.slopes
-    layout = Layout.whole(size, whole.dtype, whole.device)
+    layout = Layout(size, whole.dtype, whole.device)
     return SaliencyResult(
         saliency=backend.from_host(saliencies, layout),
         slopes=slopes,

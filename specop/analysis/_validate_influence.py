@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specop.analysis._changed_losses import ChangedLoss, check_same_point, check_separable
 from specop.analysis._retrain import minimized
-from specop.analysis.changed_losses import ChangedLoss, check_same_point, check_separable
-from specop.backend import Array, Backend, backend_of
+from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import ConvergenceWarning, InvalidInputError
-from specop.objectives import Objective
-from specop.progress import progress_bar
-from specop.results import InfluenceCheck, InfluenceResult
+from specop.krylov.progress import progress_bar
+from specop.objectives.mean import Objective
+from specop.results.influence import InfluenceResult
+from specop.results.influence_check import InfluenceCheck
 
 __all__ = ["validate_influence"]
 

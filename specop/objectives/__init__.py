@@ -1,6 +1,5 @@
-"""A model, a criterion, parameters and data as one function of a vector, and its derivatives."""
+"""For those who write an adapter: what a framework provides for one batch."""
 
-from specop.objectives.definition import objective
-from specop.objectives.mean_loss import Objective
+from specop.objectives.autodiff import HESSIAN, LIKELIHOODS, Autodiff, Linearization, Matrix, Same
 
-__all__ = ["Objective", "objective"]
+__all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]

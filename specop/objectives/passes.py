@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specop.autodiff import Autodiff
-from specop.backend import Array
-from specop.batches import Batches
-from specop.micro import fitting, gradient_blocks
-from specop.objectives.points import Point
-from specop.operators.products import accumulate
+from specop.arrays.backend import Array
+from specop.objectives.autodiff import Autodiff
+from specop.objectives.data import Batches
+from specop.objectives.point import Point
+from specop.objectives.products import accumulate
+from specop.objectives.splitting import fitting, gradient_blocks
 
 __all__ = ["mean_gradient", "mean_loss", "sample_gradients"]
 

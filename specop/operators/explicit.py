@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from specop.backend import Array, Layout, backend_of
+from specop.arrays.backend import Array, backend_of
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
-from specop.operators.base import LinearOperator
+from specop.operators.operator import LinearOperator
 
 __all__ = ["DenseOperator", "DiagonalOperator", "FunctionOperator", "LowRankOperator"]
 
@@ -53,8 +54,8 @@ class FunctionOperator(LinearOperator):
             raise InvalidInputError(f"shape must be two positive integers, got {shape}.")
         backend = backend_of(like)
         found = backend.layout(like)
-        domain = Layout.whole(columns, found.dtype, found.device)
-        codomain = Layout.whole(rows, found.dtype, found.device)
+        domain = Layout(columns, found.dtype, found.device)
+        codomain = Layout(rows, found.dtype, found.device)
         super().__init__(backend, domain, codomain, is_symmetric=is_symmetric, is_psd=is_psd)
         self._forward = matvec
         self._transposed = rmatvec
@@ -95,8 +96,8 @@ class DenseOperator(LinearOperator):
             raise InvalidInputError(f"a dense operator needs a non-empty (m, n) array, got shape {shape}.")
         backend = backend_of(matrix)
         found = backend.layout(matrix)
-        domain = Layout.whole(shape[1], found.dtype, found.device)
-        codomain = Layout.whole(shape[0], found.dtype, found.device)
+        domain = Layout(shape[1], found.dtype, found.device)
+        codomain = Layout(shape[0], found.dtype, found.device)
         super().__init__(backend, domain, codomain, is_symmetric=is_symmetric, is_psd=is_psd)
         self.matrix = matrix
 
@@ -157,9 +158,9 @@ class LowRankOperator(LinearOperator):
         backend = backend_of(rows)
         found = backend.layout(rows)
         if weights is not None:
-            inner = Layout.whole(shape[0], found.dtype, found.device)
+            inner = Layout(shape[0], found.dtype, found.device)
             backend.check_vector(weights, inner, "weights")
-        domain = Layout.whole(shape[1], found.dtype, found.device)
+        domain = Layout(shape[1], found.dtype, found.device)
         super().__init__(backend, domain, is_symmetric=True, is_psd=True if weights is None else None)
         self.rows = rows
         self.weights = weights

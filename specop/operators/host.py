@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from specop.backend import Array, Backend, Layout, backend_of
-from specop.operators.algebra import Composite
-from specop.operators.base import LinearOperator
+from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.layout import Layout
+from specop.operators.operator import Composite, LinearOperator
 
 __all__ = ["on_host"]
 
@@ -63,4 +63,4 @@ class HostOperator(Composite):
 
 
 def _host_layout(host: Backend, layout: Layout) -> Layout:
-    return Layout.whole(layout.n, layout.dtype, host.layout(np.zeros(1, dtype=layout.dtype)).device)
+    return Layout(layout.n, layout.dtype, host.layout(np.zeros(1, dtype=layout.dtype)).device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specop.plotting.axes import BLUE, GREY, new_axes
-from specop.results import InfluenceCheck
+from specop.results.influence_check import InfluenceCheck
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

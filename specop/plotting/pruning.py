@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
-from specop.results import PruneResult
+from specop.results.prune import PruneResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.estimates import estimate_from_samples
 from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
-from specop.results import EigenResult, RankResult, SpectralDensity, TraceResult
+from specop.results.eigen import EigenResult
+from specop.results.rank import RankResult
+from specop.results.spectral_density import SpectralDensity
+from specop.results.trace import TraceResult
+from specop.statistics.estimate import estimate_from_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,13 +1,23 @@
 """What the algorithms return: frozen, with the error of every number beside it."""
 
-from specop.results.base import Result, delivered, versions
-from specop.results.densities import SpectralDensity
-from specop.results.eigenpairs import EigenResult
-from specop.results.functions import FunctionResult, QuadratureResult, RankResult
-from specop.results.influences import InfluenceCheck, InfluenceResult, LeaveOneOutResult, RetrainResult
-from specop.results.pruning import PruneResult, Removal, SaliencyResult
-from specop.results.solutions import LissaResult, ShiftedResult, SolveResult
-from specop.results.traces import DiagonalResult, NormResult, TraceResult
+from specop.results.diagonal import DiagonalResult
+from specop.results.eigen import EigenResult
+from specop.results.function import FunctionResult
+from specop.results.influence import InfluenceResult
+from specop.results.influence_check import InfluenceCheck
+from specop.results.leave_one_out import LeaveOneOutResult
+from specop.results.lissa import LissaResult
+from specop.results.norm import NormResult
+from specop.results.prune import PruneResult
+from specop.results.quadrature import QuadratureResult
+from specop.results.rank import RankResult
+from specop.results.result import Result, delivered, versions
+from specop.results.retrain import RetrainResult
+from specop.results.saliency import Removal, SaliencyResult
+from specop.results.shifted import ShiftedResult
+from specop.results.solve import SolveResult
+from specop.results.spectral_density import SpectralDensity
+from specop.results.trace import TraceResult
 
 __all__ = [
     "DiagonalResult",

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop.backend import Array, Basis
+from specop.arrays.backend import Array, Basis
 from specop.solvers.equations import Equations, Outcome
 
 __all__ = ["conjugate_gradients"]

@@ -8,10 +8,10 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop.backend import Layout
+from specop.arrays.layout import Layout
 from specop.errors import DomainError, InvalidInputError
-from specop.operators.base import LinearOperator
 from specop.operators.explicit import DenseOperator
+from specop.operators.operator import LinearOperator
 
 __all__ = ["Decomposition", "decomposed", "dense_on_host"]
 
@@ -67,7 +67,7 @@ class Decomposition:
                 f"{np.abs(values).max():.3g}. Add damping, such as A + d * identity_like(A)."
             )
         inverted = (self.vectors / values) @ self.vectors.T
-        layout = Layout.whole(len(values), self.operator.dtype, self.operator.device)
+        layout = Layout(len(values), self.operator.dtype, self.operator.device)
         native = self.operator.backend.from_host(inverted, layout)
         return DenseOperator(native, is_symmetric=True, is_psd=bool(values[0] > 0)), inverted.diagonal()
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.backend import Array
+from specop.arrays.backend import Array
 from specop.errors import AsymmetryError, NonFiniteError
-from specop.operators.base import LinearOperator
+from specop.operators.operator import LinearOperator
 
 __all__ = ["Equations", "Outcome"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specop.backend import Array
+from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.solvers.equations import Equations, Outcome
 

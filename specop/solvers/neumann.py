@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop import probes
-from specop.backend import Array
+from specop.arrays import probes
+from specop.arrays.backend import Array
 from specop.errors import DomainError, InvalidInputError, NonFiniteError
-from specop.operators.base import LinearOperator
-from specop.operators.interop import aslinearoperator
-from specop.progress import progress_bar
-from specop.results import LissaResult, versions
+from specop.krylov.progress import progress_bar
+from specop.operators.operator import LinearOperator
+from specop.operators.scipy import aslinearoperator
+from specop.results.lissa import LissaResult
+from specop.results.result import versions
 from specop.solvers.equations import Equations, Outcome
-from specop.spectral.lanczos import eigsh
+from specop.spectral.eigsh import eigsh
 
 __all__ = ["lissa", "neumann_series"]
 

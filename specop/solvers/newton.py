@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specop.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of
 from specop.errors import NonFiniteError, NotConvergedError
-from specop.operators.algebra import identity_like
-from specop.operators.base import LinearOperator
-from specop.results import SolveResult
-from specop.solvers.systems import solve
+from specop.operators.identity import identity_like
+from specop.operators.operator import LinearOperator
+from specop.results.solve import SolveResult
+from specop.solvers.solve import solve
 
 __all__ = ["Minimum", "newton"]
 

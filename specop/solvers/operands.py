@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.backend import Array
+from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
-from specop.operators.base import LinearOperator
+from specop.operators.operator import LinearOperator
 
 __all__ = ["Operands", "checked_accuracy", "checked_operands", "checked_start"]
 

@@ -8,15 +8,15 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop.backend import Array, Layout
+from specop.arrays.backend import Array
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
-from specop.exchange import eigenvectors_for
-from specop.operators.algebra import Composite
-from specop.operators.base import LinearOperator
+from specop.krylov.exchange import eigenvectors_for
+from specop.krylov.known import Complement
 from specop.operators.explicit import LowRankOperator
-from specop.operators.interop import aslinearoperator
-from specop.results import EigenResult
-from specop.spectral.complement import Complement
+from specop.operators.operator import Composite, LinearOperator
+from specop.operators.scipy import aslinearoperator
+from specop.results.eigen import EigenResult
 from specop.spectral.nystrom import nystrom_factor
 from specop.spectral.sketch import Sketch
 
@@ -148,7 +148,7 @@ class EigenPreconditioner(Composite):
                 f"eigenpairs, or raise damping."
             )
         level = damping or float(np.min(sums))
-        inner = Layout.whole(len(values), operator.dtype, operator.device)
+        inner = Layout(len(values), operator.dtype, operator.device)
         self._update = LowRankOperator(rows, operator.backend.from_host(level / sums - 1.0, inner))
 
     def _matvec(self, x: Array) -> Array:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from specop.errors import InvalidInputError
-from specop.operators.interop import aslinearoperator
-from specop.results import EigenResult, QuadratureResult
-from specop.spectral.frobenius import frobenius_norm
-from specop.spectral.lanczos import eigsh
-from specop.spectral.ranges import check_size
+from specop.krylov.ranges import check_size
+from specop.operators.scipy import aslinearoperator
+from specop.results.eigen import EigenResult
+from specop.results.quadrature import QuadratureResult
+from specop.spectral.eigsh import eigsh
+from specop.spectral.frobenius_norm import frobenius_norm
 from specop.spectral.search import CHECK_CONFIDENCE
 
 __all__ = ["condition_number", "spectral_norm"]

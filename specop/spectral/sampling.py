@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
-from specop.estimates import Estimate, estimate_from_samples, with_error
-from specop.spectral.complement import Complement
+from specop.krylov.known import Complement
+from specop.krylov.ranges import check_size
 from specop.spectral.goals import Goal
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.nystrom import nystrom_estimates
-from specop.spectral.ranges import check_size
 from specop.spectral.sketch import Sketch
+from specop.statistics.estimate import Estimate, estimate_from_samples, with_error
 
 __all__ = ["STAGE", "Run", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
 

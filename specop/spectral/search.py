@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.measures import is_ruled_out
-from specop.spectral.gauss import gauss_rule
-from specop.spectral.krylov import KrylovSpace, Ritz
+from specop.krylov.gauss import gauss_rule
+from specop.krylov.space import KrylovSpace, Ritz
+from specop.statistics.measure import is_ruled_out
 
 __all__ = ["CHECK_CONFIDENCE", "CHECK_ROWS", "End", "Search", "wanted"]
 

@@ -6,11 +6,11 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop import probes
-from specop.backend import Array, Basis
+from specop.arrays import probes
+from specop.arrays.backend import Array, Basis
 from specop.errors import AsymmetryError
-from specop.spectral.complement import Complement
-from specop.spectral.ranges import check_size, coefficient_norm
+from specop.krylov.known import Complement
+from specop.krylov.ranges import check_size, coefficient_norm
 
 __all__ = ["Sketch"]
 

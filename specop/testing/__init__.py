@@ -4,8 +4,8 @@ Each check raises AssertionError at the first law that is broken and names the p
 need no test runner; ``docs/extending.md`` shows them at work.
 """
 
-from specop.testing.backends import check_backend
-from specop.testing.objectives import check_objective
-from specop.testing.operators import check_operator
+from specop.testing._backends import check_backend
+from specop.testing._objectives import check_objective
+from specop.testing._operators import check_operator
 
 __all__ = ["check_backend", "check_objective", "check_operator"]

@@ -169,7 +169,7 @@ def _counted(diagonal: Vector) -> tuple[LinearOperator, list[None]]:
 def _start(diagonal: Vector, seed: int) -> Vector:
     """Return the vector from which specop starts with this seed."""
     import specop
-    from specop import probes
+    from specop.arrays import probes
 
     like = specop.DiagonalOperator(diagonal)
     return probes.normal(like.backend, like.domain, seed, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from parity.problems import PROBLEMS
-from specop.backend import backend_of
+from specop.arrays.backend import backend_of
 
 # Frameworks that are installed and have an adapter.
 FRAMEWORKS = [name for name in ("torch", "jax", "tensorflow") if find_spec(name) and find_spec(f"specop_{name}")]

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.special
 
 from parity.cases import models
-from specop import probes
+from specop.arrays import probes
 
 KINDS = ["hessian", "ggn", "exact", "mc", "empirical", "covariance", "jacobian"]
 DRAWS, SEED = 2, 5

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import specop
 from parity.problems import HEADS, WIDTH

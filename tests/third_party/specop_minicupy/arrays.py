@@ -5,16 +5,15 @@ from __future__ import annotations
 import minicupy as mp
 import numpy as np
 
-from specop.backend import Layout
+from specop.arrays import Layout, RowBlocks
 from specop.errors import InvalidInputError
-from specop.rows import RowBlocks
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _CHUNK = 65_536
 
 
 class MinicupyBackend:
-    """`specop.backend.Backend` for float32 and float64 arrays of minicupy."""
+    """`specop.arrays.Backend` for float32 and float64 arrays of minicupy."""
 
     name = "minicupy"
 
@@ -22,7 +21,7 @@ class MinicupyBackend:
     def layout(self, vector):
         if vector.dtype not in _DTYPES:
             raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
-        return Layout.whole(len(vector), vector.dtype, vector.device)
+        return Layout(len(vector), vector.dtype, vector.device)
 
     def dot(self, x, y):
         return x @ y
@@ -46,7 +45,7 @@ class MinicupyBackend:
         return x * y
 
     def zeros(self, layout):
-        return mp.zeros(layout.local_size, layout.dtype)
+        return mp.zeros(layout.n, layout.dtype)
 
     def gather(self, x, indices):
         return x[..., indices].copy()
@@ -85,7 +84,7 @@ class MinicupyBackend:
         weights = mp.asarray(coefficients.T.astype(basis.layout.dtype))
         sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
         # Columns are independent of each other: a chunk of them is read whole, then written.
-        for begin in range(0, basis.layout.local_size, _CHUNK):
+        for begin in range(0, basis.layout.n, _CHUNK):
             columns = slice(begin, begin + _CHUNK)
             old = mp.concatenate([rows[:, columns] for _, rows in sources])
             new = weights @ old
@@ -142,8 +141,8 @@ class MinicupyBackend:
     def check_vector(self, x, layout, what):
         if not isinstance(x, mp.ndarray):
             raise InvalidInputError(f"{what} must be a minicupy array, got {type(x).__name__}. Use minicupy.asarray.")
-        if x.shape != (layout.local_size,):
-            raise InvalidInputError(f"{what} must have shape ({layout.local_size},), got {x.shape}.")
+        if x.shape != (layout.n,):
+            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {x.shape}.")
         if x.dtype != layout.dtype:
             raise InvalidInputError(f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with astype.")
 

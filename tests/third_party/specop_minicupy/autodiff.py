@@ -9,9 +9,9 @@ import zlib
 import minicupy as mp
 import numpy as np
 
-from specop.autodiff import Linearization
-from specop.backend import Layout
+from specop.arrays import Layout
 from specop.errors import InvalidInputError, NonFiniteError
+from specop.objectives import Linearization
 from specop_minicupy.arrays import backend
 
 
@@ -23,7 +23,7 @@ def make_autodiff(model, criterion, *, params=None, select=None, forward=None, l
 
 
 class MinicupyAutodiff:
-    """`specop.autodiff.Autodiff` on models that have `loss`, `gradient` and `curvature`."""
+    """`specop.objectives.Autodiff` on models that have `loss`, `gradient` and `curvature`."""
 
     backend = backend
     likelihood = None
@@ -34,7 +34,7 @@ class MinicupyAutodiff:
         self.shapes = tuple(model.parameters[name].shape for name in names)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
         first = model.parameters[names[0]]
-        self.layout = Layout.whole(sum(self.sizes), first.dtype, first.device)
+        self.layout = Layout(sum(self.sizes), first.dtype, first.device)
 
     precision = property(lambda self: self.layout.epsilon)
 

@@ -1,0 +1,130 @@
+"""The loss of an objective whose data have changed, written as the old loss and what the change adds to it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specop.arrays.backend import Array, Backend, backend_of
+from specop.errors import InvalidInputError
+from specop.objectives.inverse_products import checked_damping, curvature_matrix
+from specop.objectives.mean import Objective
+from specop.operators.identity import identity_like
+from specop.operators.operator import LinearOperator
+
+__all__ = ["ChangedLoss", "check_same_point", "check_separable", "check_some_stay"]
+
+# Rounding errors of a loss, each of the size of the model's precision, that a sum over parts may differ by.
+_ROUNDING = 100.0
+# A loss computed in 16 bit is not more exact than this.
+_COARSEST = 0.03
+
+
+class ChangedLoss:
+    r"""Loss without some samples or with more, and with an L2 penalty.
+
+    .. math:: J(\theta) = L(\theta) - \frac{w_S}{w} L_S(\theta) + \frac{w_A}{w} L_A(\theta)
+              + \frac{d}{2} \|\theta\|^2
+
+    with the mean losses of all old data, of those removed and of those added, and their numbers of terms w. What stays
+    keeps its weight beside the penalty. Only the small parts are new: products use the linearizations that are kept for
+    the old data, and compiled code meets no new shape of batches.
+
+    Parameters
+    ----------
+    objective : Objective
+    damping : float
+    without : array_like of int, optional
+        Samples to remove.
+    added : Objective, optional
+        Of the same model, with the data to add.
+    matrix : str
+        What stands for the second derivatives, as in `Objective.solve`.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        damping: float,
+        *,
+        without: ArrayLike | None = None,
+        added: Objective | None = None,
+        matrix: str = "hessian",
+    ) -> None:
+        self.damping = checked_damping(damping)
+        self.matrix = matrix
+        self.parts: list[tuple[float, Objective]] = [(1.0, objective)]
+        self.backend: Backend = backend_of(objective.theta)
+        if without is not None:
+            removed = objective.subset(without)
+            self.parts.append((-removed.terms / objective.terms, removed))
+        if added is not None:
+            check_same_point(objective, added, "added")
+            self.parts.append((added.terms / objective.terms, added))
+
+    def loss(self, theta: Array) -> Array:
+        """Return the value at a point as a native scalar."""
+        total = 0.5 * self.damping * self.backend.dot(theta, theta)
+        for weight, part in self.parts:
+            total = total + weight * part.loss(theta)
+        return total
+
+    def gradient(self, theta: Array) -> Array:
+        """Return the gradient at a point."""
+        total = self.backend.scale_(self.backend.copy(theta), self.damping)
+        for weight, part in self.parts:
+            total = self.backend.axpy_(total, weight, part.gradient(theta))
+        return total
+
+    def hessian(self, theta: Array | None = None) -> LinearOperator:
+        """Return the matrix that stands for the second derivatives; without a point, at the model's own."""
+        (_, first), *others = self.parts
+        total: LinearOperator = curvature_matrix(first, self.matrix, theta)
+        for weight, part in others:
+            total = total + weight * curvature_matrix(part, self.matrix, theta)
+        return total + self.damping * identity_like(total) if self.damping else total
+
+
+def check_separable(objective: Objective) -> None:
+    """Raise InvalidInputError unless the loss is the weighted mean of those of two parts of the samples.
+
+    Every second sample against the others: that cuts through each batch, and shows a coupling as clearly as any cut.
+    """
+    even, odd = np.arange(0, objective.samples, 2), np.arange(1, objective.samples, 2)
+    if odd.size == 0:
+        raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")
+    parts = [objective.subset(even), objective.subset(odd)]
+    backend = backend_of(objective.theta)
+    whole, *losses = (float(x) for x in backend.to_host(objective.loss(), *(part.loss() for part in parts)))
+    mean = sum(part.terms / objective.terms * loss for part, loss in zip(parts, losses, strict=True))
+    tolerance = min(_ROUNDING * objective.hessian().precision, _COARSEST) * max(abs(whole), *map(abs, losses))
+    if abs(mean - whole) > tolerance:
+        raise InvalidInputError(
+            f"the loss is {whole:.6g}, but the mean of those of every second sample and the rest {mean:.6g}: what a "
+            f"sample adds is not known. Criteria that compare samples or divide by the weights of classes do so, and "
+            f"batch normalization in training mode; if the criterion averages over something else than samples, pass "
+            f"weight= to objective()."
+        )
+
+
+def check_some_stay(objective: Objective, indices: NDArray[np.intp]) -> None:
+    """Raise InvalidInputError if these distinct samples are all that there are."""
+    if len(indices) == objective.samples:
+        raise InvalidInputError(f"all {objective.samples} samples are to be removed: nothing is left to train on.")
+
+
+def check_same_point(objective: Objective, other: Objective, name: str) -> None:
+    """Raise InvalidInputError unless another objective has the same parameters, at the same values."""
+    theta, there = objective.theta, other.theta
+    backend = backend_of(theta)
+    if backend_of(there) is not backend or backend.layout(there) != backend.layout(theta):
+        raise InvalidInputError(
+            f"{name} must be an objective of the same parameters: {objective!r} and {other!r} differ. Make it with the "
+            f"same model, select= and device."
+        )
+    (distance,) = backend.to_host(backend.norm(backend.axpy_(backend.copy(there), -1.0, theta)))
+    if distance != 0:
+        raise InvalidInputError(
+            f"{name} stands at other parameter values than the training objective, at a distance of {distance:.3g}. "
+            f"Make both with the same model, or the same params=, after training."
+        )

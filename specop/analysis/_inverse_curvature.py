@@ -1,0 +1,189 @@
+"""The damped curvature of some weights, its diagonal and its inverse: what pruning by second derivatives asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.layout import Layout
+from specop.errors import DomainError, InvalidInputError
+from specop.objectives.inverse_products import checked_damping, curvature_matrix
+from specop.operators.operator import LinearOperator
+from specop.operators.restrict import restrict
+from specop.solvers.decompositions import decomposed
+from specop.solvers.solve import solve
+from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
+from specop.spectral.diagonal import diagonal
+
+if TYPE_CHECKING:
+    from specop.objectives.mean import Objective
+
+__all__ = ["InverseCurvature", "curvature_diagonal", "inverse_curvature"]
+
+_ROWS = "empirical fisher"
+# Of the mean diagonal entry; measured in docs/design.md.
+_DEFAULT_DAMPING = 0.01
+# Matrices without rows are made dense: as many products as they have columns.
+_DENSE = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class InverseCurvature:
+    """Inverse of the damped curvature among the weights that are left.
+
+    Attributes
+    ----------
+    operator : LinearOperator
+        The inverse; its vectors hold those weights only.
+    diagonal : ndarray
+        Of the inverse.
+    damping : float
+        As used.
+    products : int
+        With the curvature matrix, that this took.
+    """
+
+    operator: LinearOperator
+    diagonal: NDArray[np.float64]
+    damping: float
+    products: int
+
+    def removal(self, weights: Array, chosen: NDArray[np.intp]) -> tuple[Array, float]:
+        """Return what all weights become without the chosen ones, and the rise of the quadratic model from its minimum.
+
+        The others move to the minimum of the quadratic model under the constraint that all chosen weights are zero
+        together. That is one update with the inverse of their whole block, not a sum of updates for single weights,
+        each of which would bring the others back.
+        """
+        backend, A = self.operator.backend, self.operator
+        gone = backend.gather(weights, chosen)
+        rtol = max(A.domain.epsilon**0.75, 30 * A.precision)
+        multipliers = solve(restrict(A, chosen), gone, rtol=rtol, raise_on_failure=True).x
+        change = A._matvec(backend.scatter(multipliers, chosen, A.domain))
+        (twice,) = backend.to_host(backend.dot(gone, multipliers))
+        moved = backend.axpy_(backend.copy(weights), -1.0, change)
+        # Zero by construction: the difference leaves rounding.
+        left = np.setdiff1d(np.arange(A.shape[0]), chosen)
+        return backend.scatter(backend.gather(moved, left), left, A.domain), float(twice) / 2
+
+    def cost(self, weights: Array, group: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
+        """Return half of w'x, and x = ([H^-1]_QQ)^-1 w for a group Q: all weights move by -H^-1[:, Q] x without it."""
+        backend, A = self.operator.backend, self.operator
+        n = A.shape[0]
+        unit = np.zeros((n, len(group)))
+        unit[group, np.arange(len(group))] = 1.0
+        native = backend.from_host(unit, Layout(n, A.dtype, A.device))
+        gone, columns = backend.to_host(backend.gather(weights, group), A @ native)
+        multipliers: NDArray[np.float64] = np.asarray(np.linalg.solve(columns[group], gone), dtype=np.float64)
+        return float(gone @ multipliers) / 2, multipliers
+
+
+def inverse_curvature(
+    objective: Objective, matrix: str, damping: float | None, blocks: Any, theta: Array, left: NDArray[np.intp]
+) -> InverseCurvature:
+    """Return the inverse of the curvature among some of the weights, the others being constants.
+
+    Parameters
+    ----------
+    objective : Objective
+    matrix, damping, blocks
+        As in `saliency`.
+    theta : native vector (n,)
+        Where.
+    left : ndarray of int
+        Which weights.
+    """
+    if damping is not None:
+        checked_damping(damping)
+    if matrix == _ROWS:
+        return _of_rows(_sample_gradients(objective, theta, left), backend_of(theta), damping, blocks)
+    if blocks is not None:
+        raise InvalidInputError(f"blocks= belongs to matrix={_ROWS!r}, got matrix={matrix!r}.")
+    curvature = curvature_matrix(objective, matrix, theta)
+    if len(left) > _DENSE:
+        raise InvalidInputError(
+            f"matrix={matrix!r} is inverted as a dense matrix, for at most {_DENSE} weights; there are {len(left)}. "
+            f"Take matrix={_ROWS!r}, which is made of rows, or a part of the model: objective.restrict(...)."
+        )
+    return _of_dense(curvature, matrix, damping, left)
+
+
+def curvature_diagonal(
+    objective: Objective, matrix: str, theta: Array, left: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], int]:
+    """Return the diagonal of a curvature matrix at some of the weights, and the products that it took."""
+    if matrix == _ROWS:
+        backend, total, samples = backend_of(theta), np.zeros(len(left)), 0
+        for block in _sample_gradients(objective, theta, left):
+            total += _squares(backend, block)
+            samples += len(block)
+        return total / samples, 0
+    restricted = restrict(curvature_matrix(objective, matrix, theta), left)
+    found = diagonal(restricted, method="exact")
+    (entries,) = backend_of(theta).to_host(found.diagonal)
+    lowest = int(np.argmin(entries))
+    rounding = 100 * restricted.precision * float(np.abs(entries).max())
+    if entries[lowest] < -rounding:
+        raise DomainError(
+            f"the {matrix} has {entries[lowest]:.3g} on its diagonal, at entry {left[lowest]} of the parameter vector: "
+            f"this point is no minimum, and a saliency H w^2 / 2 would be negative. Take matrix='ggn' or "
+            f"matrix={_ROWS!r}, which are positive semidefinite."
+        )
+    return np.maximum(entries, 0.0), found.matvecs
+
+
+def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blocks: Any) -> InverseCurvature:
+    found = ShermanMorrison(0.0, blocks=blocks)
+    total: NDArray[np.float64] | float = 0.0
+    for block in rows:
+        found.update(block)
+        total = total + _squares(backend, block)
+    moments = np.asarray(total) / found.samples
+    if not moments.any():
+        raise DomainError(
+            "the gradients of all samples are zero, and with them the empirical Fisher matrix: it says nothing of any "
+            "weight. Take matrix='ggn', which does not vanish where the model fits its data."
+        )
+    found.damping = _DEFAULT_DAMPING * float(moments.mean()) if damping is None else float(damping)
+    (entries,) = backend.to_host(found.diagonal())
+    # The diagonal of an inverse is never below the inverse of the diagonal. In single precision small entries are lost
+    # to rounding, or negative: their weights, the most significant ones, would go first.
+    entries = np.maximum(entries, 1.0 / (moments + found.damping))
+    return InverseCurvature(found.operator(), entries, found.damping, 0)
+
+
+def _of_dense(
+    curvature: LinearOperator, matrix: str, damping: float | None, left: NDArray[np.intp]
+) -> InverseCurvature:
+    found = decomposed(restrict(curvature, left))
+    if damping is None:
+        damping = _DEFAULT_DAMPING * float(np.abs(found.diagonal).mean())
+    if damping <= found.least_damping:
+        # The others have no negative eigenvalues but by rounding.
+        remedy = ", or take matrix='ggn'" if matrix == "hessian" else ""
+        raise DomainError(
+            f"the {matrix} with damping {damping:.3g} is not positive definite: its smallest eigenvalue is "
+            f"{found.values[0] + damping:.3g}, its largest {found.values[-1] + damping:.3g}, and no weight has a least "
+            f"cost. Pass damping above {found.least_damping:.3g}{remedy}."
+        )
+    operator, diagonal = found.inverse(damping)
+    return InverseCurvature(operator, diagonal, float(damping), len(left))
+
+
+def _sample_gradients(objective: Objective, theta: Array, left: NDArray[np.intp]) -> Iterator[Array]:
+    backend = backend_of(theta)
+    whole = len(left) == objective.n
+    for block in objective.per_sample_gradients(theta):
+        yield block if whole else backend.gather(block, left)
+
+
+def _squares(backend: Backend, block: Array) -> NDArray[np.float64]:
+    """Return the sums of squares of the columns."""
+    ones = backend.from_host(np.ones(len(block)), backend.layout(block))
+    (sums,) = backend.to_host(backend.combine_rows(backend.multiply(block, block), ones))
+    return sums

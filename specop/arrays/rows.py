@@ -1,0 +1,78 @@
+"""A basis as contiguous blocks of rows, written in place or, where arrays are immutable, replaced one by one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from specop.arrays.layout import Layout
+
+__all__ = ["RowBlocks"]
+
+_BLOCK_ROWS = 8
+
+
+class RowBlocks:
+    """Rows of equal length, taken from memory a block at a time.
+
+    A run that ends early never paid for the whole capacity, and the first `lead` rows can outlive the others:
+    an eigensolver leaves its k results there and gives the rest of the basis back.
+
+    Parameters
+    ----------
+    layout : Layout
+        Describes a row.
+    capacity : int
+        Largest number of rows.
+    lead : int
+        Number of rows in the first block; the following ones hold eight each.
+    empty : callable
+        ``empty(rows, columns)`` returns a native two-dimensional array of the layout's dtype and device.
+    """
+
+    def __init__(self, layout: Layout, capacity: int, lead: int, empty: Callable[[int, int], Any]) -> None:
+        self.layout = layout
+        self.capacity = capacity
+        self.lead = min(lead, capacity)
+        self.blocks: list[Any] = []
+        self._empty = empty
+        self._rows = 0
+
+    def grow(self, rows: int) -> None:
+        """Take memory for at least `rows` rows."""
+        if rows > self.capacity:
+            raise IndexError(f"{rows} rows do not fit a basis with a capacity of {self.capacity}.")
+        while self._rows < rows:
+            count = min(_BLOCK_ROWS, self.capacity - self._rows) if self.blocks else self.lead
+            self.blocks.append(self._empty(count, self.layout.n))
+            self._rows += count
+
+    def locate(self, i: int) -> tuple[int, int]:
+        """Return the number of the block that holds row `i`, and the row's place in it."""
+        if i < self.lead:
+            return 0, i
+        number, offset = divmod(i - self.lead, _BLOCK_ROWS)
+        return number + 1, offset
+
+    def row(self, i: int) -> Any:
+        """Return a view of row `i`."""
+        number, offset = self.locate(i)
+        return self.blocks[number][offset]
+
+    def meeting(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return number and first row of every block that meets rows `start` to `stop`."""
+        firsts = itertools.accumulate(map(len, self.blocks), initial=0)
+        numbered = enumerate(zip(firsts, self.blocks, strict=False))
+        return [
+            (number, first) for number, (first, block) in numbered if max(start, first) < min(stop, first + len(block))
+        ]
+
+    def parts(self, start: int, stop: int) -> list[tuple[slice, Any]]:
+        """Return, for every block that meets rows `start` to `stop`, its place in that range and a view."""
+        found = []
+        for number, first in self.meeting(start, stop):
+            block = self.blocks[number]
+            low, high = max(start, first), min(stop, first + len(block))
+            found.append((slice(low - start, high - start), block[low - first : high - first]))
+        return found

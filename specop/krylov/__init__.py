@@ -1,0 +1,1 @@
+"""Krylov spaces, and the one object that a call of an algorithm is."""

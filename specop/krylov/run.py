@@ -1,0 +1,376 @@
+"""Run and Task: one object for each call of a public function, which owns what the function needs and is not about.
+
+A `Task` has the seed, the clock and the progress bar of a call, and stamps its result. A `Run` is a task with one
+operator: it opens the operator's session, makes, counts and limits the products, moves scalars to the host and finds
+the product that is not finite, and watches whether the operator is as symmetric as it must be.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from contextlib import ExitStack
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays import probes
+from specop.arrays.backend import Array, Backend
+from specop.errors import (
+    AsymmetryError,
+    ConvergenceWarning,
+    InvalidInputError,
+    NoiseWarning,
+    NondeterministicError,
+    NonFiniteError,
+    NotConvergedError,
+)
+from specop.krylov.progress import progress_bar
+from specop.operators.operator import LinearOperator
+from specop.operators.scipy import aslinearoperator
+from specop.results.result import Result, versions
+
+__all__ = ["Run", "Task"]
+
+_AnyResult = TypeVar("_AnyResult", bound=Result)
+_innermost: ContextVar[Task | None] = ContextVar("specop_task", default=None)
+
+# The host forms fourth powers in float64; vectors in float32 are divided by their lengths.
+_LARGEST = {8: 1e70, 4: 1e30}
+
+
+class Task:
+    """One call of a public function: its seed, its clock, its bar, and the stamp of its result.
+
+    A task that begins inside another one shows no bar, and the outer one counts its products.
+
+    Parameters
+    ----------
+    name : str
+        Stands before the bar.
+    backend : Backend
+        Of the arrays that the call works on.
+    seed : int
+        Of all random vectors.
+    samples : int, optional
+        Number of data samples behind the result, where there are any.
+    progress : bool
+        Whether to show a bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether `result` raises NotConvergedError instead of warning.
+
+    Attributes
+    ----------
+    products : int
+        Products so far, those of tasks inside this one included.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        *,
+        seed: int = 0,
+        samples: int | None = None,
+        progress: bool = False,
+        raise_on_failure: bool = False,
+    ) -> None:
+        self.name = name
+        self.backend = backend
+        self.seed = probes.check_seed(seed)
+        self.samples = samples
+        self.products = 0
+        self.total: int | None = None
+        self._progress = progress
+        self._raise_on_failure = raise_on_failure
+        self._outer: Task | None = None
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self._outer = _innermost.get()
+        with ExitStack() as stack:
+            self._open(stack)
+            show = self._progress and self._outer is None
+            self._bar = stack.enter_context(progress_bar(show, self.name, self.total))
+            self._token = _innermost.set(self)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _innermost.reset(self._token)
+        self._stack.__exit__(kind, error, trace)
+
+    def update(self, note: str = "") -> None:
+        """Move the bar to the number of products, with a note behind it."""
+        self._bar(self.products, note)
+
+    def result(self, kind: type[_AnyResult], *, converged: bool, message: str, **fields: Any) -> _AnyResult:
+        """Return a result of this kind with its provenance; without convergence warn the user, or raise.
+
+        Parameters
+        ----------
+        kind : type
+            A subclass of `Result`.
+        converged : bool
+            Whether the requested accuracy was reached.
+        message : str
+            Why the method stopped; where it failed, also what to do.
+        **fields
+            What the kind adds to the fields of `Result`.
+
+        Raises
+        ------
+        NotConvergedError
+            Where ``raise_on_failure`` was asked for.
+        """
+        made = kind(
+            **fields,
+            converged=converged,
+            message=message,
+            matvecs=self.products,
+            seconds=time.perf_counter() - self._started,
+            samples=self.samples,
+            seed=self.seed,
+            versions=versions(self.backend.name),
+        )
+        if not converged:
+            if self._raise_on_failure:
+                raise NotConvergedError(message, made)
+            warnings.warn(message, ConvergenceWarning, stacklevel=_level_of_user())
+        return made
+
+    def _open(self, stack: ExitStack) -> None:
+        """Enter what the call needs besides its bar."""
+
+    def _count(self, products: int) -> None:
+        self.products += products
+        if self._outer is not None:
+            self._outer._count_inside(self, products)
+
+    def _count_inside(self, inner: Task, products: int) -> None:
+        self._count(products)
+
+
+class Run(Task):
+    r"""One call of an algorithm that multiplies by one operator.
+
+    A run inside another run of the same operator, such as the density inside of `rank`, spends the outer one's limit
+    and adds to its count. One of another operator does not: products with an inverse count as one, whatever solves
+    stand behind them.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+    name : str
+        The public function's; stands in errors and before the bar.
+    square : bool
+        Whether to refuse a rectangular operator.
+    symmetric : bool
+        Whether to refuse an operator that is not square, or known not to be symmetric.
+    instead : str
+        What to do with an operator that is refused; a sentence.
+    limit : int, optional
+        Largest number of products. It may be set before the run is entered, where it depends on the operator's size.
+    seed, progress, raise_on_failure
+        As in `Task`.
+
+    Attributes
+    ----------
+    A : LinearOperator
+    limit : int or None
+    asymmetry : float
+        Largest asymmetry seen, relative to the operator's norm.
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        name: str,
+        *,
+        square: bool = False,
+        symmetric: bool = False,
+        instead: str = "",
+        limit: int | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        raise_on_failure: bool = False,
+    ) -> None:
+        self.A: LinearOperator = aslinearoperator(A)
+        super().__init__(
+            name,
+            self.A.backend,
+            seed=seed,
+            samples=self.A.samples,
+            progress=progress,
+            raise_on_failure=raise_on_failure,
+        )
+        rows, columns = self.A.shape
+        if rows != columns and (square or symmetric):
+            raise InvalidInputError(f"{name} needs a square operator, got {self.A!r}. {instead}".rstrip())
+        if symmetric and self.A.is_symmetric is False:
+            raise InvalidInputError(f"{name} needs a symmetric operator, got {self.A!r}. {instead}".rstrip())
+        self.limit = limit
+        self.asymmetry = 0.0
+
+    @property
+    def n(self) -> int:
+        """Length of the vectors that the operator takes."""
+        return self.A.shape[1]
+
+    @property
+    def left(self) -> int:
+        """Products that may still be made, here and in a run of the same operator around this one."""
+        own = sys.maxsize if self.limit is None else max(0, self.limit - self.products)
+        outer = self._outer
+        return min(own, outer.left) if isinstance(outer, Run) and outer.A is self.A else own
+
+    def multiply(self, x: Array) -> Array:
+        """Return A x in fresh storage."""
+        self._count(1)
+        return self.A._matvec(x)
+
+    def multiply_transposed(self, y: Array) -> Array:
+        """Return A.T y in fresh storage."""
+        self._count(1)
+        return self.A._rmatvec(y)
+
+    def to_host(self, *arrays: Array) -> list[NDArray[np.float64]]:
+        """Return what the latest product led to as float64 arrays; raise NonFiniteError if it is not finite."""
+        return self._finite(self.backend.to_host(*arrays), self.products)
+
+    def scalars(self, of_latest: Iterable[Array]) -> NDArray[np.float64]:
+        """Return one device scalar for each of the latest products, oldest first, moved to the host together.
+
+        Raises
+        ------
+        NonFiniteError
+            Naming the first product whose scalar is not finite.
+        """
+        found = self.backend.to_host(*of_latest)
+        first = self.products - len(found) + 1
+        return np.array([float(self._finite([value], first + i)[0]) for i, value in enumerate(found)])
+
+    def check_size(self, size: float, squared: bool = False) -> None:
+        """Raise InvalidInputError if products of this size are too small or too large to work with.
+
+        Their powers would vanish or overflow, and with them residuals, standard errors and bounds.
+
+        Parameters
+        ----------
+        size : float
+            Norm of the largest product so far.
+        squared : bool
+            Whether entries are squared in the operator's dtype.
+        """
+        largest = _LARGEST[self.A.dtype.itemsize] ** (0.5 if squared else 1.0)
+        if size == 0 or 1.0 / largest < size < largest:
+            return
+        factor = float(np.ldexp(1.0, int(np.clip(-np.log2(size), -1000, 1000))))
+        raise InvalidInputError(
+            f"products with {self.A!r} have norms near {size:.1e}, whose squares leave the range of {self.A.dtype}. "
+            f"Pass {factor:.3g} * A and divide the eigenvalues by that factor; a loss of this size is best rescaled "
+            f"itself."
+        )
+
+    @property
+    def clean_asymmetry(self) -> float:
+        """Largest relative asymmetry that rounding explains."""
+        if self.A.precision > 1e-5:
+            return 1e-2
+        # Clean float32 networks read 2e-7 to 4e-7, clean ill-conditioned dense matrices up to 4e-6.
+        return 1e-5 if self.A.domain.epsilon > 1e-10 else 1e-12
+
+    @property
+    def refused_asymmetry(self) -> float:
+        """Relative asymmetry from which on an operator is not symmetric."""
+        return 5e-2 if self.A.precision > 1e-5 else 1e-3
+
+    def note_asymmetry(self, relative: float, vector: Array | None = None) -> None:
+        r"""Take in an asymmetry relative to the operator's norm.
+
+        Parameters
+        ----------
+        relative : float
+            Such as \|u'Av - v'Au\| / \|A\| for unit vectors.
+        vector : native vector, optional
+            Multiplied twice where the asymmetry is too large, to tell an operator that is not symmetric from one whose
+            products are random.
+
+        Raises
+        ------
+        AsymmetryError, NondeterministicError
+            From `refused_asymmetry` on.
+        """
+        self.asymmetry = max(self.asymmetry, relative)
+        if relative <= self.refused_asymmetry:
+            return
+        if vector is not None:
+            self._check_deterministic(vector)
+        raise AsymmetryError(
+            f"{self.A!r} is not symmetric: the relative asymmetry seen after {self.products} products is "
+            f"{relative:.1e}. If that is rounding, symmetrize with (A + A.T) / 2 or use float64; if A is not "
+            f"meant to be symmetric, {self.name} does not apply."
+        )
+
+    def warn_of_noise(self) -> bool:
+        """Warn if products were less symmetric than their dtype promises; return whether so."""
+        if self.asymmetry <= self.clean_asymmetry:
+            return False
+        warnings.warn(
+            f"products with {self.A!r} are asymmetric by {self.asymmetry:.1e} relative to its norm, where clean ones "
+            f"stay below {self.clean_asymmetry:.0e}: they carry noise (reduced-precision matrix products, atomics, a "
+            f"matrix that is only nearly symmetric). Error bounds were widened; run in a higher precision for more.",
+            NoiseWarning,
+            stacklevel=_level_of_user(),
+        )
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain values."""
+        return {"products": self.products, "asymmetry": self.asymmetry}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state: its products are added to those of this run."""
+        self._count(state["products"])
+        self.asymmetry = max(self.asymmetry, state["asymmetry"])
+
+    def _open(self, stack: ExitStack) -> None:
+        stack.enter_context(self.A.session())
+
+    def _count_inside(self, inner: Task, products: int) -> None:
+        if not isinstance(inner, Run) or inner.A is self.A:
+            self._count(products)
+
+    def _finite(self, numbers: list[NDArray[np.float64]], product: int) -> list[NDArray[np.float64]]:
+        if all(np.isfinite(part).all() for part in numbers):
+            return numbers
+        raise NonFiniteError(
+            f"product {product} with {self.A!r} holds NaN or infinity, or its norm overflows {self.A.dtype}. Check "
+            f"the parameters and the data for NaN, and the loss for overflow; a loss whose second derivative is "
+            f"infinite somewhere (sqrt at 0, norm at 0) does this too."
+        )
+
+    def _check_deterministic(self, vector: Array) -> None:
+        once, again = self.A._matvec(vector), self.A._matvec(vector)
+        length = self.backend.norm(once)
+        deviation, length = self.backend.to_host(self.backend.norm(self.backend.axpy_(again, -1.0, once)), length)
+        if deviation > 1e-3 * self.asymmetry * length:
+            raise NondeterministicError(
+                f"two products of {self.A!r} with the same vector differ by {float(deviation / length):.1e} relative. "
+                f"Look for dropout, sampling, data augmentation or a shuffling loader behind the product."
+            )
+
+
+def _level_of_user() -> int:
+    """Return the stacklevel, for a warning from the caller, of the first frame outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "specop":
+        level, frame = level + 1, frame.f_back
+    return level

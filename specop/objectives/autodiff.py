@@ -1,0 +1,187 @@
+"""What a framework's adapter provides for one batch; everything around it is written once, in the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array, Backend
+from specop.arrays.layout import Layout
+
+__all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]
+
+LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
+"""The likelihoods whose Fisher information is known in closed form."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    r"""A matrix of one batch that is known by its products.
+
+    With outputs z, their Jacobian J, and the batch's mean loss :math:`\ell = \sum_i c_i \ell_i(z_i)` over terms i:
+
+    ====================  ==============================================================================
+    hessian               :math:`\nabla_\theta^2 \ell`
+    ggn                   :math:`J^T (\nabla_z^2 \ell) J`
+    fisher                :math:`J^T M J`, M of blocks :math:`c_i E[s s^T]`, score s of a label drawn from the model
+    sampled fisher        the same with a mean over `draws` labels instead of the expectation
+    empirical fisher      :math:`J^T M J`, M of blocks :math:`r_i r_i^T` for the part i of
+                          :math:`r = \nabla_z \ell` that belongs to sample i: no mean is taken
+    jacobian              :math:`J`, from parameters to all entries of the outputs in order
+    transposed jacobian   :math:`J^T`
+    ====================  ==============================================================================
+
+    Parameters
+    ----------
+    kind : str
+        As in the table.
+    draws : int
+        Labels drawn for each term.
+    seed : int
+        Of the draws.
+    first : int
+        Number, in the data, of the batch's first sample: draws belong to a sample, not to a batch.
+    """
+
+    kind: Literal[
+        "hessian",
+        "ggn",
+        "fisher",
+        "sampled fisher",
+        "empirical fisher",
+        "jacobian",
+        "transposed jacobian",
+    ]
+    draws: int = 1
+    seed: int = 0
+    first: int = 0
+
+
+HESSIAN = Matrix("hessian")
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """A product with one vector, and what multiplies the next ones.
+
+    Attributes
+    ----------
+    first : native vector
+        The product with the vector given.
+    apply : callable
+        Multiplies another vector, without another look at model or data.
+    bytes : int
+        Memory held by `apply`.
+    """
+
+    first: Array
+    apply: Callable[[Array], Array]
+    bytes: int
+
+
+class Same:
+    """An array that is equal to itself only; held, so that no other one gets its identity."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.array is other.array
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Autodiff(Protocol):
+    """What a framework provides for one batch. Losses are means over the batch; vectors follow `layout`.
+
+    ``theta=None`` stands for the model's current parameters.
+    """
+
+    backend: Backend
+    layout: Layout
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Number of entries of each of `names`."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    """Shape of each of `names`."""
+
+    likelihood: str | None
+    """What the criterion is the negative logarithm of: one of `LIKELIHOODS`, or None if that is not known."""
+
+    @property
+    def precision(self) -> float:
+        """Relative rounding error of a product."""
+
+    def restrict(self, select: Any) -> Autodiff:
+        """Return the same for a part of the parameters."""
+
+    def point(self) -> Array:
+        """Return the selected parameters' current values as a vector."""
+
+    def flatten(self, tree: Any) -> Array:
+        """Return a parameter structure as a vector."""
+
+    def unflatten(self, vector: Array) -> Any:
+        """Return a vector as a parameter structure."""
+
+    def fingerprint(self, *, fixed: bool = False) -> Any:
+        """Return something comparable that changes with all that the loss depends on besides the data.
+
+        At a fixed theta that is less: the selected parameters do not count.
+        """
+
+    def free_memory(self) -> int:
+        """Return the free bytes on the device."""
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Return whether an error says that the device's memory is used up."""
+
+    def preserved(self) -> Any:
+        """Return a context manager that puts the framework's random state back."""
+
+    def prepare(self, batch: Any) -> Any:
+        """Return the batch on the device."""
+
+    def count(self, batch: Any) -> int:
+        """Return the number of samples in a batch."""
+
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
+
+    def batch_bytes(self, batch: Any) -> int:
+        """Return the memory that a batch takes."""
+
+    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
+        """Return something comparable that changes when a batch's arrays are replaced or written into."""
+
+    def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
+        """Return a checksum of a batch."""
+
+    def loss(self, theta: Array | None, batch: Any) -> Array:
+        """Return the loss."""
+
+    def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
+        """Return loss and gradient."""
+
+    def output_size(self, theta: Array | None, batch: Any) -> int:
+        """Return the number of entries of the outputs."""
+
+    def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
+        """Return the matrix's product with a vector, and what multiplies further vectors."""
+
+    def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
+        """Return the matrix's product with a vector and keep nothing."""
+
+    def sample_gradients(self, theta: Array | None, batch: Any) -> Callable[[int, int], Array]:
+        """Return ``rows(start, stop)``: what these samples of the batch add to the gradient of its mean loss.
+
+        A native (stop - start, n) block with a row for each sample; all rows of the batch add up to the gradient.
+        """

@@ -1,0 +1,96 @@
+"""The Hessian by differences of gradients, for models whose gradients cannot be differentiated."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from specop.arrays import probes
+from specop.arrays.backend import Array
+from specop.objectives.autodiff import Autodiff
+from specop.objectives.curvature import Watched
+from specop.objectives.data import Batches
+
+__all__ = ["DifferenceOperator"]
+
+_STEPS = 6
+_RATIO = 4.0
+
+
+class DifferenceOperator(Watched):
+    """Central differences of the gradient; made by `Objective.finite_difference_hessian`.
+
+    Parameters
+    ----------
+    autodiff : Autodiff
+    data : Batches
+    gradient : callable
+        ``gradient(theta)`` over all data.
+    theta : native vector
+        The point.
+    unchanged : callable
+        Returns a context manager that raises ParametersChangedError unless the model stays where it was.
+
+    Attributes
+    ----------
+    step : float
+        Length of the step in parameter space.
+    """
+
+    def __init__(
+        self,
+        autodiff: Autodiff,
+        data: Batches,
+        gradient: Callable[[Array], Array],
+        theta: Array,
+        unchanged: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        super().__init__(autodiff, unchanged, is_symmetric=True)
+        self._data = data
+        self._gradient = gradient
+        self._theta = theta
+        self.step, self._error = self._best_step()
+
+    @property
+    def precision(self) -> float:
+        return max(self._error, self._autodiff.precision)
+
+    @property
+    def samples(self) -> int:
+        return self._data.samples
+
+    def _matvec(self, x: Array) -> Array:
+        return self._difference(x, self.step)
+
+    def _difference(self, x: Array, step: float) -> Array:
+        (length,) = self.backend.to_host(self.backend.norm(x))
+        if length == 0:
+            return self.backend.copy(x)
+        ahead = self._gradient(self.backend.axpy_(self.backend.copy(self._theta), step / float(length), x))
+        behind = self._gradient(self.backend.axpy_(self.backend.copy(self._theta), -step / float(length), x))
+        return self.backend.scale_(self.backend.axpy_(ahead, -1.0, behind), float(length) / (2 * step))
+
+    def _best_step(self) -> tuple[float, float]:
+        """Return the step that agrees best with those around it, and by how much they differ.
+
+        Truncation grows with the step's square and with curvature, rounding with the step's inverse. After two products
+        a random direction is turned to where curvature is large. Two steps may agree by chance, in one dimension to the
+        last bit, so both neighbours count: the shorter one differs by its own rounding.
+        """
+        (length,) = self.backend.to_host(self.backend.norm(self._theta))
+        largest = _RATIO * self.domain.epsilon ** (1 / 3) * (float(length) or 1.0)
+        direction = probes.sphere(self.backend, self.domain, 0, 0)
+        for _ in range(2):
+            direction = self._difference(direction, largest / _RATIO**2)
+        steps = [largest / _RATIO**i for i in range(_STEPS)]
+        images = [self._difference(direction, step) for step in steps]
+        changes = []
+        for coarse, fine in itertools.pairwise(images):
+            size, change = self.backend.to_host(
+                self.backend.norm(fine), self.backend.norm(self.backend.axpy_(coarse, -1.0, fine))
+            )
+            changes.append(float(change / size) if size > 0 else 0.0)
+        around = zip(changes, changes[1:], steps[1:], strict=False)
+        error, step = min((max(longer, shorter / _RATIO), step) for longer, shorter, step in around)
+        return step, error

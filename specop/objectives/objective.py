@@ -1,0 +1,162 @@
+"""objective: what its arguments mean, whichever framework they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from specop.arrays.backend import framework_adapter
+from specop.arrays.memory import MemoryBudget
+from specop.errors import InvalidInputError
+from specop.objectives.data import Batches
+from specop.objectives.mean import Objective
+
+__all__ = ["objective"]
+
+
+def objective(
+    model: Any,
+    criterion: Callable[..., Any] | None = None,
+    data: Any = None,
+    *,
+    params: Any = None,
+    select: Any = None,
+    forward: Callable[[Any, Any], Any] | None = None,
+    weight: Callable[[Any], float] | None = None,
+    likelihood: str | None = None,
+    memory_budget: int | None = None,
+    fixed_randomness: int | None = None,
+) -> Objective:
+    r"""Describe the mean loss of a model over data as a function of a parameter vector.
+
+    .. math:: L(\theta) = \sum_b \frac{w_b}{\sum_c w_c} \, \ell_b(\theta)
+
+    with the mean loss :math:`\ell_b` of batch b and its number of terms :math:`w_b`: the exact mean over all data,
+    however they are split into batches. Nothing of the model is changed: parameters, buffers, ``.grad``,
+    ``requires_grad``, modes and random states are left as they were found, also after an exception.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, keras.Model, tf.Module, flax.nnx.Module, equinox.Module or callable
+        A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
+    criterion : callable, optional
+        Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
+        Required for a module. A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``. In torch and
+        TensorFlow it may read the model's parameters, as a penalty does; then there are loss, gradient and Hessian,
+        but no matrices of the outputs and no gradients of samples, which would lack it.
+    data : batch or re-iterable of batches
+        A tuple, mapping, dataclass or array is one batch. Lists and data loaders are iterables of batches. Arrays are
+        moved to the parameters' device batch by batch.
+    params : structure of arrays, optional
+        The parameters of a plain function: nested dicts, lists and tuples, in JAX any pytree. In JAX the function is
+        compiled: Python values that it reads are those of the first call.
+    select : str, list, module or callable, optional
+        A part of the parameters: a name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of
+        those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
+    forward : callable, optional
+        ``forward(model, batch) -> outputs``, for batches that are not pairs, and for models of single samples:
+        ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
+    weight : callable, optional
+        ``weight(batch)``: number of terms in the batch's mean; default: its leading dimension. For language models
+        with padding, the number of counted tokens; see the second example.
+    likelihood : {"categorical", "bernoulli", "gaussian"}, optional
+        What the criterion is the negative logarithm of, for `Objective.fisher`, where that cannot be told from the
+        criterion itself: cross-entropy of class logits, cross-entropy of single logits, squared error. It is checked.
+    memory_budget : int, optional
+        Bytes for kept batches and the linearizations of all operators together, those used least recently being
+        released first; default: half of what is free on the device. Beyond it, products are recomputed batch by batch.
+    fixed_randomness : int, optional
+        Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
+        with batch normalization in training mode. Without it both raise.
+
+    Returns
+    -------
+    Objective
+
+    Examples
+    --------
+    >>> import torch, specop
+    >>> model = torch.nn.Linear(3, 1)
+    >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+    >>> H = specop.objective(model, torch.nn.functional.mse_loss, data).hessian()
+    >>> H.shape
+    (4, 4)
+
+    A language model whose padding, labelled -100, does not count:
+
+    >>> import torch.nn.functional as F
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(6, 4), torch.nn.Linear(4, 6))
+    >>> tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    >>> batches = [(tokens, torch.tensor([[2, 3, 1], [5, -100, -100]])), (tokens, tokens)]
+    >>> objective = specop.objective(
+    ...     model,
+    ...     lambda logits, labels: F.cross_entropy(logits.flatten(0, 1), labels.flatten()),
+    ...     batches,
+    ...     weight=lambda batch: (batch[1] != -100).sum(),
+    ...     likelihood="categorical",
+    ... )
+    >>> objective.fisher().is_psd
+    True
+    """
+    if params is None and (inspect.isroutine(model) or isinstance(model, functools.partial)):
+        raise InvalidInputError(
+            "a plain function needs the parameters it is given: objective(fun, params=..., data=...)."
+        )
+    if criterion is not None and not callable(criterion):
+        raise InvalidInputError(
+            f"criterion must be a function, criterion(outputs, y), or a loss object that can be called; got "
+            f"{criterion!r}. Names are not looked up: pass what they stand for."
+        )
+    adapter = framework_adapter(_representative(model, params))
+    if not hasattr(adapter, "make_autodiff"):
+        raise InvalidInputError(
+            f"{adapter.backend.name} arrays have no derivatives: pass parameters of a framework that has automatic "
+            f"differentiation, or wrap your own product in specop.FunctionOperator."
+        )
+    if data is None and params is None:
+        raise InvalidInputError("data is missing: objective(model, criterion, data).")
+    if memory_budget is not None and memory_budget < 0:
+        raise InvalidInputError(f"memory_budget must be a number of bytes >= 0, got {memory_budget!r}.")
+    autodiff = adapter.make_autodiff(
+        model,
+        criterion,
+        params=params,
+        select=select,
+        forward=forward,
+        likelihood=likelihood,
+        fixed_randomness=fixed_randomness,
+    )
+    budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
+    return Objective(autodiff, Batches(data, autodiff, weight, budget), budget)
+
+
+def _representative(model: Any, params: Any) -> Any:
+    """Return what shows the framework: a module, or of a parameter structure its first native array."""
+    if params is None:
+        return model
+    leaves = list(_leaves(params))
+    if not leaves:
+        raise InvalidInputError("params is empty: there is nothing to differentiate with respect to.")
+    # Numbers, settings and NumPy arrays may stand beside the framework's own arrays.
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+    native = [array for array in arrays if type(array).__module__.partition(".")[0] != "numpy"]
+    return (native or arrays or leaves)[0]
+
+
+def _leaves(structure: Any) -> Iterator[Any]:
+    inside: Iterable[Any]
+    if isinstance(structure, Mapping):
+        inside = structure.values()
+    elif isinstance(structure, (list, tuple)):
+        inside = structure
+    elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
+        inside = (getattr(structure, field.name) for field in dataclasses.fields(structure))
+    else:
+        if structure is not None:
+            yield structure
+        return
+    for item in inside:
+        yield from _leaves(item)

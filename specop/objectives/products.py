@@ -1,0 +1,342 @@
+"""Products with a matrix of all data: what each batch adds, linearized or recomputed as the memory budget allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array, Backend
+from specop.arrays.layout import Layout
+from specop.arrays.memory import MemoryBudget
+from specop.objectives.autodiff import Autodiff, Matrix
+from specop.objectives.data import Batches
+from specop.objectives.splitting import block_bytes, fitting, gradient_blocks
+
+__all__ = ["JacobianProducts", "Multiply", "Plan", "Products", "accumulate"]
+
+Multiply = Callable[[Array], Array]
+
+# Gradients that a product costs, linearized and recomputed; see docs/benchmarks.md.
+_HESSIAN_COSTS = 1.7, 3.1
+_OTHER_COSTS = 1.3, 3.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How products with a matrix are computed.
+
+    Attributes
+    ----------
+    batches : int
+        Parts of the data, smaller than the user's batches if these did not fit into memory.
+    kept : int
+        Parts whose data are held by the objective or by the user; the others are read again from their source.
+    linearized, recomputed : int
+        Parts whose linearization is held, and whose products are computed anew.
+    bytes : int
+        Memory that linearizations hold.
+    cost : float
+        What a product costs about, in gradients of the same objective.
+    """
+
+    batches: int
+    kept: int
+    linearized: int
+    recomputed: int
+    bytes: int
+    cost: float
+
+
+class Products:
+    """Products at one point: linearizations as far as the memory budget goes, recomputation beyond it.
+
+    Parameters
+    ----------
+    autodiff : Autodiff
+    data : Batches
+    budget : MemoryBudget
+        What linearizations may take.
+    theta : native vector or None
+        The point; None for the model's own parameters.
+    matrix : Matrix
+        Symmetric.
+    """
+
+    def __init__(
+        self, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None, matrix: Matrix
+    ) -> None:
+        self.autodiff = autodiff
+        self.data = data
+        self.matrix = matrix
+        self._budget = budget
+        self._theta = theta
+        self.release()
+
+    def release(self) -> None:
+        """Forget all linearizations; the next product makes new ones."""
+        self._linear: list[Multiply | None] | None = None
+        self._places: list[tuple[float, int]] = []
+        self._bytes = 0
+        self._witness: tuple[Array, Array] | None = None
+        self._mistrusted = False
+        self._limit = self.data.limit
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that linearizations hold."""
+        return self._bytes
+
+    def __call__(self, vector: Array) -> Array:
+        """Return the product with a vector, in fresh storage."""
+        return self._fitting(lambda: self._multiply(vector))
+
+    def combined(self, vector: Array, combine: Callable[[Multiply, Array], Array]) -> Array:
+        """Return the sum over batches of what `combine` makes of several products with the batch's own matrix.
+
+        A batch whose linearization is not kept is linearized once for all of them.
+
+        Parameters
+        ----------
+        vector : native vector
+        combine : callable
+            ``combine(multiply, vector)`` calls ``multiply`` for each product.
+        """
+        return self._fitting(lambda: self._combine(vector, combine))
+
+    def over_samples(self, vector: Array, add: Callable[[Array | None, Array, float, Array], Array]) -> Array:
+        """Return what `add` accumulates over blocks of the samples' gradients.
+
+        Parameters
+        ----------
+        vector : native vector
+        add : callable
+            ``add(total, rows, factor, vector)``; the empirical Fisher matrix is the sum of ``factor * rows.T @ rows``.
+        """
+
+        def in_one_pass() -> Array:
+            total: Array | None = None
+            with self.data.reading() as batches:
+                for batch, share, _ in batches:
+                    for rows in gradient_blocks(self.autodiff, self._theta, batch, block_bytes(self._budget.total)):
+                        total = add(total, rows, self._factor(share), vector)
+            return total
+
+        return self._fitting(in_one_pass)
+
+    def recomputed(self, vector: Array) -> Array:
+        """Return the product with a vector by automatic differentiation, whatever is kept."""
+        return self._add_up(vector, None)
+
+    def plan(self, vector: Array) -> Plan:
+        """Return how products are computed; the vector is multiplied if none was before."""
+        if self._linear is None:
+            self(vector)
+        assert self._linear is not None
+        held = [apply is not None for apply in self._linear]
+        fast, slow = _HESSIAN_COSTS if self.matrix.kind == "hessian" else _OTHER_COSTS
+        cost = sum(share * (fast if linear else slow) for linear, (share, _) in zip(held, self._places, strict=True))
+        return Plan(
+            batches=len(held),
+            kept=len(held) if self.data.are_kept else 0,
+            linearized=sum(held),
+            recomputed=len(held) - sum(held),
+            bytes=self._bytes,
+            cost=cost,
+        )
+
+    def _fitting(self, call: Callable[[], Array]) -> Array:
+        self._budget.use(self)
+
+        def at_this_size() -> Array:
+            if self._limit != self.data.limit:
+                self.release()
+            return call()
+
+        return fitting(self.autodiff, self.data, self._theta, at_this_size)
+
+    def _multiply(self, vector: Array) -> Array:
+        if self._linear is None:
+            return self._linearize(vector)
+        product = self._add_up(vector, self._linear)
+        if self._witness is not None and not self._agrees(vector, product, *self._witness):
+            self._mistrusted = True
+            self._linear = [None] * len(self._linear)
+            self._bytes = 0
+            product = self._add_up(vector, self._linear)
+        self._witness = None
+        return product
+
+    def _combine(self, vector: Array, combine: Callable[[Multiply, Array], Array]) -> Array:
+        while self._linear is None or self._witness is not None:
+            self._multiply(vector)
+        total: Array | None = None
+        with self._reading(self._linear) as batches:
+            for kept, (batch, share, first) in zip(self._linear, batches, strict=True):
+                multiply = kept or self._linearized_once(batch, first)
+                total = self._add(total, share, first, combine(multiply, vector))
+        return total
+
+    def _linearized_once(self, batch: Any, first: int) -> Multiply:
+        made: list[Multiply] = []
+        matrix = self._matrix_at(first)
+
+        def multiply(vector: Array) -> Array:
+            if self._mistrusted:
+                return self.autodiff.product(self._theta, batch, vector, matrix)
+            if made:
+                return made[0](vector)
+            linearization = self.autodiff.linearize(self._theta, batch, vector, matrix)
+            made.append(linearization.apply)
+            return linearization.first
+
+        return multiply
+
+    def _linearize(self, vector: Array) -> Array:
+        reach, largest, held = self._budget.reach(), 0, 0
+        linear: list[Multiply | None] = []
+        total: Array | None = None
+        places: list[tuple[float, int]] = []
+        with self.data.reading() as batches:
+            for batch, share, first in batches:
+                places.append((share, first))
+                operand, matrix = self._operand(vector, first), self._matrix_at(first)
+                # Batches are much alike: the largest so far tells whether another one is worth a try.
+                if largest <= reach - held:
+                    made = self.autodiff.linearize(self._theta, batch, operand, matrix)
+                    largest = max(largest, made.bytes)
+                    fits = made.bytes <= reach - held
+                    if fits:
+                        held += made.bytes
+                        self._budget.leave(reach - held, self)
+                    linear.append(made.apply if fits else None)
+                    part = made.first
+                else:
+                    linear.append(None)
+                    part = self.autodiff.product(self._theta, batch, operand, matrix)
+                total = self._add(total, share, first, part)
+        # All at the end, so that a pass that fails leaves nothing behind.
+        self._linear, self._places, self._bytes = linear, places, held
+        self._witness = (self.autodiff.backend.copy(vector), self.autodiff.backend.copy(total))
+        return total
+
+    def _add_up(self, vector: Array, linear: list[Multiply | None] | None) -> Array:
+        """Return the product by what is kept, or by recomputation."""
+        total: Array | None = None
+        with self._reading(linear) as batches:
+            for number, (batch, share, first) in enumerate(batches):
+                operand = self._operand(vector, first)
+                apply = None if linear is None else linear[number]
+                if apply is None:
+                    part = self.autodiff.product(self._theta, batch, operand, self._matrix_at(first))
+                else:
+                    part = apply(operand)
+                total = self._add(total, share, first, part)
+        return total
+
+    def _reading(self, linear: list[Multiply | None] | None) -> Any:
+        # Where everything is kept there is no need to touch the data.
+        if linear is None or None in linear:
+            return self.data.reading()
+        return nullcontext((None, *place) for place in self._places)
+
+    def _matrix_at(self, first: int) -> Matrix:
+        # Others do not depend on it, and an adapter may compile for each matrix that it sees.
+        return replace(self.matrix, first=first) if self.matrix.kind == "sampled fisher" else self.matrix
+
+    def _operand(self, vector: Array, first: int) -> Array:
+        return vector
+
+    def _add(self, total: Array | None, share: float, first: int, part: Array) -> Array:
+        return accumulate(self.autodiff.backend, total, self._factor(share), part)
+
+    def _factor(self, share: float) -> float:
+        if self.matrix.kind == "empirical fisher":
+            # Rows are what samples add to the mean gradient of their batch: a fraction 1/m of the whole one's terms.
+            return share * share * self.data.samples
+        return share
+
+    def _agrees(self, vector: Array, product: Array, witness: Array, witnessed: Array) -> bool:
+        """Whether the first replayed product fits the one that automatic differentiation computed."""
+        return _adjoint(self.autodiff, vector, product, witness, witnessed)
+
+
+class JacobianProducts(Products):
+    """Products with the Jacobian of all outputs, or with its transpose.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        Jacobian or transposed Jacobian.
+
+    Attributes
+    ----------
+    outputs : Layout
+        Of all outputs.
+    transposed : JacobianProducts
+        Products with the transposed matrix.
+    """
+
+    transposed: JacobianProducts
+
+    def __init__(
+        self, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None, matrix: Matrix
+    ) -> None:
+        super().__init__(autodiff, data, budget, theta, matrix)
+        self._rows: dict[int, NDArray[np.intp]] = {}
+        self._rows_limit = data.limit
+        size = fitting(autodiff, data, theta, self._find_rows)
+        self.outputs = Layout(size, autodiff.layout.dtype, autodiff.layout.device)
+
+    def _find_rows(self) -> int:
+        """Find which outputs belong to which batch, and return their number."""
+        self._rows.clear()
+        end = 0
+        with self.data.reading() as batches:
+            for batch, _, first in batches:
+                start, end = end, end + self.autodiff.output_size(self._theta, batch)
+                self._rows[first] = np.arange(start, end, dtype=np.intp)
+        self._rows_limit = self.data.limit
+        return end
+
+    def _rows_of(self, first: int) -> NDArray[np.intp]:
+        if self._rows_limit != self.data.limit:
+            self._find_rows()
+        return self._rows[first]
+
+    def _operand(self, vector: Array, first: int) -> Array:
+        if self.matrix.kind == "jacobian":
+            return vector
+        return self.autodiff.backend.gather(vector, self._rows_of(first))
+
+    def _add(self, total: Array | None, share: float, first: int, part: Array) -> Array:
+        if self.matrix.kind == "jacobian":
+            part = self.autodiff.backend.scatter(part, self._rows_of(first), self.outputs)
+        return accumulate(self.autodiff.backend, total, 1.0, part)
+
+    def _agrees(self, vector: Array, product: Array, witness: Array, witnessed: Array) -> bool:
+        # What was recorded is of this matrix, not of its transpose: that takes one product more.
+        return _adjoint(self.autodiff, vector, product, product, self.transposed.recomputed(product))
+
+
+def _adjoint(autodiff: Autodiff, x: Array, image: Array, y: Array, transposed: Array) -> bool:
+    """Whether ``y'(A x) = x'(A'y)`` to within rounding, for ``image = A x`` and ``transposed = A'y``."""
+    backend = autodiff.backend
+    left, right, *lengths = backend.to_host(
+        backend.dot(y, image),
+        backend.dot(x, transposed),
+        *(backend.norm(vector) for vector in (x, image, y, transposed)),
+    )
+    # y'(A x) is at most |y||A x|, and x'(A'y) at most |x||A'y|.
+    scale = float(lengths[2] * lengths[1] + lengths[0] * lengths[3])
+    # Not finite: let the algorithm that asked say so.
+    return not bool(abs(left - right) > autodiff.precision**0.5 * scale)
+
+
+def accumulate(backend: Backend, total: Array | None, share: float, part: Array) -> Array:
+    """Return ``total + share * part``; both are consumed."""
+    return backend.scale_(part, share) if total is None else backend.axpy_(total, share, part)

@@ -1,0 +1,83 @@
+"""aslinearoperator: what counts as a matrix, SciPy's operators among it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+
+from specop.arrays.backend import Array, backend_of
+from specop.arrays.layout import Layout
+from specop.errors import InvalidInputError, MissingTransposeError
+from specop.operators.explicit import DenseOperator
+from specop.operators.operator import LinearOperator
+from specop.operators.scipy_view import ScipyView
+
+__all__ = ["ScipyOperator", "aslinearoperator"]
+
+
+def aslinearoperator(A: Any) -> LinearOperator:
+    """Return ``A`` as a `LinearOperator`.
+
+    Parameters
+    ----------
+    A : LinearOperator, native (m, n) array, SciPy sparse matrix or SciPy LinearOperator
+        An operator is returned as it is. SciPy objects become operators on NumPy vectors.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``A`` is none of these, or complex.
+
+    Examples
+    --------
+    >>> import scipy.sparse, specop
+    >>> specop.aslinearoperator(scipy.sparse.eye(3, format="csr"))
+    <ScipyOperator 3 x 3, float64, numpy:cpu>
+    """
+    if isinstance(A, LinearOperator):
+        return A
+    if isinstance(A, ScipyView):
+        return A.operator
+    if scipy.sparse.issparse(A) or isinstance(A, scipy.sparse.linalg.LinearOperator):
+        return ScipyOperator(A)
+    if isinstance(A, (list, tuple)):
+        A = np.asarray(A, dtype=float)
+    if isinstance(A, np.ndarray):
+        # A numpy.matrix would return a matrix from every product.
+        A = np.asarray(A, dtype=float if A.dtype.kind in "iub" else None)
+    if len(getattr(A, "shape", ())) == 2:
+        return DenseOperator(A)
+    raise InvalidInputError(
+        f"cannot make an operator of {type(A).__name__}: pass a LinearOperator, an (m, n) array, a SciPy sparse "
+        f"matrix or a SciPy LinearOperator; wrap a function in specop.FunctionOperator."
+    )
+
+
+class ScipyOperator(LinearOperator):
+    """A SciPy sparse matrix or LinearOperator as an operator on NumPy vectors."""
+
+    def __init__(self, wrapped: Any) -> None:
+        operator = scipy.sparse.linalg.aslinearoperator(wrapped)
+        kind = np.dtype(operator.dtype)
+        if kind.kind == "c":
+            raise InvalidInputError("specop works on real operators; this one is complex.")
+        dtype = kind if kind in (np.dtype(np.float32), np.dtype(np.float64)) else np.dtype(np.float64)
+        rows, columns = operator.shape
+        super().__init__(backend_of(np.empty(0)), Layout(columns, dtype, "cpu"), Layout(rows, dtype, "cpu"))
+        self._wrapped = operator
+
+    def _matvec(self, x: Array) -> Array:
+        return np.array(self._wrapped.matvec(x), dtype=self.dtype)
+
+    def _rmatvec(self, y: Array) -> Array:
+        if self.is_symmetric:
+            return self._matvec(y)
+        try:
+            return np.array(self._wrapped.rmatvec(y), dtype=self.dtype)
+        except NotImplementedError as error:
+            raise MissingTransposeError(
+                f"this SciPy operator has no transposed product: {error}. Pass rmatvec= when you make it."
+            ) from error

@@ -1,0 +1,168 @@
+"""The commands `specop demo` and `specop report`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from specop.errors import ConvergenceWarning, InvalidInputError, NoiseWarning, SpecopError
+from specop.objectives.mean import Objective
+from specop.report.report import Settings, make_report
+from specop.report.task_files import TaskError, load_objective, task_errors
+from specop.report.text import render
+from specop.results.result import versions
+
+__all__ = ["commands"]
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+class _Program(click.Group):
+    """A command group that explains every wrong input in one line and exits with code 2."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> Any:
+        extra["standalone_mode"] = False
+        try:
+            sys.exit(super().main(args, prog_name, **extra) or 0)
+        except click.Abort:
+            _complain("interrupted")
+            sys.exit(130)
+        except click.ClickException as error:
+            _complain(f"{error.format_message()} See 'specop --help'.")
+        except (SpecopError, TaskError) as error:
+            _complain(str(error))
+        sys.exit(2)
+
+
+def _complain(text: str) -> None:
+    click.echo(f"specop: {' '.join(text.split())}", err=True)
+
+
+@click.group(cls=_Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(versions("numpy")["specop"], message="specop %(version)s")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Measure how curved the loss of a trained model is.
+
+    Prints the largest and smallest eigenvalues of the Hessian, its trace and its whole spectrum, with the error of
+    every number, without ever forming the matrix.
+
+    \b
+    Try it on a small network that is trained on the spot:
+        specop demo
+    Then on your own model (see 'specop report --help'):
+        specop report my_task.py
+    """  # noqa: D301 - click looks for the character itself
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    folder = click.Path(file_okay=False, path_type=Path)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else."),
+        click.option(
+            "--out",
+            type=folder,
+            default="specop-report",
+            metavar="DIR",
+            help="Folder for the files.  [default: specop-report]",
+        ),
+        _number("--seed", click.IntRange(0), 0, "Seed of all random vectors."),
+        _number("--probes", click.IntRange(1), 3, "Random probes of the density."),
+        _number("--steps", click.IntRange(1), 40, "Lanczos steps for each of them."),
+        _number("--trace-rtol", _POSITIVE, 0.02, "Relative standard error of the trace."),
+        _number("--tol", _POSITIVE, 1e-3, "Relative residual of the eigenpairs."),
+        _number("--k-low", click.IntRange(0), 5, "How many of the smallest eigenvalues."),
+        _number("--k", click.IntRange(1), 10, "How many of the largest eigenvalues."),
+    ):
+        command = option(command)
+    return command
+
+
+def _number(name: str, kind: click.IntRange | click.FloatRange, default: float, text: str) -> Callable[..., Any]:
+    return click.option(name, type=kind, default=default, metavar="N", help=f"{text}  [default: {default}]")
+
+
+@commands.command()
+@_options
+def demo(**options: Any) -> None:
+    """Train a small network and report its curvature.
+
+    The network learns to read scikit-learn's handwritten digits. All of it takes a few seconds and downloads nothing.
+    """
+    _report("demo: a small network on handwritten digits", _demo_objective, **options)
+
+
+@commands.command()
+@click.argument("task", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_options
+@click.option("--traceback", is_flag=True, help="Show Python's traceback of an error in TASK.")
+def report(task: Path, traceback: bool, **options: Any) -> None:
+    """Report the curvature of your own model.
+
+    TASK is a Python file with a function objective() that returns a specop Objective: the model, the loss, the data.
+
+    \b
+    Example: my_task.py
+        import torch, specop
+        def objective():
+            model = torch.load("model.pt", weights_only=False).eval()
+            images, labels = torch.load("data.pt")
+            return specop.objective(model, torch.nn.functional.cross_entropy, (images, labels))
+    \b
+    and then:
+        specop report my_task.py --k 20 --out my-report
+    """  # noqa: D301 - click looks for the character itself
+    with task_errors(task, show_traceback=traceback):
+        _report(task.name, lambda: load_objective(task), **options)
+
+
+def _report(source: str, load: Callable[[], Objective], *, out: Path, as_json: bool, **settings: Any) -> None:
+    # Whatever a task prints must not end up in the middle of the report.
+    with contextlib.redirect_stdout(sys.stderr), _short_warnings():
+        made = make_report(source, load, out, Settings(**settings))
+    if as_json:
+        click.echo(made.to_json())
+    else:
+        click.echo(render(made, encoding=getattr(sys.stdout, "encoding", None) or "ascii"))
+
+
+def _demo_objective() -> Objective:
+    # Its products take less than a millisecond. Threads that spin while they wait for each other make them up to fifty
+    # times slower where other programs want the same cores. Read once, when the framework is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        demonstration = importlib.import_module("specop_torch.demo")
+    except ImportError as error:
+        raise InvalidInputError(f"the demo needs PyTorch: pip install 'specop[torch]' ({error}).") from error
+    if sys.stderr.isatty():
+        click.echo("training a small network on handwritten digits ...", err=True)
+    made: Objective = demonstration.objective()
+    return made
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Print the library's own warnings in one line, without the place in its source."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, (ConvergenceWarning, NoiseWarning)):
+                _complain(f"warning: {message}")
+            else:
+                usual(message, category, *place, **more)
+
+        warnings.showwarning = show
+        for category in (ConvergenceWarning, NoiseWarning):
+            warnings.simplefilter("always", category)
+        yield

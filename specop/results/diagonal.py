@@ -1,0 +1,43 @@
+"""A diagonal that random probes estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specop.arrays.backend import Array
+from specop.results.result import Result
+
+__all__ = ["DiagonalResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DiagonalResult(Result):
+    """A diagonal with its error.
+
+    Attributes
+    ----------
+    diagonal : native vector (n,)
+        In the operator's framework and on its device.
+    standard_errors : native vector (n,)
+        One for each entry.
+    norm : float
+        Euclidean norm of the diagonal.
+    error_norm : float
+        Standard error of the whole: the root of the expected squared distance to the true diagonal.
+    method : str
+        "bekas", "xdiag" or "exact".
+    """
+
+    diagonal: Array
+    standard_errors: Array
+    norm: float
+    error_norm: float
+    method: str
+
+    def __str__(self) -> str:
+        n = len(self.diagonal)
+        return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}, " + (
+            self._provenance()
+        )
+
+    __repr__ = __str__

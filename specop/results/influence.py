@@ -1,0 +1,92 @@
+"""Influences of training samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.results.result import Result
+
+__all__ = ["InfluenceResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InfluenceResult(Result):
+    """By how much the removal of each training sample is predicted to change something.
+
+    Attributes
+    ----------
+    scores : ndarray (m,) or (m, k)
+        Predicted changes; of a loss, positive ones belong to helpful samples. A column for each quantity.
+    indices : ndarray (m,)
+        Numbers of the samples.
+    quantity : str
+        What changes, in words.
+    newton : bool
+        Whether the prediction is one Newton step on the remaining data; otherwise it is the derivative.
+    damping : float
+        Strength of the L2 penalty that stays when a sample goes.
+    matrix : str
+        "hessian", "ggn", "fisher" or "empirical fisher".
+    residuals : ndarray
+        Norms of b - A x of the solves.
+    gradient_norm : float
+        Of the penalized loss where the influences were computed: large where that is no minimum.
+    loss_gradient_norm : float
+        The same without the penalty.
+    """
+
+    scores: NDArray[np.float64]
+    indices: NDArray[np.intp]
+    quantity: str
+    newton: bool
+    damping: float
+    matrix: str
+    residuals: NDArray[np.float64]
+    gradient_norm: float
+    loss_gradient_norm: float
+
+    def most_helpful(self, count: int = 10, column: int | None = None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Return numbers and scores of the samples whose removal increases the quantity most, largest first.
+
+        Parameters
+        ----------
+        count : int
+            At most; only positive scores are returned.
+        column : int, optional
+            Of the scores; default: their mean over columns.
+        """
+        return self._first(count, column, 1.0)
+
+    def most_harmful(self, count: int = 10, column: int | None = None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Return numbers and scores of the samples whose removal decreases the quantity most, as `most_helpful`."""
+        return self._first(count, column, -1.0)
+
+    def _first(self, count: int, column: int | None, sign: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        scores = self.scores if self.scores.ndim == 1 else self.scores.mean(axis=1)
+        if column is not None:
+            scores = self.scores.reshape(len(self.indices), -1)[:, column]
+        order = np.argsort(-sign * scores, kind="stable")[:count]
+        order = order[sign * scores[order] > 0]
+        return self.indices[order], scores[order]
+
+    def __str__(self) -> str:
+        lines = [f"influence of {len(self.indices)} training samples on {self.quantity}"]
+        for name, (indices, scores) in (("helpful", self.most_helpful(5)), ("harmful", self.most_harmful(5))):
+            pairs = ", ".join(f"{index} ({score:+.2e})" for index, score in zip(indices, scores, strict=True))
+            lines.append(f"most {name}: {pairs or 'none'}")
+        kind = "one Newton step" if self.newton else "first order"
+        lines.append(
+            f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}; gradient norm at the parameters "
+            f"{self.gradient_norm:.1e} with that penalty, {self.loss_gradient_norm:.1e} without"
+        )
+        return "\n".join([*lines, self._provenance()]) + _remark(self)
+
+    __repr__ = __str__
+
+
+def _remark(result: Result) -> str:
+    """Return what the solver said of a matrix that it solved with, beyond that it converged."""
+    return f"\n{result.message}" if result.converged and result.message != "converged" else ""

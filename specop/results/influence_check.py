@@ -1,0 +1,64 @@
+"""Predicted influences beside those of retraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.results.result import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["InfluenceCheck"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InfluenceCheck(Result):
+    """Predicted influences beside the changes that retraining gives.
+
+    Attributes
+    ----------
+    indices : ndarray (k,)
+        Numbers of the samples that were removed, one at a time.
+    predicted, actual : ndarray (k,)
+        Changes of the quantity.
+    gradient_norms : ndarray (k + 1,)
+        At the minimum of all data and at each of the others.
+    correlation : float
+        Pearson's, between both changes.
+    rank_correlation : float
+        Spearman's.
+    quantity : str
+        What changes, in words.
+    damping, gtol : float
+        As used.
+    """
+
+    indices: NDArray[np.intp]
+    predicted: NDArray[np.float64]
+    actual: NDArray[np.float64]
+    gradient_norms: NDArray[np.float64]
+    correlation: float
+    rank_correlation: float
+    quantity: str
+    damping: float
+    gtol: float
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw predicted against actual changes; needs matplotlib."""
+        from specop.plotting.influences import plot_influence_check
+
+        return plot_influence_check(self, ax)
+
+    def __str__(self) -> str:
+        return (
+            f"influence of {len(self.indices)} samples on {self.quantity}, predicted against retrained: correlation "
+            f"{self.correlation:.4f}, of ranks {self.rank_correlation:.4f}, gradient norms up to "
+            f"{self.gradient_norms.max():.1e}, {self._provenance()}"
+        )
+
+    __repr__ = __str__

@@ -1,0 +1,75 @@
+"""Parameters without some samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array, backend_of
+from specop.results.result import Result
+
+__all__ = ["LeaveOneOutResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LeaveOneOutResult(Result):
+    """How the parameters change when groups of samples are left out of training.
+
+    Attributes
+    ----------
+    changes : native array (n, k)
+        A column for each group.
+    indices : ndarray
+        Numbers of the samples of all groups, one group after the other.
+    sizes : ndarray (k,)
+        Number of samples in each.
+    newton : bool
+        Whether the matrix is that of the remaining data.
+    damping : float
+        Strength of the L2 penalty, which stays.
+    matrix : str
+        "hessian", "ggn", "fisher" or "empirical fisher".
+    residuals : ndarray (k,)
+        Norms of b - A x of the solves.
+    """
+
+    changes: Array
+    indices: NDArray[np.intp]
+    sizes: NDArray[np.intp]
+    newton: bool
+    damping: float
+    matrix: str
+    residuals: NDArray[np.float64]
+    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def groups(self) -> list[NDArray[np.intp]]:
+        """Numbers of the samples that were left out together."""
+        return np.split(self.indices, np.cumsum(self.sizes)[:-1])
+
+    def change(self, i: int) -> Array:
+        """Return the change without group i as a native vector (n,), to be added to the parameters."""
+        return backend_of(self.changes).columns(self.changes)[i]
+
+    def change_tree(self, i: int) -> Any:
+        """Return the same in the structure of the parameters, where the result was not read from a file."""
+        return self.change(i) if self.unflatten is None else self.unflatten(self.change(i))
+
+    def __str__(self) -> str:
+        kind = "one Newton step" if self.newton else "first order"
+        sizes = f"{self.sizes.min()}" if np.ptp(self.sizes) == 0 else f"{self.sizes.min()} to {self.sizes.max()}"
+        return (
+            f"change of {self.changes.shape[0]} parameters without {len(self.sizes)} groups of {sizes} sample(s), "
+            f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}, {self._provenance()}"
+        ) + _remark(self)
+
+    __repr__ = __str__
+
+
+def _remark(result: Result) -> str:
+    """Return what the solver said of a matrix that it solved with, beyond that it converged."""
+    return f"\n{result.message}" if result.converged and result.message != "converged" else ""

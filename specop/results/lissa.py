@@ -1,0 +1,60 @@
+"""A product with the inverse from mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array
+from specop.results.result import Result
+
+__all__ = ["LissaResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LissaResult(Result):
+    """A stochastic solution of (H + d I) x = b, d = damping * scale, with H the mean of the operators.
+
+    Attributes
+    ----------
+    solution : native vector (n,)
+        Mean over repeats; also as `x`.
+    standard_error : float
+        Norm of the standard error of `solution`, from the scatter of the repeats; NaN for a single one.
+    residual : float
+        Norm of b - (H + d I) x, by one pass over all operators. It holds chance and the truncation of the series.
+    lengths : ndarray
+        Norm of each repeat's x.
+    damping, scale : float
+        As used; what is inverted is H + damping * scale * I.
+    steps, repeats : int
+        As asked for.
+    """
+
+    solution: Array
+    standard_error: float
+    residual: float
+    lengths: NDArray[np.float64]
+    damping: float
+    scale: float
+    steps: int
+    repeats: int
+    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def x(self) -> Any:
+        """The solution in the form of b."""
+        return self.solution if self.unflatten is None else self.unflatten(self.solution)
+
+    def __str__(self) -> str:
+        return (
+            f"(H + {self.damping * self.scale:.3g} I) x = b: |b - (H + d I) x| = {self.residual:.1e}, standard error "
+            f"of x {self.standard_error:.1e}, {self.repeats} repeats of {self.steps} steps, scale {self.scale:.3g}, "
+            f"{self._provenance()}"
+        )
+
+    __repr__ = __str__

@@ -1,0 +1,105 @@
+"""A model without some of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array, backend_of
+from specop.errors import InvalidInputError
+from specop.results.result import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["PruneResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruneResult(Result):
+    """Parameters with many zeros, and what each step cost.
+
+    Attributes
+    ----------
+    theta : native vector (n,)
+        The parameters; `parameters` has them in the model's structure.
+    mask : ndarray (n,) of bool
+        False for weights that are gone. They are exactly zero in `theta`.
+    prunable : ndarray (n,) of bool
+        Weights that might have gone; sparsities are shares of these.
+    sparsities : ndarray (steps,)
+        Share of zeros after each step.
+    losses : ndarray (steps + 1,)
+        Mean loss before the first step and after each.
+    expected : ndarray (steps,)
+        Change of the loss in each step by its quadratic model; NaN for the magnitude.
+    dampings : ndarray (steps,)
+        Multiple of the identity added in each step; NaN without one.
+    shapes : dict
+        Shapes of the parameters by name, in the order of the vector.
+    method, matrix : str
+        As asked for.
+    """
+
+    theta: Array
+    mask: NDArray[np.bool_]
+    prunable: NDArray[np.bool_]
+    sparsities: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    dampings: NDArray[np.float64]
+    shapes: dict[str, tuple[int, ...]]
+    method: str
+    matrix: str
+    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def parameters(self) -> Any:
+        """`theta` in the model's structure: for a module a mapping from names to arrays."""
+        return self._structure(self.theta)
+
+    @property
+    def masks(self) -> Any:
+        """Ones where a weight is left and zeros where it is gone, in the same structure: factors that keep it so."""
+        backend = backend_of(self.theta)
+        return self._structure(backend.from_host(self.mask.astype(float), backend.layout(self.theta)))
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights that are zero."""
+        return 1.0 - float(self.mask[self.prunable].mean())
+
+    @property
+    def layers(self) -> dict[str, float]:
+        """Share of zeros in each parameter of which something might have gone."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])
+        parts = zip(self.shapes, np.split(self.mask, ends[:-1]), np.split(self.prunable, ends[:-1]), strict=True)
+        return {name: 1.0 - float(mask[may].mean()) for name, mask, may in parts if may.any()}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the loss over the sparsity, with what each step expected; needs matplotlib."""
+        from specop.plotting.pruning import plot_pruning
+
+        return plot_pruning(self, ax)
+
+    def _structure(self, vector: Array) -> Any:
+        if self.unflatten is None:
+            raise InvalidInputError("this result was loaded from a file: use objective.unflatten(result.theta).")
+        return self.unflatten(vector)
+
+    def __str__(self) -> str:
+        matrix = "" if self.method == "magnitude" else f" on the {self.matrix}"
+        kept, of = int(self.mask[self.prunable].sum()), int(self.prunable.sum())
+        lines = [
+            f"{kept} of {of} weights left ({100 * self.sparsity:.1f} % zero) by {self.method}{matrix}, "
+            f"{len(self.sparsities)} steps, {self._provenance()}",
+            f"loss {self.losses[0]:.6g} -> {self.losses[-1]:.6g}",
+        ]
+        lines += [f"{name:>32}  {100 * share:5.1f} % zero" for name, share in self.layers.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__

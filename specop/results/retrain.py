@@ -1,0 +1,80 @@
+"""A new minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array
+from specop.results.result import Result
+
+__all__ = ["RetrainResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetrainResult(Result):
+    """A new minimum after data were removed or added, with its certificate and its cost.
+
+    Attributes
+    ----------
+    theta : native vector (n,)
+        The new parameters.
+    loss : float
+        Penalized loss there, with the weights that the samples had before.
+    gradient_norms : ndarray
+        Norm of its gradient at the start and after each step.
+    gtol : float
+        What it was to reach.
+    gradients, losses : int
+        Evaluations; `matvecs` are the products with second derivatives.
+    removed : ndarray
+        Numbers of the samples that were removed.
+    added : int
+        Number of samples that were added.
+    damping : float
+        Strength of the L2 penalty.
+    matrix : str
+        What stood for the second derivatives.
+    """
+
+    theta: Array
+    loss: float
+    gradient_norms: NDArray[np.float64]
+    gtol: float
+    gradients: int
+    losses: int
+    removed: NDArray[np.intp]
+    added: int
+    damping: float
+    matrix: str
+    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def gradient_norm(self) -> float:
+        """The certificate: norm of the gradient at the new point."""
+        return float(self.gradient_norms[-1])
+
+    @property
+    def steps(self) -> int:
+        """Newton steps taken."""
+        return len(self.gradient_norms) - 1
+
+    @property
+    def parameters(self) -> Any:
+        """The new parameters in the structure of the old ones; a vector where the result was read from a file."""
+        return self.theta if self.unflatten is None else self.unflatten(self.theta)
+
+    def __str__(self) -> str:
+        changes = [f"without {len(self.removed)} samples"] * bool(len(self.removed))
+        changes += [f"with {self.added} more samples"] * bool(self.added)
+        return (
+            f"minimum {' and '.join(changes) or 'of all data'}, damping {self.damping:g}: "
+            f"gradient norm {self.gradient_norms[0]:.1e} -> {self.gradient_norm:.1e} in {self.steps} Newton steps, "
+            f"{self.gradients} gradients, {self.losses} losses, {self._provenance()}"
+        )
+
+    __repr__ = __str__

@@ -1,0 +1,129 @@
+"""What removing weights or groups of them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array, backend_of
+from specop.errors import InvalidInputError
+from specop.results.result import Result
+
+__all__ = ["Removal", "SaliencyResult"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A weight, or a group of weights, and what the loss does without it.
+
+    Attributes
+    ----------
+    name : str
+        ``"layer.weight[3, 7]"``, or the name of a group.
+    indices : tuple of int
+        Where it stands in the parameter vector.
+    size : float
+        Absolute value of the weight; Euclidean norm of a group.
+    expected : float
+        Change of the mean loss by the quadratic model, the gradient's part included; NaN for the magnitude, which has
+        no model.
+    measured : float
+        Change of the mean loss after the removal; NaN where nobody measured it.
+    """
+
+    name: str
+    indices: tuple[int, ...]
+    size: float
+    expected: float
+    measured: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: size {self.size:.3g}, loss {self.expected:+.3g} expected, {self.measured:+.3g} measured"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SaliencyResult(Result):
+    """Saliencies of weights or groups.
+
+    Attributes
+    ----------
+    saliency : native vector
+        Of each entry of the parameter vector, NaN where it may not go; or of each group. The expected increase of the
+        mean loss from a minimum; for the magnitude half the square of the weight.
+    slopes : ndarray
+        What the gradient adds to that, where this is no minimum.
+    order : ndarray of int
+        Numbers of the entries or groups, the least significant first. Weights that are zero are gone already and
+        are left out.
+    theta : native vector (n,)
+        The parameters.
+    group : ndarray (n,) of int
+        Number of the group of each entry, -1 for none.
+    labels : tuple of str
+        Names of the groups; empty for single weights.
+    shapes : dict
+        Shapes of the parameters by name, in the order of the vector.
+    method, matrix : str
+        As asked for.
+    damping : float
+        Multiple of the identity that was added before the inversion; NaN without one.
+    """
+
+    saliency: Array
+    slopes: NDArray[np.float64]
+    order: NDArray[np.intp]
+    theta: Array
+    group: NDArray[np.intp]
+    labels: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    method: str
+    matrix: str
+    damping: float
+    loss_without: Callable[[NDArray[np.intp]], float] | None = field(default=None, repr=False, compare=False)
+
+    def least(self, m: int = 10) -> list[Removal]:
+        """Return the m least significant weights or groups with their expected changes of the loss."""
+        saliency, theta = (backend_of(x).to_host(x)[0] for x in (self.saliency, self.theta))
+        found = []
+        for number in self.order[:m].tolist():
+            members = np.flatnonzero(self.group == number) if self.labels else np.array([number])
+            size = float(np.linalg.norm(theta[members]))
+            expected = float("nan") if self.method == "magnitude" else float(saliency[number] + self.slopes[number])
+            name = self.labels[number] if self.labels else self._name(number)
+            found.append(Removal(name, tuple(members.tolist()), size, expected, float("nan")))
+        return found
+
+    def measured(self, m: int = 10) -> list[Removal]:
+        """Return the same with measured changes: each is removed, alone, and the loss of all data evaluated.
+
+        For "obs" the other weights make up for it, as the expectation assumes. It costs m evaluations of the loss.
+        """
+        if self.loss_without is None:
+            raise InvalidInputError("this result was loaded from a file and has no model. Call saliency(...) again.")
+        before = self.loss_without(np.empty(0, dtype=np.intp))
+        return [
+            Removal(one.name, one.indices, one.size, one.expected, self.loss_without(np.array(one.indices)) - before)
+            for one in self.least(m)
+        ]
+
+    def _name(self, entry: int) -> str:
+        for name, shape in self.shapes.items():
+            size = int(np.prod(shape))
+            if entry < size:
+                return f"{name}[{', '.join(map(str, np.unravel_index(entry, tuple(shape))))}]"
+            entry -= size
+        raise IndexError(entry)
+
+    def __str__(self) -> str:
+        what = "groups" if self.labels else "weights"
+        damped = "" if np.isnan(self.damping) else f" with damping {self.damping:.3g}"
+        matrix = "" if self.method == "magnitude" else f" on the {self.matrix}{damped}"
+        lines = [f"saliencies of {len(self.order)} {what}, {self.method}{matrix}, {self._provenance()}"]
+        lines.append(f"{'least significant':>32}  {'size':>9}  {'loss change expected':>20}")
+        lines += [f"{one.name:>32}  {one.size:9.3g}  {one.expected:20.3g}" for one in self.least()]
+        return "\n".join(lines)
+
+    __repr__ = __str__

@@ -1,0 +1,74 @@
+"""Solutions of a linear system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array
+from specop.results.result import Result
+
+__all__ = ["SolveResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SolveResult(Result):
+    """A solution of A x = b, with its true residual.
+
+    Attributes
+    ----------
+    solution : native array (n,) or (n, k)
+        What `x` is made of: a vector, or a column for each right-hand side.
+    residuals : ndarray (k,)
+        Norms of b - A x, each computed with a product of its own.
+    goals : ndarray (k,)
+        What they were to reach: the larger of ``rtol |b|`` and ``atol``.
+    method : str
+        "lanczos", "cg", "minres" or "neumann": the one that ended the run.
+    steps : int
+        Iterations, of all groups of right-hand sides together; each takes a product for each column of its group.
+    curvature : float or None
+        p'Ap along a unit vector p, where that is not positive: at least one eigenvalue of A is not above it. 0 where
+        it is zero to rounding.
+    direction : native vector (n,) or None
+        That vector.
+    system : str
+        What was solved, in words: which matrix of which loss with which damping.
+    damping : float
+        Multiple of the identity in that matrix, as far as `solve` was told.
+    rtol, atol : float
+        As asked for.
+    """
+
+    solution: Array
+    residuals: NDArray[np.float64]
+    goals: NDArray[np.float64]
+    method: str
+    steps: int
+    curvature: float | None
+    direction: Array | None
+    system: str
+    damping: float
+    rtol: float
+    atol: float
+    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def x(self) -> Any:
+        """The solution in the form of b: a vector, an (n, k) array or a parameter structure."""
+        return self.solution if self.unflatten is None else self.unflatten(self.solution)
+
+    @property
+    def residual(self) -> float:
+        """The largest of `residuals`."""
+        return float(np.max(self.residuals))
+
+    def __str__(self) -> str:
+        found = "" if self.curvature is None else f", not positive definite: curvature {self.curvature:.3g}"
+        return f"{self.system}: |b - A x| = {self.residual:.1e} by {self.method}{found}, {self._provenance()}"
+
+    __repr__ = __str__

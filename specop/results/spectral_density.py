@@ -1,0 +1,229 @@
+"""Spectral densities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specop.errors import InvalidInputError
+from specop.results.result import Result
+from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["SpectralDensity"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpectralDensity(Result):
+    r"""A spectrum as a measure: nodes with weights that sum to one.
+
+    The density of an n x n matrix is :math:`\frac1n \sum_i \delta(x - \lambda_i)`. Each probe gives a quadrature
+    rule for it; theirs are averaged here.
+
+    Estimates come from `weights`, in which recognized eigenvalues have the weight 1/n. Intervals of `cdf_interval` and
+    `count` come from `gauss_weights` and `couplings`: they hold for eigenvalues of any multiplicity and for any
+    spectrum between the nodes.
+
+    Attributes
+    ----------
+    nodes, weights : ndarray
+        All probes' rules together, nodes ascending, weights summing to 1.
+    probe : ndarray of int
+        Which probe each node belongs to; -1 for eigenvalues that were given as known.
+    gauss_weights : ndarray
+        Weights of each probe's own Gauss rule, summing to 1 for each; 1/n for known eigenvalues.
+    couplings : ndarray
+        Residuals of the nodes, with the sign as in `specop.measures.GaussRule`.
+    rounding : float
+        How far rounding may have moved eigenvalues.
+    n : int
+        Dimension of the matrix.
+    steps : int
+        Lanczos steps for each probe.
+    error : float
+        Estimated Wasserstein-1 distance to the true spectrum, relative to the spread.
+    confidence : float
+        Of the intervals.
+    """
+
+    nodes: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    probe: NDArray[np.int64]
+    gauss_weights: NDArray[np.float64]
+    couplings: NDArray[np.float64]
+    rounding: float
+    n: int
+    steps: int
+    error: float
+    confidence: float
+
+    @property
+    def probes(self) -> int:
+        """Number of probes."""
+        return int(self.probe.max()) + 1
+
+    @property
+    def spread(self) -> float:
+        """Distance from the smallest to the largest node."""
+        return float(self.nodes[-1] - self.nodes[0])
+
+    @property
+    def rules(self) -> list[GaussRule]:
+        """Each probe's Gauss rule, for the part of the spectrum that was not given as known."""
+        chosen = [self.probe == index for index in range(self.probes)]
+        return [GaussRule(self.nodes[mine], self.gauss_weights[mine], self.couplings[mine]) for mine in chosen]
+
+    def pdf(self, x: ArrayLike, sigma: float | None = None) -> NDArray[np.float64]:
+        """Return the density smoothed by a Gaussian, for looking at; integrals are exact without it.
+
+        Parameters
+        ----------
+        x : array_like
+            Where.
+        sigma : float, optional
+            Standard deviation of the Gaussian, in the units of x; default ``spread / steps``.
+        """
+        width = self.spread / self.steps if sigma is None else sigma
+        if not width > 0:
+            why = "; the spectrum is a single point, so choose one" if sigma is None else ""
+            raise InvalidInputError(f"sigma must be positive, got {width}{why}.")
+        distance = (np.asarray(x, dtype=float)[..., None] - self.nodes) / width
+        sums: NDArray[np.float64] = np.exp(-0.5 * distance**2) @ self.weights
+        sums /= width * np.sqrt(2 * np.pi)
+        return sums
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Return the share of the spectrum that is not above x."""
+        cumulative = np.concatenate([[0.0], np.cumsum(self.weights)])
+        return cumulative[np.searchsorted(self.nodes, np.asarray(x, dtype=float), side="right")]
+
+    def cdf_interval(self, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return confidence limits for the share of the spectrum that is not above x, at each x by itself.
+
+        They hold both the chance of the probes and what quadrature leaves open between its nodes, so they are wide
+        inside a bulk, where a few more steps make them narrower, and closed in a gap. They are finite for one probe,
+        because the distribution of a random vector's weights is known.
+        """
+        points = np.atleast_1d(np.asarray(x, dtype=float))
+        low, high = self.quadrature_bounds(points)
+        low, high = self._share_limits(low, high)
+        known = self._known_until(points)
+        rest = self.n - int((self.probe < 0).sum())
+        estimate = self.cdf(points)
+        low, high = (known + rest * low) / self.n, (known + rest * high) / self.n
+        shape = np.shape(x)
+        return np.minimum(low, estimate).reshape(shape), np.maximum(high, estimate).reshape(shape)
+
+    def integrate(self, f: Callable[[NDArray[np.float64]], ArrayLike]) -> Estimate:
+        """Estimate the mean of f over the eigenvalues, trace(f(A)) / n.
+
+        The interval is that of the probes' spread. For the share of eigenvalues in a range use `count` or
+        `cdf_interval`, which know of the error that quadrature makes with jumps.
+
+        Parameters
+        ----------
+        f : callable
+            Takes an array of nodes and returns as many values; polynomials of degree below ``2 steps`` are
+            integrated exactly for each probe's vector.
+        """
+        values = np.asarray(f(self.nodes), dtype=float)
+        if values.shape != self.nodes.shape:
+            raise InvalidInputError(f"f must return one value a node, shape {self.nodes.shape}, got {values.shape}.")
+        if not np.isfinite(values).all():
+            bad = self.nodes[~np.isfinite(values)]
+            raise InvalidInputError(f"f is not finite at {bad.size} nodes, such as {bad[0]:.6g}.")
+        values = values * self.weights
+        known = float(values[self.probe < 0].sum())
+        if self.probes == 0:
+            # All eigenvalues were given: nothing is estimated.
+            return Estimate(known, 0.0, (known, known), self.confidence)
+        sums = np.bincount(self.probe[self.probe >= 0], values[self.probe >= 0], minlength=self.probes)
+        return estimate_from_samples(np.asarray(known + self.probes * sums, dtype=np.float64), self.confidence)
+
+    def moment(self, j: int) -> Estimate:
+        """Estimate trace(A^j) / n."""
+        return self.integrate(lambda x: x**j)
+
+    def count(self, a: float, b: float) -> Estimate:
+        """Estimate the number of eigenvalues x with a < x <= b.
+
+        The standard error joins that of the probes to half of what quadrature leaves open. The interval has the same
+        sources, as in `cdf_interval`, and ends in whole numbers.
+        """
+        if not a <= b:
+            raise InvalidInputError(f"count needs a <= b, got {a!r} and {b!r}.")
+        ends = np.array([a, b], dtype=float)
+        inside = (self.nodes > a) & (self.nodes <= b)
+        estimate = self.n * float(self.weights[inside].sum())
+        known = int(np.diff(self._known_until(ends))[0])
+        rest = self.n - int((self.probe < 0).sum())
+        if self.probes == 0:
+            return Estimate(estimate, 0.0, (estimate, estimate), self.confidence)
+        low, high = self.quadrature_bounds(ends)
+        least, most = max(0.0, float(low[1] - high[0])), max(0.0, float(high[1] - low[0]))
+        limits = self._share_limits(np.array([least]), np.array([most]))
+        # Rounding in the last digit must not take a whole eigenvalue away.
+        whole = (
+            known + max(int(np.ceil(rest * limits[0][0] - 1e-6)), self._certain(a, b)),
+            known + min(int(np.floor(rest * limits[1][0] + 1e-6)), rest),
+        )
+        share = self.n * float(self.weights[inside & (self.probe >= 0)].sum()) / rest
+        chance = rest * np.sqrt(2.0 * share * max(1.0 - share, 0.0) / (self.probes * (rest + 2.0)))
+        error = float(np.hypot(chance, 0.5 * rest * (most - least)))
+        # The estimate knows simple eigenvalues, which the limits do not; both are kept apart from its last digits.
+        interval = (float(min(whole[0], round(estimate, 6))), float(max(whole[1], round(estimate, 6))))
+        return Estimate(estimate, error, interval, self.confidence)
+
+    def quadrature_bounds(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bound the probes' mean weight at eigenvalues up to each x, chance left aside; known ones are not counted."""
+        if self.probes == 0:
+            return np.zeros(len(x)), np.zeros(len(x))
+        low, high = np.mean([cumulative_bounds(rule, x, self.rounding) for rule in self.rules], axis=0)
+        return low, high
+
+    def _share_limits(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self.probes == 0:
+            return low, high
+        rest = self.n - int((self.probe < 0).sum())
+        return share_interval(low, high, rest * self.probes, self.confidence)
+
+    def _known_until(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+        return np.searchsorted(self.nodes[self.probe < 0], x, side="right")
+
+    def _certain(self, a: float, b: float) -> int:
+        """Return how many eigenvalues in (a, b] some probe has found by their residuals."""
+        most = 0
+        for rule in self.rules:
+            sizes = np.abs(rule.couplings)
+            inside = np.flatnonzero((rule.nodes - sizes > a) & (rule.nodes + sizes <= b))
+            # k Ritz pairs with the residual vectors R have k eigenvalues within |R| of them (Kahan).
+            order = inside[np.argsort(sizes[inside])]
+            reach = np.sqrt(np.cumsum(sizes[order] ** 2)) + self.rounding
+            low = np.minimum.accumulate(rule.nodes[order]) - reach
+            high = np.maximum.accumulate(rule.nodes[order]) + reach
+            most = max(most, int(((low > a) & (high <= b)).sum()))
+        return most
+
+    def plot(self, ax: Axes | None = None, sigma: float | None = None) -> Axes:
+        """Draw the smoothed density on a logarithmic scale, the cumulative share beside it; needs matplotlib."""
+        from specop.plotting.spectra import plot_density
+
+        return plot_density(self, ax, sigma)
+
+    def __str__(self) -> str:
+        ends = f"from {self.nodes[0]:.6g} to {self.nodes[-1]:.6g}"
+        return (
+            f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
+            f"{self.probes} probe(s) of {self.steps} steps, {self._provenance()}"
+        )
+
+    __repr__ = __str__

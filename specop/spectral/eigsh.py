@@ -1,0 +1,267 @@
+"""eigsh: thick-restart Lanczos, tested for convergence at every step and for missed copies at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array
+from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.krylov.checkpoint import Checkpoint
+from specop.krylov.progress import progress_bar
+from specop.krylov.space import KrylovSpace
+from specop.krylov.starts import begin
+from specop.operators.operator import LinearOperator
+from specop.operators.scipy import aslinearoperator
+from specop.results.eigen import EigenResult
+from specop.results.result import versions
+from specop.spectral.search import CHECK_ROWS, End, Search, wanted
+
+__all__ = ["EigshState", "eigsh"]
+
+_LARGEST_FREE_BASIS = 10_000_000
+
+
+class EigshState(NamedTuple):
+    """What a callback of `eigsh` sees.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray
+        The wanted Ritz values, ascending; fewer than k at first.
+    residuals : ndarray
+        Estimated norms of A x - lambda x.
+    matvecs : int
+        Products so far.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    matvecs: int
+
+
+def eigsh(
+    A: Any,
+    k: int = 6,
+    *,
+    which: str = "LM",
+    v0: Array | EigenResult | None = None,
+    ncv: int | None = None,
+    tol: float = 1e-3,
+    max_matvecs: int | None = None,
+    seed: int = 0,
+    check_multiplicity: bool = True,
+    block_size: int = 1,
+    callback: Callable[[EigshState], object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    raise_on_failure: bool = False,
+) -> EigenResult:
+    r"""Compute k eigenvalues and eigenvectors of a symmetric operator.
+
+    Thick-restart Lanczos [1]_ with two Gram-Schmidt passes. A pair :math:`(\theta, x)` has converged when
+
+    .. math:: \|A x - \theta x\| \le \mathtt{tol} \cdot \max(\epsilon^{2/3} \|A\|, |\theta|),
+
+    or when that falls below the rounding error of the products. The eigenvalue's error is about the square of
+    that relative to its gap: at the default tolerance usually 1e-9 to 1e-5 relative.
+
+    A Krylov space shows one copy of a multiple eigenvalue. After convergence a second one is therefore grown from
+    a random vector orthogonal to what was found, until it shows that nothing was missed, or what.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+        Symmetric, n x n. Asymmetry is noticed while it is multiplied.
+    k : int
+        Number of eigenvalues, from 1 to n.
+    which : {"LM", "LA", "SA", "BE", "SM"}
+        Largest in magnitude, largest, smallest, both ends (k // 2 from the low one), smallest in magnitude. "SM"
+        finds eigenvalues inside the spectrum and is slow; where many lie at zero, as for most networks, they have
+        no individual meaning, and the search runs out of products. The largest alone, in the fewest products, is
+        ``k=1, which="LA"``.
+    v0 : native vector (n,) or EigenResult, optional
+        Start vector. Of an earlier result, from whatever framework or file, all eigenvectors are used, which saves
+        products when the matrix has changed little: k products if they still fit within `tol`, about two thirds of a
+        fresh start's after a change of one percent. Nothing in it is believed without a product.
+    ncv : int, optional
+        Largest number of basis vectors held, k < ncv <= n; default ``2 k + 40``, more where n is small. Memory
+        is taken as they are needed. Where it does not suffice, ``eigsh(on_host(A))`` holds them in host memory.
+    tol : float
+        Relative residual at which a pair has converged.
+    max_matvecs : int, optional
+        Limit on products, checks included; default ``max(1000, 50 k)``.
+    seed : int
+        Of the random start vector and of the multiplicity check. The same seed gives the same bits.
+    check_multiplicity : bool
+        Whether to look for missed copies; 4 to 6 products where the k-th eigenvalue stands apart, more in a bulk.
+    block_size : int
+        Number of vectors that start together. A block shows as many copies of a multiple eigenvalue without the check,
+        and takes more products; they are made one by one.
+    callback : callable, optional
+        Called with an `EigshState` after every product or sweep of a block. If it returns True, eigsh stops and
+        returns what there is; the result says so.
+    checkpoint : path, optional
+        An npz file to which the run is saved twice a minute, or more rarely where that takes longer than a twentieth of
+        the time. The same call goes on from it after a crash, with the same result bit for bit where products are
+        reproducible; a file of another call or matrix is refused. It is deleted when the run has converged, and kept
+        otherwise, so that the same call with a larger `max_matvecs` goes on. Costs one product for each start.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the partial result, instead of warning.
+
+    Returns
+    -------
+    EigenResult
+        Eigenvalues in ascending order for every ``which``, eigenvectors, residuals and error bounds.
+
+    Raises
+    ------
+    InvalidInputError
+        For an operator that is not square or known not to be symmetric, or an argument out of range.
+    AsymmetryError, NondeterministicError, NonFiniteError
+        If a product shows it.
+    NotConvergedError
+        Only with ``raise_on_failure``.
+
+    References
+    ----------
+    .. [1] K. Wu and H. Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIAM J. Matrix
+       Anal. Appl. 22 (2000), 602-616.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> result = specop.eigsh(np.diag(np.arange(100.0)), k=3)
+    >>> result.eigenvalues.round(3)
+    array([97., 98., 99.])
+    """
+    started = time.perf_counter()
+    operator = aslinearoperator(A)
+    ends = _checked_ends(operator, k, which)
+    capacity = _checked_capacity(operator.shape[0], k, ncv, block_size)
+    limit = _checked_limits(k, tol, max_matvecs)
+    call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
+    call |= {"block_size": block_size, "check_multiplicity": check_multiplicity}
+    with operator.session(), progress_bar(progress, f"eigsh k={k} {which}") as update:
+        space = KrylovSpace(operator, capacity, k, seed)
+        search = Search(space, ends, k, tol, limit, check_multiplicity)
+        file = None if checkpoint is None else Checkpoint(checkpoint, call, space, search)
+        if file is None or not file.resume():
+            begin(space, v0, k, block_size, tol)
+        stopped = _run(search, file, callback, update)
+        ritz = space.ritz()
+        chosen = np.sort(wanted(ends, ritz.values))
+        values, floor = ritz.values[chosen], space.error_floor
+        residuals = np.hypot(ritz.residuals[chosen], floor)
+        bounds = np.hypot(search.bounds(ritz, chosen), floor)
+        rows = space.extract(ritz, chosen)
+        if space.warn_of_noise():
+            excess = _unseen_residual(space, rows, values, residuals)
+            residuals, bounds = np.hypot(residuals, excess), np.hypot(bounds, excess)
+    eigen = EigenResult(
+        eigenvalues=values,
+        rows=rows,
+        residuals=residuals,
+        bounds=bounds,
+        converged=not stopped and search.failure is None,
+        matvecs=search.products,
+        check_matvecs=search.check_products,
+        which=which,
+        tol=tol,
+        message="stopped by the callback" if stopped else search.failure or "converged",
+        samples=operator.samples,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        versions=versions(operator.backend.name),
+        unflatten=operator.unflatten,
+    )
+    if search.failure is not None:
+        if raise_on_failure:
+            raise NotConvergedError(search.failure, eigen)
+        warnings.warn(search.failure, ConvergenceWarning, stacklevel=2)
+    return eigen
+
+
+def _run(
+    search: Search,
+    file: Checkpoint | None,
+    callback: Callable[[EigshState], object] | None,
+    update: Callable[[int, str], None],
+) -> bool:
+    """Take all steps of a search; return whether the callback stopped it."""
+    stopped = False
+    while not stopped and search.step():
+        update(search.products, search.note)
+        if file is not None:
+            file.save_if_due()
+        if callback is not None:
+            values, residuals = search.best()
+            stopped = callback(EigshState(values, residuals, search.products)) is True
+    if file is not None and (stopped or search.failure is not None):
+        file.save()
+    elif file is not None:
+        file.remove()
+    return stopped
+
+
+def _unseen_residual(
+    space: KrylovSpace, rows: Array, values: NDArray[np.float64], residuals: NDArray[np.float64]
+) -> float:
+    """Spend one product on what no estimate shows: the error of the products themselves."""
+    backend = space.backend
+    last = int(np.argmin(np.abs(values)))
+    rest = backend.axpy_(space.A._matvec(rows[last]), -float(values[last]), rows[last])
+    space.products += 1
+    (true,) = backend.to_host(backend.norm(rest))
+    return max(0.0, float(true) - float(residuals[last]))
+
+
+def _checked_ends(operator: LinearOperator, k: int, which: str) -> list[End]:
+    rows, columns = operator.shape
+    if rows != columns or operator.is_symmetric is False:
+        raise InvalidInputError(
+            f"eigsh needs a symmetric operator, got {operator!r}. For singular values pass A.T @ A."
+        )
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= rows:
+        raise InvalidInputError(f"k must be an integer from 1 to n={rows}, got {k!r}.")
+    largest, smallest = (np.positive, lambda key: (key,)), (np.negative, lambda key: (-key,))
+    ends = {
+        "LM": [End(np.abs, lambda key: (-key, key), k)],
+        "LA": [End(*largest, k)],
+        "SA": [End(*smallest, k)],
+        "SM": [End(lambda values: -np.abs(values), lambda key: (key, -key), k, interior=True)],
+        "BE": [End(*largest, k - k // 2), End(*smallest, k // 2)],
+    }
+    if which not in ends:
+        raise InvalidInputError(f"which must be one of {', '.join(ends)}, got {which!r}.")
+    return [end for end in ends[which] if end.count]
+
+
+def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
+    if isinstance(block_size, bool) or not isinstance(block_size, (int, np.integer)) or not 1 <= block_size <= n:
+        raise InvalidInputError(f"block_size must be an integer from 1 to n={n}, got {block_size!r}.")
+    if ncv is None:
+        # A basis of ten million entries is small next to any model's data, and a larger one saves restarts.
+        return min(n, max(2 * k + 40 * block_size, min(_LARGEST_FREE_BASIS // n, 5 * k + 100)))
+    if not k < ncv <= n and not k == ncv == n:
+        raise InvalidInputError(f"ncv must lie above k={k} and not above n={n}, got {ncv!r}.")
+    # A restart leaves room for a sweep of the block; the check needs some for a few vectors beside the k found.
+    return min(n, max(int(ncv), k + 2 * int(block_size), k + CHECK_ROWS))
+
+
+def _checked_limits(k: int, tol: float, max_matvecs: int | None) -> int:
+    if not tol >= 0 or not np.isfinite(tol):
+        raise InvalidInputError(f"tol must be a finite number >= 0, got {tol!r}.")
+    if max_matvecs is None:
+        return max(1000, 50 * k)
+    if max_matvecs < k:
+        raise InvalidInputError(f"max_matvecs must be at least k={k}, got {max_matvecs!r}.")
+    return int(max_matvecs)

@@ -1,0 +1,156 @@
+"""Functions of eigenvalues: the named ones, and the check that each is defined where it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specop.errors import DomainError, InvalidInputError
+from specop.operators.operator import LinearOperator
+from specop.statistics.measure import GaussRule, christoffel
+
+__all__ = ["Progress", "SpectralFunction", "sensitivity", "spectral_function"]
+
+# While outliers are found one after the other, errors stand still for a few steps.
+_SHORTEST_LAG = 4
+
+
+@dataclass(frozen=True)
+class SpectralFunction:
+    """A function on the eigenvalues of an operator.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        Takes an array of values and returns as many.
+    domain : {"all", "sharp", "nonnegative", "positive"}
+        Which values it takes, measured from `edge`: all; all, but the edge itself must be told from its neighbours; all
+        from the edge on; those above it.
+    edge : float
+    """
+
+    name: str
+    function: Callable[[NDArray[np.float64]], ArrayLike]
+    domain: str = "all"
+    edge: float = 0.0
+
+    def __call__(self, values: NDArray[np.float64], rounding: float, operator: LinearOperator) -> NDArray[np.float64]:
+        """Return the function of Ritz values, or raise DomainError.
+
+        Values within rounding of the edge count as the edge, except where any value will do.
+        """
+        if self.domain != "all" and len(values):
+            values = np.where(np.abs(values - self.edge) <= rounding, self.edge, values)
+            smallest = float(values.min())
+            if smallest < self.edge and self.domain in ("nonnegative", "positive"):
+                raise DomainError(
+                    f"{self.name} is not defined for {operator!r}: its smallest eigenvalue is at most {smallest:.6g}, "
+                    f"below {self.edge:g}. Pass a positive semidefinite matrix such as a Gauss-Newton matrix, or "
+                    f"A + s * identity_like(A) with s above {self.edge - smallest:.2g}."
+                )
+            if smallest == self.edge and self.domain == "positive":
+                raise DomainError(
+                    f"{self.name} is not defined for {operator!r}: it has an eigenvalue that is {self.edge:g} up to "
+                    f"the rounding error {rounding:.1e}. Pass A + s * identity_like(A) with a positive s."
+                )
+        with np.errstate(all="ignore"):
+            found = np.asarray(self.function(values), dtype=np.float64)
+        if found.shape != values.shape:
+            raise InvalidInputError(
+                f"{self.name} must return one value for each of the {len(values)} it is given, got {found.shape}."
+            )
+        if not np.isfinite(found).all():
+            bad = int(np.flatnonzero(~np.isfinite(found))[0])
+            raise DomainError(
+                f"{self.name} is {found[bad]} at {values[bad]:.6g}, a Ritz value of {operator!r} with "
+                f"rounding error {rounding:.1e}. The function must be finite on the whole spectrum: shift the "
+                f"operator, or give a function that is."
+            )
+        return found
+
+    def undecided(self, rule: GaussRule, rounding: float) -> float:
+        """Return how much of a vector's measure may lie on either side of a jump; 0 if there is none."""
+        if self.domain != "sharp":
+            return 0.0
+        return sum(christoffel(rule, self.edge + side * 4.0 * rounding) for side in (-1.0, 1.0))
+
+
+def spectral_function(f: str | Callable[[NDArray[np.float64]], Any] | SpectralFunction) -> SpectralFunction:
+    """Return the function of that name, or a callable as one."""
+    if isinstance(f, SpectralFunction):
+        return f
+    if callable(f):
+        return SpectralFunction(getattr(f, "__name__", repr(f)), f)
+    if f not in _NAMED:
+        raise InvalidInputError(f"f must be a callable on eigenvalues or one of {', '.join(_NAMED)}, got {f!r}.")
+    return _NAMED[f]
+
+
+class Progress:
+    """How far the approximations of a growing Krylov space still are from where they go.
+
+    The error is what the last quarter of the steps changed, or more if that was not much less than the change in the
+    quarter before: then it is the sum of the geometric series that both begin.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[NDArray[np.float64]] = []
+        self._steps: list[int] = []
+
+    def is_due(self, steps: int) -> bool:
+        """Whether enough has been added for another look, whose cost grows with the steps."""
+        return steps % max(1, steps // 10) == 0
+
+    def error_after(self, steps: int, found: NDArray[np.float64]) -> float:
+        """Take note of an approximation, coordinates in an orthonormal basis that grows, and return its error."""
+        self._seen.append(found)
+        self._steps.append(steps)
+        quarter = max(_SHORTEST_LAG, steps // 4)
+        later = self._last_until(steps - quarter)
+        earlier = self._last_until(steps - 2 * quarter)
+        if later is None or earlier is None:
+            return float("inf")
+        change, before = _distance(found, later), _distance(later, earlier)
+        if change == 0:
+            return 0.0
+        ratio = min(change / before, 0.95) if before > 0 else 0.95
+        return change * max(1.0, ratio / (1.0 - ratio))
+
+    def _last_until(self, steps: int) -> NDArray[np.float64] | None:
+        taken = [found for found, count in zip(self._seen, self._steps, strict=True) if count <= steps]
+        return taken[-1] if taken else None
+
+
+def _distance(longer: NDArray[np.float64], shorter: NDArray[np.float64]) -> float:
+    change = longer.copy()
+    change[: len(shorter)] -= shorter
+    return float(np.linalg.norm(change))
+
+
+def sensitivity(
+    function: SpectralFunction, values: NDArray[np.float64], weights: NDArray[np.float64], shifts: NDArray[np.float64]
+) -> float:
+    """Return by how much the result changes if each value is off by its shift; where f is undefined, by nothing."""
+    with np.errstate(all="ignore"):
+        center = np.asarray(function.function(values), dtype=np.float64)
+        sides = [np.asarray(function.function(values + sign * shifts), dtype=np.float64) for sign in (-1.0, 1.0)]
+    changes = np.nan_to_num(np.abs(np.array(sides) - center), nan=0.0, posinf=0.0)
+    return float(np.linalg.norm(changes.max(axis=0) * weights)) if len(values) else 0.0
+
+
+_NAMED = {
+    function.name: function
+    for function in (
+        SpectralFunction("sqrt", np.sqrt, "nonnegative"),
+        SpectralFunction("inverse_sqrt", lambda x: 1.0 / np.sqrt(x), "positive"),
+        SpectralFunction("exp", np.exp),
+        SpectralFunction("log", np.log, "positive"),
+        SpectralFunction("sign", np.sign, "sharp"),
+        SpectralFunction("step", lambda x: np.heaviside(x, 0.0), "sharp"),
+    )
+}

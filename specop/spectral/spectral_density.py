@@ -1,0 +1,268 @@
+"""spectral_density: stochastic Lanczos quadrature for the whole spectrum."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays import probes as probe_vectors
+from specop.errors import InvalidInputError
+from specop.krylov.gauss import gauss_rule, run_probe
+from specop.krylov.known import checked_deflation
+from specop.krylov.progress import progress_bar
+from specop.krylov.space import KrylovSpace
+from specop.operators.scipy import aslinearoperator
+from specop.results.eigen import EigenResult
+from specop.results.result import delivered, versions
+from specop.results.spectral_density import SpectralDensity
+from specop.statistics.measure import GaussRule
+
+__all__ = ["spectral_density"]
+
+_STEPS = 30
+_PRODUCTS = 1000
+# Before, the spread that errors are relative to is hardly known.
+_FEWEST_STEPS = 8
+_RESOLVED = 1e-3
+# The weight of a simple eigenvalue is chi-square with one degree of freedom, over n; it exceeds this once in 1,000
+# times. A larger weight speaks of several copies, whose number is then left to the quadrature.
+_LARGEST_SIMPLE_WEIGHT = 10.83
+
+
+def spectral_density(
+    A: Any,
+    *,
+    steps: int | None = None,
+    probes: int | None = None,
+    rtol: float | None = None,
+    max_matvecs: int | None = None,
+    deflate: EigenResult | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
+) -> SpectralDensity:
+    r"""Estimate the density of all eigenvalues of a symmetric operator.
+
+    Stochastic Lanczos quadrature [1]_: m steps from a random unit vector give Ritz values :math:`\theta_j` with
+    weights :math:`\tau_j = S_{0j}^2` that integrate polynomials up to degree 2m - 1 exactly for that vector, and on
+    average over vectors give the spectral density.
+
+    A Ritz value whose residual is below 1e-3 of it is an eigenvalue, and a simple eigenvalue's true weight is known:
+    1/n. It gets that weight, and the rest of the probe's weights are scaled to the remaining mass. This takes no
+    products and removes most of the variance that outliers cause. Copies of a multiple eigenvalue are not counted by
+    it; the intervals of `SpectralDensity.count` allow for them, and `deflate` counts them.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+        Symmetric, n x n.
+    steps : int, optional
+        Lanczos steps for each probe, at most n; default ``min(30, n)``, or as many as `rtol` takes.
+    probes : int, optional
+        Number of random vectors; default 1, or as many as `rtol` takes. With one, integrals have no error bar.
+    rtol : float, optional
+        Wasserstein-1 distance to the true spectrum, relative to its spread, at which to stop: half of it is for what
+        steps can improve, half for what probes can. The distance is estimated, see Notes.
+    max_matvecs : int, optional
+        Limit on products for `rtol`; default 1000.
+    deflate : EigenResult, optional
+        Known eigenpairs of A. They enter with weight 1/n each, multiplicity and all, and the quadrature is spent on
+        the rest. Checked as in `trace`.
+    confidence : float
+        Of the intervals that the result returns.
+    seed : int
+        Of the random vectors.
+    progress, raise_on_failure : bool
+        As in `eigsh`.
+
+    Returns
+    -------
+    SpectralDensity
+        Nodes and weights; nothing is cut off or put on a grid.
+
+    Raises
+    ------
+    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError, NotConvergedError
+
+    Notes
+    -----
+    A node's mass may lie anywhere within its residual, or half way to its neighbours where that is nearer: summed over
+    all nodes this bounds the transport that quadrature leaves open. The share F of a random vector's weight below a
+    point has the variance 2 F (1 - F) / (n + 2), whose root is integrated over the part of the spectrum without
+    recognized eigenvalues. The sum of both is `SpectralDensity.error`.
+
+    The basis holds one row of length n for each step of a probe; probes come one after the other.
+
+    References
+    ----------
+    .. [1] S. Ubaru, J. Chen and Y. Saad, Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIAM J. Matrix
+       Anal. Appl. 38 (2017), 1075-1099.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> density = specop.spectral_density(np.diag(np.linspace(0, 1, 500)), probes=4)
+    >>> bool(abs(density.cdf(0.5) - 0.5) < 0.1)
+    True
+    """
+    started = time.perf_counter()
+    operator = aslinearoperator(A)
+    n = operator.shape[0]
+    if operator.shape[1] != n or operator.is_symmetric is False:
+        raise InvalidInputError(f"spectral_density needs a symmetric operator, got {operator!r}.")
+    vectors, known, spent = checked_deflation(operator, deflate)
+    rest = n - len(known)
+    most_steps, most_probes, limit = _checked_budget(n, steps, probes, rtol, max_matvecs, confidence)
+    most_steps = min(most_steps, rest)
+
+    rules: list[GaussRule] = []
+    with operator.session(), progress_bar(progress, "spectral density", most_steps * (probes or 1)) as update:
+        space = KrylovSpace(operator, len(known) + most_steps, 0, seed)
+        if deflate is not None:
+            space.append_eigenvectors(vectors, known, deflate.residuals)
+
+        def enough(taken: int) -> bool:
+            update(space.products, "")
+            if taken >= most_steps:
+                return True
+            # All probes take as many steps as the first one needed.
+            # The decomposition takes more time as the run grows, and its outcome changes less.
+            if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
+                return False
+            return _open([gauss_rule(space, space.ritz(len(known)))], known, rest) <= rtol / 2
+
+        while rest and len(rules) < most_probes:
+            vector = probe_vectors.sphere(operator.backend, operator.domain, seed, len(rules))
+            rules.append(run_probe(space, vector, enough))
+            most_steps = len(rules[0].nodes) if rtol is not None else most_steps
+            accurate = rtol is not None and sum(_errors(rules, known, rest)) <= rtol
+            if (accurate and probes is None) or space.products + most_steps > limit:
+                break
+        space.warn_of_noise()
+    error = sum(_errors(rules, known, rest))
+    converged = rtol is None or error <= rtol
+    message = f"{len(rules)} probe(s) of {most_steps} steps"
+    if not converged:
+        message = (
+            f"spectral_density stopped after {space.products} products ({message}) at an estimated distance of "
+            f"{error:.1e} of the spread, above rtol={rtol:g}. Raise rtol or max_matvecs, leave steps and probes free, "
+            f"or pass deflate=specop.eigsh(A) to take the outliers out."
+        )
+    density = _density(
+        rules,
+        known,
+        n=n,
+        rounding=space.error_floor,
+        steps=most_steps,
+        error=error,
+        confidence=confidence,
+        matvecs=space.products + spent,
+        converged=converged,
+        message=message,
+        samples=operator.samples,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        versions=versions(operator.backend.name),
+    )
+    return delivered(density, raise_on_failure)
+
+
+def _checked_budget(
+    n: int, steps: int | None, probes: int | None, rtol: float | None, max_matvecs: int | None, confidence: float
+) -> tuple[int, int, int]:
+    """Return the largest numbers of steps, probes and products."""
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+    if rtol is not None and not rtol > 0:
+        raise InvalidInputError(f"rtol must be positive, got {rtol!r}.")
+    if max_matvecs is not None and (rtol is None or max_matvecs < 1):
+        raise InvalidInputError(f"max_matvecs must be positive and limits what rtol takes, got {max_matvecs!r}.")
+    if rtol is None:
+        steps, probes = min(_STEPS, n) if steps is None else steps, 1 if probes is None else probes
+        limit = steps * probes
+    else:
+        limit = _PRODUCTS if max_matvecs is None else max_matvecs
+        steps, probes = min(limit, n) if steps is None else steps, limit if probes is None else probes
+    if not 1 <= steps <= n or probes < 1:
+        raise InvalidInputError(f"steps must lie in 1..n={n} and probes be positive, got {steps!r} and {probes!r}.")
+    return steps, probes, limit
+
+
+def _density(rules: list[GaussRule], known: NDArray[np.float64], **facts: Any) -> SpectralDensity:
+    n, rest = facts["n"], facts["n"] - len(known)
+    each = [GaussRule(known, np.full(len(known), 1.0 / n), np.zeros(len(known))), *rules]
+    shared = [_known_weights(rule, rest) * (rest / n) / len(rules) for rule in rules]
+    nodes = np.concatenate([rule.nodes for rule in each])
+    order = np.argsort(nodes, kind="stable")
+    return SpectralDensity(
+        nodes=nodes[order],
+        weights=np.concatenate([each[0].weights, *shared])[order],
+        probe=np.concatenate([np.full(len(rule.nodes), index) for index, rule in enumerate(each, -1)])[order],
+        gauss_weights=np.concatenate([rule.weights for rule in each])[order],
+        couplings=np.concatenate([rule.couplings for rule in each])[order],
+        **facts,
+    )
+
+
+def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:
+    """Whether each node is an eigenvalue, and simple as far as its weight tells."""
+    resolved = np.abs(rule.couplings) <= _RESOLVED * np.abs(rule.nodes)
+    return resolved & (rule.weights * dimension <= _LARGEST_SIMPLE_WEIGHT)
+
+
+def _known_weights(rule: GaussRule, dimension: int) -> NDArray[np.float64]:
+    """Give the Ritz values that are simple eigenvalues the weight 1/dimension, and scale the others to the rest."""
+    simple = _is_simple(rule, dimension)
+    if simple.all() or not simple.any():
+        return rule.weights
+    scaled = rule.weights * (1.0 - simple.sum() / dimension) / rule.weights[~simple].sum()
+    return np.where(simple, 1.0 / dimension, scaled)
+
+
+def _errors(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> tuple[float, float]:
+    """Estimate the distance to the true spectrum that quadrature leaves open, and that which chance does."""
+    if not rules:
+        return 0.0, 0.0
+    return _open(rules, known, rest), _by_chance(rules, known, rest)
+
+
+def _open(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
+    total = 0.0
+    for rule in rules:
+        gaps = np.concatenate([[np.inf], np.diff(rule.nodes), [np.inf]])
+        # Half way to the neighbours; beyond the outermost nodes as far as inside of them.
+        reach = np.abs(rule.couplings)
+        if len(rule.nodes) > 1:
+            reach = np.minimum(reach, 0.5 * np.minimum(gaps[1:], gaps[:-1]))
+        total += float(_known_weights(rule, rest) @ reach)
+    return _relative(total / len(rules), rules, known, rest)
+
+
+def _by_chance(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
+    nodes, weights, unknown = [], [], 0.0
+    for rule in rules:
+        simple = _is_simple(rule, rest)
+        if not simple.all():
+            nodes.append(rule.nodes[~simple])
+            weights.append(rule.weights[~simple] / rule.weights[~simple].sum())
+            unknown += (rest - simple.sum()) / len(rules)
+    if not nodes:
+        return 0.0
+    values, masses = np.concatenate(nodes), np.concatenate(weights) / len(nodes)
+    order = np.argsort(values)
+    share = np.clip(np.cumsum(masses[order])[:-1], 0.0, 1.0)
+    deviation = np.sqrt(2.0 * share * (1.0 - share) / (len(rules) * (unknown + 2.0)))
+    # The mean of a normal variable's magnitude is this share of its standard deviation.
+    mean = np.sqrt(2.0 / np.pi) * float(deviation @ np.diff(values[order]))
+    return _relative(mean * unknown / rest, rules, known, rest)
+
+
+def _relative(transport: float, rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
+    """Return a transport within the unknown part as a share of the whole spectrum's spread."""
+    nodes = np.concatenate([known, *(rule.nodes for rule in rules)])
+    spread = float(np.ptp(nodes))
+    return transport * rest / (rest + len(known)) / spread if spread > 0 else 0.0

@@ -1,0 +1,173 @@
+"""trace: the sum of the eigenvalues from far fewer products than there are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from specop.errors import DomainError, InvalidInputError
+from specop.krylov.known import Complement
+from specop.krylov.progress import progress_bar
+from specop.operators.operator import LinearOperator
+from specop.operators.scipy import aslinearoperator
+from specop.results.eigen import EigenResult
+from specop.results.result import delivered, versions
+from specop.results.trace import TraceResult
+from specop.spectral import sampling
+from specop.spectral.goals import checked_goal
+from specop.statistics.estimate import Estimate
+
+__all__ = ["trace"]
+
+_METHODS = {
+    "auto": sampling.adaptive,
+    "hutchinson": sampling.hutchinson,
+    "hutch++": sampling.hutch_plus_plus,
+    "xtrace": sampling.xtrace,
+    "xnystrace": sampling.xnystrace,
+    "exact": sampling.exact,
+}
+
+
+def trace(
+    A: Any,
+    *,
+    method: str = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_matvecs: int | None = None,
+    deflate: EigenResult | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
+) -> TraceResult:
+    r"""Estimate the trace of a square operator, with a confidence interval.
+
+    Every method averages estimates that belong to random probes. Hutchinson's [1]_ are :math:`z^\top A z`, with a
+    variance of :math:`2(\|A\|_F^2 - \sum_i a_{ii}^2)` for random signs and a symmetric A. The others spend part of the
+    products on a sketch Q of the range of A, whose part :math:`\operatorname{tr} Q^\top A Q` of the trace is then
+    known, and probe the rest: far better where eigenvalues decay, somewhat worse where they do not.
+
+    Parameters
+    ----------
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
+        Square, n x n; symmetric or not.
+    method : {"auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"}
+        - "hutchinson": random signs; holds no vectors.
+        - "hutch++" [2]_: a third of the products each for the sketch, its products, and probes of the rest.
+        - "xtrace" [3]_: half for the sketch, half for its products; each probe in turn is left out of the sketch and
+          probes the rest.
+        - "xnystrace" [3]_: all for the Nystrom approximation of a positive semidefinite A, each probe left out in turn.
+          The best where eigenvalues decay exponentially; where they fall to a flat bulk it is worse than "xtrace".
+        - "exact": n unit vectors.
+        - "auto": sees from the products how fast the eigenvalues decay. It grows a sketch as in "xtrace" while that
+          pays and then probes the rest, which includes plain Hutchinson and plain XTrace as its two ends. It takes
+          "exact" where n products suffice. The result's `method` and `message` say what was done and why.
+
+        With m products the sketching methods hold at most about m vectors (two for each of m / 2 probes, three if A is
+        not known to be symmetric), "xnystrace" 2 m. "auto" holds at most 1e8 entries; where n leaves no room for a
+        sketch it is Hutchinson's, which `deflate` helps.
+    rtol, atol : float, optional
+        Stop when the standard error is at most ``max(atol, rtol |estimate|)``. With neither, ``rtol = 0.02``, or the
+        whole of `max_matvecs` if that is given.
+    max_matvecs : int, optional
+        Limit on products; default 1000.
+    deflate : EigenResult, optional
+        Known eigenpairs of A, from whatever framework or file. They enter exactly, and only the rest is
+        estimated, whose variance is much smaller if they are the largest. One product, beside the limit, shows
+        whether they belong to A; those of another matrix are refused.
+    confidence : float
+        Of the interval.
+    seed : int
+        Of the probes. The same seed gives the same bits.
+    progress, raise_on_failure : bool
+        As in `eigsh`.
+
+    Returns
+    -------
+    TraceResult
+
+    Raises
+    ------
+    InvalidInputError, NonFiniteError, NotConvergedError
+    DomainError
+        By "xnystrace", if A turns out not to be positive semidefinite.
+    AsymmetryError
+        If A is said to be symmetric, and products in a sketch show that it is not.
+
+    References
+    ----------
+    .. [1] M. F. Hutchinson, A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
+       splines, Commun. Stat. Simul. Comput. 18 (1989), 1059-1076.
+    .. [2] R. A. Meyer, C. Musco, C. Musco and D. P. Woodruff, Hutch++: Optimal stochastic trace estimation, SOSA
+       (2021), 142-155.
+    .. [3] E. N. Epperly, J. A. Tropp and R. J. Webber, XTrace: Making the most of every sample in stochastic trace
+       estimation, SIAM J. Matrix Anal. Appl. 45 (2024), 1-23.
+
+    Examples
+    --------
+    >>> import numpy as np, specop
+    >>> rng = np.random.default_rng(0)
+    >>> G = rng.normal(size=(200, 200)) / 200**0.5
+    >>> result = specop.trace(G @ G.T, rtol=0.05)
+    >>> low, high = result.interval
+    >>> bool(low < np.trace(G @ G.T) < high)
+    True
+    """
+    started = time.perf_counter()
+    operator = aslinearoperator(A)
+    if operator.shape[0] != operator.shape[1]:
+        raise InvalidInputError(f"only a square operator has a trace, got shape {operator.shape}.")
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
+    _check_method(operator, method, goal.limit)
+    space = Complement(operator, deflate, seed)
+    with operator.session(), progress_bar(progress, "trace") as update:
+        run = sampling.Run(space, goal, confidence, update)
+        if space.dimension == 0:
+            run.samples = np.array([space.known])
+            run.value = Estimate(space.known, 0.0, (space.known, space.known), confidence)
+            run.is_exact = True
+            used, message = "exact", "all eigenvalues were given"
+        else:
+            used, message = _METHODS[method](run)
+    converged = goal.is_budget or run.accepted
+    if not converged:
+        message = (
+            f"trace stopped after {space.products} products with a standard error of {run.value.standard_error:.3g} at "
+            f"{run.value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take "
+            f"the largest eigenvalues out."
+        )
+    result = TraceResult(
+        estimate=run.value.estimate,
+        standard_error=run.value.standard_error,
+        interval=run.value.interval,
+        confidence=confidence,
+        method=used,
+        probes=run.samples,
+        matvecs=space.products + space.checks,
+        converged=converged,
+        message=message,
+        samples=operator.samples,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        versions=versions(operator.backend.name),
+    )
+    return delivered(result, raise_on_failure)
+
+
+def _check_method(operator: LinearOperator, method: str, limit: int) -> None:
+    if method not in _METHODS:
+        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    n = operator.shape[0]
+    if method == "exact" and n > limit:
+        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={limit}.")
+    if method == "xnystrace" and operator.is_psd is False:
+        raise DomainError(
+            f"method='xnystrace' needs a positive semidefinite operator, and {operator!r} is known not to be one. "
+            f"Use method='xtrace' or 'auto'."
+        )

@@ -1,0 +1,79 @@
+"""What an import costs and brings along."""
+
+import itertools
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from cases import CASES
+
+FRAMEWORKS = ["torch", "jax", "tensorflow", "keras", "flax", "equinox", "matplotlib", "sklearn"]
+
+
+def run(code):
+    """Standard output of a fresh interpreter with this one's search path."""
+    setting = f"import sys; sys.path[:] = {sys.path!r}\n"
+    done = subprocess.run([sys.executable, "-c", setting + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_core_imports_no_framework():
+    assert run(f"import specop; print([name for name in {FRAMEWORKS} if name in sys.modules])") == "[]"
+
+
+def test_import_is_quick():
+    # What NumPy and SciPy themselves take is theirs; the rest is ours.
+    seconds = [
+        float(
+            run(
+                "import numpy, scipy.linalg, scipy.sparse.linalg, time\n"
+                "start = time.perf_counter(); import specop; print(time.perf_counter() - start)"
+            )
+        )
+        for _ in range(3)
+    ]
+    assert statistics.median(seconds) < 0.3
+
+
+def test_numpy_needs_no_other_framework():
+    absent = "".join(f"sys.modules[{name!r}] = None\n" for name in FRAMEWORKS)
+    code = absent + (
+        "import numpy as np, specop, scipy.sparse\n"
+        "A = specop.aslinearoperator(scipy.sparse.diags(np.arange(1.0, 31.0)))\n"
+        "print(round(float(specop.eigsh(A, k=1).eigenvalues[-1]), 6), specop.trace(A, method='hutchinson').estimate)"
+    )
+    value, estimate = run(code).split()
+    assert abs(float(value) - 30) < 1e-3
+    assert abs(float(estimate) - 465) < 1e-6
+
+
+def test_an_adapter_is_loaded_by_the_first_array_that_needs_it():
+    code = (
+        "import numpy as np\n"
+        "from specop.arrays import backend_of\n"
+        "backend_of(np.zeros(2))\n"
+        "print([name for name in sys.modules if name in "
+        "('specop_numpy', 'specop_torch', 'specop_jax', 'specop_tensorflow')])"
+    )
+    assert run(code) == "['specop_numpy']"
+
+
+NATIVE = {"torch": "torch.ones(30)", "jax": "jax.numpy.ones(30)", "tensorflow": "tensorflow.ones(30)"}
+ORDERS = list(itertools.permutations(sorted({case.framework for case in CASES} & set(NATIVE))))
+
+
+# Each framework comes first once; the other orders are slow only because an import of TensorFlow takes seconds.
+@pytest.mark.parametrize(
+    "order",
+    [pytest.param(order, marks=[] if i % 2 == 0 else pytest.mark.slow) for i, order in enumerate(ORDERS)],
+    ids="-".join,
+)
+def test_frameworks_live_in_one_process_in_any_order(order):
+    uses = "".join(
+        f"import {name}\nprint(float(specop.eigsh(specop.DiagonalOperator({NATIVE[name]}), k=1).eigenvalues[0]))\n"
+        for name in order
+    )
+    assert run("import specop\n" + uses).split() == ["1.0"] * len(order)

@@ -1,0 +1,236 @@
+"""The data: a mean that does not depend on its batches, and batches that are the same in each pass."""
+
+import dataclasses
+from collections import UserDict
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import specop
+from specop.errors import InvalidInputError, NondeterministicError
+from specop_torch.autodiff import TorchAutodiff
+from torch_cases import WEIGHTS, close, exact, problem, split
+
+# --- The mean over the data -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(11,), (10, 1), (1, 4, 6)])
+def test_splits_change_nothing(sizes):
+    model, criterion, batch = problem("mlp")
+    loss, gradient, hessian = exact(model, criterion, batch)
+    objective = specop.objective(model, criterion, split(batch, *sizes))
+    close(objective.loss(), loss, 1e-14)
+    close(objective.gradient(), gradient, 1e-14)
+    close(objective.hessian().to_dense(), hessian, 1e-14)
+
+
+def test_weight_counts_loss_terms():
+    model, _, (x, y) = problem("mlp")
+    y = torch.where(torch.arange(11) % 4 == 1, -100, y)  # padding, spread unevenly
+    loss, _, hessian = exact(model, F.cross_entropy, (x, y))
+    objective = specop.objective(
+        model, F.cross_entropy, split((x, y), 6, 5), weight=lambda batch: (batch[1] != -100).sum()
+    )
+    close(objective.loss(), loss)
+    close(objective.hessian().to_dense(), hessian)
+
+
+def test_batches_of_weight_zero_do_not_count():
+    model, criterion, batch = problem("mlp")
+    first, second = split(batch, 6, 5)
+    objective = specop.objective(model, criterion, [first, second], weight=lambda batch: 6 * (len(batch[1]) == 6))
+    close(objective.gradient(), exact(model, criterion, first)[1])
+
+
+def test_the_next_batch_is_on_its_way_while_one_is_used(monkeypatch):
+    model, criterion, batch = problem("mlp")
+    events = []
+    for name in ("prepare", "gradient"):
+        call = getattr(TorchAutodiff, name)
+
+        def noted(self, *arguments, name=name, call=call):
+            events.append(name)
+            return call(self, *arguments)
+
+        monkeypatch.setattr(TorchAutodiff, name, noted)
+    specop.objective(model, criterion, split(batch, 5, 4, 2)).gradient()
+    assert events == ["prepare", "prepare", "gradient", "prepare", "gradient", "gradient"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (lambda batch: 0, "all batches have weight zero"),
+        (lambda batch: -1.0, "weight of batch 0 is -1.0"),
+        (lambda batch: float("nan"), "weight of batch 0 is nan"),
+    ],
+)
+def test_weights_that_make_no_mean(weight, message):
+    model, criterion, batch = problem("mlp")
+    with pytest.raises(InvalidInputError, match=message):
+        specop.objective(model, criterion, batch, weight=weight).loss()
+
+
+@dataclasses.dataclass
+class Batch:
+    inputs: torch.Tensor
+    target: torch.Tensor
+    note: str = "kept as it is"
+
+
+@pytest.mark.parametrize("kind", ["dict", "dataclass", "numpy", "list batches", "data loader"])
+def test_batches_of_any_structure(kind):
+    model, criterion, (x, y) = problem("mlp")
+    hessian = exact(model, criterion, (x, y))[2]
+    keywords = {}
+    if kind in ("dict", "dataclass"):
+        keywords["forward"] = lambda model, batch: model(read(batch, "inputs"))
+        objective_criterion = lambda outputs, batch: F.cross_entropy(outputs, read(batch, "target"))  # noqa: E731
+        data = {"inputs": x, "target": y} if kind == "dict" else Batch(x, y)
+    else:
+        objective_criterion = criterion
+        data = {
+            "numpy": (x.numpy(), y.numpy()),
+            "list batches": [[x[:4], y[:4]], [x[4:], y[4:]]],
+            "data loader": DataLoader(TensorDataset(x, y), batch_size=4),
+        }[kind]
+    close(specop.objective(model, objective_criterion, data, **keywords).hessian().to_dense(), hessian)
+
+
+def read(batch, key):
+    return batch[key] if isinstance(batch, dict) else getattr(batch, key)
+
+
+# --- Data that is not there twice -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["generator", "zip", "iterator"])
+def test_one_shot_data_is_refused(kind):
+    model, criterion, batch = problem("mlp")
+    data = {"generator": (b for b in [batch]), "zip": zip(*batch, strict=True), "iterator": iter([batch])}[kind]
+    with pytest.raises(InvalidInputError, match=rf"data is a {type(data).__name__}, which can be read only once.*list"):
+        specop.objective(model, criterion, data)
+
+
+def test_data_that_is_no_data():
+    model, criterion, (x, y) = problem("mlp")
+    with pytest.raises(InvalidInputError, match="data is missing"):
+        specop.objective(model, criterion)
+    with pytest.raises(InvalidInputError, match=r"one batch or a re-iterable of batches, got int"):
+        specop.objective(model, criterion, 3)
+    for empty in ([], DataLoader(TensorDataset(x[:3], y[:3]), batch_size=4, drop_last=True)):
+        with pytest.raises(InvalidInputError, match=r"data holds no batch.*drop_last"):
+            specop.objective(model, criterion, empty).loss()
+    with pytest.raises(InvalidInputError, match=r"batch 1 is empty: its leading dimension is 0"):
+        specop.objective(model, criterion, [(x, y), (x[:0], y[:0])]).loss()
+
+
+def test_one_batch_as_a_list_is_explained():
+    model, criterion, (x, y) = problem("mlp")
+    with pytest.raises(InvalidInputError, match=r"must be a pair \(x, y\).*pass it as a tuple"):
+        specop.objective(model, criterion, [x, y]).loss()
+    with pytest.raises(InvalidInputError, match=r"must be a pair.*got tuple of 3.*forward=lambda"):
+        specop.objective(model, criterion, (x, y, y)).loss()
+    with pytest.raises(InvalidInputError, match=r"must be a pair.*got dict of 2.*forward=lambda"):
+        specop.objective(model, criterion, {"x": x, "y": y}).loss()
+
+
+def shuffling(batch):
+    return DataLoader(TensorDataset(*batch), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_shuffling_loader_is_read_once_if_it_fits():
+    model, criterion, batch = problem("mlp")
+    H = specop.objective(model, criterion, shuffling(batch)).hessian()
+    for _ in range(2):
+        close(H.to_dense(), exact(model, criterion, batch)[2])
+
+
+def test_a_shuffling_loader_is_caught_if_it_does_not_fit():
+    model, criterion, batch = problem("mlp")
+    objective = specop.objective(model, criterion, shuffling(batch), memory_budget=0)
+    with pytest.raises(
+        NondeterministicError, match=r"batch 0 of this pass differs.*shuffle=False.*memory_budget above"
+    ):
+        objective.hessian().to_dense()
+
+
+def test_a_loader_that_grows_or_shrinks_is_caught():
+    model, criterion, batch = problem("mlp")
+
+    class Growing:
+        def __init__(self, *counts):
+            self.counts = list(counts)
+
+        def __iter__(self):
+            return iter([batch] * self.counts.pop(0))
+
+    for counts, message in [((2, 1), "gave 1 batches, the first one 2"), ((1, 2), "batch 1 of this pass differs")]:
+        with pytest.raises(NondeterministicError, match=message):
+            specop.objective(model, criterion, Growing(*counts), memory_budget=0).loss()
+
+
+def test_data_written_into_after_the_first_pass_raises():
+    model, criterion, (inputs, targets) = problem("mlp")
+    inputs = inputs.clone()
+    hessian = specop.objective(model, criterion, [(inputs, targets)]).hessian()
+    vector = torch.ones(hessian.shape[0], dtype=torch.float64)
+    hessian @ vector
+    inputs.mul_(2)
+    with pytest.raises(NondeterministicError, match="batch 0 was written into"):
+        hessian @ vector
+    fresh = specop.objective(model, criterion, [(inputs, targets)]).hessian()
+    assert torch.isfinite(fresh @ vector).all()
+
+
+class Encoding(UserDict):
+    """A mapping with attributes, like a tokenizer's batches."""
+
+    def __getattr__(self, name):
+        if name in self.data:
+            return self.data[name]
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("kind", ["one batch", "list", "micro"])
+def test_batches_of_a_tokenizer(kind, monkeypatch):
+    model, criterion, (x, y) = problem("tokens")
+    weight = WEIGHTS["tokens"]
+    expected = specop.objective(model, criterion, (x, y), weight=weight)
+    data = Encoding(input_ids=x, labels=y, language="none")
+    if kind == "list":
+        data = [Encoding(input_ids=a, labels=b) for a, b in split((x, y), 7, 4)]
+    objective = specop.objective(
+        model,
+        lambda logits, batch: criterion(logits, batch.labels),
+        data,
+        forward=lambda model, batch: model(batch["input_ids"]),
+        weight=lambda batch: (batch["labels"] != -100).sum(),
+        likelihood="categorical",
+    )
+    if kind == "micro":
+        monkeypatch.setattr(objective._data, "limit", 3)
+    assert objective.samples == 11
+    v = torch.ones(objective.n).double()
+    for found, other in [
+        (objective.hessian(), expected.hessian()),
+        (objective.ggn(), expected.ggn()),
+        (objective.fisher("empirical"), expected.fisher("empirical")),
+    ]:
+        close(found @ v, other @ v)
+    close(objective.gradient(), torch.cat(list(objective.per_sample_gradients())).mean(0))
+
+
+def test_objectives_of_single_batches():
+    model, criterion, batch = problem("mlp")
+    loader = DataLoader(TensorDataset(*batch), batch_size=4)
+    for budget in (None, 0):
+        whole = specop.objective(model, criterion, loader, memory_budget=budget)
+        parts = whole.batches()
+        assert [part.samples for part in parts] == [4, 4, 3]
+        mean = sum(part.hessian().to_dense() * part.samples for part in parts) / 11
+        close(mean, whole.hessian().to_dense())

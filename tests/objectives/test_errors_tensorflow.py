@@ -1,0 +1,208 @@
+"""Errors of objectives on TensorFlow say what to do."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+import specop
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
+from tensorflow_cases import (
+    CROSS_ENTROPY,
+    close,
+    cross_entropy,
+    labels,
+    layers,
+    mlp,
+    normal,
+    problem,
+)
+
+
+def counted(model, batch):
+    counter.assign_add(1.0)
+    return model(batch[0]) * tf.cast(counter, tf.float64)
+
+
+counter = tf.Variable(1.0)
+
+BAD = {
+    "no criterion": (lambda m, b: specop.objective(m, None, b), InvalidInputError, "a model needs a criterion"),
+    "sum": (
+        lambda m, b: specop.objective(m, keras.losses.MeanSquaredError(reduction="sum"), b),
+        InvalidInputError,
+        "reduction='sum'",
+    ),
+    "function of keras": (
+        lambda m, b: specop.objective(m, keras.losses.mean_squared_error, b),
+        InvalidInputError,
+        r"mean_squared_error of Keras takes \(y_true, y_pred\)",
+    ),
+    "one loss a sample": (
+        lambda m, b: specop.objective(m, lambda o, y: tf.reduce_sum(o, 1), b).loss(),
+        InvalidInputError,
+        r"must be one real number.*float64 of shape \(11,\)",
+    ),
+    "integer loss": (
+        lambda m, b: specop.objective(m, lambda o, y: tf.reduce_sum(y), b).loss(),
+        InvalidInputError,
+        "must be one real number.*int32",
+    ),
+    "independent": (
+        lambda m, b: specop.objective(m, lambda o, y: tf.reduce_mean(tf.stop_gradient(o)), b).hessian().to_dense(),
+        InvalidInputError,
+        "does not depend on any of the 4 selected parameters",
+    ),
+    "not a pair": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, {"x": b[0]}).loss(),
+        InvalidInputError,
+        r"a batch must be a pair \(x, y\).*dict of 1",
+    ),
+    "python": (
+        lambda m, b: specop.objective(
+            m, lambda o, y: tf.reduce_mean(o) + tf.py_function(lambda x: x, [o[0, 0]], tf.float64), b
+        ).loss(),
+        InvalidInputError,
+        "calls Python",
+    ),
+    "random": (
+        lambda m, b: specop.objective(
+            m, lambda o, y: tf.reduce_mean(o * tf.random.normal(o.shape, dtype=o.dtype)), b
+        ).loss(),
+        NondeterministicError,
+        "draws random numbers.*RandomStandardNormal",
+    ),
+    "seed generator": (
+        lambda m, b: specop.objective(
+            m, lambda o, b: cross_entropy(o, b[1]), b, forward=lambda m, b: keras.random.dropout(m(b[0]), 0.5)
+        ).loss(),
+        NondeterministicError,
+        "reads and updates a variable .* pass fixed_randomness=0",
+    ),
+    "writes and reads": (
+        lambda m, b: specop.objective(m, lambda o, b: cross_entropy(o, b[1]), b, forward=counted).loss(),
+        InvalidInputError,
+        "writes to the variable .* and reads it again",
+    ),
+    "ragged": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, (tf.ragged.constant([[1.0], [2.0, 3.0]]), b[1])).loss(),
+        InvalidInputError,
+        "RaggedTensor; only dense",
+    ),
+    "assertion": (
+        lambda m, b: specop.objective(m, asserting, b).loss(),
+        tf.errors.InvalidArgumentError,
+        "labels below two",
+    ),
+    "infinite data": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, (b[0] * np.nan, b[1])).hessian().to_dense(),
+        NonFiniteError,
+        "All parameters are finite",
+    ),
+    "infinite theta": (
+        lambda m, b: specop.objective(m, CROSS_ENTROPY, b).loss(tf.fill([31], np.float64(np.nan))),
+        NonFiniteError,
+        r"hold NaN or infinity: .*head/kernel",
+    ),
+}
+
+
+def asserting(outputs, y):
+    tf.debugging.assert_less(y, 2, "labels below two")
+    return cross_entropy(outputs, y)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors_say_what_to_do(name):
+    call, kind, message = BAD[name]
+    model, _, batch = problem("mlp")
+    with pytest.raises(kind, match=message):
+        call(model, batch)
+    assert counter.numpy() == 1.0
+
+
+def test_infinite_weights_are_named():
+    model, criterion, batch = problem("mlp")
+    model.get_layer("head").bias.assign([np.nan, 0, 0])
+    with pytest.raises(NonFiniteError, match="hold NaN or infinity: head/bias"):
+        specop.objective(model, criterion, batch).gradient()
+
+
+def test_a_model_without_variables_is_refused():
+    with pytest.raises(InvalidInputError, match="has no variables yet"):
+        specop.objective(keras.Sequential([layers.Dense(2)]), CROSS_ENTROPY, (normal(2, 3), labels(2)))
+
+
+def test_losses_of_the_model_itself_are_mentioned():
+    model = mlp(kernel_regularizer="l2")
+    batch = (normal(5, 3), labels(5))
+    with pytest.warns(UserWarning, match="1 losses of its own, such as regularizers"):
+        specop.objective(model, CROSS_ENTROPY, batch)
+    penalty = float(model.losses[0])
+
+    def criterion(outputs, y):
+        return CROSS_ENTROPY(y, outputs) + sum(model.losses)
+
+    found = specop.objective(model, criterion, batch).loss()
+    close(found, CROSS_ENTROPY(batch[1], model(batch[0])) + penalty)
+
+
+def test_matrices_of_the_outputs_have_no_penalty():
+    """They would lack it, and the covariance F - g g' would not even be semidefinite."""
+    model, batch = mlp(), (normal(5, 3), labels(5))
+
+    def criterion(outputs, y):
+        return cross_entropy(outputs, y) + sum(tf.reduce_sum(v.value**2) for v in model.trainable_variables)
+
+    objective = specop.objective(model, criterion, batch)
+    plain = specop.objective(model, cross_entropy, batch).hessian().to_dense()
+    close(objective.hessian().to_dense(), plain + 2 * tf.eye(31, dtype=tf.float64))
+    for call in (
+        lambda: objective.ggn() @ objective.theta,
+        lambda: objective.gradient_covariance() @ objective.theta,
+        lambda: list(objective.per_sample_gradients()),
+    ):
+        with pytest.raises(InvalidInputError, match=r"criterion reads the parameters itself.*identity_like"):
+            call()
+
+
+def test_a_function_that_reads_its_variable_itself_is_refused():
+    w = tf.Variable(normal(3, 3))
+    objective = specop.objective(lambda p, x: tf.reduce_mean(tf.tanh(x @ p) @ w), params=w, data=normal(5, 3))
+    with pytest.raises(InvalidInputError, match="reads the parameter 'params' itself, not the value that it is given"):
+        objective.gradient()
+
+
+def test_a_variable_as_data_is_watched():
+    model, criterion, (x, y) = problem("mlp")
+    x = tf.Variable(x)
+    H = specop.objective(model, criterion, (x, y)).hessian()
+    H @ tf.ones([31], tf.float64)
+    x.assign_add(tf.ones_like(x))
+    with pytest.raises(NondeterministicError, match="written into after it was read"):
+        H @ tf.ones([31], tf.float64)
+
+
+def test_keras_on_another_backend_is_refused():
+    pytest.importorskip("jax")
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "import numpy as np, keras, specop\n"
+        "model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])\n"
+        "try: specop.objective(model, keras.losses.MeanSquaredError(), (np.ones((2, 2)), np.ones((2, 1))))\n"
+        "except specop.errors.InvalidInputError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "jax"}
+    )
+    assert "runs on the jax backend" in done.stdout, done.stderr
+
+
+def test_a_name_is_no_criterion():
+    with pytest.raises(InvalidInputError, match=r"criterion must be a function.*got 'mse'\. Names are not looked up"):
+        specop.objective(mlp(), "mse", (normal(3, 3), normal(3, 3)))

@@ -1,0 +1,318 @@
+"""Objectives on small JAX models: right answers, the model unharmed, and errors that say what to do."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp
+
+import specop
+from jax_cases import (
+    MODELS,
+    close,
+    cross_entropy,
+    dense,
+    labels,
+    normal,
+    problem,
+    split,
+)
+from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+
+# --- Right answers on every path --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_derivatives_are_those_of_jax(name):
+    loss, params, batch = problem(name)
+    # Every size of a batch is compiled for: unequal ones with the smallest model only.
+    batches = split(batch, *((5, 5, 1) if name == "mlp" else (11,)))
+    objective = specop.objective(loss, data=batches, params=params)
+    theta = objective.flatten(params)
+    hessian = dense(objective, loss, batch, theta)
+    close(objective.loss(), loss(params, batch))
+    close(objective.gradient(), jax.grad(lambda vector: loss(objective.unflatten(vector), batch))(theta))
+    H = objective.hessian()
+    close(H.to_dense(), hessian)
+    close(H.to_dense(), hessian)
+    assert objective.samples == 11 and H.is_symmetric and None not in H._products._linear
+    beyond = specop.objective(loss, data=batches, params=params, memory_budget=0).hessian()
+    close(beyond.to_dense(), hessian)
+    assert beyond._products._linear == [None] * len(batches)
+    other = theta + 0.3
+    close(objective.hessian(other).to_dense(), dense(objective, loss, batch, other))
+
+
+def test_integer_leaves_numbers_and_unused_leaves():
+    loss, params, batch = problem("constants")
+    objective = specop.objective(loss, data=batch, params=params)
+    assert objective.names == ("host", "unused", "w") and objective.n == 10
+    found = objective.hessian().to_dense()
+    assert not np.asarray(found)[:4].any() and np.asarray(found)[4:, 4:].any()
+
+
+def masked_cross_entropy(outputs, labels):
+    """Mean over the tokens that have a label."""
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
+
+
+def test_masked_tokens():
+    """Batches count by their labels, and a Fisher matrix has terms for these only."""
+    params = {"embedding": normal(6, 3), "head": normal(3, 6)}
+    x = jnp.arange(24).reshape(8, 3) ** 2 % 6
+    y = jnp.where(jnp.arange(24).reshape(8, 3) % 4 == 1, -100, x[:, ::-1]).at[4:, 1:].set(-100)
+    batch = (x, y)
+
+    def outputs(p, batch):
+        return jnp.tanh(p["embedding"][batch[0]].cumsum(1)) @ p["head"]
+
+    objective = specop.objective(
+        outputs,
+        masked_cross_entropy,
+        split(batch, 4, 4),
+        params=params,
+        weight=lambda batch: (batch[1] >= 0).sum(),
+        likelihood="categorical",
+    )
+    theta = objective.flatten(params)
+    close(objective.loss(), masked_cross_entropy(outputs(params, batch), y))
+    close(
+        objective.hessian().to_dense(),
+        dense(objective, lambda p, batch: masked_cross_entropy(outputs(p, batch), y), batch, theta),
+    )
+
+    @jax.jit
+    def definition(vector):
+        def at(vector):
+            return outputs(objective.unflatten(vector), batch).reshape(-1)
+
+        def loss(z):
+            return masked_cross_entropy(z.reshape(*x.shape, 6), y)
+
+        J = jax.jacobian(at)(vector)
+        return J.T @ jax.hessian(loss)(at(vector)) @ J
+
+    expected = definition(theta)
+    close(objective.fisher().to_dense(), expected)
+
+
+def test_fused_attention():
+    params, batch = {"qkv": normal(4, 12), "head": normal(4, 3)}, (normal(5, 3, 4), labels(5))
+
+    def loss(p, batch):
+        q, k, v = jnp.split((batch[0] @ p["qkv"])[:, :, None], 3, -1)
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)[:, :, 0]
+        return cross_entropy(attended.mean(1) @ p["head"], batch[1])
+
+    objective = specop.objective(loss, data=split(batch, 4, 1), params=params)
+    # JAX itself computes attention weights in single precision, whatever it is given.
+    close(objective.hessian().to_dense(), dense(objective, loss, batch, objective.flatten(params)), 1e-5)
+
+
+def test_select_and_restrict_give_principal_blocks():
+    loss, params, batch = problem("mlp")
+    whole = specop.objective(loss, data=batch, params=params)
+    assert whole.names == ("layers.0.b", "layers.0.w", "layers.1.w")
+    hessian = np.asarray(whole.hessian().to_dense())
+    places = {"layers.0.b": slice(0, 4), "layers.0": slice(0, 16), "*.w": slice(4, 28)}
+    for select, place in places.items():
+        block = specop.objective(loss, data=batch, params=params, select=select)
+        close(block.hessian().to_dense(), hessian[place, place])
+        close(whole.restrict(select).hessian().to_dense(), hessian[place, place])
+    for select in ([params["layers"][0]["b"]], lambda name, array: array.ndim == 1):
+        assert whole.restrict(select).names == ("layers.0.b",)
+    with pytest.raises(InvalidInputError, match=r"matches no parameter. There are: layers.0.b, layers.0.w"):
+        whole.restrict("nothing")
+
+
+def test_a_structure_times_the_operator_is_a_structure():
+    loss, params, batch = problem("mlp")
+    objective = specop.objective(loss, data=batch, params=params)
+    product = objective.hessian() @ params
+    theta = objective.flatten(params)
+    close(objective.flatten(product), dense(objective, loss, batch, theta) @ theta)
+    assert product["layers"][1]["w"].shape == (4, 3)
+    with pytest.raises(InvalidInputError, match="a structure like params"):
+        objective.flatten({"w": theta})
+
+
+def test_a_function_with_a_criterion():
+    loss, params, batch = problem("mlp")
+
+    def outputs(p, batch):
+        return jnp.tanh(batch[0] @ p["layers"][0]["w"] + p["layers"][0]["b"]) @ p["layers"][1]["w"]
+
+    objective = specop.objective(outputs, cross_entropy, split(batch, 7, 4), params=params)
+    close(objective.loss(), loss(params, batch))
+    close(objective.hessian().to_dense(), specop.objective(loss, data=batch, params=params).hessian().to_dense())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_parameters_have_float32_vectors(dtype):
+    loss, params, batch = problem("mlp")
+    half = jax.tree.map(lambda array: array.astype(dtype), params)
+    objective = specop.objective(loss, data=batch, params=half)
+    H = objective.hessian()
+    assert H.dtype == np.float32 and H.precision == float(jnp.finfo(dtype).eps)
+    exact = specop.objective(loss, data=batch, params=jax.tree.map(lambda array: array.astype("float64"), half))
+    # Data is float64, so only the parameters' own derivatives are rounded.
+    close(H.to_dense(), exact.hessian().to_dense(), tol=10 * H.precision)
+
+
+@dataclasses.dataclass
+class Batch:
+    inputs: object
+    target: object
+    note: str = "kept as it is"
+
+
+@pytest.mark.parametrize("kind", ["dict", "dataclass", "numpy", "nested"])
+def test_batches_of_any_structure(kind):
+    loss, params, (x, y) = problem("mlp")
+    data, pair = {
+        "dict": ({"x": x, "y": y, "z": None}, lambda batch: (batch["x"], batch["y"])),
+        "dataclass": (Batch(x, np.asarray(y)), lambda batch: (batch.inputs, batch.target)),
+        "numpy": ((np.asarray(x), np.asarray(y)), lambda batch: batch),
+        "nested": (
+            ({"inner": [Batch(x, y)]},),
+            lambda batch: (batch[0]["inner"][0].inputs, batch[0]["inner"][0].target),
+        ),
+    }[kind]
+    objective = specop.objective(lambda p, batch: loss(p, pair(batch)), data=data, params=params)
+    close(objective.hessian().to_dense(), specop.objective(loss, data=(x, y), params=params).hessian().to_dense())
+    assert objective.samples == 11
+
+
+# --- What changes under an operator -----------------------------------------------------------------------------------
+
+
+def test_numpy_parameters_that_change():
+    def loss(p, batch):
+        return ((batch @ p["w"] * p["scale"]) ** 2).mean()
+
+    params = {"w": normal(3), "scale": np.array(2.0)}
+    objective = specop.objective(loss, data=normal(4, 3), params=params)
+    H = objective.hessian()
+    before = np.asarray(H.to_dense())
+    params["scale"] *= 3
+    with pytest.raises(ParametersChangedError, match="changed since this operator was made"):
+        H @ jnp.ones(4)
+    assert not np.allclose(objective.hessian().to_dense(), before)
+
+
+def test_numpy_data_that_changes():
+    loss, params, (x, y) = problem("mlp")
+    x = np.array(x)
+    H = specop.objective(loss, data=(x, y), params=params).hessian()
+    H @ jnp.ones(28)
+    x += 1
+    with pytest.raises(specop.errors.NondeterministicError, match="batch 0 was written into"):
+        H @ jnp.ones(28)
+
+
+# --- Losses that cannot be used ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda p, batch: p * batch, r"one real number, .* got float64 of shape \(3,\)"),
+        (lambda p, batch: p.sum() * 1j, "one real number, .* got complex128"),
+        (lambda p, batch: jnp.int32(3), "one real number, .* got int32"),
+        (lambda p, batch: {"loss": p.sum()}, "one real number, .* got dict"),
+        (lambda p, batch: None, "one real number, .* got NoneType"),
+        (lambda p, batch: p.sum() if p.sum() > 0 else -p.sum(), r"(?s)cannot be compiled by jax.jit.*jax.lax.cond"),
+        (lambda p, batch: np.sum(np.asarray(p)), "cannot be compiled by jax.jit"),
+        (
+            lambda p, batch: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x * p, p).sum(),
+            "JAX has no gradient of the loss: Reverse-mode .*while_loop.* Replace that operation by others",
+        ),
+    ],
+)
+def test_losses_that_are_none(loss, message):
+    objective = specop.objective(loss, data=jnp.ones(3), params=jnp.ones(3))
+    with pytest.raises(InvalidInputError, match=message):
+        objective.loss()
+    with pytest.raises(InvalidInputError, match=message):
+        objective.hessian() @ jnp.ones(3)
+
+
+def test_an_exception_of_the_loss_comes_as_it_is():
+    def loss(p, batch):
+        raise ValueError("of the loss")
+
+    with pytest.raises(ValueError, match=r"^of the loss"):
+        specop.objective(loss, data=jnp.ones(3), params=jnp.ones(3)).loss()
+
+
+def test_a_loss_that_is_not_finite_names_the_parameters():
+    loss, params, batch = problem("mlp")
+    params["layers"][0]["b"] = params["layers"][0]["b"].at[1].set(jnp.nan)
+    objective = specop.objective(loss, data=batch, params=params)
+    for call in (objective.loss, objective.gradient, lambda: objective.hessian() @ jnp.ones(28)):
+        with pytest.raises(NonFiniteError, match=r"the loss is nan. These arrays.* layers.0.b. Restore"):
+            call()
+    fine = specop.objective(lambda p, x: jnp.log(p.sum() * 0 * x.sum()), data=jnp.ones(3), params=jnp.ones(3))
+    with pytest.raises(NonFiniteError, match=r"the loss is -inf. All parameters are finite: look at the data"):
+        fine.loss()
+
+
+def test_functions_and_structures_that_cannot_be_used():
+    loss, params, batch = problem("mlp")
+    with pytest.raises(InvalidInputError, match="no floating-point array among the 1 leaves"):
+        specop.objective(loss, data=batch, params={"n": jnp.arange(3)})
+    with pytest.raises(InvalidInputError, match="params is empty"):
+        specop.objective(loss, data=batch, params={"a": []})
+    with pytest.raises(InvalidInputError, match="forward= is for modules"):
+        specop.objective(loss, data=batch, params=params, forward=loss)
+    with pytest.raises(InvalidInputError, match=r"fixed_randomness is for modules.*random keys"):
+        specop.objective(loss, data=batch, params=params, fixed_randomness=0)
+    with pytest.raises(InvalidInputError, match="numpy arrays have no derivatives"):
+        specop.objective(loss, data=batch, params={"w": np.ones(3)})
+
+
+def test_an_operation_without_a_second_derivative_is_named():
+    @jax.custom_vjp
+    def opaque(x):
+        return (x**2).sum()
+
+    def backward(x, g):
+        return (
+            g * jax.pure_callback(lambda x: 2 * x, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential"),
+        )
+
+    opaque.defvjp(lambda x: (opaque(x), x), backward)
+    objective = specop.objective(lambda p, _: opaque(p), params=jnp.ones(3))
+    close(objective.gradient(), 2 * np.ones(3))
+    with pytest.raises(InvalidInputError, match="no second derivative of an operation of the loss"):
+        objective.hessian() @ jnp.ones(3)
+
+
+def test_float64_needs_to_be_switched_on():
+    code = f"""
+import sys; sys.path[:] = {sys.path!r}
+import numpy as np, jax, jax.numpy as jnp, specop
+A = np.diag(np.arange(1.0, 31.0))
+print(specop.eigsh(jnp.asarray(A), k=1).eigenvalues[0], jnp.asarray(A).dtype)
+def loss(p, x): return ((x @ p["w"] + p["b"]) ** 2).mean()
+print(specop.objective(loss, data=A, params=dict(w=jnp.ones(30), b=jnp.ones(()))).hessian().dtype)
+try: specop.objective(loss, data=A, params=dict(w=np.ones(30), b=jnp.ones(())))
+except specop.errors.InvalidInputError as error: print(error)
+from specop.arrays import backend_of, Layout
+backend = backend_of(jnp.ones(1))
+try: backend.from_host(np.ones(3), Layout(3, "float64", jax.devices()[0]))
+except specop.errors.InvalidInputError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"JAX_ENABLE_X64": "0"})
+    assert done.returncode == 0, done.stderr
+    first, second, *errors = done.stdout.strip().splitlines()
+    value, dtype = first.split()
+    assert float(value) == pytest.approx(30, rel=1e-4) and dtype == second == "float32"
+    assert errors[0].startswith("parameter 'w' is float64") and errors[1].startswith("a vector is float64")
+    assert all("jax.config.update('jax_enable_x64', True)" in error for error in errors)
