@@ -23,12 +23,12 @@ from specop.results.norm import NormResult
 from specop.results.prune import PruneResult
 from specop.results.quadrature import QuadratureResult
 from specop.results.rank import RankResult
+from specop.results.result import load
 from specop.results.retrain import RetrainResult
 from specop.results.saliency import SaliencyResult
 from specop.results.shifted import ShiftedResult
 from specop.results.solve import SolveResult
 from specop.results.spectral_density import SpectralDensity
-from specop.results.storage import load
 from specop.results.trace import TraceResult
 from specop.solvers.inverse import inverse
 from specop.solvers.neumann import lissa

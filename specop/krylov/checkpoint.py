@@ -12,7 +12,7 @@ from specop.arrays import probes
 from specop.errors import InvalidInputError
 from specop.krylov.space import KrylovSpace
 from specop.operators.operator import LinearOperator
-from specop.results.storage import npz_path, read_npz, write_npz
+from specop.results.files import npz_path, read_npz, write_npz
 from specop.spectral.search import Search
 
 __all__ = ["Checkpoint"]

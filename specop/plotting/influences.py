@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specop.plotting.axes import BLUE, GREY, new_axes
-from specop.results.influence_check import InfluenceCheck
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["plot_influence_check"]
 
 
-def plot_influence_check(result: InfluenceCheck, ax: Axes | None = None) -> Axes:
+def plot_influence_check(
+    predicted: NDArray[np.float64], actual: NDArray[np.float64], title: str, ax: Axes | None = None
+) -> Axes:
     """Draw predicted against actual changes, with the line on which both agree.
 
     Parameters
     ----------
-    result : InfluenceCheck
+    predicted, actual : ndarray (k,)
+        Changes by prediction and by retraining.
+    title : str
+        What to write above.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -29,13 +34,13 @@ def plot_influence_check(result: InfluenceCheck, ax: Axes | None = None) -> Axes
     Axes
     """
     ax = new_axes(5.2, 5.0) if ax is None else ax
-    both = np.concatenate([result.predicted, result.actual])
+    both = np.concatenate([predicted, actual])
     margin = 0.05 * float(np.ptp(both)) or 1.0
     ends = (float(both.min()) - margin, float(both.max()) + margin)
     ax.plot(ends, ends, color=GREY, linewidth=0.8, label="predicted = actual")
-    ax.plot(result.actual, result.predicted, "o", color=BLUE, markersize=4, alpha=0.7, label="removed samples")
+    ax.plot(actual, predicted, "o", color=BLUE, markersize=4, alpha=0.7, label="removed samples")
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel="change after retraining", ylabel="predicted change")
-    ax.set_title(f"{result.quantity}\ncorrelation {result.correlation:.3f}, of ranks {result.rank_correlation:.3f}")
+    ax.set_title(title)
     ax.ticklabel_format(style="sci", axis="both", scilimits=(-2, 3))
     ax.legend(frameon=False)
     return ax

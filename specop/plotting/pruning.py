@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
-from specop.results.prune import PruneResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,12 +15,25 @@ if TYPE_CHECKING:
 __all__ = ["plot_pruning"]
 
 
-def plot_pruning(result: PruneResult, ax: Axes | None = None) -> Axes:
+def plot_pruning(
+    sparsities: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    title: str,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the loss after each step over the sparsity, and where its quadratic model expected it.
 
     Parameters
     ----------
-    result : PruneResult
+    sparsities : ndarray (steps,)
+        Share of zeros after each step.
+    losses : ndarray (steps + 1,)
+        Loss before the first step and after each.
+    expected : ndarray (steps,)
+        Change of the loss that each step's model expected; NaN where there is no model.
+    title : str
+        What to write above.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -29,13 +42,12 @@ def plot_pruning(result: PruneResult, ax: Axes | None = None) -> Axes:
     Axes
     """
     ax = new_axes() if ax is None else ax
-    percent = 100 * result.sparsities
-    ax.plot(percent, result.losses[1:], "o-", color=BLUE, markersize=4, label="measured")
-    if np.isfinite(result.expected).any():
-        expected = result.losses[:-1] + result.expected
-        ax.plot(percent, expected, "x", color=ORANGE, markersize=6, label="expected before the step")
-    ax.axhline(result.losses[0], color=GREY, linewidth=0.8, linestyle="--", label="at the start")
+    percent = 100 * sparsities
+    ax.plot(percent, losses[1:], "o-", color=BLUE, markersize=4, label="measured")
+    if np.isfinite(expected).any():
+        ax.plot(percent, losses[:-1] + expected, "x", color=ORANGE, markersize=6, label="expected before the step")
+    ax.axhline(losses[0], color=GREY, linewidth=0.8, linestyle="--", label="at the start")
     ax.set(xlabel="weights that are zero, %", ylabel="mean loss")
-    ax.set_title(f"{100 * result.sparsity:.1f} % sparsity by {result.method}, {len(result.sparsities)} steps")
+    ax.set_title(title)
     ax.legend(frameon=False)
     return ax

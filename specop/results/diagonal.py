@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from specop.arrays.backend import Array
-from specop.results.result import Result
+from specop.results.result import Result, record, vector
 
 __all__ = ["DiagonalResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class DiagonalResult(Result):
     """A diagonal with its error.
 
@@ -28,8 +26,8 @@ class DiagonalResult(Result):
         "bekas", "xdiag" or "exact".
     """
 
-    diagonal: Array
-    standard_errors: Array
+    diagonal: Array = vector()
+    standard_errors: Array = vector()
     norm: float
     error_norm: float
     method: str
@@ -39,5 +37,3 @@ class DiagonalResult(Result):
         return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}, " + (
             self._provenance()
         )
-
-    __repr__ = __str__

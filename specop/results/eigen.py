@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result
+from specop.results.result import Result, record, unsaved, vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["EigenResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class EigenResult(Result):
     """Eigenvalues in ascending order, their vectors and their errors.
 
@@ -40,13 +39,13 @@ class EigenResult(Result):
     """
 
     eigenvalues: NDArray[np.float64]
-    rows: Array
+    rows: Array = vector()
     residuals: NDArray[np.float64]
     bounds: NDArray[np.float64]
     check_matvecs: int
     which: str
     tol: float
-    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
     def eigenvectors(self) -> Array:
@@ -67,7 +66,8 @@ class EigenResult(Result):
         """Draw the eigenvalues with their error bars; needs matplotlib."""
         from specop.plotting.spectra import plot_eigenvalues
 
-        return plot_eigenvalues(self, ax)
+        title = f"{len(self.eigenvalues)} eigenvalues ({self.which}), with error bounds"
+        return plot_eigenvalues(self.eigenvalues, self.bounds, title, ax)
 
     def __str__(self) -> str:
         lines = [f"{len(self.eigenvalues)} eigenvalues ({self.which}), {self._provenance()}"]
@@ -75,5 +75,3 @@ class EigenResult(Result):
         for value, bound, residual in zip(self.eigenvalues, self.bounds, self.residuals, strict=True):
             lines.append(f"{value:16.8g}  {bound:9.1e}  {residual:9.1e}")
         return "\n".join(lines)
-
-    __repr__ = __str__

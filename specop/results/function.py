@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from specop.arrays.backend import Array
-from specop.results.result import Result
+from specop.results.result import Result, record, vector
 
 __all__ = ["FunctionResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class FunctionResult(Result):
     """A function of a matrix times a vector, with its error.
 
@@ -24,11 +22,9 @@ class FunctionResult(Result):
         As asked for.
     """
 
-    x: Array
+    x: Array = vector()
     error: float
     tol: float
 
     def __str__(self) -> str:
         return f"f(A) v with error {self.error:.1e}, {self._provenance()}"
-
-    __repr__ = __str__

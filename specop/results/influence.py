@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result
+from specop.results.result import Result, record
 
 __all__ = ["InfluenceResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class InfluenceResult(Result):
     """By how much the removal of each training sample is predicted to change something.
 
@@ -83,8 +81,6 @@ class InfluenceResult(Result):
             f"{self.gradient_norm:.1e} with that penalty, {self.loss_gradient_norm:.1e} without"
         )
         return "\n".join([*lines, self._provenance()]) + _remark(self)
-
-    __repr__ = __str__
 
 
 def _remark(result: Result) -> str:

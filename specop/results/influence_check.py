@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result
+from specop.results.result import Result, record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["InfluenceCheck"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class InfluenceCheck(Result):
     """Predicted influences beside the changes that retraining gives.
 
@@ -52,7 +51,8 @@ class InfluenceCheck(Result):
         """Draw predicted against actual changes; needs matplotlib."""
         from specop.plotting.influences import plot_influence_check
 
-        return plot_influence_check(self, ax)
+        title = f"{self.quantity}\ncorrelation {self.correlation:.3f}, of ranks {self.rank_correlation:.3f}"
+        return plot_influence_check(self.predicted, self.actual, title, ax)
 
     def __str__(self) -> str:
         return (
@@ -60,5 +60,3 @@ class InfluenceCheck(Result):
             f"{self.correlation:.4f}, of ranks {self.rank_correlation:.4f}, gradient norms up to "
             f"{self.gradient_norms.max():.1e}, {self._provenance()}"
         )
-
-    __repr__ = __str__

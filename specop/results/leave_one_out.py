@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
-from specop.results.result import Result
+from specop.results.result import Result, record, unsaved, vector
 
 __all__ = ["LeaveOneOutResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class LeaveOneOutResult(Result):
     """How the parameters change when groups of samples are left out of training.
 
@@ -37,14 +36,14 @@ class LeaveOneOutResult(Result):
         Norms of b - A x of the solves.
     """
 
-    changes: Array
+    changes: Array = vector()
     indices: NDArray[np.intp]
     sizes: NDArray[np.intp]
     newton: bool
     damping: float
     matrix: str
     residuals: NDArray[np.float64]
-    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
     def groups(self) -> list[NDArray[np.intp]]:
@@ -66,8 +65,6 @@ class LeaveOneOutResult(Result):
             f"change of {self.changes.shape[0]} parameters without {len(self.sizes)} groups of {sizes} sample(s), "
             f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}, {self._provenance()}"
         ) + _remark(self)
-
-    __repr__ = __str__
 
 
 def _remark(result: Result) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result
+from specop.results.result import Result, record, unsaved, vector
 
 __all__ = ["LissaResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class LissaResult(Result):
     """A stochastic solution of (H + d I) x = b, d = damping * scale, with H the mean of the operators.
 
@@ -35,7 +34,7 @@ class LissaResult(Result):
         As asked for.
     """
 
-    solution: Array
+    solution: Array = vector()
     standard_error: float
     residual: float
     lengths: NDArray[np.float64]
@@ -43,7 +42,7 @@ class LissaResult(Result):
     scale: float
     steps: int
     repeats: int
-    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
     def x(self) -> Any:
@@ -56,5 +55,3 @@ class LissaResult(Result):
             f"of x {self.standard_error:.1e}, {self.repeats} repeats of {self.steps} steps, scale {self.scale:.3g}, "
             f"{self._provenance()}"
         )
-
-    __repr__ = __str__

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result
+from specop.results.result import Result, converted, record
 from specop.statistics.estimate import Estimate
 
 __all__ = ["NormResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class NormResult(Result):
     """A Frobenius norm with its error.
 
@@ -29,7 +27,7 @@ class NormResult(Result):
 
     estimate: float
     standard_error: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] = converted(tuple)
     confidence: float
     method: str
     probes: NDArray[np.float64]
@@ -37,5 +35,3 @@ class NormResult(Result):
     def __str__(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
         return f"Frobenius norm {value}, {self.method}, {self._provenance()}"
-
-    __repr__ = __str__

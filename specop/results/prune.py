@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result
+from specop.results.result import Result, record, unsaved, vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PruneResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class PruneResult(Result):
     """Parameters with many zeros, and what each step cost.
 
@@ -45,9 +44,9 @@ class PruneResult(Result):
         As asked for.
     """
 
-    theta: Array
-    mask: NDArray[np.bool_]
-    prunable: NDArray[np.bool_]
+    theta: Array = vector()
+    mask: NDArray[np.bool_] = vector()
+    prunable: NDArray[np.bool_] = vector()
     sparsities: NDArray[np.float64]
     losses: NDArray[np.float64]
     expected: NDArray[np.float64]
@@ -55,7 +54,7 @@ class PruneResult(Result):
     shapes: dict[str, tuple[int, ...]]
     method: str
     matrix: str
-    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
     def parameters(self) -> Any:
@@ -84,7 +83,8 @@ class PruneResult(Result):
         """Draw the loss over the sparsity, with what each step expected; needs matplotlib."""
         from specop.plotting.pruning import plot_pruning
 
-        return plot_pruning(self, ax)
+        title = f"{100 * self.sparsity:.1f} % sparsity by {self.method}, {len(self.sparsities)} steps"
+        return plot_pruning(self.sparsities, self.losses, self.expected, title, ax)
 
     def _structure(self, vector: Array) -> Any:
         if self.unflatten is None:
@@ -101,5 +101,3 @@ class PruneResult(Result):
         ]
         lines += [f"{name:>32}  {100 * share:5.1f} % zero" for name, share in self.layers.items()]
         return "\n".join(lines)
-
-    __repr__ = __str__

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result
+from specop.results.result import Result, converted, record
 from specop.statistics.estimate import Estimate
 
 __all__ = ["QuadratureResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class QuadratureResult(Result):
     """A number that a spectrum sums or bounds to, with its error.
 
@@ -41,7 +39,7 @@ class QuadratureResult(Result):
     estimate: float
     standard_error: float
     quadrature_error: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] = converted(tuple)
     confidence: float
     method: str
     probes: NDArray[np.float64]
@@ -50,5 +48,3 @@ class QuadratureResult(Result):
     def __str__(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
         return f"{self.quantity} {value}, {self.method}, {self._provenance()}"
-
-    __repr__ = __str__

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result
+from specop.results.result import Result, converted, record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["RankResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class RankResult(Result):
     """How many eigenvalues are not zero.
 
@@ -41,9 +40,9 @@ class RankResult(Result):
     """
 
     rank: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] = converted(tuple)
     tol: float
-    gap: tuple[float, float]
+    gap: tuple[float, float] = converted(tuple)
     method: str
     confidence: float
     n: int
@@ -59,7 +58,18 @@ class RankResult(Result):
         """Draw how many eigenvalues are larger than each size, and the gap; needs matplotlib."""
         from specop.plotting.spectra import plot_rank
 
-        return plot_rank(self, ax)
+        low, high = self.interval
+        return plot_rank(
+            self.sizes,
+            self.weights,
+            self.n,
+            self.rank,
+            interval=self.interval,
+            gap=self.gap,
+            threshold=self.tol,
+            title=f"rank {self.rank:g} of {self.n:,} ({low:g} to {high:g}), {self.method}",
+            ax=ax,
+        )
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -70,5 +80,3 @@ class RankResult(Result):
             f"rank {self.rank:g} of {self.n} ({100 * self.confidence:g} % interval {low:g} to {high:g}), "
             f"{self.method}: {gap}, {self._provenance()}"
         )
-
-    __repr__ = __str__

@@ -1,46 +1,83 @@
-"""What every result holds, and how it reads."""
+"""Result: what every result holds, how it reads, and how it is kept; `load` reads one from a file."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
+import secrets
 import warnings
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import numpy as np
 
+from specop.arrays.backend import backend_of
 from specop.errors import ConvergenceWarning, NotConvergedError
+from specop.results.files import npz_path, read_npz, write_npz
 
-__all__ = ["Result", "delivered", "versions"]
+__all__ = ["Result", "converted", "delivered", "load", "record", "unsaved", "vector", "versions"]
 
 _AnyResult = TypeVar("_AnyResult", bound="Result")
 
 
-# Fields that hold vectors as long as the parameters, and functions of those.
-_VECTORS = frozenset(
-    (
-        *("changes", "diagonal", "direction", "group", "loss_without", "mask", "order", "prunable", "rows", "saliency"),
-        *("slopes", "solution", "standard_errors", "theta", "unflatten", "x"),
-    )
+def vector() -> Any:
+    """Return a field for an array as long as the parameters or the data: it is saved, but no part of a summary."""
+    return field(metadata={"long": True})
+
+
+def converted(convert: Callable[[Any], Any]) -> Any:
+    """Return a field whose value JSON gives back in another form, such as a tuple as a list.
+
+    Parameters
+    ----------
+    convert : callable
+        Makes the value from what JSON gives.
+    """
+    return field(metadata={"convert": convert})
+
+
+def unsaved(*, default: Any) -> Any:
+    """Return a field for a function of the model: no part of a summary, a file or a pickle.
+
+    Parameters
+    ----------
+    default : object
+        The value of the field in a result that was read from a file.
+    """
+    return field(default=default, metadata={"long": True, "unsaved": True})
+
+
+@dataclass_transform(
+    frozen_default=True,
+    kw_only_default=True,
+    eq_default=False,
+    field_specifiers=(vector, converted, unsaved),
 )
+def record(kind: type[_AnyResult]) -> type[_AnyResult]:
+    """Make a class of results a dataclass: frozen, with keywords only, and compared by identity."""
+    return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(kind)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class Result:
     """What every result says of its making.
+
+    A class of results is decorated with `record`, and `load` knows it from its definition on. Fields are numbers,
+    texts and short arrays; those that are something else say so with `vector`, `converted` or `unsaved`.
 
     Attributes
     ----------
     matvecs : int
-        Products with the operator, checks included.
+        Number of products with the operator, checks included.
     seconds : float
         Wall time of the call.
     samples : int or None
-        Data samples behind the matrix, where it has any.
+        Number of data samples behind the matrix, where it has any.
     seed : int
-        Of all random vectors.
+        Seed of all random vectors.
     converged : bool
         Whether the requested accuracy was reached.
     message : str
@@ -57,28 +94,98 @@ class Result:
     message: str
     versions: dict[str, str]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to an npz file that `specop.load` reads; nothing is pickled."""
-        from specop.results.storage import save
+    _kinds: ClassVar[dict[str, type[Result]]] = {}
 
-        save(self, path)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Result._kinds[cls.__name__] = cls
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to an npz file that `specop.load` reads; nothing is pickled.
+
+        The file appears whole or not at all: it is written under another name in the same folder and then renamed.
+
+        Parameters
+        ----------
+        path : path
+            Where to write; must end in ``.npz``.
+        """
+        target = npz_path(path)
+        header: dict[str, Any] = {"kind": type(self).__name__}
+        arrays: dict[str, Any] = {}
+        for name, value in self._saved().items():
+            if isinstance(value, np.generic):
+                value = value.item()
+            if isinstance(value, (bool, int, float, str, tuple, dict, type(None))):
+                header[name] = value
+            else:
+                arrays[name] = backend_of(value).to_numpy(value)
+        write_npz(target, header, arrays.items(), target.with_name(f"{target.name}.{secrets.token_hex(4)}.part"))
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers as plain Python values, ready for JSON; vectors are left out."""
         plain: dict[str, Any] = {}
         for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name in _VECTORS:
-                continue
-            if isinstance(value, (np.ndarray, np.generic)):
-                value = value.tolist()
-            plain[item.name] = list(value) if isinstance(value, tuple) else value
+            if not item.metadata.get("long"):
+                value = getattr(self, item.name)
+                value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+                plain[item.name] = list(value) if isinstance(value, tuple) else value
         return plain
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Functions of the model hold the model, and what cannot be pickled.
+        return {item.name: item.default for item in fields(self) if _is_unsaved(item)} | self._saved()
+
+    def __copy__(self) -> Self:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return replace(self, **copy.deepcopy(self._saved(), memo))
+
+    def _saved(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self) if not _is_unsaved(item)}
 
     def _provenance(self) -> str:
         seen = "" if self.samples is None else f", {self.samples} samples"
         state = "" if self.converged else f"\nnot converged: {self.message}"
         return f"{self.matvecs} products, {self.seconds:.2f} s{seen}{state}"
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a result that was written by its ``save``.
+
+    Parameters
+    ----------
+    path : path
+        An npz file.
+
+    Returns
+    -------
+    Result
+        Of the kind that was saved. Vectors come back as NumPy arrays.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is damaged or holds no result of specop.
+
+    Examples
+    --------
+    >>> import numpy as np, os, specop, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "eigen.npz")
+    >>> specop.eigsh(np.diag([1.0, 2.0, 3.0]), k=1).save(path)
+    >>> specop.load(path).eigenvalues
+    array([3.])
+    """
+    with read_npz(path, "result") as (header, arrays):
+        kind = Result._kinds[header.pop("kind")]
+        converts = {item.name: item.metadata["convert"] for item in fields(kind) if "convert" in item.metadata}
+        header.update({name: convert(header[name]) for name, convert in converts.items()})
+        fields_of: dict[str, Any] = header | dict(arrays)
+        return kind(**fields_of)
 
 
 def delivered(result: _AnyResult, raise_on_failure: bool) -> _AnyResult:
@@ -102,3 +209,7 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _is_unsaved(item: Any) -> bool:
+    return bool(item.metadata.get("unsaved"))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result
+from specop.results.result import Result, record, unsaved, vector
 
 __all__ = ["RetrainResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class RetrainResult(Result):
     """A new minimum after data were removed or added, with its certificate and its cost.
 
@@ -41,7 +40,7 @@ class RetrainResult(Result):
         What stood for the second derivatives.
     """
 
-    theta: Array
+    theta: Array = vector()
     loss: float
     gradient_norms: NDArray[np.float64]
     gtol: float
@@ -51,7 +50,7 @@ class RetrainResult(Result):
     added: int
     damping: float
     matrix: str
-    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
     def gradient_norm(self) -> float:
@@ -76,5 +75,3 @@ class RetrainResult(Result):
             f"gradient norm {self.gradient_norms[0]:.1e} -> {self.gradient_norm:.1e} in {self.steps} Newton steps, "
             f"{self.gradients} gradients, {self.losses} losses, {self._provenance()}"
         )
-
-    __repr__ = __str__

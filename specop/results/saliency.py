@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result
+from specop.results.result import Result, converted, record, unsaved, vector
 
 __all__ = ["Removal", "SaliencyResult"]
 
@@ -44,7 +44,7 @@ class Removal:
         return f"{self.name}: size {self.size:.3g}, loss {self.expected:+.3g} expected, {self.measured:+.3g} measured"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class SaliencyResult(Result):
     """Saliencies of weights or groups.
 
@@ -72,17 +72,17 @@ class SaliencyResult(Result):
         Multiple of the identity that was added before the inversion; NaN without one.
     """
 
-    saliency: Array
-    slopes: NDArray[np.float64]
-    order: NDArray[np.intp]
-    theta: Array
-    group: NDArray[np.intp]
-    labels: tuple[str, ...]
+    saliency: Array = vector()
+    slopes: NDArray[np.float64] = vector()
+    order: NDArray[np.intp] = vector()
+    theta: Array = vector()
+    group: NDArray[np.intp] = vector()
+    labels: tuple[str, ...] = converted(tuple)
     shapes: dict[str, tuple[int, ...]]
     method: str
     matrix: str
     damping: float
-    loss_without: Callable[[NDArray[np.intp]], float] | None = field(default=None, repr=False, compare=False)
+    loss_without: Callable[[NDArray[np.intp]], float] | None = unsaved(default=None)
 
     def least(self, m: int = 10) -> list[Removal]:
         """Return the m least significant weights or groups with their expected changes of the loss."""
@@ -125,5 +125,3 @@ class SaliencyResult(Result):
         lines.append(f"{'least significant':>32}  {'size':>9}  {'loss change expected':>20}")
         lines += [f"{one.name:>32}  {one.size:9.3g}  {one.expected:20.3g}" for one in self.least()]
         return "\n".join(lines)
-
-    __repr__ = __str__

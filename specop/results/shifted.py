@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result
+from specop.results.result import Result, record, vector
 
 __all__ = ["ShiftedResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class ShiftedResult(Result):
     """Solutions of (A + s I) x = b for many shifts s.
 
@@ -33,7 +31,7 @@ class ShiftedResult(Result):
         As asked for.
     """
 
-    solution: Array
+    solution: Array = vector()
     shifts: NDArray[np.float64]
     residuals: NDArray[np.float64]
     goal: float
@@ -53,5 +51,3 @@ class ShiftedResult(Result):
             note = f"  indefinite: {negative} negative eigenvalues seen" if negative else ""
             lines.append(f"{shift:12.5g}  {residual:9.1e}{note}")
         return "\n".join(lines)
-
-    __repr__ = __str__

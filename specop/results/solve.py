@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result
+from specop.results.result import Result, record, unsaved, vector
 
 __all__ = ["SolveResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class SolveResult(Result):
     """A solution of A x = b, with its true residual.
 
@@ -44,18 +43,18 @@ class SolveResult(Result):
         As asked for.
     """
 
-    solution: Array
+    solution: Array = vector()
     residuals: NDArray[np.float64]
     goals: NDArray[np.float64]
     method: str
     steps: int
     curvature: float | None
-    direction: Array | None
+    direction: Array | None = vector()
     system: str
     damping: float
     rtol: float
     atol: float
-    unflatten: Callable[[Array], Any] | None = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
     def x(self) -> Any:
@@ -70,5 +69,3 @@ class SolveResult(Result):
     def __str__(self) -> str:
         found = "" if self.curvature is None else f", not positive definite: curvature {self.curvature:.3g}"
         return f"{self.system}: |b - A x| = {self.residual:.1e} by {self.method}{found}, {self._provenance()}"
-
-    __repr__ = __str__

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.errors import InvalidInputError
-from specop.results.result import Result
+from specop.results.result import Result, record
 from specop.statistics.estimate import Estimate, estimate_from_samples
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SpectralDensity"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class SpectralDensity(Result):
     r"""A spectrum as a measure: nodes with weights that sum to one.
 
@@ -215,9 +214,19 @@ class SpectralDensity(Result):
 
     def plot(self, ax: Axes | None = None, sigma: float | None = None) -> Axes:
         """Draw the smoothed density on a logarithmic scale, the cumulative share beside it; needs matplotlib."""
-        from specop.plotting.spectra import plot_density
+        from specop.plotting.density import plot_density
 
-        return plot_density(self, ax, sigma)
+        return plot_density(
+            self.nodes,
+            self.weights,
+            self.probe,
+            self.cdf_interval,
+            confidence=self.confidence,
+            title=f"{self.n:,} eigenvalues, {self.probes} probe(s) of {self.steps} steps",
+            pdf=None if sigma is None else lambda x: self.pdf(x, sigma),
+            sigma=sigma or 0.0,
+            ax=ax,
+        )
 
     def __str__(self) -> str:
         ends = f"from {self.nodes[0]:.6g} to {self.nodes[-1]:.6g}"
@@ -225,5 +234,3 @@ class SpectralDensity(Result):
             f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
             f"{self.probes} probe(s) of {self.steps} steps, {self._provenance()}"
         )
-
-    __repr__ = __str__

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result
+from specop.results.result import Result, converted, record
 from specop.statistics.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["TraceResult"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@record
 class TraceResult(Result):
     """A trace with its error.
 
@@ -35,19 +34,24 @@ class TraceResult(Result):
 
     estimate: float
     standard_error: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] = converted(tuple)
     confidence: float
     method: str
     probes: NDArray[np.float64]
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the probes, their mean and its interval, running where probes are independent; needs matplotlib."""
-        from specop.plotting.spectra import plot_trace
+        from specop.plotting.spectra import plot_estimates
 
-        return plot_trace(self, ax)
+        return plot_estimates(
+            self.probes[:0] if self.method == "exact" else self.probes,
+            Estimate(self.estimate, self.standard_error, self.interval, self.confidence),
+            independent=self.method in ("hutchinson", "hutch++"),
+            quantity="trace",
+            title=f"trace {self.estimate:.6g}, {self.matvecs} products",
+            ax=ax,
+        )
 
     def __str__(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
         return f"trace {value}, {self.method}, {self._provenance()}"
-
-    __repr__ = __str__

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from specop.report import cli
 from specop.report.commands import commands
-from specop.results.storage import load
+from specop.results.result import load
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--k", "3", "--k-low", "1", "--steps", "8", "--probes", "1", "--trace-rtol", "0.5"]

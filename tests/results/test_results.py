@@ -1,8 +1,12 @@
 """Results: what they say, how they are kept, and the laws of a density."""
 
+import copy
 import json
 import math
+import pickle
+import random
 import stat
+import zipfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specop.errors import InvalidInputError
-from specop.plotting.spectra import plot_density
 from specop.results import EigenResult, Result, SpectralDensity, TraceResult
-from specop.results.storage import load
+from specop.results.files import read_npz
+from specop.results.result import load, record, vector
 from specop.statistics.estimate import estimate_from_samples
 
 MADE = {
@@ -174,6 +178,139 @@ def test_foreign_files_are_refused(write, tmp_path: Path) -> None:
         load(path)
 
 
+def damaged(whole: bytes, seed: int) -> bytes:
+    """Return a file with a few bits flipped, bytes cut out or put in, or its end missing."""
+    chance = random.Random(seed)
+    broken = bytearray(whole)
+    kind, at = seed % 4, chance.randrange(len(whole))
+    if kind == 0:
+        broken[at] ^= 1 << chance.randrange(8)
+    elif kind == 1:
+        for _ in range(5):
+            broken[chance.randrange(len(whole))] = chance.randrange(256)
+    elif kind == 2:
+        del broken[at : at + chance.choice([1, 4, 100, len(whole)])]
+    else:
+        broken[at:at] = bytes(chance.randrange(256) for _ in range(chance.choice([1, 4, 100])))
+    return bytes(broken)
+
+
+def test_damaged_files_are_refused_or_read_right(tmp_path: Path) -> None:
+    path = tmp_path / "eigen.npz"
+    eigen().save(path)
+    whole, refused = path.read_bytes(), 0
+    for seed in range(800):
+        path.write_bytes(damaged(whole, seed))
+        try:
+            again = load(path)
+        except InvalidInputError as error:
+            assert "eigen.npz' holds no result" in str(error)
+            refused += 1
+        else:
+            # Nothing looks at some bytes, such as dates.
+            np.testing.assert_equal(again.summary(), eigen().summary())
+            np.testing.assert_array_equal(again.rows, np.eye(5)[:2])
+    assert refused > 600
+
+
+def rezipped(path: Path, method: int) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+METHODS = {"deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_compressed_files_are_read(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "eigen.npz"
+    eigen().save(path)
+    rezipped(path, method)
+    np.testing.assert_equal(load(path).summary(), eigen().summary())
+    # And refused where what is inside was damaged.
+    content = bytearray(path.read_bytes())
+    content[150:170] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="holds no result"):
+        load(path)
+
+
+# Deflate64, zstandard, AES encryption, a number that nobody uses; and one that hides what it is.
+@pytest.mark.parametrize("number", [6, 9, 93, 99, 1234, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compression_methods_are_refused(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "eigen.npz"
+    eigen().save(path)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset : at + offset + 2] = number.to_bytes(2, "little")
+            at = content.find(signature, at + 1)
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="holds no result"):
+        load(path)
+
+
+def test_arrays_that_are_shorter_than_their_entry_are_refused(tmp_path: Path) -> None:
+    # The checksum stands at the end of an entry, which an array of another shape does not reach.
+    path = tmp_path / "eigen.npz"
+    eigen().save(path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content.replace(b"(2,)", b"(1,)") if name == "eigenvalues.npy" else content)
+    with pytest.raises(InvalidInputError, match="'eigenvalues' is shorter"):
+        load(path)
+
+
+def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.npz")
+
+
+def test_errors_of_others_are_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    eigen().save(tmp_path / "eigen.npz")
+    with pytest.raises(RuntimeError, match="out of memory"), read_npz(tmp_path / "eigen.npz", "result"):
+        raise RuntimeError("out of memory on the device")
+
+
+def test_kinds_of_results_are_known_from_their_definition_on(tmp_path: Path) -> None:
+    @record
+    class Counted(Result):
+        count: int
+        where: np.ndarray = vector()
+
+    Counted(**MADE, count=3, where=np.arange(4)).save(tmp_path / "counted.npz")
+    again = load(tmp_path / "counted.npz")
+    assert type(again) is Counted
+    assert again.summary() == {**MADE, "count": 3}
+    assert again.where.tolist() == [0, 1, 2, 3]
+    with pytest.raises(TypeError, match="count"):
+        Counted(**MADE, where=np.arange(4))
+
+
+@pytest.mark.parametrize("result", ALL, ids=lambda result: type(result).__name__)
+def test_results_are_pickled_and_copied(result: Result) -> None:
+    for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), copy.copy(result)):
+        assert type(again) is type(result) and again is not result
+        np.testing.assert_equal(again.summary(), result.summary())
+        assert str(again) == str(result)
+
+
+def test_copies_keep_their_framework_and_pickles_leave_the_model_behind() -> None:
+    made = eigen()
+    there, deep = pickle.loads(pickle.dumps(made)), copy.deepcopy(made)
+    for again in (there, deep):
+        assert torch.equal(again.rows, made.rows) and again.rows.data_ptr() != made.rows.data_ptr()
+    assert deep.eigenvector_tree(0)["weight"].tolist() == [1, 0, 0, 0, 0]
+    with pytest.raises(InvalidInputError, match="loaded from a file"):
+        there.eigenvector_tree(0)
+
+
 @pytest.mark.parametrize("result", ALL, ids=lambda result: type(result).__name__)
 def test_summary_is_json_with_every_number_but_the_vectors(result: Result) -> None:
     summary = json.loads(json.dumps(result.summary()))
@@ -283,7 +420,7 @@ def test_the_drawn_density_has_mass_one_and_shows_every_node() -> None:
     # Half at zero, a bulk at 1e-3 and an outlier: five decades that one Gaussian could not show.
     bulk = np.linspace(5e-4, 2e-3, 20)
     made = density([([0.0, *bulk, 50.0], [0.5, *np.full(20, 0.0245), 0.01])])
-    ax = plot_density(made)
+    ax = made.plot()
     (line,) = (line for line in ax.lines if line.get_label() == "density")
     x, y = line.get_data()
     assert scipy.integrate.trapezoid(y, x) == pytest.approx(1.0, abs=0.01)
