@@ -32,8 +32,6 @@ class DiagonalResult(Result):
     error_norm: float
     method: str
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         n = len(self.diagonal)
-        return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}, " + (
-            self._provenance()
-        )
+        return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result, record, unsaved, vector
+from specop.results.result import Result, column, record, unsaved, vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,20 +28,20 @@ class EigenResult(Result):
         Ascending.
     rows : native array (k, n)
         Eigenvectors as orthonormal rows, in the operator's framework and on its device.
-    residuals : ndarray (k,)
-        Norms of A x - lambda x; some eigenvalue of A lies within that distance.
     bounds : ndarray (k,)
         Bounds of the eigenvalues' errors: the residual, or its square over the gap where that is smaller.
+    residuals : ndarray (k,)
+        Norms of A x - lambda x; some eigenvalue of A lies within that distance.
     check_matvecs : int
         Those of `matvecs` that the multiplicity check took.
     which, tol : str, float
         As asked for.
     """
 
-    eigenvalues: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64] = column("eigenvalue", ".8g")
     rows: Array = vector()
-    residuals: NDArray[np.float64]
-    bounds: NDArray[np.float64]
+    bounds: NDArray[np.float64] = column("error <=", ".1e")
+    residuals: NDArray[np.float64] = column("residual", ".1e")
     check_matvecs: int
     which: str
     tol: float
@@ -69,9 +69,5 @@ class EigenResult(Result):
         title = f"{len(self.eigenvalues)} eigenvalues ({self.which}), with error bounds"
         return plot_eigenvalues(self.eigenvalues, self.bounds, title, ax)
 
-    def __str__(self) -> str:
-        lines = [f"{len(self.eigenvalues)} eigenvalues ({self.which}), {self._provenance()}"]
-        lines.append(f"{'eigenvalue':>16}  {'error <=':>9}  {'residual':>9}")
-        for value, bound, residual in zip(self.eigenvalues, self.bounds, self.residuals, strict=True):
-            lines.append(f"{value:16.8g}  {bound:9.1e}  {residual:9.1e}")
-        return "\n".join(lines)
+    def _headline(self) -> str:
+        return f"{len(self.eigenvalues)} eigenvalues ({self.which})"

@@ -26,5 +26,5 @@ class FunctionResult(Result):
     error: float
     tol: float
 
-    def __str__(self) -> str:
-        return f"f(A) v with error {self.error:.1e}, {self._provenance()}"
+    def _headline(self) -> str:
+        return f"f(A) v with error {self.error:.1e}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result, record
+from specop.results.result import Result, column, record
 
 __all__ = ["InfluenceResult"]
 
@@ -16,10 +16,10 @@ class InfluenceResult(Result):
 
     Attributes
     ----------
-    scores : ndarray (m,) or (m, k)
-        Predicted changes; of a loss, positive ones belong to helpful samples. A column for each quantity.
     indices : ndarray (m,)
         Numbers of the samples.
+    scores : ndarray (m,) or (m, k)
+        Predicted changes; of a loss, positive ones belong to helpful samples. A column for each quantity.
     quantity : str
         What changes, in words.
     newton : bool
@@ -36,8 +36,8 @@ class InfluenceResult(Result):
         The same without the penalty.
     """
 
-    scores: NDArray[np.float64]
-    indices: NDArray[np.intp]
+    indices: NDArray[np.intp] = column()
+    scores: NDArray[np.float64] = column()
     quantity: str
     newton: bool
     damping: float
@@ -70,8 +70,11 @@ class InfluenceResult(Result):
         order = order[sign * scores[order] > 0]
         return self.indices[order], scores[order]
 
-    def __str__(self) -> str:
-        lines = [f"influence of {len(self.indices)} training samples on {self.quantity}"]
+    def _headline(self) -> str:
+        return f"influence of {len(self.indices)} training samples on {self.quantity}"
+
+    def _lines(self) -> list[str]:
+        lines = super()._lines()
         for name, (indices, scores) in (("helpful", self.most_helpful(5)), ("harmful", self.most_harmful(5))):
             pairs = ", ".join(f"{index} ({score:+.2e})" for index, score in zip(indices, scores, strict=True))
             lines.append(f"most {name}: {pairs or 'none'}")
@@ -80,9 +83,4 @@ class InfluenceResult(Result):
             f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}; gradient norm at the parameters "
             f"{self.gradient_norm:.1e} with that penalty, {self.loss_gradient_norm:.1e} without"
         )
-        return "\n".join([*lines, self._provenance()]) + _remark(self)
-
-
-def _remark(result: Result) -> str:
-    """Return what the solver said of a matrix that it solved with, beyond that it converged."""
-    return f"\n{result.message}" if result.converged and result.message != "converged" else ""
+        return [*lines, *self._remark()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.results.result import Result, record
+from specop.results.result import Result, column, record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +37,9 @@ class InfluenceCheck(Result):
         As used.
     """
 
-    indices: NDArray[np.intp]
-    predicted: NDArray[np.float64]
-    actual: NDArray[np.float64]
+    indices: NDArray[np.intp] = column("sample")
+    predicted: NDArray[np.float64] = column("predicted", "+.3e")
+    actual: NDArray[np.float64] = column("actual", "+.3e")
     gradient_norms: NDArray[np.float64]
     correlation: float
     rank_correlation: float
@@ -54,9 +54,9 @@ class InfluenceCheck(Result):
         title = f"{self.quantity}\ncorrelation {self.correlation:.3f}, of ranks {self.rank_correlation:.3f}"
         return plot_influence_check(self.predicted, self.actual, title, ax)
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         return (
             f"influence of {len(self.indices)} samples on {self.quantity}, predicted against retrained: correlation "
             f"{self.correlation:.4f}, of ranks {self.rank_correlation:.4f}, gradient norms up to "
-            f"{self.gradient_norms.max():.1e}, {self._provenance()}"
+            f"{self.gradient_norms.max():.1e}"
         )

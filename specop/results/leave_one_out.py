@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
-from specop.results.result import Result, record, unsaved, vector
+from specop.results.result import Result, column, record, unsaved, vector
 
 __all__ = ["LeaveOneOutResult"]
 
@@ -38,11 +38,11 @@ class LeaveOneOutResult(Result):
 
     changes: Array = vector()
     indices: NDArray[np.intp]
-    sizes: NDArray[np.intp]
+    sizes: NDArray[np.intp] = column()
     newton: bool
     damping: float
     matrix: str
-    residuals: NDArray[np.float64]
+    residuals: NDArray[np.float64] = column()
     unflatten: Callable[[Array], Any] | None = unsaved(default=None)
 
     @property
@@ -58,15 +58,13 @@ class LeaveOneOutResult(Result):
         """Return the same in the structure of the parameters, where the result was not read from a file."""
         return self.change(i) if self.unflatten is None else self.unflatten(self.change(i))
 
-    def __str__(self) -> str:
+    def _lines(self) -> list[str]:
+        return [*super()._lines(), *self._remark()]
+
+    def _headline(self) -> str:
         kind = "one Newton step" if self.newton else "first order"
         sizes = f"{self.sizes.min()}" if np.ptp(self.sizes) == 0 else f"{self.sizes.min()} to {self.sizes.max()}"
         return (
             f"change of {self.changes.shape[0]} parameters without {len(self.sizes)} groups of {sizes} sample(s), "
-            f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}, {self._provenance()}"
-        ) + _remark(self)
-
-
-def _remark(result: Result) -> str:
-    """Return what the solver said of a matrix that it solved with, beyond that it converged."""
-    return f"\n{result.message}" if result.converged and result.message != "converged" else ""
+            f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}"
+        )

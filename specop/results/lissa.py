@@ -49,9 +49,8 @@ class LissaResult(Result):
         """The solution in the form of b."""
         return self.solution if self.unflatten is None else self.unflatten(self.solution)
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         return (
             f"(H + {self.damping * self.scale:.3g} I) x = b: |b - (H + d I) x| = {self.residual:.1e}, standard error "
-            f"of x {self.standard_error:.1e}, {self.repeats} repeats of {self.steps} steps, scale {self.scale:.3g}, "
-            f"{self._provenance()}"
+            f"of x {self.standard_error:.1e}, {self.repeats} repeats of {self.steps} steps, scale {self.scale:.3g}"
         )

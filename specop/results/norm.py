@@ -32,6 +32,6 @@ class NormResult(Result):
     method: str
     probes: NDArray[np.float64]
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
-        return f"Frobenius norm {value}, {self.method}, {self._provenance()}"
+        return f"Frobenius norm {value}, {self.method}"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result, record, unsaved, vector
+from specop.results.result import Result, column, record, unsaved, vector
+from specop.results.tables import Column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,10 +48,10 @@ class PruneResult(Result):
     theta: Array = vector()
     mask: NDArray[np.bool_] = vector()
     prunable: NDArray[np.bool_] = vector()
-    sparsities: NDArray[np.float64]
+    sparsities: NDArray[np.float64] = column()
     losses: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    dampings: NDArray[np.float64]
+    expected: NDArray[np.float64] = column()
+    dampings: NDArray[np.float64] = column()
     shapes: dict[str, tuple[int, ...]]
     method: str
     matrix: str
@@ -91,13 +92,17 @@ class PruneResult(Result):
             raise InvalidInputError("this result was loaded from a file: use objective.unflatten(result.theta).")
         return self.unflatten(vector)
 
-    def __str__(self) -> str:
+    def _columns(self) -> dict[str, Column]:
+        return super()._columns() | {"losses": Column(self.losses[1:])}
+
+    def _headline(self) -> str:
         matrix = "" if self.method == "magnitude" else f" on the {self.matrix}"
         kept, of = int(self.mask[self.prunable].sum()), int(self.prunable.sum())
-        lines = [
+        return (
             f"{kept} of {of} weights left ({100 * self.sparsity:.1f} % zero) by {self.method}{matrix}, "
-            f"{len(self.sparsities)} steps, {self._provenance()}",
-            f"loss {self.losses[0]:.6g} -> {self.losses[-1]:.6g}",
-        ]
-        lines += [f"{name:>32}  {100 * share:5.1f} % zero" for name, share in self.layers.items()]
-        return "\n".join(lines)
+            f"{len(self.sparsities)} steps, loss {self.losses[0]:.6g} -> {self.losses[-1]:.6g}"
+        )
+
+    def _shown(self) -> dict[str, Column]:
+        zero = [100 * share for share in self.layers.values()]
+        return {"names": Column(list(self.layers), "parameter"), "zero": Column(zero, "% zero", ".1f")}

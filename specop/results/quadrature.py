@@ -45,6 +45,6 @@ class QuadratureResult(Result):
     probes: NDArray[np.float64]
     steps: int
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
-        return f"{self.quantity} {value}, {self.method}, {self._provenance()}"
+        return f"{self.quantity} {value}, {self.method}"

@@ -71,12 +71,12 @@ class RankResult(Result):
             ax=ax,
         )
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         low, high = self.interval
         gap = f"no eigenvalue seen from {self.gap[0]:.2g} to {self.gap[1]:.2g}"
         if not self.gap[0] < self.gap[1]:
             gap = f"sizes up to {self.tol:.2g} count as zero, without a gap"
         return (
             f"rank {self.rank:g} of {self.n} ({100 * self.confidence:g} % interval {low:g} to {high:g}), "
-            f"{self.method}: {gap}, {self._provenance()}"
+            f"{self.method}: {gap}"
         )

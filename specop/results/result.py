@@ -9,6 +9,7 @@ import secrets
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from html import escape
 from importlib import metadata
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
@@ -17,8 +18,9 @@ import numpy as np
 from specop.arrays.backend import backend_of
 from specop.errors import ConvergenceWarning, NotConvergedError
 from specop.results.files import npz_path, read_npz, write_npz
+from specop.results.tables import Column, data_frame, html_table, text_table
 
-__all__ = ["Result", "converted", "delivered", "load", "record", "unsaved", "vector", "versions"]
+__all__ = ["Result", "column", "converted", "delivered", "load", "record", "unsaved", "vector", "versions"]
 
 _AnyResult = TypeVar("_AnyResult", bound="Result")
 
@@ -26,6 +28,19 @@ _AnyResult = TypeVar("_AnyResult", bound="Result")
 def vector() -> Any:
     """Return a field for an array as long as the parameters or the data: it is saved, but no part of a summary."""
     return field(metadata={"long": True})
+
+
+def column(heading: str = "", form: str = "") -> Any:
+    """Return a field for an array with one entry for each item that the result is about, such as each eigenvalue.
+
+    Parameters
+    ----------
+    heading : str
+        What stands above the column in the table that is printed; without one it is in data frames only.
+    form : str
+        How an entry is printed, as in `format`.
+    """
+    return field(metadata={"column": (heading, form)})
 
 
 def converted(convert: Callable[[Any], Any]) -> Any:
@@ -54,7 +69,7 @@ def unsaved(*, default: Any) -> Any:
     frozen_default=True,
     kw_only_default=True,
     eq_default=False,
-    field_specifiers=(vector, converted, unsaved),
+    field_specifiers=(vector, column, converted, unsaved),
 )
 def record(kind: type[_AnyResult]) -> type[_AnyResult]:
     """Make a class of results a dataclass: frozen, with keywords only, and compared by identity."""
@@ -66,7 +81,7 @@ class Result:
     """What every result says of its making.
 
     A class of results is decorated with `record`, and `load` knows it from its definition on. Fields are numbers,
-    texts and short arrays; those that are something else say so with `vector`, `converted` or `unsaved`.
+    texts and short arrays; those that are something else say so with `vector`, `column`, `converted` or `unsaved`.
 
     Attributes
     ----------
@@ -125,15 +140,66 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Return the numbers as plain Python values, ready for JSON; vectors are left out."""
         plain: dict[str, Any] = {}
-        for item in fields(self):
+        # What it is comes before how it was made.
+        for item in (*fields(self)[len(fields(Result)) :], *fields(Result)):
             if not item.metadata.get("long"):
                 value = getattr(self, item.name)
                 value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
                 plain[item.name] = list(value) if isinstance(value, tuple) else value
         return plain
 
+    def to_frame(self) -> Any:
+        """Return a pandas data frame; needs pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With a row for each eigenvalue, shift, sample, or whatever else the result is about several of, and all
+            other numbers in ``attrs``; otherwise with one row of all numbers. Vectors are left out.
+        """
+        columns = self._columns()
+        plain = {name: value for name, value in self.summary().items() if name not in columns}
+        if columns:
+            return data_frame(columns, plain)
+        row: dict[str, Any] = {}
+        for name, value in plain.items():
+            if isinstance(getattr(self, name), tuple):
+                row |= dict(zip((f"{name}_low", f"{name}_high"), value, strict=True))
+            elif not isinstance(value, (list, dict)):
+                row[name] = value
+        return data_frame({}, row)
+
+    def __str__(self) -> str:
+        return "\n".join([*self._lines(), *text_table(self._shown())])
+
     def __repr__(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{'<br>'.join(map(escape, self._lines()))}</p>{html_table(self._shown())}"
+
+    def _lines(self) -> list[str]:
+        """Return what is said of the result above its table."""
+        seen = "" if self.samples is None else f", {self.samples} samples"
+        lines = [f"{self._headline()}, {self.matvecs} products, {self.seconds:.2f} s{seen}"]
+        return lines if self.converged else [*lines, f"not converged: {self.message}"]
+
+    def _remark(self) -> list[str]:
+        """Return what the method had to say beyond that it converged, as a line."""
+        return [self.message] if self.converged and self.message != "converged" else []
+
+    def _headline(self) -> str:
+        """Return what the result is, in words and numbers."""
+        return type(self).__name__
+
+    def _columns(self) -> dict[str, Column]:
+        """Return what there is for each item that the result is about."""
+        meanings = {item.name: item.metadata["column"] for item in fields(self) if "column" in item.metadata}
+        return {name: Column(getattr(self, name), *meaning) for name, meaning in meanings.items()}
+
+    def _shown(self) -> dict[str, Column]:
+        """Return the columns of the table that is printed, those that have a heading."""
+        return self._columns()
 
     def __getstate__(self) -> dict[str, Any]:
         # Functions of the model hold the model, and what cannot be pickled.
@@ -147,11 +213,6 @@ class Result:
 
     def _saved(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self) if not _is_unsaved(item)}
-
-    def _provenance(self) -> str:
-        seen = "" if self.samples is None else f", {self.samples} samples"
-        state = "" if self.converged else f"\nnot converged: {self.message}"
-        return f"{self.matvecs} products, {self.seconds:.2f} s{seen}{state}"
 
 
 def load(path: str | os.PathLike[str]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, record, unsaved, vector
+from specop.results.result import Result, column, record, unsaved, vector
 
 __all__ = ["RetrainResult"]
 
@@ -42,7 +42,7 @@ class RetrainResult(Result):
 
     theta: Array = vector()
     loss: float
-    gradient_norms: NDArray[np.float64]
+    gradient_norms: NDArray[np.float64] = column()
     gtol: float
     gradients: int
     losses: int
@@ -67,11 +67,11 @@ class RetrainResult(Result):
         """The new parameters in the structure of the old ones; a vector where the result was read from a file."""
         return self.theta if self.unflatten is None else self.unflatten(self.theta)
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         changes = [f"without {len(self.removed)} samples"] * bool(len(self.removed))
         changes += [f"with {self.added} more samples"] * bool(self.added)
         return (
             f"minimum {' and '.join(changes) or 'of all data'}, damping {self.damping:g}: "
             f"gradient norm {self.gradient_norms[0]:.1e} -> {self.gradient_norm:.1e} in {self.steps} Newton steps, "
-            f"{self.gradients} gradients, {self.losses} losses, {self._provenance()}"
+            f"{self.gradients} gradients, {self.losses} losses"
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.results.result import Result, converted, record, unsaved, vector
+from specop.results.tables import Column
 
 __all__ = ["Removal", "SaliencyResult"]
 
@@ -117,11 +118,22 @@ class SaliencyResult(Result):
             entry -= size
         raise IndexError(entry)
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         what = "groups" if self.labels else "weights"
         damped = "" if np.isnan(self.damping) else f" with damping {self.damping:.3g}"
         matrix = "" if self.method == "magnitude" else f" on the {self.matrix}{damped}"
-        lines = [f"saliencies of {len(self.order)} {what}, {self.method}{matrix}, {self._provenance()}"]
-        lines.append(f"{'least significant':>32}  {'size':>9}  {'loss change expected':>20}")
-        lines += [f"{one.name:>32}  {one.size:9.3g}  {one.expected:20.3g}" for one in self.least()]
-        return "\n".join(lines)
+        return f"saliencies of {len(self.order)} {what}, {self.method}{matrix}"
+
+    def _columns(self) -> dict[str, Column]:
+        return _table(self.least(len(self.order)))
+
+    def _shown(self) -> dict[str, Column]:
+        return _table(self.least())
+
+
+def _table(removals: list[Removal]) -> dict[str, Column]:
+    return {
+        "name": Column([one.name for one in removals], "least significant"),
+        "size": Column([one.size for one in removals], "size", ".3g"),
+        "expected": Column([one.expected for one in removals], "loss change expected", ".3g"),
+    }

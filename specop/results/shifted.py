@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, record, vector
+from specop.results.result import Result, column, record, vector
 
 __all__ = ["ShiftedResult"]
 
@@ -32,10 +32,10 @@ class ShiftedResult(Result):
     """
 
     solution: Array = vector()
-    shifts: NDArray[np.float64]
-    residuals: NDArray[np.float64]
+    shifts: NDArray[np.float64] = column("shift", ".5g")
+    residuals: NDArray[np.float64] = column("residual", ".1e")
     goal: float
-    negative: NDArray[np.int64]
+    negative: NDArray[np.int64] = column("negative")
     rtol: float
     atol: float
 
@@ -44,10 +44,7 @@ class ShiftedResult(Result):
         """The solutions, a native (n, k) array."""
         return self.solution
 
-    def __str__(self) -> str:
-        lines = [f"(A + s I) x = b for {len(self.shifts)} shifts, {self._provenance()}"]
-        lines.append(f"{'shift':>12}  {'residual':>9}")
-        for shift, residual, negative in zip(self.shifts, self.residuals, self.negative, strict=True):
-            note = f"  indefinite: {negative} negative eigenvalues seen" if negative else ""
-            lines.append(f"{shift:12.5g}  {residual:9.1e}{note}")
-        return "\n".join(lines)
+    def _headline(self) -> str:
+        most = int(self.negative.max())
+        note = f", indefinite: {most} negative eigenvalues seen" if most else ""
+        return f"(A + s I) x = b for {len(self.shifts)} shifts{note}"

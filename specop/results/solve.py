@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, record, unsaved, vector
+from specop.results.result import Result, column, record, unsaved, vector
 
 __all__ = ["SolveResult"]
 
@@ -44,8 +44,8 @@ class SolveResult(Result):
     """
 
     solution: Array = vector()
-    residuals: NDArray[np.float64]
-    goals: NDArray[np.float64]
+    residuals: NDArray[np.float64] = column()
+    goals: NDArray[np.float64] = column()
     method: str
     steps: int
     curvature: float | None
@@ -66,6 +66,6 @@ class SolveResult(Result):
         """The largest of `residuals`."""
         return float(np.max(self.residuals))
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         found = "" if self.curvature is None else f", not positive definite: curvature {self.curvature:.3g}"
-        return f"{self.system}: |b - A x| = {self.residual:.1e} by {self.method}{found}, {self._provenance()}"
+        return f"{self.system}: |b - A x| = {self.residual:.1e} by {self.method}{found}"

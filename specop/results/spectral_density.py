@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.errors import InvalidInputError
-from specop.results.result import Result, record
+from specop.results.result import Result, column, record
 from specop.statistics.estimate import Estimate, estimate_from_samples
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
 
@@ -52,11 +52,11 @@ class SpectralDensity(Result):
         Of the intervals.
     """
 
-    nodes: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    probe: NDArray[np.int64]
-    gauss_weights: NDArray[np.float64]
-    couplings: NDArray[np.float64]
+    nodes: NDArray[np.float64] = column()
+    weights: NDArray[np.float64] = column()
+    probe: NDArray[np.int64] = column()
+    gauss_weights: NDArray[np.float64] = column()
+    couplings: NDArray[np.float64] = column()
     rounding: float
     n: int
     steps: int
@@ -228,9 +228,9 @@ class SpectralDensity(Result):
             ax=ax,
         )
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         ends = f"from {self.nodes[0]:.6g} to {self.nodes[-1]:.6g}"
         return (
             f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
-            f"{self.probes} probe(s) of {self.steps} steps, {self._provenance()}"
+            f"{self.probes} probe(s) of {self.steps} steps"
         )

@@ -52,6 +52,6 @@ class TraceResult(Result):
             ax=ax,
         )
 
-    def __str__(self) -> str:
+    def _headline(self) -> str:
         value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
-        return f"trace {value}, {self.method}, {self._provenance()}"
+        return f"trace {value}, {self.method}"

@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import stat
+import sys
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from specop.errors import InvalidInputError
 from specop.results import EigenResult, Result, SpectralDensity, TraceResult
 from specop.results.files import read_npz
-from specop.results.result import load, record, vector
+from specop.results.result import column, load, record, vector
 from specop.statistics.estimate import estimate_from_samples
 
 MADE = {
@@ -330,6 +331,60 @@ def test_text_states_errors_costs_and_failure() -> None:
     low, high = estimated_trace([1.0, 2.0, 4.0]).interval
     assert f"{low:.6g} to {high:.6g}" in str(estimated_trace([1.0, 2.0, 4.0]))
     assert "mean" in str(TWO_PROBES) and "from 0 to 10" in str(TWO_PROBES)
+
+
+def test_text_cuts_long_tables_in_the_middle() -> None:
+    many = np.arange(100.0)
+    lines = str(eigen(eigenvalues=many, residuals=many, bounds=many)).splitlines()
+    assert len(lines) < 40
+    assert lines[2].split()[0] == "0" and lines[-1].split()[0] == "99"
+    assert "..." in lines[2 + (len(lines) - 2) // 2]
+
+
+def test_html_has_the_lines_and_the_table_escaped() -> None:
+    html = eigen(converged=False, message="a < b")._repr_html_()
+    assert "100 samples" in html and "not converged: a &lt; b" in html
+    assert html.count("<tr>") == 3 and html.count("<th>") == 3
+    assert "<td>1.0e-06</td>" in html and "error &lt;=" in html
+    assert "<table>" not in estimated_trace([1.0, 2.0])._repr_html_()
+
+
+def test_frames_have_a_row_for_each_item_and_the_rest_beside() -> None:
+    pytest.importorskip("pandas")
+    frame = eigen().to_frame()
+    assert list(frame.columns) == ["eigenvalues", "bounds", "residuals"]
+    assert frame["bounds"].tolist() == [1e-6, 2e-6]
+    assert frame.attrs["which"] == "LA" and frame.attrs["matvecs"] == 12
+    assert set(frame.columns) | set(frame.attrs) == set(eigen().summary())
+    assert len(TWO_PROBES.to_frame()) == len(TWO_PROBES.nodes)
+
+
+def test_frames_of_numbers_have_one_row() -> None:
+    pandas = pytest.importorskip("pandas")
+    made = estimated_trace([1.0, 2.0, 4.0])
+    frame = made.to_frame()
+    assert frame.shape[0] == 1
+    row = frame.iloc[0]
+    assert (row["estimate"], row["interval_low"], row["interval_high"]) == (made.estimate, *made.interval)
+    assert next(iter(frame.columns)) == "estimate"
+    assert len(pandas.concat([frame, estimated_trace([3.0, 5.0]).to_frame()])) == 2
+
+
+def test_frames_of_several_quantities_have_a_column_for_each() -> None:
+    pytest.importorskip("pandas")
+
+    @record
+    class Several(Result):
+        scores: np.ndarray = column()
+
+    frame = Several(**MADE, scores=np.arange(6.0).reshape(3, 2)).to_frame()
+    assert frame["scores[1]"].tolist() == [1.0, 3.0, 5.0]
+
+
+def test_frames_without_pandas_name_the_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InvalidInputError, match="pip install pandas"):
+        eigen().to_frame()
 
 
 def test_results_compare_by_identity() -> None:
