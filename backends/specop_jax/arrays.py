@@ -7,7 +7,7 @@ of them and never a constant, so that each compiles once for a dtype and the sha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from specop.arrays.backend import Backend
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
@@ -49,19 +50,24 @@ class Part:
         return (self.entries.stop - self.entries.start,) if isinstance(self.entries, slice) else ()
 
 
-class JaxBackend:
+class JaxBackend(Backend):
     """`specop.arrays.Backend` for float32 and float64 arrays on one device.
 
     `orthogonalize_` returns `Part`s, which only `to_host` reads.
     """
 
     name = "jax"
+    array_type = Array
+    conversion = "jax.device_put(jax.numpy.asarray(x, '{dtype}'), device) for the device {device}"
 
-    def layout(self, vector: Array) -> Layout:
-        if vector.dtype not in (np.float32, np.float64):
-            raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
-        require_precision(vector.dtype, "a vector")
-        return Layout(vector.shape[0], vector.dtype, device_of(vector, "a vector"))
+    def layout(self, array: Array) -> Layout:
+        require_precision(array.dtype, "a vector")
+        # Inside a transformation of the user's there is no device.
+        device = None if isinstance(array, jax.core.Tracer) else device_of(array, "a vector")
+        return Layout(array.shape[-1], array.dtype, device)
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        return tuple(getattr(x, "shape", ()))
 
     def dot(self, x: Array, y: Array) -> Array:
         return kernels.dot(x, y)
@@ -156,6 +162,12 @@ class JaxBackend:
             return basis.blocks[0]
         return jnp.stack([self.row(basis, i) for i in range(k)])
 
+    def stack(self, rows: Sequence[Array]) -> Array:
+        return jnp.stack(rows)
+
+    def index(self, matrix: Array, i: int) -> Array:
+        return kernels.row(matrix, i)
+
     def apply_rows(self, matrix: Array, x: Array) -> Array:
         return kernels.apply_rows(matrix, x)
 
@@ -217,26 +229,11 @@ class JaxBackend:
         return np.array(x)
 
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
-        if not isinstance(x, Array):
-            raise InvalidInputError(
-                f"{what} must be a jax.Array on {layout.device} like the operator's own vectors, got "
-                f"{type(x).__name__}. Convert it explicitly; specop never moves a vector between frameworks or "
-                f"devices by itself."
-            )
-        if x.shape != (layout.n,):
-            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {x.shape}.")
-        if x.dtype != layout.dtype:
-            raise InvalidInputError(
-                f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."
-            )
         if isinstance(x, jax.core.Tracer):
-            return  # inside a transformation of the user's there is no device
-        if x.is_deleted():
+            layout = replace(layout, device=None)
+        elif isinstance(x, Array) and x.is_deleted():
             raise InvalidInputError(f"{what} was deleted: it was donated to a jitted function. Pass a copy there.")
-        if device_of(x, what) != layout.device:
-            raise InvalidInputError(
-                f"{what} must be on {layout.device}, got an array on {device_of(x, what)}. Move it with jax.device_put."
-            )
+        super().check_vector(x, layout, what)
 
 
 def device_of(array: Array, what: str) -> jax.Device:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specop.arrays.backend import Backend
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
-from specop.errors import InvalidInputError
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -23,15 +23,18 @@ _CHUNK = 16_384
 _COLUMNS = 4_096
 
 
-class NumpyBackend:
+class NumpyBackend(Backend):
     """`specop.arrays.Backend` for float32 and float64 ndarrays."""
 
     name = "numpy"
+    array_type = np.ndarray
+    conversion = "np.asarray(x, '{dtype}')"
 
-    def layout(self, vector: Vector) -> Layout:
-        if vector.dtype not in (np.float32, np.float64):
-            raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
-        return Layout(len(vector), vector.dtype, "cpu")
+    def layout(self, array: NDArray[Any]) -> Layout:
+        return Layout(array.shape[-1], array.dtype, "cpu")
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        return tuple(getattr(x, "shape", ()))
 
     def dot(self, x: Vector, y: Vector) -> Any:
         chunks = range(0, len(x), _CHUNK)
@@ -63,6 +66,9 @@ class NumpyBackend:
 
     def zeros(self, layout: Layout) -> Vector:
         return np.zeros(layout.n, dtype=layout.dtype)
+
+    def section(self, x: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        return x[..., start:stop]
 
     def gather(self, x: Vector, indices: NDArray[np.intp]) -> Vector:
         return np.take(x, indices, axis=-1)
@@ -112,6 +118,12 @@ class NumpyBackend:
         if k == basis.lead:
             return basis.blocks[0]
         return np.stack([basis.row(i) for i in range(k)])
+
+    def stack(self, rows: Sequence[Vector]) -> NDArray[Any]:
+        return np.stack(rows)
+
+    def index(self, matrix: NDArray[Any], i: int) -> Vector:
+        return np.ascontiguousarray(matrix[i])
 
     # OpenBLAS computes with memory that nobody has written and leaves it out of the result: where a NaN lies there, the
     # processor notes an invalid operation, and NumPy warns of a product that is right.
@@ -167,19 +179,6 @@ class NumpyBackend:
 
     def to_numpy(self, x: NDArray[Any]) -> NDArray[Any]:
         return np.array(x)
-
-    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
-        if not isinstance(x, np.ndarray):
-            raise InvalidInputError(
-                f"{what} must be a NumPy array like the operator's own vectors, got {type(x).__name__}. "
-                f"Convert it explicitly; specop never moves a vector between frameworks or devices by itself."
-            )
-        if x.shape != (layout.n,):
-            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {x.shape}.")
-        if x.dtype != layout.dtype:
-            raise InvalidInputError(
-                f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with x.astype({layout.dtype})."
-            )
 
 
 def _products(rows: NDArray[Any], x: Vector) -> Vector:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from specop.arrays.backend import Backend
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop_tensorflow.basis import Basis
@@ -26,15 +27,18 @@ _CHUNK = 16_384
 _COLUMNS = 4_096
 
 
-class TensorflowBackend:
+class TensorflowBackend(Backend):
     """`specop.arrays.Backend` for float32 and float64 eager tensors."""
 
     name = "tensorflow"
+    array_type = tf.Tensor
+    conversion = "tf.cast(tf.convert_to_tensor(x), '{dtype}') inside tf.device('{device}')"
 
-    def layout(self, vector: tf.Tensor) -> Layout:
-        if vector.dtype not in (tf.float32, tf.float64):
-            raise InvalidInputError(f"vectors must be tf.float32 or tf.float64, got {vector.dtype.name}.")
-        return Layout(int(vector.shape[0]), vector.dtype.as_numpy_dtype, vector.device)
+    def layout(self, array: tf.Tensor) -> Layout:
+        return Layout(int(array.shape[-1]), array.dtype.name, array.device)
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        return tuple(getattr(x, "shape", ()))
 
     def dot(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         # Not tensordot: a matrix product adds up one after the other and is off by 4e-4 over 1e6 float32 entries.
@@ -61,6 +65,9 @@ class TensorflowBackend:
     def zeros(self, layout: Layout) -> tf.Tensor:
         with tf.device(layout.device):
             return tf.zeros([layout.n], layout.dtype)
+
+    def section(self, x: tf.Tensor, start: int, stop: int) -> tf.Tensor:
+        return x[..., start:stop]
 
     def gather(self, x: tf.Tensor, indices: NDArray[np.intp]) -> tf.Tensor:
         return tf.gather(x, tf.constant(indices), axis=-1)
@@ -106,8 +113,11 @@ class TensorflowBackend:
         basis.replace(start, blocks)
         return basis
 
-    def take(self, basis: Basis, k: int) -> tf.Tensor:
-        return tf.stack([basis.row(i) for i in range(k)])
+    def stack(self, rows: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.stack(rows)
+
+    def index(self, matrix: tf.Tensor, i: int) -> tf.Tensor:
+        return matrix[i]
 
     def apply_rows(self, matrix: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         if on_gpu(matrix.device) or x.shape[0] <= _CHUNK:
@@ -172,26 +182,6 @@ class TensorflowBackend:
 
     def to_numpy(self, x: tf.Tensor) -> NDArray[Any]:
         return np.array(x.numpy())
-
-    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
-        if not isinstance(x, tf.Tensor):
-            raise InvalidInputError(
-                f"{what} must be a tf.Tensor on {layout.device} like the operator's own vectors, got "
-                f"{type(x).__name__}. Convert it explicitly, with tf.convert_to_tensor; specop never moves a vector "
-                f"between frameworks or devices by itself."
-            )
-        if tuple(x.shape) != (layout.n,):
-            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {tuple(x.shape)}.")
-        if x.dtype != layout.dtype:
-            raise InvalidInputError(
-                f"{what} must have dtype {layout.dtype}, got {x.dtype.name}. Convert it with "
-                f"tf.cast(x, '{layout.dtype}')."
-            )
-        if x.device != layout.device:
-            raise InvalidInputError(
-                f"{what} must be on {layout.device}, got a tensor on {x.device}. Copy it inside "
-                f"tf.device({layout.device!r}) with tf.identity."
-            )
 
 
 def _products(rows: tf.Tensor, folded: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specop.arrays.backend import Backend
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
@@ -29,15 +30,18 @@ _TO_TORCH: dict[np.dtype[Any], torch.dtype] = {
 _TO_NUMPY = {torch_dtype: numpy_dtype for numpy_dtype, torch_dtype in _TO_TORCH.items()}
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """`specop.arrays.Backend` for float32 and float64 tensors."""
 
     name = "torch"
+    array_type = Tensor
+    conversion = "x.to('{device}', torch.{dtype})"
 
-    def layout(self, vector: Tensor) -> Layout:
-        if vector.dtype not in _TO_NUMPY:
-            raise InvalidInputError(f"vectors must be torch.float32 or torch.float64, got {vector.dtype}.")
-        return Layout(vector.shape[0], _TO_NUMPY[vector.dtype], vector.device)
+    def layout(self, array: Tensor) -> Layout:
+        return Layout(array.shape[-1], _TO_NUMPY.get(array.dtype, array.dtype), array.device)  # type: ignore[arg-type]
+
+    def shape(self, x: Any) -> tuple[int, ...]:
+        return tuple(getattr(x, "shape", ()))
 
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -71,6 +75,9 @@ class TorchBackend:
 
     def zeros(self, layout: Layout) -> Tensor:
         return torch.zeros(layout.n, dtype=_TO_TORCH[layout.dtype], device=layout.device)
+
+    def section(self, x: Tensor, start: int, stop: int) -> Tensor:
+        return x[..., start:stop]
 
     def gather(self, x: Tensor, indices: NDArray[np.intp]) -> Tensor:
         return torch.index_select(x, -1, torch.from_numpy(indices).to(x.device))
@@ -124,6 +131,12 @@ class TorchBackend:
             return basis.blocks[0]
         return torch.stack([basis.row(i) for i in range(k)])
 
+    def stack(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(rows))
+
+    def index(self, matrix: Tensor, i: int) -> Tensor:
+        return matrix[i].detach().contiguous()
+
     def apply_rows(self, matrix: Tensor, x: Tensor) -> Tensor:
         return _products(matrix.detach(), x.detach())
 
@@ -176,25 +189,6 @@ class TorchBackend:
 
     def to_numpy(self, x: Tensor) -> NDArray[Any]:
         return np.array(x.detach().cpu().numpy())
-
-    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
-        if not isinstance(x, Tensor):
-            raise InvalidInputError(
-                f"{what} must be a torch.Tensor on {layout.device} like the operator's own vectors, got "
-                f"{type(x).__name__}. Convert it explicitly; specop never moves a vector between frameworks or "
-                f"devices by itself."
-            )
-        if tuple(x.shape) != (layout.n,):
-            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {tuple(x.shape)}.")
-        if x.dtype != _TO_TORCH[layout.dtype]:
-            raise InvalidInputError(
-                f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with "
-                f"x.to({_TO_TORCH[layout.dtype]})."
-            )
-        if x.device != layout.device:
-            raise InvalidInputError(
-                f"{what} must be on {layout.device}, got a tensor on {x.device}. Move it with x.to('{layout.device}')."
-            )
 
 
 def _norm_in_chunks(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from specop.analysis._changed_losses import check_same_point, check_separable
 from specop.analysis._leave_one_out import leave_one_out
 from specop.analysis._many_solves import ManySolves
-from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.backend import Array, Backend, backend_of, shape_of
 from specop.errors import InvalidInputError
 from specop.objectives.inverse_products import checked_damping
 from specop.objectives.mean import Objective
@@ -126,7 +126,7 @@ def influence(
             scores, solved = _by_newton_steps(objective, backend, np.sort(chosen), columns, evaluated, options)
         else:
             scores, solved = _by_derivatives(objective, backend, np.sort(chosen), columns, options)
-        if not per_sample and len(getattr(on, "shape", (0,))) == 1:
+        if not per_sample and len(backend.shape(on)) != 2:
             scores = scores[:, 0]
     gradient = objective.gradient()
     loss_slope, slope = (
@@ -162,13 +162,11 @@ def _gradients(objective: Objective, backend: Backend, on: Any, per_sample: bool
         return rows, f"the loss of each of {on.samples} test samples"
     if per_sample:
         raise InvalidInputError(f"per_sample=True needs a test objective in on=, got {type(on).__name__}.")
-    shape = getattr(on, "shape", None)
-    if shape is None:
-        return [objective.flatten(on)], "a quantity with a given gradient"
-    columns = [on] if len(shape) == 1 else backend.columns(on)
-    return columns, f"{len(columns)} quantities with given gradients" if len(shape) == 2 else (
-        "a quantity with a given gradient"
-    )
+    dimensions = len(backend.shape(on))
+    if dimensions == 2:
+        columns = backend.columns(on)
+        return columns, f"{len(columns)} quantities with given gradients"
+    return [on if dimensions else objective.flatten(on)], "a quantity with a given gradient"
 
 
 def _by_derivatives(
@@ -220,7 +218,7 @@ def _rows(objective: Objective, chosen: NDArray[np.intp]) -> Iterator[Array]:
     part = objective if len(chosen) == objective.samples else objective.subset(chosen)
     count = 0
     for block in part.per_sample_gradients():
-        count += block.shape[0]
+        count += shape_of(block)[0]
         yield block
     if count != len(chosen):
         raise InvalidInputError(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend, backend_of
-from specop.arrays.layout import Layout
 from specop.errors import DomainError, InvalidInputError
 from specop.objectives.inverse_products import checked_damping, curvature_matrix
 from specop.operators.operator import LinearOperator
@@ -77,7 +76,7 @@ class InverseCurvature:
         n = A.shape[0]
         unit = np.zeros((n, len(group)))
         unit[group, np.arange(len(group))] = 1.0
-        native = backend.from_host(unit, Layout(n, A.dtype, A.device))
+        native = backend.from_host(unit, A.domain)
         gone, columns = backend.to_host(backend.gather(weights, group), A @ native)
         multipliers: NDArray[np.float64] = np.asarray(np.linalg.solve(columns[group], gone), dtype=np.float64)
         return float(gone @ multipliers) / 2, multipliers
@@ -121,7 +120,7 @@ def curvature_diagonal(
         backend, total, samples = backend_of(theta), np.zeros(len(left)), 0
         for block in _sample_gradients(objective, theta, left):
             total += _squares(backend, block)
-            samples += len(block)
+            samples += backend.shape(block)[0]
         return total / samples, 0
     restricted = restrict(curvature_matrix(objective, matrix, theta), left)
     found = diagonal(restricted, method="exact")
@@ -184,6 +183,7 @@ def _sample_gradients(objective: Objective, theta: Array, left: NDArray[np.intp]
 
 def _squares(backend: Backend, block: Array) -> NDArray[np.float64]:
     """Return the sums of squares of the columns."""
-    ones = backend.from_host(np.ones(len(block)), backend.layout(block))
+    rows = backend.layout(block).of_length(backend.shape(block)[0])
+    ones = backend.from_host(np.ones(rows.n), rows)
     (sums,) = backend.to_host(backend.combine_rows(backend.multiply(block, block), ones))
     return sums

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from specop.analysis._candidates import Candidates, Members, candidates_of
 from specop.analysis._inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
 from specop.arrays.backend import Array, backend_of
-from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.results.result import versions
 from specop.results.saliency import SaliencyResult
@@ -117,7 +116,7 @@ def saliency(
     size = len(candidates.labels) or whole.n
     saliencies, slopes = np.full((2, size), np.nan)
     saliencies[found.members.numbers], slopes[found.members.numbers] = found.costs, found.slopes
-    layout = Layout(size, whole.dtype, whole.device)
+    layout = whole.of_length(size)
     return SaliencyResult(
         saliency=backend.from_host(saliencies, layout),
         slopes=slopes,

@@ -1,4 +1,4 @@
-"""What an array framework must offer, where a vector lives, and how an array's framework is found.
+"""Backend: what an array framework must offer; and how the backend of an array is found.
 
 Algorithms are written once against `Backend`. Vectors are opaque to them: they ask the backend, never the array.
 """
@@ -6,9 +6,10 @@ Algorithms are written once against `Backend`. Vectors are opaque to them: they 
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,66 +17,86 @@ from numpy.typing import NDArray
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 
-__all__ = ["Array", "Backend", "Basis", "backend_of", "framework_adapter"]
+__all__ = ["Array", "Backend", "Basis", "backend_of", "checked_columns", "framework_adapter", "shape_of"]
 
 Array = Any
-"""A native vector or scalar of some framework. Only that framework's backend looks inside."""
+"""A native vector, matrix or scalar of some framework. Only that framework's backend looks inside."""
 
 Basis = Any
 """Rows of equal length, stored as the framework likes best. Only its backend looks inside."""
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """The array primitives that algorithms are made of.
+
+    The abstract ones are all that a framework must offer. The others are written on those, most of them by way of host
+    memory: right, and worth an override where the framework can do better.
 
     A primitive whose name ends in ``_`` may consume its first argument; callers use only what it returns.
     Scalars stay on the device until `to_host`, which moves any number of them in one transfer. A vector is
-    one-dimensional and holds the entries named by its `Layout`.
+    one-dimensional and holds the entries named by its `Layout`; a matrix is a native (m, n) array, as users hold it.
+
+    Attributes
+    ----------
+    name : str
+        Name of the framework's distribution, whose version results tell.
+    array_type : type
+        Type of the arrays that the primitives take.
+    conversion : str, optional
+        Code that makes such an array of another one, as errors suggest it; ``{dtype}`` and ``{device}`` are filled in.
     """
 
     name: str
+    array_type: type[Any]
+    conversion: str = "the framework's own functions"
 
-    # Vectors
-    def layout(self, vector: Array) -> Layout:
-        """Describe a native vector; of a matrix, its leading length, dtype and device."""
+    # Vectors; `axpy_` and `scale_` take scalars too
+    @abstractmethod
+    def layout(self, array: Array) -> Layout:
+        """Describe a native vector; of a matrix, its rows."""
 
+    @abstractmethod
+    def shape(self, x: Any) -> tuple[int, ...]:
+        """Return the shape of an array of whatever framework, and () of what has none."""
+
+    @abstractmethod
     def dot(self, x: Array, y: Array) -> Array:
         """Return ``sum_i x_i y_i`` as a device scalar."""
 
+    @abstractmethod
     def norm(self, x: Array) -> Array:
         """Return the Euclidean norm as a device scalar, also where squares of entries leave the range of the dtype."""
 
+    @abstractmethod
     def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
         """Return ``y + alpha x``."""
 
+    @abstractmethod
     def scale_(self, x: Array, alpha: float) -> Array:
         """Return ``alpha x``."""
 
+    @abstractmethod
     def copy(self, x: Array) -> Array:
         """Return the same numbers in storage of their own."""
 
+    @abstractmethod
     def multiply(self, x: Array, y: Array) -> Array:
         """Return the entrywise product."""
 
-    def zeros(self, layout: Layout) -> Array:
-        """Return a vector of zeros."""
-
-    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
-        """Return ``x[..., indices]``: entries of a vector, or columns of a native (m, n) array."""
-
-    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
-        """Return a vector of the given layout, zero but for ``x`` at ``indices``."""
-
     # A basis: up to `capacity` rows, of which the first `lead` can be kept without the rest
+    @abstractmethod
     def allocate(self, layout: Layout, capacity: int, lead: int) -> Basis:
         """Return an empty basis; memory is taken as rows are set."""
 
+    @abstractmethod
     def set_row_(self, basis: Basis, i: int, x: Array, alpha: float) -> Basis:
         """Return the basis with row ``i`` set to ``alpha x``."""
 
+    @abstractmethod
     def row(self, basis: Basis, i: int) -> Array:
         """Return row ``i``, to be read only."""
 
+    @abstractmethod
     def orthogonalize_(self, x: Array, basis: Basis, k: int, near: Sequence[int]) -> tuple[Array, Array, Array, Array]:
         """Return ``(w, c, h, beta)``: ``x`` without what it has along the first ``k`` rows, the rows ``near`` first.
 
@@ -83,66 +104,133 @@ class Backend(Protocol):
         Gram-Schmidt pass, ``h = Q x``, ``w = x - Q.T h``, ``beta = norm(w)``.
         """
 
+    @abstractmethod
     def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:
         """Return the basis with its rows from ``start`` on replaced by ``coefficients.T @ rows``.
 
         ``coefficients`` is (m, p), p <= m: the m rows from ``start`` give p new ones. No second basis is held.
         """
 
-    def take(self, basis: Basis, k: int) -> Array:
-        """Return the first ``k`` rows as one (k, n) array and give up the basis."""
+    # Matrices
+    @abstractmethod
+    def stack(self, rows: Sequence[Array]) -> Array:
+        """Return the matrix with these vectors as rows."""
 
-    # Matrices and blocks of vectors as their users hold them
+    @abstractmethod
+    def index(self, matrix: Array, i: int) -> Array:
+        """Return ``matrix[i]``, a contiguous vector; of a (k, m, n) array a matrix. To be read only."""
+
+    @abstractmethod
+    def transpose(self, matrix: Array) -> Array:
+        """Return ``matrix.T``, possibly as a view."""
+
+    @abstractmethod
     def apply_rows(self, matrix: Array, x: Array) -> Array:
-        """Return ``matrix @ x`` for a native (m, n) array, added up as exactly as `dot`."""
+        """Return ``matrix @ x``, added up as exactly as `dot`."""
 
+    @abstractmethod
     def combine_rows(self, matrix: Array, y: Array) -> Array:
-        """Return ``matrix.T @ y`` for a native (m, n) array, with a vector or an (m, k) array."""
+        """Return ``matrix.T @ y`` for a vector or an (m, k) array."""
 
-    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
-        """Return ``X @ Y.T`` on the host for blocks of rows, native (m_i, n) arrays, one below the other.
-
-        Products are added up in float64 where the device has it: inverses of Gram matrices show each lost digit.
-        ``y`` may be the same list as ``x``.
-        """
-
-    def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
-        """Return the diagonal blocks of ``rows.T @ rows`` on the host, a (n / size, size, size) array.
-
-        Added up as in `row_products`.
-        """
-
-    def apply_blocks(self, blocks: Array, x: Array) -> Array:
-        """Return the product of a block-diagonal matrix, given by its native (k, size, size) blocks, with ``x``."""
-
+    @abstractmethod
     def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
         """Return an array in float16, float32 or float64, in storage of its own."""
 
-    def transpose(self, matrix: Array) -> Array:
-        """Return ``matrix.T`` of a native (m, n) array, possibly as a view."""
-
-    def stack_columns(self, vectors: Sequence[Array]) -> Array:
-        """Return the (n, k) array whose columns are the vectors."""
-
-    def columns(self, block: Array) -> list[Array]:
-        """Return the columns of an (n, k) array, each contiguous."""
-
     # Exchange with the host
+    @abstractmethod
     def to_host(self, *arrays: Array) -> list[NDArray[np.float64]]:
         """Return the arrays as float64 NumPy arrays, by one transfer for all of them."""
 
+    @abstractmethod
     def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
         """Return a native array with the entries of ``array``, in the layout's dtype and on its device.
 
         A vector has the entries that the layout holds here, in order.
         """
 
+    @abstractmethod
     def to_numpy(self, x: Array) -> NDArray[Any]:
         """Return a writable NumPy copy that shares nothing with ``x``."""
 
-    # Structures of parameters and numbers
-    def check_vector(self, x: Array, layout: Layout, what: str) -> None:
+    # Written on the others. Vectors and their entries
+    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
         """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""
+        kind = self.array_type
+        if not isinstance(x, kind):
+            expected = f"be a {kind.__module__.partition('.')[0]}.{kind.__name__} on {layout.device}"
+            raise self._refusal(what, expected, type(x).__name__, layout)
+        if self.shape(x) != (layout.n,):
+            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {self.shape(x)}.")
+        try:
+            found = self.layout(x)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{what} must have dtype {layout.dtype}: {error}") from None
+        if found.dtype != layout.dtype:
+            raise self._refusal(what, f"have dtype {layout.dtype}", str(found.dtype), layout)
+        if found.device != layout.device:
+            raise self._refusal(what, f"be on {layout.device}", f"one on {found.device}", layout)
+
+    def zeros(self, layout: Layout) -> Array:
+        """Return a vector of zeros."""
+        return self.from_host(np.zeros(layout.n, layout.dtype), layout)
+
+    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
+        """Return ``x[..., indices]``: entries of a vector, or columns of a matrix."""
+        return self.from_host(self.to_numpy(x)[..., indices], self.layout(x))
+
+    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
+        """Return a vector of the given layout, zero but for ``x`` at ``indices``."""
+        entries = np.zeros(layout.n, layout.dtype)
+        entries[indices] = self.to_numpy(x)
+        return self.from_host(entries, layout)
+
+    def section(self, x: Array, start: int, stop: int) -> Array:
+        """Return ``x[..., start:stop]``, possibly as a view."""
+        return self.gather(x, np.arange(start, stop, dtype=np.intp))
+
+    # Matrices and blocks of vectors
+    def take(self, basis: Basis, k: int) -> Array:
+        """Return the first ``k`` rows as a matrix and give up the basis."""
+        return self.stack([self.row(basis, i) for i in range(k)])
+
+    def stack_columns(self, vectors: Sequence[Array]) -> Array:
+        """Return the (n, k) array whose columns are the vectors."""
+        return self.transpose(self.stack(vectors))
+
+    def columns(self, block: Array) -> list[Array]:
+        """Return the columns of an (n, k) array, each contiguous and in storage of its own."""
+        rows = self.transpose(block)
+        return [self.copy(self.index(rows, i)) for i in range(self.shape(rows)[0])]
+
+    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
+        """Return ``X @ Y.T`` on the host for blocks of rows, matrices of shape (m_i, n), one below the other.
+
+        Products are added up in float64 where the device has it: inverses of Gram matrices show each lost digit.
+        ``y`` may be the same list as ``x``.
+        """
+        left = np.concatenate(self.to_host(*x))
+        return left @ (left if y is x else np.concatenate(self.to_host(*y))).T
+
+    def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
+        """Return the diagonal blocks of ``rows.T @ rows`` on the host, a (n / size, size, size) array.
+
+        Added up as in `row_products`.
+        """
+        (hosted,) = self.to_host(rows)
+        cut = hosted.reshape(len(hosted), -1, size).transpose(1, 2, 0)
+        return cut @ cut.transpose(0, 2, 1)
+
+    def apply_blocks(self, blocks: Array, x: Array) -> Array:
+        """Return the product of a block-diagonal matrix, given by its native (k, size, size) blocks, with ``x``."""
+        matrices, vector = self.to_host(blocks, x)
+        return self.from_host((matrices @ vector.reshape(len(matrices), -1, 1)).reshape(-1), self.layout(x))
+
+    def _refusal(self, what: str, expected: str, got: str, layout: Layout) -> InvalidInputError:
+        conversion = self.conversion.format(dtype=layout.dtype, device=layout.device)
+        return InvalidInputError(
+            f"{what} must {expected}, got {got}. Convert it with {conversion}; specop never moves a vector between "
+            f"frameworks or devices by itself."
+        )
 
 
 # By the top-level package of the array's type, or of a base class of the model's.
@@ -180,6 +268,24 @@ def backend_of(array: Array) -> Backend:
     """
     backend: Backend = framework_adapter(array).backend
     return backend
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """Return the shape of an array of any framework, and () of anything else."""
+    try:
+        return backend_of(x).shape(x)
+    except InvalidInputError:
+        return ()
+
+
+def checked_columns(backend: Backend, block: Any, layout: Layout, what: str) -> list[Array]:
+    """Return the columns of an (n, k) array; raise InvalidInputError unless they are vectors of this layout."""
+    shape = backend.shape(block)
+    if shape[1] == 0:
+        raise InvalidInputError(f"{what} has no columns: shape {shape}.")
+    columns = backend.columns(block) if isinstance(block, backend.array_type) else [block]
+    backend.check_vector(columns[0], layout, f"each column of {what}")
+    return columns
 
 
 def framework_adapter(thing: object) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from specop.errors import InvalidInputError
 
 __all__ = ["Layout"]
 
@@ -19,7 +22,7 @@ class Layout:
     n : int
         Number of entries.
     dtype : numpy.dtype
-        Floating-point type of the entries, at least float32.
+        float32 or float64, as NumPy or the framework calls it.
     device : object
         The framework's own device handle.
     """
@@ -29,10 +32,17 @@ class Layout:
     device: Any
 
     def __post_init__(self) -> None:
-        # Frameworks name their types in several ways.
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        # Frameworks have types that NumPy does not know, such as bfloat16.
+        with suppress(TypeError):
+            object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        if str(self.dtype) not in ("float32", "float64"):
+            raise InvalidInputError(f"vectors must be float32 or float64, got {self.dtype}.")
 
     @property
     def epsilon(self) -> float:
         """Machine epsilon of the dtype."""
         return float(np.finfo(self.dtype).eps)
+
+    def of_length(self, n: int) -> Layout:
+        """Return the layout of a vector of another length in the same place."""
+        return replace(self, n=n)

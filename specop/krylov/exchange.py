@@ -36,9 +36,10 @@ def eigenvectors_for(eigen: EigenResult, backend: Backend, layout: Layout, what:
         for row in rows:
             backend.check_vector(row, layout, f"each eigenvector of {what}")
         return rows
-    if eigen.rows.shape[1] != layout.n:
+    length = home.shape(eigen.rows)[1]
+    if length != layout.n:
         raise InvalidInputError(
-            f"{what} holds eigenvectors of length {eigen.rows.shape[1]}, but the operator's vectors have length "
+            f"{what} holds eigenvectors of length {length}, but the operator's vectors have length "
             f"{layout.n}. It belongs to another model."
         )
     return [backend.from_host(home.to_numpy(row).astype(layout.dtype, copy=False), layout) for row in rows]

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.curvature import CurvatureOperator
@@ -55,9 +54,10 @@ class BlockDiagonalOperator(Composite):
         for slices in self._slices:
             inner: Array | None = None
             for part in slices:
-                inner = accumulate(self.backend, inner, 1.0, self.backend.apply_rows(rows[:, part], x[part]))
+                own, entries = (self.backend.section(array, part.start, part.stop) for array in (rows, x))
+                inner = accumulate(self.backend, inner, 1.0, self.backend.apply_rows(own, entries))
             for part in slices:
-                image = self.backend.combine_rows(rows[:, part], inner)
+                image = self.backend.combine_rows(self.backend.section(rows, part.start, part.stop), inner)
                 whole = self.backend.scatter(image, np.arange(part.start, part.stop, dtype=np.intp), self.domain)
                 total = accumulate(self.backend, total, factor, whole)
         return total
@@ -74,7 +74,7 @@ class CouplingOperator(Composite):
         self._rows, self._columns = (
             _indices(_slices(autodiff, autodiff.restrict(select).names)) for select in (rows, columns)
         )
-        layouts = [Layout(len(indices), operator.dtype, operator.device) for indices in (self._columns, self._rows)]
+        layouts = [operator.domain.of_length(len(indices)) for indices in (self._columns, self._rows)]
         same = np.array_equal(self._rows, self._columns)
         super().__init__(
             (operator,), *layouts, is_symmetric=True if same else None, is_psd=operator.is_psd if same else None

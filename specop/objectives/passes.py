@@ -21,8 +21,9 @@ def mean_loss(autodiff: Autodiff, data: Batches, theta: Array | None) -> Array:
         total: Array | None = None
         with data.reading() as batches:
             for batch, share, _ in batches:
-                part = autodiff.loss(theta, batch) * share
-                total = part if total is None else total + part
+                # A copy, because a loss may be one of the parameters themselves.
+                part = autodiff.backend.copy(autodiff.loss(theta, batch))
+                total = accumulate(autodiff.backend, total, share, part)
         return total
 
     return fitting(autodiff, data, theta, in_one_pass)

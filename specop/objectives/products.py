@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
-from specop.arrays.layout import Layout
 from specop.arrays.memory import MemoryBudget
 from specop.objectives.autodiff import Autodiff, Matrix
 from specop.objectives.data import Batches
@@ -290,7 +289,7 @@ class JacobianProducts(Products):
         self._rows: dict[int, NDArray[np.intp]] = {}
         self._rows_limit = data.limit
         size = fitting(autodiff, data, theta, self._find_rows)
-        self.outputs = Layout(size, autodiff.layout.dtype, autodiff.layout.device)
+        self.outputs = autodiff.layout.of_length(size)
 
     def _find_rows(self) -> int:
         """Find which outputs belong to which batch, and return their number."""

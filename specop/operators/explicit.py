@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, Backend, backend_of, shape_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
@@ -53,9 +52,7 @@ class FunctionOperator(LinearOperator):
         if rows < 1 or columns < 1:
             raise InvalidInputError(f"shape must be two positive integers, got {shape}.")
         backend = backend_of(like)
-        found = backend.layout(like)
-        domain = Layout(columns, found.dtype, found.device)
-        codomain = Layout(rows, found.dtype, found.device)
+        domain, codomain = (backend.layout(like).of_length(n) for n in (columns, rows))
         super().__init__(backend, domain, codomain, is_symmetric=is_symmetric, is_psd=is_psd)
         self._forward = matvec
         self._transposed = rmatvec
@@ -91,13 +88,7 @@ class DenseOperator(LinearOperator):
     """
 
     def __init__(self, matrix: Array, *, is_symmetric: bool | None = None, is_psd: bool | None = None) -> None:
-        shape = tuple(getattr(matrix, "shape", ()))
-        if len(shape) != 2 or 0 in shape:
-            raise InvalidInputError(f"a dense operator needs a non-empty (m, n) array, got shape {shape}.")
-        backend = backend_of(matrix)
-        found = backend.layout(matrix)
-        domain = Layout(shape[1], found.dtype, found.device)
-        codomain = Layout(shape[0], found.dtype, found.device)
+        backend, domain, codomain = _spaces(matrix, "a dense operator needs a non-empty (m, n) array")
         super().__init__(backend, domain, codomain, is_symmetric=is_symmetric, is_psd=is_psd)
         self.matrix = matrix
 
@@ -124,9 +115,9 @@ class DiagonalOperator(LinearOperator):
     """
 
     def __init__(self, entries: Array) -> None:
-        backend = backend_of(entries)
-        if len(getattr(entries, "shape", ())) != 1 or entries.shape[0] == 0:
-            raise InvalidInputError("a diagonal operator needs a non-empty one-dimensional array.")
+        backend, shape = backend_of(entries), shape_of(entries)
+        if len(shape) != 1 or shape[0] == 0:
+            raise InvalidInputError(f"a diagonal operator needs a non-empty one-dimensional array, got shape {shape}.")
         super().__init__(backend, backend.layout(entries), is_symmetric=True)
         self.entries = entries
 
@@ -152,21 +143,25 @@ class LowRankOperator(LinearOperator):
     """
 
     def __init__(self, rows: Array, weights: Array | None = None) -> None:
-        shape = tuple(getattr(rows, "shape", ()))
-        if len(shape) != 2 or 0 in shape:
-            raise InvalidInputError(f"a low-rank operator needs a non-empty (r, n) array, got shape {shape}.")
-        backend = backend_of(rows)
-        found = backend.layout(rows)
+        backend, domain, inner = _spaces(rows, "a low-rank operator needs a non-empty (r, n) array")
         if weights is not None:
-            inner = Layout(shape[0], found.dtype, found.device)
             backend.check_vector(weights, inner, "weights")
-        domain = Layout(shape[1], found.dtype, found.device)
         super().__init__(backend, domain, is_symmetric=True, is_psd=True if weights is None else None)
         self.rows = rows
         self.weights = weights
 
     def _matvec(self, x: Array) -> Array:
-        inner: Any = self.backend.apply_rows(self.rows, x)
+        inner = self.backend.apply_rows(self.rows, x)
         if self.weights is not None:
             inner = self.backend.multiply(self.weights, inner)
         return self.backend.combine_rows(self.rows, inner)
+
+
+def _spaces(matrix: Array, needs: str) -> tuple[Backend, Layout, Layout]:
+    """Return the backend of a native (m, n) array, and the layouts of vectors of lengths n and m."""
+    shape = shape_of(matrix)
+    if len(shape) != 2 or 0 in shape:
+        raise InvalidInputError(f"{needs}, got shape {shape}.")
+    backend = backend_of(matrix)
+    rows = backend.layout(matrix)
+    return backend, rows, rows.of_length(shape[0])

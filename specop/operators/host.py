@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.backend import Array, backend_of
 from specop.arrays.layout import Layout
 from specop.operators.operator import Composite, LinearOperator
 
@@ -40,7 +40,7 @@ class HostOperator(Composite):
 
     def __init__(self, operator: LinearOperator) -> None:
         host = backend_of(np.zeros(0))
-        layouts = (_host_layout(host, layout) for layout in (operator.domain, operator.codomain))
+        layouts = (Layout(layout.n, layout.dtype, "cpu") for layout in (operator.domain, operator.codomain))
         super().__init__((operator,), *layouts, is_symmetric=operator.is_symmetric, is_psd=operator.is_psd)
         self.backend = host
 
@@ -60,7 +60,3 @@ class HostOperator(Composite):
     def unflatten(self, vector: Array) -> Any:
         (part,) = self.parts
         return part.unflatten(part.backend.from_host(vector, part.domain))
-
-
-def _host_layout(host: Backend, layout: Layout) -> Layout:
-    return Layout(layout.n, layout.dtype, host.layout(np.zeros(1, dtype=layout.dtype)).device)

@@ -6,16 +6,14 @@ import abc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.backend import Array, Backend, backend_of, checked_columns
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingTransposeError
-
-if TYPE_CHECKING:
-    import scipy.sparse.linalg
+from specop.operators.scipy_view import ScipyView
 
 __all__ = [
     "Composite",
@@ -169,46 +167,37 @@ class LinearOperator(abc.ABC):
             columns = [self._matvec(self.backend.from_host(row, self.domain)) for row in eye]
         return self.backend.stack_columns(columns)
 
-    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
+    def to_scipy(self) -> ScipyView:
         """Return a `scipy.sparse.linalg.LinearOperator` that takes and returns NumPy arrays.
 
         Each product copies its operand to the operator's device and the result back.
         """
-        # SciPy's own linear algebra takes longer to import than this package.
-        from specop.operators.scipy_view import ScipyView
-
         return ScipyView(self)
 
     def __matmul__(self, x: Any) -> Any:
         """Multiply by a vector (n,), a block (n, k), a parameter structure or another operator."""
         if isinstance(x, LinearOperator):
             return ProductOperator(self, x)
-        shape = getattr(x, "shape", None)
-        if shape is None:
-            vector = self.flatten(x)
-            if vector is None:
-                raise InvalidInputError(
-                    f"cannot multiply {type(self).__name__} by {type(x).__name__}: pass a native array of shape "
-                    f"({self.shape[1]},) or ({self.shape[1]}, k)."
-                )
-            return self.unflatten(self.matvec(vector))
-        if len(shape) == 2:
-            columns = self._checked_columns(x)
+        dimensions = len(self.backend.shape(x))
+        if dimensions == 2:
+            columns = checked_columns(self.backend, x, self.domain, "the operand")
             with self.session():
                 return self.backend.stack_columns(self._matmat(columns))
-        return self.matvec(x)
+        if dimensions:
+            return self.matvec(x)
+        vector = self.flatten(x)
+        if vector is None:
+            raise InvalidInputError(
+                f"cannot multiply {type(self).__name__} by {type(x).__name__}: pass a native array of shape "
+                f"({self.shape[1]},) or ({self.shape[1]}, k)."
+            )
+        return self.unflatten(self.matvec(vector))
 
     def __rmatmul__(self, x: Any) -> Any:
         """Return ``x @ A`` for a native vector (m,) or a block of rows (k, m)."""
-        if len(getattr(x, "shape", ())) != 2:
+        if len(self.backend.shape(x)) != 2:
             return self.T @ x
         return self.backend.transpose(self.T @ backend_of(x).transpose(x))
-
-    def _checked_columns(self, block: Array) -> list[Array]:
-        if block.shape[1] == 0:
-            raise InvalidInputError(f"the operand has no columns: shape {tuple(block.shape)}.")
-        self.backend.check_vector(block[:, 0], self.domain, "each column of the operand")
-        return self.backend.columns(block)
 
     def __add__(self, other: Any) -> LinearOperator:
         """Return the sum; both operators must have the same shape, backend and device."""

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.operators.operator import Composite, LinearOperator
 
@@ -52,7 +51,7 @@ class RestrictedOperator(Composite):
             raise InvalidInputError(f"indices must be a non-empty one-dimensional array of integers, got {indices!r}.")
         if chosen.min() < 0 or chosen.max() >= n or len(np.unique(chosen)) != len(chosen):
             raise InvalidInputError(f"indices must be distinct and lie in 0..{n - 1}.")
-        block = Layout(len(chosen), operator.dtype, operator.device)
+        block = operator.domain.of_length(len(chosen))
         super().__init__((operator,), block, block, is_symmetric=operator.is_symmetric, is_psd=operator.is_psd)
         self.indices = chosen.astype(np.intp)
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, shape_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingTransposeError
 from specop.operators.explicit import DenseOperator
@@ -48,7 +48,7 @@ def aslinearoperator(A: Any) -> LinearOperator:
     if isinstance(A, np.ndarray):
         # A numpy.matrix would return a matrix from every product.
         A = np.asarray(A, dtype=float if A.dtype.kind in "iub" else None)
-    if len(getattr(A, "shape", ())) == 2:
+    if len(shape_of(A)) == 2:
         return DenseOperator(A)
     raise InvalidInputError(
         f"cannot make an operator of {type(A).__name__}: pass a LinearOperator, an (m, n) array, a SciPy sparse "

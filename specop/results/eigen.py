@@ -54,7 +54,7 @@ class EigenResult(Result):
 
     def eigenvector(self, i: int) -> Array:
         """Return eigenvector i, that of ``eigenvalues[i]``, as a contiguous native vector."""
-        return self.rows[i]
+        return backend_of(self.rows).index(self.rows, i)
 
     def eigenvector_tree(self, i: int) -> Any:
         """Return eigenvector i in the structure of the parameters."""

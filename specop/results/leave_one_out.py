@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, shape_of
 from specop.results.result import Result, column, record, unsaved, vector
 
 __all__ = ["LeaveOneOutResult"]
@@ -52,7 +52,8 @@ class LeaveOneOutResult(Result):
 
     def change(self, i: int) -> Array:
         """Return the change without group i as a native vector (n,), to be added to the parameters."""
-        return backend_of(self.changes).columns(self.changes)[i]
+        backend = backend_of(self.changes)
+        return backend.index(backend.transpose(self.changes), i)
 
     def change_tree(self, i: int) -> Any:
         """Return the same in the structure of the parameters, where the result was not read from a file."""
@@ -65,6 +66,6 @@ class LeaveOneOutResult(Result):
         kind = "one Newton step" if self.newton else "first order"
         sizes = f"{self.sizes.min()}" if np.ptp(self.sizes) == 0 else f"{self.sizes.min()} to {self.sizes.max()}"
         return (
-            f"change of {self.changes.shape[0]} parameters without {len(self.sizes)} groups of {sizes} sample(s), "
+            f"change of {shape_of(self.changes)[0]} parameters without {len(self.sizes)} groups of {sizes} sample(s), "
             f"{kind}, {self.matrix} of the mean loss with damping {self.damping:g}"
         )

@@ -8,7 +8,6 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop.arrays.layout import Layout
 from specop.errors import DomainError, InvalidInputError
 from specop.operators.explicit import DenseOperator
 from specop.operators.operator import LinearOperator
@@ -67,7 +66,7 @@ class Decomposition:
                 f"{np.abs(values).max():.3g}. Add damping, such as A + d * identity_like(A)."
             )
         inverted = (self.vectors / values) @ self.vectors.T
-        layout = Layout(len(values), self.operator.dtype, self.operator.device)
+        layout = self.operator.domain.of_length(len(values))
         native = self.operator.backend.from_host(inverted, layout)
         return DenseOperator(native, is_symmetric=True, is_psd=bool(values[0] > 0)), inverted.diagonal()
 

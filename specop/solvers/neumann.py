@@ -115,7 +115,7 @@ def lissa(
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise InvalidInputError(f"{name} must be a positive integer, got {value!r}.")
     first, backend, seed = parts[0], parts[0].backend, probes.check_seed(seed)
-    structured = None if hasattr(b, "shape") else first.flatten(b)
+    structured = None if first.backend.shape(b) else first.flatten(b)
     vector = b if structured is None else structured
     backend.check_vector(vector, first.domain, "b")
     (length,) = backend.to_host(backend.norm(vector))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, checked_columns
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
 
@@ -37,7 +37,7 @@ def checked_operands(operator: LinearOperator, b: Any, name: str) -> Operands:
     if not np.isfinite(lengths).all():
         worst = int(np.flatnonzero(~np.isfinite(lengths))[0])
         raise InvalidInputError(f"b must be finite; the norm of its column {worst} is {lengths[worst]}.")
-    return Operands(columns, lengths, is_structure or len(b.shape) == 1, is_structure)
+    return Operands(columns, lengths, is_structure or len(operator.backend.shape(b)) == 1, is_structure)
 
 
 def checked_start(operator: LinearOperator, x0: Any, operands: Operands) -> list[Array]:
@@ -62,8 +62,10 @@ def checked_accuracy(rtol: float, atol: float) -> None:
 
 
 def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Array], bool]:
-    shape = getattr(given, "shape", None)
-    if shape is None:
+    dimensions = len(operator.backend.shape(given))
+    if dimensions == 2:
+        return checked_columns(operator.backend, given, operator.domain, name), False
+    if not dimensions:
         vector = operator.flatten(given)
         if vector is None:
             raise InvalidInputError(
@@ -71,10 +73,5 @@ def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Arra
                 f"{operator!r}, got {type(given).__name__}."
             )
         return [vector], True
-    if len(shape) != 2:
-        operator.backend.check_vector(given, operator.domain, name)
-        return [given], False
-    if shape[1] == 0:
-        raise InvalidInputError(f"{name} has no columns: shape {tuple(shape)}.")
-    operator.backend.check_vector(given[:, 0], operator.domain, f"each column of {name}")
-    return operator.backend.columns(given), False
+    operator.backend.check_vector(given, operator.domain, name)
+    return [given], False

@@ -9,7 +9,6 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.krylov.exchange import eigenvectors_for
 from specop.krylov.known import Complement
@@ -148,7 +147,7 @@ class EigenPreconditioner(Composite):
                 f"eigenpairs, or raise damping."
             )
         level = damping or float(np.min(sums))
-        inner = Layout(len(values), operator.dtype, operator.device)
+        inner = operator.domain.of_length(len(values))
         self._update = LowRankOperator(rows, operator.backend.from_host(level / sums - 1.0, inner))
 
     def _matvec(self, x: Array) -> Array:

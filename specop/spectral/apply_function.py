@@ -208,4 +208,4 @@ def _combined(space: KrylovSpace, coordinates: NDArray[np.float64]) -> Array:
     if len(coordinates) == 0:
         return space.backend.zeros(space.A.domain)
     basis = space.backend.combine_(space.basis, coordinates[:, None], 0)
-    return space.backend.take(basis, 1)[0]
+    return space.backend.index(space.backend.take(basis, 1), 0)

@@ -128,11 +128,15 @@ def _check_layout(native: Native) -> None:
     ):
         require(found == expected, "layout", f"tells the {what}", f"{found!r}, expected {expected!r}")
     require(isinstance(layout.dtype, np.dtype), "layout", "tells a NumPy dtype", type(layout.dtype).__name__)
-    of_matrix = backend.layout(native.normal(5, 2))
-    require(of_matrix == layout, "layout", "of a matrix is that of its columns", f"{of_matrix} and {layout}")
+    of_matrix = backend.layout(native.normal(2, 5))
+    require(of_matrix == layout, "layout", "of a matrix is that of its rows", f"{of_matrix} and {layout}")
     again = backend.layout(native.normal(5))
     require(again == layout, "layout", "is equal for equal arrays", f"{again} and {layout}")
 
+    for thing, shape in ((native.normal(5), (5,)), (native.normal(2, 3), (2, 3)), (native.array(1.0), ()), ({}, ())):
+        found = backend.shape(thing)
+        law = "is a tuple of integers, empty for a scalar and for what is no array"
+        require(isinstance(found, tuple) and found == shape, "shape", law, f"{found!r}, expected {shape}")
     require_same(native.numpy(backend.zeros(native.layout(4))), np.zeros(4), "zeros", "is zero")
     for refused in (np.float16, np.bool_):
         thing = native.make(np.ones(3, dtype=refused))
@@ -185,6 +189,9 @@ def _check_purity(native: Native) -> None:
         "block_products": lambda: backend.block_products(matrix, 3),
         "apply_blocks": lambda: backend.apply_blocks(cubes, x),
         "cast": lambda: backend.cast(x, np.dtype(np.float16)),
+        "section": lambda: backend.section(matrix, 1, 3),
+        "stack": lambda: backend.stack([x, y]),
+        "index": lambda: backend.index(matrix, 1),
         "transpose": lambda: backend.transpose(matrix),
         "stack_columns": lambda: backend.stack_columns([x, y]),
         "columns": lambda: backend.columns(matrix),
@@ -214,6 +221,7 @@ def _check_fresh(native: Native) -> None:
         "combine_rows": lambda x: backend.combine_rows(native.array(np.eye(6)), x),
         "apply_blocks": lambda x: backend.apply_blocks(native.array(np.eye(6)[None]), x),
         "cast": lambda x: backend.cast(x, native.dtype),
+        "stack": lambda x: backend.stack([x]),
         "stack_columns": lambda x: backend.columns(backend.stack_columns([x]))[0],
     }
     for primitive, call in calls.items():
@@ -262,6 +270,8 @@ def _check_entrywise(native: Native) -> None:
     require_same(native.numpy(backend.gather(x, indices)), u[indices], "gather", "is x[indices]")
     rows = native.array(np.stack([u, v]))
     require_same(native.numpy(backend.gather(rows, indices)), np.stack([u, v])[:, indices], "gather", "takes columns")
+    require_same(native.numpy(backend.section(x, 3, 8)), u[3:8], "section", "is x[start:stop]")
+    require_same(native.numpy(backend.section(rows, 3, 8)), np.stack([u, v])[:, 3:8], "section", "takes columns")
     spread = np.zeros(60)
     spread[indices] = u[:3]
     found = backend.scatter(native.array(u[:3]), indices, native.layout(60))
@@ -269,6 +279,10 @@ def _check_entrywise(native: Native) -> None:
     # Factors that float32 does not hold: Python floats must not turn the vector into float64.
     require_close(native.numpy(backend.axpy_(y, -0.3, x)), v - 0.3 * u, tolerance, "axpy_", "is y + alpha x")
     require_close(native.numpy(backend.scale_(x, 1.7)), 1.7 * u, tolerance, "scale_", "is alpha x")
+    square = u.astype(native.dtype) @ u.astype(native.dtype)
+    once, again = (backend.dot(native.array(u), native.array(u)) for _ in range(2))
+    (found,) = backend.to_host(backend.axpy_(backend.scale_(once, 3.0), 0.5, again))
+    require_close(found, 3.5 * square, 100 * tolerance * square, "axpy_", "takes scalars too")
 
 
 def _check_not_finite(native: Native) -> None:

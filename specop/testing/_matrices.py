@@ -30,6 +30,10 @@ def _check_blocks(native: Native) -> None:
     found = native.numpy(backend.combine_rows(matrix, native.array(several)))
     require_close(found, dense.T @ several, tolerance, "combine_rows", "is matrix.T @ y for several y too")
     require_same(native.numpy(backend.transpose(matrix)), dense.T, "transpose", "is matrix.T")
+    rows = [backend.index(matrix, i) for i in range(4)]
+    for row, expected in zip(rows, dense, strict=True):
+        require_same(native.numpy(row), expected, "index", "is matrix[i]")
+    require_same(native.numpy(backend.stack(rows)), dense, "stack", "is the inverse of index")
     columns = backend.columns(matrix)
     require(len(columns) == 3, "columns", "gives one vector for each column", f"{len(columns)} of 3")
     for i, column in enumerate(columns):
@@ -60,6 +64,8 @@ def _check_products_of_rows(native: Native) -> None:
     found = native.numpy(backend.apply_blocks(native.array(cubes), native.array(u)))
     expected = np.concatenate([cubes[0] @ u[:3], cubes[1] @ u[3:]])
     require_close(found, expected, tolerance, "apply_blocks", "multiplies block by block")
+
+    require_same(native.numpy(backend.index(native.array(cubes), 1)), cubes[1], "index", "takes a (k, m, n) array")
 
     half = backend.cast(native.array(dense), np.dtype(np.float16))
     back = native.numpy(backend.cast(half, native.dtype))

@@ -157,8 +157,7 @@ def _check_structures(bench: _Bench, theta: Array) -> None:
     # Only close: the first product with an operator may be computed in another way than those after it.
     allowed = 100 * bench.precision * float(np.abs(product).max(initial=0.0))
     require_close(tree, product, allowed, "hessian", "multiplies a parameter structure as it does its vector")
-    longer = Layout(objective.n + 1, bench.layout.dtype, bench.layout.device)
-    wrong = bench.backend.zeros(longer)
+    wrong = bench.backend.zeros(bench.layout.of_length(objective.n + 1))
     for name, call in (("unflatten", objective.unflatten), ("loss", objective.loss), ("gradient", objective.gradient)):
         try:
             call(wrong)

@@ -113,7 +113,7 @@ def test_rows_turn_into_sums_when_there_are_enough_of_them():
 def test_a_buffer_that_is_used_again_is_noticed(n):
     buffer, inverse = np.ones(n), specop.ShermanMorrison(0.1)
     inverse.update(normal(n))
-    inverse.update(buffer)
+    inverse.update(buffer[None])
     buffer[3] = 2
     with pytest.raises(InvalidInputError, match=r"row 1 was written to after it was added.*copy"):
         inverse @ buffer

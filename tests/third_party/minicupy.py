@@ -1,11 +1,30 @@
 """A stand-in for an array framework that specop does not know: CuPy's manners, NumPy underneath.
 
-Arrays are of a class of their own, live on a device, and are never converted to NumPy's without being asked.
+Arrays are of a class of their own, live on a device, and are never converted to NumPy's without being asked. To the
+core of specop they are opaque: it may hand them on, and nothing else. `RowBlocks` alone is a tool of adapters.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import numpy as np
+
+
+def refuse_the_core(what):
+    caller = sys._getframe(2).f_globals["__name__"]
+    if caller.partition(".")[0] == "specop" and caller != "specop.arrays.rows":
+        raise TypeError(f"{caller} looks into an array by {what}, which only a backend may do.")
+
+
+def guarded(method):
+    @functools.wraps(method)
+    def call(self, *operands):
+        refuse_the_core(method.__name__)
+        return method(self, *operands)
+
+    return call
 
 
 class ndarray:  # noqa: N801
@@ -16,6 +35,11 @@ class ndarray:  # noqa: N801
 
     def __init__(self, memory):
         self._memory = memory
+
+    def __getattribute__(self, name):
+        if name != "__class__":  # which isinstance asks for
+            refuse_the_core(name)
+        return object.__getattribute__(self, name)
 
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed; use .get().")
@@ -38,37 +62,49 @@ class ndarray:  # noqa: N801
     def reshape(self, *shape):
         return ndarray(self._memory.reshape(*shape))
 
+    @guarded
     def __len__(self):
         return len(self._memory)
 
+    @guarded
     def __getitem__(self, key):
         return ndarray(self._memory[_unwrap(key)])
 
+    @guarded
     def __setitem__(self, key, value):
         self._memory[_unwrap(key)] = _unwrap(value)
 
+    @guarded
     def __add__(self, other):
         return ndarray(self._memory + _unwrap(other))
 
+    @guarded
     def __sub__(self, other):
         return ndarray(self._memory - _unwrap(other))
 
+    @guarded
     def __mul__(self, other):
         return ndarray(self._memory * _unwrap(other))
 
+    @guarded
     def __iadd__(self, other):
         self._memory += _unwrap(other)
         return self
 
+    @guarded
     def __isub__(self, other):
         self._memory -= _unwrap(other)
         return self
 
+    @guarded
     def __imul__(self, other):
         self._memory *= _unwrap(other)
         return self
 
+    @guarded
     def __matmul__(self, other):
+        if not isinstance(other, ndarray):
+            return NotImplemented
         # Sums are as exact as those of a GPU, which adds up in a tree.
         with np.errstate(invalid="ignore"):
             product = self._memory.astype(np.float64) @ other._memory.astype(np.float64)

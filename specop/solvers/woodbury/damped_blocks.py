@@ -137,7 +137,8 @@ class MomentBlock:
     def add(self, rows: StoredRows, sign: float = 1.0, first: int = 0) -> None:
         """Add the outer products of all rows from `first` on, or subtract them."""
         for _, piece in rows.pieces(first):
-            self.sums += sign * rows.backend.block_products(cut(piece, self.columns, rows.layout), self.size)
+            part = cut(rows.backend, piece, self.columns, rows.layout)
+            self.sums += sign * rows.backend.block_products(part, self.size)
 
     def inverse(self, scaling: Scaling, backend: Backend, layout: Layout) -> MomentInverse:
         """Return the inverses of the blocks.
@@ -243,8 +244,6 @@ class MomentInverse:
     precision: float
 
 
-def cut(x: Array, columns: slice, layout: Layout) -> Any:
+def cut(backend: Backend, x: Array, columns: slice, layout: Layout) -> Array:
     """Return some entries of a vector, or of each row of a block; itself where that is all."""
-    if columns == slice(0, layout.n):
-        return x
-    return x[columns] if len(x.shape) == 1 else x[:, columns]
+    return x if columns == slice(0, layout.n) else backend.section(x, columns.start, columns.stop)

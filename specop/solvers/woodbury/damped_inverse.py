@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.arrays.backend import Array
-from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
 from specop.solvers.woodbury.damped_blocks import GramInverse, MomentInverse, cut
@@ -108,7 +107,10 @@ class DampedInverse(LinearOperator):
             left, right = self._rows.column(i), self._rows.column(j)
             return float((i == j) - left @ block.solve(right)) / block.damping
         (number, row), (other, column) = (divmod(index - block.columns.start, block.size) for index in (i, j))
-        return float(self.backend.to_host(block.inverses[number, row, column])[0]) if number == other else 0.0
+        if number != other:
+            return 0.0
+        entries = self.backend.index(self.backend.index(block.inverses, number), row)
+        return float(self.backend.to_host(entries)[0][column])
 
     def _matvec(self, x: Array) -> Array:
         # A list for each block that needs rows, and one transfer for all of them.
@@ -126,7 +128,8 @@ class DampedInverse(LinearOperator):
         for block in self._grams:
             products = np.zeros((len(self._rows), len(columns)))
             for some, rows in self._rows.strips(block.columns) if len(self._rows) else ():
-                products += self.backend.row_products(rows, [cut(x, some, self.domain)[None] for x in columns])
+                parts = self.backend.stack([cut(self.backend, x, some, self.domain) for x in columns])
+                products += self.backend.row_products(rows, [parts])
             coefficients.append(block.solve(products))
         return self._combined(columns, coefficients)
 
@@ -151,7 +154,7 @@ class DampedInverse(LinearOperator):
         """Return ``(x - total) / damping`` for each."""
         if total is None:
             return [self.backend.scale_(self.backend.copy(part), 1.0 / damping) for part in parts]
-        totals = [total] if len(total.shape) == 1 else self.backend.columns(total)
+        totals = self.backend.columns(total) if len(self.backend.shape(total)) == 2 else [total]
         return [
             self.backend.axpy_(self.backend.scale_(image, -1.0 / damping), 1.0 / damping, part)
             for image, part in zip(totals, parts, strict=True)
@@ -184,11 +187,11 @@ class DampedInverse(LinearOperator):
         return (1.0 - np.concatenate(self.backend.to_host(*found))) / block.damping
 
     def _cut(self, x: Array, block: GramInverse | MomentInverse) -> Array:
-        return cut(x, block.columns, self.domain)
+        return cut(self.backend, x, block.columns, self.domain)
 
     def _from_host(self, array: NDArray[np.float64]) -> Array:
         """Return an array that is no vector of the operator, in the operator's dtype and on its device."""
-        return self.backend.from_host(array, Layout(len(array), self.dtype, self.device))
+        return self.backend.from_host(array, self.domain.of_length(len(array)))
 
     def _checked(self, index: Any) -> int:
         found, n = operator.index(index), self.shape[0]

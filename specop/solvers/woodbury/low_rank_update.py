@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specop.arrays.backend import Array
-from specop.arrays.layout import Layout
+from specop.arrays.backend import Array, checked_columns
 from specop.errors import InvalidInputError
 from specop.operators.operator import Composite, LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -65,7 +64,8 @@ class UpdatedInverse(Composite):
             raise InvalidInputError(f"only a square matrix has an inverse, got shape {inverse.shape}.")
         k = _columns_of(inverse, U, "U")
         if V is not None and _columns_of(inverse, V, "V") != k:
-            raise InvalidInputError(f"U and V must have as many columns, got shapes {U.shape} and {V.shape}.")
+            shapes = " and ".join(str(inverse.backend.shape(block)) for block in (U, V))
+            raise InvalidInputError(f"U and V must have as many columns, got shapes {shapes}.")
         middle = _checked_middle(C, k)
         symmetric = V is None or V is U
         mirrored = bool(inverse.is_symmetric) and symmetric and np.array_equal(middle, middle.T)
@@ -114,19 +114,18 @@ class UpdatedInverse(Composite):
         backend = self.backend
         (products,) = backend.to_host(backend.apply_rows(backend.transpose(left), y))
         coefficients = middle @ products
-        inner = Layout(len(coefficients), self.dtype, self.device)
-        image = backend.combine_rows(backend.transpose(right), backend.from_host(coefficients, inner))
+        inner = backend.from_host(coefficients, self.domain.of_length(len(coefficients)))
+        image = backend.combine_rows(backend.transpose(right), inner)
         return backend.axpy_(y, -1.0, image)
 
 
 def _columns_of(inverse: LinearOperator, block: Array, name: str) -> int:
-    shape = tuple(getattr(block, "shape", ()))
+    shape = inverse.backend.shape(block)
     if len(shape) != 2 or 0 in shape:
         raise InvalidInputError(
             f"{name} must be a non-empty native ({inverse.shape[0]}, k) array, got {shape or block!r}."
         )
-    inverse.backend.check_vector(block[:, 0], inverse.domain, f"each column of {name}")
-    return int(shape[1])
+    return len(checked_columns(inverse.backend, block, inverse.domain, name))
 
 
 def _checked_middle(C: ArrayLike | None, k: int) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ class RowMarks:
 
     def of(self, block: Array) -> NDArray[np.float64]:
         """Return the marks of a native (b, n) block, whose rows must be finite and follow the layout."""
-        self._backend.check_vector(block[0], self._layout, "each row")
+        self._backend.check_vector(self._backend.index(block, 0), self._layout, "each row")
         products = self._backend.to_host(*(self._backend.apply_rows(block, signs) for signs in self._signs))
         marks = np.stack(products, axis=1)
         wrong = np.flatnonzero(~np.isfinite(marks).all(axis=1))

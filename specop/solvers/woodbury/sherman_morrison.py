@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, shape_of
 from specop.errors import InvalidInputError
 from specop.solvers.woodbury.damped_blocks import GramBlock, MomentBlock, Scaling, partition
 from specop.solvers.woodbury.damped_inverse import DampedInverse, Structure
@@ -221,9 +221,9 @@ class ShermanMorrison:
 
     def _begin(self, block: Array) -> None:
         backend = backend_of(block)
-        found = backend.layout(block[0])
+        found = backend.layout(block)
         if self._n is not None and found.n != self._n:
-            raise InvalidInputError(f"rows must have n={self._n} entries, got shape {tuple(block.shape)}.")
+            raise InvalidInputError(f"rows must have n={self._n} entries, got shape {backend.shape(block)}.")
         for columns, size in partition(self._partition, found.n):
             if size <= _ALWAYS_MOMENTS or size < columns.stop - columns.start:
                 self._moments.append(MomentBlock(columns, size))
@@ -274,7 +274,7 @@ class ShermanMorrison:
 def _blocks(rows: Any) -> Iterable[Array]:
     if rows is None:
         return ()
-    if hasattr(rows, "shape"):
+    if shape_of(rows):
         return (rows,)
     if not isinstance(rows, Iterable):
         raise InvalidInputError(
@@ -285,9 +285,9 @@ def _blocks(rows: Any) -> Iterable[Array]:
 
 
 def _as_block(rows: Array) -> Array:
-    shape = tuple(getattr(rows, "shape", ()))
+    shape = shape_of(rows)
     if len(shape) not in (1, 2) or 0 in shape:
         raise InvalidInputError(
             f"rows must be a non-empty native array of shape (n,) or (b, n), got {shape or rows!r}."
         )
-    return rows[None] if len(shape) == 1 else rows
+    return backend_of(rows).stack([rows]) if len(shape) == 1 else rows

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.arrays.backend import Array, Backend
+from specop.arrays.backend import Array, Backend, backend_of
 from specop.arrays.layout import Layout
 
 __all__ = ["StoredRows"]
@@ -24,9 +24,10 @@ _HALF = np.dtype(np.float16)
 class _Block:
     array: Any
     scale: float
+    rows: int
 
     def __len__(self) -> int:
-        return int(self.array.shape[0])
+        return self.rows
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ class StoredRows:
 
     def plus(self, rows: Array) -> StoredRows:
         """Return these rows and a native (b, n) block, cut into pieces unless it is kept as given."""
-        pieces = [_Block(rows, 1.0)]
+        count = self.backend.shape(rows)[0]
+        pieces = [_Block(rows, 1.0, count)]
         if not self.are_as_given:
             step = max(1, _PIECE_BYTES // (self.layout.n * self.layout.dtype.itemsize))
-            pieces = [self._stored(rows[start : start + step]) for start in range(0, rows.shape[0], step)]
+            bounds = ((start, min(start + step, count)) for start in range(0, count, step))
+            pieces = [self._stored(_rows_between(self.backend, rows, *bound), bound[1] - bound[0]) for bound in bounds]
         return replace(self, blocks=(*self.blocks, *pieces))
 
     def only(self, numbers: list[int]) -> StoredRows:
@@ -76,7 +79,8 @@ class StoredRows:
         for place, block in zip(self.places(), self.blocks, strict=True):
             if place.start <= row < place.stop:
                 at = row - place.start
-                return replace(self, blocks=(replace(block, array=block.array[at : at + 1]),))
+                alone = _Block(_rows_between(backend_of(block.array), block.array, at, at + 1), block.scale, 1)
+                return replace(self, blocks=(alone,))
         raise IndexError(f"there is no row {row} among {len(self)}.")
 
     def places(self) -> list[slice]:
@@ -110,25 +114,30 @@ class StoredRows:
         """Return one column on the host."""
         if not self.blocks:
             return np.zeros(0)
-        if self.on_host:
-            return np.concatenate([block.array[:, j].astype(np.float64) * block.scale for block in self.blocks])
-        parts = self.backend.to_host(*(block.array[:, j] for block in self.blocks))
-        return np.concatenate([part * block.scale for part, block in zip(parts, self.blocks, strict=True)])
+        home, where = backend_of(self.blocks[0].array), np.array([j], dtype=np.intp)
+        parts = home.to_host(*(home.gather(block.array, where) for block in self.blocks))
+        return np.concatenate([part[:, 0] * block.scale for part, block in zip(parts, self.blocks, strict=True)])
 
-    def _stored(self, rows: Array) -> _Block:
+    def _stored(self, rows: Array, count: int) -> _Block:
         array, scale = rows, 1.0
         if self.half:
-            lengths = self.backend.to_host(*(self.backend.norm(rows[i]) for i in range(rows.shape[0])))
+            lengths = self.backend.to_host(*(self.backend.norm(self.backend.index(rows, i)) for i in range(count)))
             longest = max(float(np.max(lengths)), float(np.finfo(np.float32).tiny))
             scale = 2.0 ** float(np.ceil(np.log2(longest / 256)))
             array = self.backend.cast(self.backend.scale_(self.backend.copy(rows), 1.0 / scale), _HALF)
-        return _Block(self.backend.to_numpy(array) if self.on_host else array, scale)
+        return _Block(self.backend.to_numpy(array) if self.on_host else array, scale, count)
 
     def _load(self, block: _Block, columns: slice) -> Array:
         """Return some columns of a block as a native array of the rows' dtype."""
-        array = block.array if columns == slice(0, self.layout.n) else block.array[:, columns]
+        array = block.array
+        if columns != slice(0, self.layout.n):
+            array = backend_of(array).section(array, columns.start, columns.stop)
         if self.on_host:
             array = self.backend.from_host(array, self.layout)
         elif self.half:
             array = self.backend.cast(array, self.layout.dtype)
         return array if block.scale == 1.0 else self.backend.scale_(array, block.scale)
+
+
+def _rows_between(backend: Backend, rows: Array, start: int, stop: int) -> Array:
+    return backend.transpose(backend.section(backend.transpose(rows), start, stop))

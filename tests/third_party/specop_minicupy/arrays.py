@@ -5,23 +5,24 @@ from __future__ import annotations
 import minicupy as mp
 import numpy as np
 
-from specop.arrays import Layout, RowBlocks
-from specop.errors import InvalidInputError
+from specop.arrays import Backend, Layout, RowBlocks
 
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _CHUNK = 65_536
 
 
-class MinicupyBackend:
+class MinicupyBackend(Backend):
     """`specop.arrays.Backend` for float32 and float64 arrays of minicupy."""
 
     name = "minicupy"
+    array_type = mp.ndarray
+    conversion = "minicupy.asarray(x)"
 
     # Vectors
-    def layout(self, vector):
-        if vector.dtype not in _DTYPES:
-            raise InvalidInputError(f"vectors must be float32 or float64, got {vector.dtype}.")
-        return Layout(len(vector), vector.dtype, vector.device)
+    def layout(self, array):
+        return Layout(array.shape[-1], array.dtype, array.device)
+
+    def shape(self, x):
+        return getattr(x, "shape", ())
 
     def dot(self, x, y):
         return x @ y
@@ -44,17 +45,6 @@ class MinicupyBackend:
     def multiply(self, x, y):
         return x * y
 
-    def zeros(self, layout):
-        return mp.zeros(layout.n, layout.dtype)
-
-    def gather(self, x, indices):
-        return x[..., indices].copy()
-
-    def scatter(self, x, indices, layout):
-        out = self.zeros(layout)
-        out[indices] = x
-        return out
-
     # A basis
     def allocate(self, layout, capacity, lead):
         return RowBlocks(layout, capacity, lead, lambda *shape: mp.empty(shape, layout.dtype))
@@ -68,16 +58,16 @@ class MinicupyBackend:
         return basis.row(i)
 
     def orthogonalize_(self, x, basis, k, near):
-        nothing, c = mp.zeros(0, x.dtype), mp.zeros(0, x.dtype)
+        c, h = mp.zeros(0, x.dtype), [mp.zeros(0, x.dtype)]
         if near:
-            rows = mp.stack([basis.row(i) for i in near])
+            rows = self.stack([basis.row(i) for i in near])
             c = rows @ x
             x -= c @ rows
         blocks = [block for _, block in basis.parts(0, k)]
-        coefficients = [block @ x for block in blocks]
-        for block, h in zip(blocks, coefficients, strict=True):
-            x -= h @ block
-        return x, c, mp.concatenate([nothing, *coefficients]), self.norm(x)
+        h += [block @ x for block in blocks]
+        for block, coefficients in zip(blocks, h[1:], strict=True):
+            x -= coefficients @ block
+        return x, c, mp.concatenate(h), self.norm(x)
 
     def combine_(self, basis, coefficients, start):
         m, p = coefficients.shape
@@ -86,45 +76,29 @@ class MinicupyBackend:
         # Columns are independent of each other: a chunk of them is read whole, then written.
         for begin in range(0, basis.layout.n, _CHUNK):
             columns = slice(begin, begin + _CHUNK)
-            old = mp.concatenate([rows[:, columns] for _, rows in sources])
-            new = weights @ old
+            new = weights @ mp.concatenate([rows[:, columns] for _, rows in sources])
             for where, rows in targets:
                 rows[:, columns] = new[where]
         return basis
 
-    def take(self, basis, k):
-        return basis.blocks[0] if k == basis.lead else mp.stack([basis.row(i) for i in range(k)])
+    # Matrices
+    def stack(self, rows):
+        return mp.stack(rows)
 
-    # Matrices and blocks of vectors
+    def index(self, matrix, i):
+        return mp.ascontiguousarray(matrix[i])
+
+    def transpose(self, matrix):
+        return matrix.T
+
     def apply_rows(self, matrix, x):
         return matrix @ x
 
     def combine_rows(self, matrix, y):
         return matrix.T @ y
 
-    def row_products(self, x, y):
-        left, right = (mp.concatenate(blocks).astype(np.float64) for blocks in (x, y))
-        return (left @ right.T).get()
-
-    def block_products(self, rows, size):
-        parts = [rows[:, i : i + size].astype(np.float64) for i in range(0, rows.shape[1], size)]
-        return mp.stack([part.T @ part for part in parts]).get()
-
-    def apply_blocks(self, blocks, x):
-        size = blocks.shape[1]
-        return mp.concatenate([blocks[i] @ x[i * size : (i + 1) * size] for i in range(len(blocks))])
-
     def cast(self, x, dtype):
         return x.astype(dtype)
-
-    def transpose(self, matrix):
-        return matrix.T
-
-    def stack_columns(self, vectors):
-        return mp.stack(vectors, axis=1)
-
-    def columns(self, block):
-        return list(mp.ascontiguousarray(block.T))
 
     # Exchange with the host
     def to_host(self, *arrays):
@@ -137,14 +111,6 @@ class MinicupyBackend:
 
     def to_numpy(self, x):
         return x.get()
-
-    def check_vector(self, x, layout, what):
-        if not isinstance(x, mp.ndarray):
-            raise InvalidInputError(f"{what} must be a minicupy array, got {type(x).__name__}. Use minicupy.asarray.")
-        if x.shape != (layout.n,):
-            raise InvalidInputError(f"{what} must have shape ({layout.n},), got {x.shape}.")
-        if x.dtype != layout.dtype:
-            raise InvalidInputError(f"{what} must have dtype {layout.dtype}, got {x.dtype}. Convert it with astype.")
 
 
 backend = MinicupyBackend()

@@ -118,7 +118,11 @@ class MinicupyAutodiff:
         raise InvalidInputError("minicupy's models have their loss built in, and no outputs.")
 
     def sample_gradients(self, theta, batch):
-        raise InvalidInputError("minicupy has no gradients of samples.")
+        def row(sample):
+            gradient = self.model.gradient(self._values(theta), self.take(batch, sample, sample + 1))
+            return self.flatten(gradient) * (1.0 / self.count(batch))
+
+        return lambda start, stop: mp.stack([row(sample) for sample in range(start, stop)])
 
     def _values(self, theta):
         return self.model.parameters | ({} if theta is None else self.unflatten(theta))
