@@ -134,9 +134,9 @@ def _check_layout(native: Native) -> None:
     require(again == layout, "layout", "is equal for equal arrays", f"{again} and {layout}")
 
     for thing, shape in ((native.normal(5), (5,)), (native.normal(2, 3), (2, 3)), (native.array(1.0), ()), ({}, ())):
-        found = backend.shape(thing)
+        told = backend.shape(thing)
         law = "is a tuple of integers, empty for a scalar and for what is no array"
-        require(isinstance(found, tuple) and found == shape, "shape", law, f"{found!r}, expected {shape}")
+        require(isinstance(told, tuple) and told == shape, "shape", law, f"{told!r}, expected {shape}")
     require_same(native.numpy(backend.zeros(native.layout(4))), np.zeros(4), "zeros", "is zero")
     for refused in (np.float16, np.bool_):
         thing = native.make(np.ones(3, dtype=refused))

@@ -102,7 +102,7 @@ def test_wrong_points():
     for call in (objective.loss, objective.gradient, objective.hessian):
         with pytest.raises(InvalidInputError, match=r"theta must have shape \(31,\), got \(30,\)"):
             call(torch.ones(30).double())
-        with pytest.raises(InvalidInputError, match=r"theta must have dtype float64, got torch.float32"):
+        with pytest.raises(InvalidInputError, match=r"theta must have dtype float64, got float32"):
             call(torch.ones(31))
         with pytest.raises(InvalidInputError, match=r"theta must be a torch.Tensor"):
             call(np.ones(31))
