@@ -124,7 +124,7 @@ def curvature_diagonal(
         return total / samples, 0
     restricted = restrict(curvature_matrix(objective, matrix, theta), left)
     found = diagonal(restricted, method="exact")
-    (entries,) = backend_of(theta).to_host(found.diagonal)
+    (entries,) = backend_of(theta).to_host(found.x)
     lowest = int(np.argmin(entries))
     rounding = 100 * restricted.precision * float(np.abs(entries).max())
     if entries[lowest] < -rounding:

@@ -1,20 +1,20 @@
-"""An operator on the complement of its known eigenvectors, which is what estimators sample."""
+"""Eigenpairs that are known before a call: brought to its operator, checked, and taken out of what it estimates."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, Basis
-from specop.errors import InvalidInputError, NonFiniteError
-from specop.krylov.exchange import eigenvectors_for
-from specop.operators.operator import LinearOperator
+from specop.arrays.backend import Array, Backend, Basis, backend_of
+from specop.arrays.layout import Layout
+from specop.errors import InvalidInputError
+from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 
-__all__ = ["Complement", "checked_deflation"]
+__all__ = ["Complement", "checked_deflation", "eigenvectors_for"]
 
 
 class Complement:
@@ -22,12 +22,10 @@ class Complement:
 
     Parameters
     ----------
-    operator : LinearOperator
-        A, square.
+    run : Run
+        Of A, square unless there are no known eigenpairs; it makes the products.
     deflate : EigenResult or None
-        Its known eigenpairs.
-    seed : int
-        Of the probes.
+        Known eigenpairs of A, which one product checks.
 
     Attributes
     ----------
@@ -35,20 +33,14 @@ class Complement:
         Of the complement.
     values : ndarray
         Known eigenvalues.
-    products : int
-        Products so far.
-    checks : int
-        Products that it took to see that the eigenpairs are those of A.
     """
 
-    def __init__(self, operator: LinearOperator, deflate: EigenResult | None, seed: int) -> None:
-        self.operator = operator
-        self.backend = operator.backend
-        self.layout = operator.domain
-        self.seed = probes.check_seed(seed)
-        vectors, self.values, self.checks = checked_deflation(operator, deflate)
-        self.dimension = operator.shape[0] - len(vectors)
-        self.products = 0
+    def __init__(self, run: Run, deflate: EigenResult | None) -> None:
+        self.run = run
+        self.backend = run.backend
+        self.layout = run.A.domain
+        vectors, self.values = checked_deflation(run, deflate)
+        self.dimension = run.n - len(vectors)
         self._count = len(vectors)
         self._basis: Basis = self.backend.allocate(self.layout, len(vectors), len(vectors)) if vectors else None
         for i, vector in enumerate(vectors):
@@ -61,31 +53,41 @@ class Complement:
 
     def rademacher(self, index: int) -> Array:
         """Return the part of a vector of random signs that lies in the complement."""
-        return self.project(probes.rademacher(self.backend, self.layout, self.seed, index))
+        return self.project(probes.rademacher(self.backend, self.layout, self.run.seed, index))
 
     def sphere(self, index: int) -> Array:
         """Return a vector uniform on the sphere of radius sqrt(dimension) in the complement."""
         if self._count == 0:
-            return probes.sphere(self.backend, self.layout, self.seed, index)
-        vector = self.project(probes.normal(self.backend, self.layout, self.seed, index))
+            return probes.sphere(self.backend, self.layout, self.run.seed, index)
+        vector = self.project(probes.normal(self.backend, self.layout, self.run.seed, index))
         (length,) = self.backend.to_host(self.backend.norm(vector))
         return self.backend.scale_(vector, float(self.dimension**0.5 / length))
 
-    def unit(self, i: int) -> Array:
-        """Return the i-th unit vector."""
-        entries = np.zeros(self.layout.n, dtype=self.layout.dtype)
-        entries[i] = 1.0
-        return self.backend.from_host(entries, self.layout)
-
     def multiply(self, x: Array) -> Array:
         """Return P A x."""
-        self.products += 1
-        return self.project(self.operator._matvec(x))
+        return self.project(self.run.multiply(x))
 
     def multiply_transposed(self, x: Array) -> Array:
         """Return P A.T x."""
-        self.products += 1
-        return self.project(self.operator._rmatvec(x))
+        return self.project(self.run.multiply_transposed(x))
+
+    def project(self, x: Array) -> Array:
+        """Return P x; `x` is consumed."""
+        return self.backend.orthogonalize_(x, self._basis, self._count, ())[0] if self._count else x
+
+    def unit_products(self) -> Iterator[tuple[Array, Array]]:
+        """Yield each unit vector e with P A e; nothing if the complement is empty, because then all of these vanish."""
+        for i in range(self.layout.n if self.dimension else 0):
+            entries = np.zeros(self.layout.n, dtype=self.layout.dtype)
+            entries[i] = 1.0
+            unit = self.backend.from_host(entries, self.layout)
+            yield unit, self.multiply(unit)
+            self.run.update()
+
+    def diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal of P A, exactly, from n products."""
+        found = self.run.scalars([self.backend.dot(unit, product) for unit, product in self.unit_products()])
+        return found if len(found) else np.zeros(self.layout.n)
 
     def known_diagonal(self) -> Array:
         """Return the diagonal of A - P A: that of the known eigenpairs."""
@@ -95,58 +97,78 @@ class Complement:
             diagonal = self.backend.axpy_(diagonal, float(value), self.backend.multiply(row, row))
         return diagonal
 
-    def checked(self, scalars: list[Array]) -> NDArray[np.float64]:
-        """Move one scalar of each of the latest products to the host together, and look which one is not finite."""
-        found = self.backend.to_host(*scalars)
-        first = self.products - len(found) + 1
-        return np.array([float(self.finite([value], first + i)[0]) for i, value in enumerate(found)])
 
-    def project(self, x: Array) -> Array:
-        """Return P x; `x` is consumed."""
-        return self.backend.orthogonalize_(x, self._basis, self._count, ())[0] if self._count else x
-
-    def to_host(self, *arrays: Any) -> list[NDArray[np.float64]]:
-        """Return what the latest product led to, as float64; raise if it is not finite."""
-        return self.finite(self.backend.to_host(*arrays), self.products)
-
-    def finite(self, numbers: list[NDArray[np.float64]], product: int) -> list[NDArray[np.float64]]:
-        """Return the numbers, or raise NonFiniteError naming the product that they came from."""
-        if all(np.isfinite(part).all() for part in numbers):
-            return numbers
-        raise NonFiniteError(
-            f"product {product} with {self.operator!r} holds NaN or infinity, or its norm overflows "
-            f"{self.operator.dtype}. Check the parameters and the data for NaN, and the loss for overflow."
-        )
-
-
-def checked_deflation(
-    operator: LinearOperator, deflate: EigenResult | None
-) -> tuple[list[Array], NDArray[np.float64], int]:
-    """Return known eigenvectors and eigenvalues, and the products it took to see that they belong to this operator."""
+def checked_deflation(run: Run, deflate: EigenResult | None) -> tuple[list[Array], NDArray[np.float64]]:
+    """Return known eigenvectors and eigenvalues, after one product has shown that they belong to the run's operator."""
     if deflate is None:
-        return [], np.zeros(0), 0
+        return [], np.zeros(0)
     if not isinstance(deflate, EigenResult):
         raise InvalidInputError(f"deflate must be an EigenResult of the same operator, got {type(deflate).__name__}.")
-    vectors = eigenvectors_for(deflate, operator.backend, operator.domain, "deflate")
-    _check_pairs(operator, vectors, deflate)
-    return vectors, deflate.eigenvalues, 1
+    if run.A.is_symmetric is False:
+        raise InvalidInputError(f"deflate takes eigenpairs of a symmetric operator, got {run.A!r}.")
+    vectors = eigenvectors_for(deflate, run.backend, run.A.domain, "deflate")
+    if run.left < 2 and len(vectors) < run.n:
+        raise InvalidInputError(
+            f"{run.name} has {run.left} product(s) left, and deflate takes one to check its eigenpairs. Raise "
+            f"max_matvecs."
+        )
+    _check_pairs(run, vectors, deflate)
+    return vectors, deflate.eigenvalues
 
 
-def _check_pairs(operator: LinearOperator, vectors: list[Array], eigen: EigenResult) -> None:
+def eigenvectors_for(eigen: EigenResult, backend: Backend, layout: Layout, what: str) -> list[Array]:
+    """Return the eigenvectors of a result as vectors of an operator that may live in another framework.
+
+    Where the result lives in the operator's own framework its rows are returned as they are, to be read only. From
+    elsewhere, also from a file, each is copied through the host, one at a time: arrays of two frameworks never share
+    memory, because one of them may write where the other promises that nothing changes.
+
+    Parameters
+    ----------
+    eigen : EigenResult
+        The result.
+    backend : Backend
+        The operator's.
+    layout : Layout
+        Of the operator's vectors.
+    what : str
+        Names the result in errors.
+
+    Raises
+    ------
+    InvalidInputError
+        If the vectors have another length than the operator's.
+    """
+    rows = [eigen.eigenvector(i) for i in range(len(eigen.eigenvalues))]
+    home = backend_of(eigen.rows)
+    if home is backend:
+        for row in rows:
+            backend.check_vector(row, layout, f"each eigenvector of {what}")
+        return rows
+    length = home.shape(eigen.rows)[1]
+    if length != layout.n:
+        raise InvalidInputError(
+            f"{what} holds eigenvectors of length {length}, but the operator's vectors have length "
+            f"{layout.n}. It belongs to another model."
+        )
+    return [backend.from_host(home.to_numpy(row).astype(layout.dtype, copy=False), layout) for row in rows]
+
+
+def _check_pairs(run: Run, vectors: list[Array], eigen: EigenResult) -> None:
     """Multiply the sum of the eigenvectors: pairs of another matrix, or of an earlier one, do not add up."""
-    backend, values = operator.backend, eigen.eigenvalues
+    backend, values = run.backend, eigen.eigenvalues
     total = backend.copy(vectors[0])
     for vector in vectors[1:]:
         total = backend.axpy_(total, 1.0, vector)
-    rest = operator.matvec(total)
+    rest = run.multiply(total)
     for vector, value in zip(vectors, values, strict=True):
         rest = backend.axpy_(rest, -float(value), vector)
-    (left,) = backend.to_host(backend.norm(rest))
-    rounding = operator.precision * len(values) ** 0.5 * float(np.abs(values).max())
+    (left,) = run.to_host(backend.norm(rest))
+    rounding = run.A.precision * len(values) ** 0.5 * float(np.abs(values).max())
     allowed = 10.0 * float(np.linalg.norm(eigen.residuals)) + 100.0 * rounding
     if left > allowed:
         raise InvalidInputError(
-            f"deflate holds eigenpairs of another matrix than {operator!r}: the product with the sum of its "
+            f"deflate holds eigenpairs of another matrix than {run.A!r}: the product with the sum of its "
             f"eigenvectors is off by {float(left):.1e}, where its residuals allow {allowed:.1e}. Compute them again "
             f"for this operator; eigsh(A, v0=...) takes the old ones as its start."
         )

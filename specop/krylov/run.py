@@ -108,8 +108,11 @@ class Task:
         self._stack.__exit__(kind, error, trace)
 
     def update(self, note: str = "") -> None:
-        """Move the bar to the number of products, with a note behind it."""
-        self._bar(self.products, note)
+        """Move the bar to the number of products, with a note behind it; inside another task, that task's bar."""
+        if self._outer is None:
+            self._bar(self.products, note)
+        else:
+            self._outer.update(note)
 
     def result(self, kind: type[_AnyResult], *, converged: bool, message: str, **fields: Any) -> _AnyResult:
         """Return a result of this kind with its provenance; without convergence warn the user, or raise.
@@ -216,7 +219,10 @@ class Run(Task):
             raise InvalidInputError(f"{name} needs a square operator, got {self.A!r}. {instead}".rstrip())
         if symmetric and self.A.is_symmetric is False:
             raise InvalidInputError(f"{name} needs a symmetric operator, got {self.A!r}. {instead}".rstrip())
+        if limit is not None and limit < 1:
+            raise InvalidInputError(f"max_matvecs must be positive, got {limit!r}.")
         self.limit = limit
+        self._symmetric = symmetric
         self.asymmetry = 0.0
 
     @property
@@ -313,10 +319,11 @@ class Run(Task):
             return
         if vector is not None:
             self._check_deterministic(vector)
+        otherwise = f"{self.name} does not apply" if self._symmetric else "pass it with is_symmetric=False"
         raise AsymmetryError(
             f"{self.A!r} is not symmetric: the relative asymmetry seen after {self.products} products is "
             f"{relative:.1e}. If that is rounding, symmetrize with (A + A.T) / 2 or use float64; if A is not "
-            f"meant to be symmetric, {self.name} does not apply."
+            f"meant to be symmetric, {otherwise}."
         )
 
     def warn_of_noise(self) -> bool:

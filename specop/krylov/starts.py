@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
-from specop.krylov.exchange import eigenvectors_for
+from specop.krylov.known import eigenvectors_for
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 

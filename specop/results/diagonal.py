@@ -14,24 +14,24 @@ class DiagonalResult(Result):
 
     Attributes
     ----------
-    diagonal : native vector (n,)
-        In the operator's framework and on its device.
+    x : native vector (n,)
+        The diagonal, in the operator's framework and on its device.
     standard_errors : native vector (n,)
-        One for each entry.
+        Standard error of each entry.
     norm : float
         Euclidean norm of the diagonal.
     error_norm : float
-        Standard error of the whole: the root of the expected squared distance to the true diagonal.
+        Standard error of the whole diagonal: the root of the expected squared distance to the true one.
     method : str
-        "bekas", "xdiag" or "exact".
+        How it was found: "bekas", "xdiag" or "exact".
     """
 
-    diagonal: Array = vector()
+    x: Array = vector()
     standard_errors: Array = vector()
     norm: float
     error_norm: float
     method: str
 
     def _headline(self) -> str:
-        n = len(self.diagonal)
+        n = len(self.x)
         return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}"

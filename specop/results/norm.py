@@ -1,37 +1,18 @@
-"""A norm with its error."""
+"""A norm of a matrix, or a ratio of norms."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from specop.results.result import Result, converted, record
-from specop.statistics.estimate import Estimate
+from specop.results.number import NumberResult
+from specop.results.result import record
 
 __all__ = ["NormResult"]
 
 
 @record
-class NormResult(Result):
-    """A Frobenius norm with its error.
+class NormResult(NumberResult):
+    """A Frobenius norm, spectral norm or condition number with its error.
 
-    Attributes
-    ----------
-    estimate, standard_error, interval, confidence
-        As in `Estimate`; exact norms have a standard error of zero.
-    method : str
-        "hutchinson" or "exact".
-    probes : ndarray
-        One unbiased estimate of the squared norm for each probe.
+    `quantity` says which of them. `method` is "hutchinson" or "exact" for a Frobenius norm, whose `estimates` are
+    unbiased ones of the squared norm, and "eigenvalues" for the others, which have no random part: their interval is
+    that of the eigenvalues' bounds, and `confidence` that of the check that no eigenvalue was missed.
     """
-
-    estimate: float
-    standard_error: float
-    interval: tuple[float, float] = converted(tuple)
-    confidence: float
-    method: str
-    probes: NDArray[np.float64]
-
-    def _headline(self) -> str:
-        value = Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
-        return f"Frobenius norm {value}, {self.method}"

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
-from specop.krylov.exchange import eigenvectors_for
-from specop.krylov.known import Complement
+from specop.krylov.known import Complement, eigenvectors_for
+from specop.krylov.run import Run
 from specop.operators.explicit import LowRankOperator
 from specop.operators.operator import Composite, LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -110,8 +110,8 @@ def nystrom_preconditioner(A: Any, damping: float, *, rank: int = 20, seed: int 
         raise InvalidInputError("damping must be positive: of a low-rank approximation alone there is no inverse.")
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= n:
         raise InvalidInputError(f"rank must be an integer from 1 to n={n}, got {rank!r}.")
-    with operator.session():
-        sketch = Sketch(Complement(operator, None, seed), int(rank), nystrom=True)
+    with Run(operator, "nystrom_preconditioner", seed=seed) as run:
+        sketch = Sketch(Complement(run, None), int(rank), nystrom=True)
         sketch.draw(int(rank))
         factor = nystrom_factor(sketch, "nystrom_preconditioner needs a positive semidefinite operator", _REMEDY)
     turn, sizes, _ = scipy.linalg.svd(factor, full_matrices=False, check_finite=False)

@@ -14,6 +14,7 @@ from specop.errors import InvalidInputError
 from specop.krylov.gauss import gauss_rule
 from specop.krylov.known import checked_deflation
 from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -102,7 +103,9 @@ def apply_function(
     if max_matvecs is not None and max_matvecs < 1:
         raise InvalidInputError(f"max_matvecs must be positive, got {max_matvecs!r}.")
     limit = min(n, _PRODUCTS if max_matvecs is None else int(max_matvecs))
-    vectors, known, spent = checked_deflation(operator, deflate)
+    with Run(operator, "deflate") as checking:
+        vectors, known = checked_deflation(checking, deflate)
+    spent = checking.products
 
     with operator.session(), progress_bar(progress, f"{function.name}(A) v") as update:
         space = KrylovSpace(operator, len(known) + limit, 1, seed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,18 +10,14 @@ from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
-from specop.krylov.progress import progress_bar
-from specop.krylov.ranges import check_size
-from specop.operators.scipy import aslinearoperator
+from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
-from specop.results.result import delivered, versions
-from specop.spectral.goals import Goal, checked_goal
+from specop.spectral.goals import PRODUCTS, STAGE, Goal, begins_exact, checked_goal, turns_exact
 from specop.spectral.sketch import Sketch
 
 __all__ = ["diagonal"]
 
-_STAGE = 8
 # Entries that a sketch may hold where nobody asked for one.
 _LARGEST_FREE_SKETCH = 100_000_000
 # The scatter of estimates that leave out each probe in turn was 0.75 to 1.0 of their mean's error on all spectra tried,
@@ -57,17 +51,26 @@ def diagonal(
           of :math:`Q Q^\top A` is then known, and each probe in turn is left out and probes the rest. Far better where
           eigenvalues decay. Holds up to 5/2 m vectors.
         - "exact": n unit vectors.
-        - "auto": "exact" where n products suffice; otherwise "xdiag" if the first eight products show that a sketch
-          pays, and takes at most 1e8 entries; else "bekas".
-    rtol, atol, max_matvecs
-        As in `trace`, for the standard error of the whole diagonal in the Euclidean norm, relative to its norm; by
-        default ``rtol = 0.1``.
+        - "auto": "exact" for n up to 16, where the limit allows that and there is no tolerance, and where estimates
+          would take more products; otherwise "xdiag" if the first eight products show that a sketch pays, and takes at
+          most 1e8 entries; else "bekas".
+    rtol : float, optional
+        Goal for the standard error of the whole diagonal in the Euclidean norm, relative to the diagonal's norm. With
+        neither `rtol` nor `atol` it is 0.1, or the whole of `max_matvecs` is used if that is given.
+    atol : float, optional
+        Goal for the same standard error in units of the diagonal; the larger of both goals counts.
+    max_matvecs : int, optional
+        Limit on all products; default 1000.
     deflate : EigenResult, optional
         Known eigenpairs of a symmetric A; their part of the diagonal is not estimated. Errors of the
         eigenvectors enter the diagonal as they are, so `tol` of `eigsh` should be smaller than `rtol` here.
-        Checked as in `trace`.
-    seed, progress, raise_on_failure
-        As in `trace`.
+        One product shows whether they belong to A; those of another matrix are refused.
+    seed : int
+        Seed of the probes. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
@@ -75,7 +78,9 @@ def diagonal(
 
     Raises
     ------
-    InvalidInputError, NonFiniteError, NotConvergedError
+    InvalidInputError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
     MissingTransposeError
         By "xdiag", if A has no transposed product.
 
@@ -89,52 +94,39 @@ def diagonal(
     Examples
     --------
     >>> import numpy as np, specop
-    >>> specop.diagonal(np.diag([1.0, 2.0, 3.0])).diagonal
+    >>> specop.diagonal(np.diag([1.0, 2.0, 3.0])).x
     array([1., 2., 3.])
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    n = operator.shape[0]
-    if operator.shape[1] != n:
-        raise InvalidInputError(f"only a square operator has a diagonal, got shape {operator.shape}.")
-    if deflate is not None and operator.is_symmetric is False:
-        raise InvalidInputError(f"deflate takes eigenpairs of a symmetric operator, got {operator!r}.")
     if method not in _METHODS:
         raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
     goal = checked_goal(rtol, atol, max_matvecs, 0.1)
-    if method == "exact" and n > goal.limit:
-        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={goal.limit}.")
-    if method == "xdiag" and goal.limit < 2:
-        raise InvalidInputError(f"method='xdiag' takes at least two products, got max_matvecs={goal.limit}.")
-    space = Complement(operator, deflate, seed)
-    with operator.session(), progress_bar(progress, "diagonal") as update:
-        if method == "exact" or (method == "auto" and n <= (goal.limit if goal.is_budget else min(_STAGE, goal.limit))):
-            moments, used = _exact(space, update), "exact"
+    limit = PRODUCTS if max_matvecs is None else max_matvecs
+    with Run(
+        A, "diagonal", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure
+    ) as run:
+        space = Complement(run, deflate)
+        if space.dimension == 0 or begins_exact(run, goal, method, 2 * STAGE):
+            moments, used = _exact(space), "exact"
         else:
-            moments, used = _estimated(space, goal, method, update)
+            moments, used = _estimated(space, goal, method)
     converged = goal.is_budget or used == "exact" or moments.satisfy(goal)
     message = used
     if not converged:
         message = (
-            f"diagonal stopped after {space.products} products with a standard error of {moments.error:.3g} at a norm "
+            f"diagonal stopped after {run.products} products with a standard error of {moments.error:.3g} at a norm "
             f"of {moments.norm:.6g}. Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take the largest "
             f"eigenvalues out."
         )
-    result = DiagonalResult(
-        diagonal=moments.mean(),
+    return run.result(
+        DiagonalResult,
+        x=moments.mean(),
         standard_errors=moments.standard_errors(),
         norm=moments.norm,
         error_norm=moments.error,
         method=used,
-        matvecs=space.products + space.checks,
         converged=converged,
         message=message,
-        samples=operator.samples,
-        seed=probes.check_seed(seed),
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
     )
-    return delivered(result, raise_on_failure)
 
 
 class _Moments:
@@ -153,8 +145,8 @@ class _Moments:
 
     def add(self, vectors: list[Array]) -> None:
         """Add random vectors, and compute the norms of mean and error."""
-        lengths = self.space.checked([self.backend.norm(vector) for vector in vectors])
-        check_size(float(lengths.max(initial=0.0)), self.space.operator, squared=True)
+        lengths = self.space.run.scalars([self.backend.norm(vector) for vector in vectors])
+        self.space.run.check_size(float(lengths.max(initial=0.0)), squared=True)
         for vector in vectors:
             self.squares = self.backend.axpy_(self.squares, 1.0, self.backend.multiply(vector, vector))
             self.sum = self.backend.axpy_(self.sum, 1.0, vector)
@@ -164,7 +156,7 @@ class _Moments:
 
     def measure(self) -> None:
         """Compute the norms of mean and error."""
-        length, norm = self.space.to_host(self.backend.norm(self.sum), self.backend.norm(self.mean()))
+        length, norm = self.space.run.to_host(self.backend.norm(self.sum), self.backend.norm(self.mean()))
         self.norm, s = float(norm), self.count
         if s == 0:
             self.error = 0.0
@@ -173,7 +165,12 @@ class _Moments:
 
     def satisfy(self, goal: Goal) -> bool:
         """Whether there are enough vectors for a small enough error."""
-        return self.count >= _STAGE and goal.accepts(self.norm, self.error)
+        return self.count >= STAGE and goal.accepts(self.norm, self.error)
+
+    def turn_exact(self, goal: Goal, each: int, ahead: int) -> bool:
+        """Whether probes of `each` products would take more than n further ones; `ahead` come before the next look."""
+        needed = each * goal.probes_needed(self.count, self.norm, self.error) if self.count >= STAGE else 0.0
+        return turns_exact(self.space.run, needed, ahead)
 
     def mean(self) -> Array:
         return self.backend.axpy_(self.backend.copy(self.base), 1.0 / max(1, self.count), self.sum)
@@ -189,60 +186,63 @@ class _Moments:
         return self.backend.from_host(errors, layout)
 
 
-def _exact(space: Complement, update: Callable[[int, str], None]) -> _Moments:
-    entries = []
-    for i in range(space.operator.shape[0]):
-        unit = space.unit(i)
-        entries.append(space.backend.dot(unit, space.multiply(unit)))
-        update(space.products, "")
-    found = space.backend.from_host(space.checked(entries), space.layout)
+def _exact(space: Complement) -> _Moments:
+    found = space.backend.from_host(space.diagonal(), space.layout)
     moments = _Moments(space, space.backend.axpy_(found, 1.0, space.known_diagonal()))
     moments.measure()
     return moments
 
 
-def _estimated(space: Complement, goal: Goal, method: str, update: Callable[[int, str], None]) -> tuple[_Moments, str]:
-    capacity = min(goal.limit // 2, space.dimension)
-    if method == "auto":
-        capacity = min(capacity, _LARGEST_FREE_SKETCH // (5 * space.operator.shape[0]))
-        if capacity < _STAGE:
-            method = "bekas"
-    moments = _Moments(space, space.known_diagonal())
-    if method == "bekas":
-        return _bekas(space, goal, moments, update), "bekas"
-    sketch = Sketch(space, capacity, signs=True)
-    if method == "auto":
-        sketch.draw(_STAGE)
+def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, str]:
+    run, may_turn = space.run, method == "auto"
+    if method == "xdiag" and run.left < 2:
+        raise InvalidInputError(f"method='xdiag' takes at least two products, got max_matvecs={run.left}.")
+    capacity = min(run.left // 2, space.dimension)
+    if may_turn:
+        capacity = min(capacity, _LARGEST_FREE_SKETCH // (5 * run.n))
+    moments, sketch = _Moments(space, space.known_diagonal()), None
+    if method == "xdiag" or (may_turn and capacity >= STAGE):
+        sketch = Sketch(space, capacity, signs=True)
+    if may_turn and sketch:
+        sketch.draw(STAGE)
         if not _pays(sketch, goal):
             moments.add(_products_of(sketch))
-            return _bekas(space, goal, moments, update), "bekas"
-    return _xdiag(sketch, goal, update), "xdiag"
+            sketch = None
+    moments = _xdiag(sketch, goal, may_turn) if sketch else _bekas(space, goal, moments, may_turn)
+    if may_turn and moments.turn_exact(goal, 2 if sketch else 1, run.left):
+        return _exact(space), "exact"
+    return moments, "xdiag" if sketch else "bekas"
 
 
-def _bekas(space: Complement, goal: Goal, moments: _Moments, update: Callable[[int, str], None]) -> _Moments:
-    while space.products < goal.limit and not moments.satisfy(goal):
+def _bekas(space: Complement, goal: Goal, moments: _Moments, may_turn: bool) -> _Moments:
+    run = space.run
+    while run.left > 0 and not moments.satisfy(goal):
+        if may_turn and moments.turn_exact(goal, 1, STAGE):
+            break
         found = []
-        for i in range(moments.count, moments.count + min(_STAGE, goal.limit - space.products)):
-            probe = probes.rademacher(space.backend, space.layout, space.seed, i)
+        for i in range(moments.count, moments.count + min(STAGE, run.left)):
+            probe = probes.rademacher(space.backend, space.layout, run.seed, i)
             found.append(space.backend.multiply(probe, space.multiply(probe)))
         moments.add(found)
-        update(space.products, f"norm {moments.norm:.5g} +- {moments.error:.2g}")
+        run.update(f"norm {moments.norm:.5g} +- {moments.error:.2g}")
     return moments
 
 
-def _xdiag(sketch: Sketch, goal: Goal, update: Callable[[int, str], None]) -> _Moments:
+def _xdiag(sketch: Sketch, goal: Goal, may_turn: bool) -> _Moments:
     space = sketch.space
     transposed: list[Array] = []
     while True:
         size = sketch.capacity
         if not goal.is_budget:
-            size = min(size, 2 * sketch.drawn if transposed else _STAGE)
+            size = min(size, 2 * sketch.drawn if transposed else STAGE)
         sketch.draw(size - sketch.drawn)
         while len(transposed) < sketch.drawn:
             transposed.append(space.multiply_transposed(space.backend.row(sketch.Q, len(transposed))))
         moments = _left_out(sketch, transposed)
-        update(space.products, f"norm {moments.norm:.5g} +- {moments.error:.2g}")
+        space.run.update(f"norm {moments.norm:.5g} +- {moments.error:.2g}")
         if sketch.drawn == sketch.capacity or moments.satisfy(goal):
+            return moments
+        if may_turn and moments.turn_exact(goal, 2, 2 * sketch.drawn):
             return moments
 
 
@@ -275,7 +275,7 @@ def _left_out(sketch: Sketch, transposed: list[Array]) -> _Moments:
 def _pays(sketch: Sketch, goal: Goal) -> bool:
     """Whether each row of a sketch would save more than a probe, judged by the first ones."""
     if goal.is_budget:
-        return 2.0 * sketch.gain() * goal.limit > sketch.variance()
+        return 2.0 * sketch.gain() * (sketch.space.run.left + sketch.drawn) > sketch.variance()
     # All that is known of the diagonal's norm yet is that its mean entry bounds it from below.
     norm = abs(sketch.mean_eigenvalue()) * sketch.space.dimension**0.5
     return sketch.gain() > goal.tolerance(norm) ** 2

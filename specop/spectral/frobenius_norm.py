@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.arrays import probes
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
-from specop.krylov.progress import progress_bar
-from specop.krylov.ranges import check_size
-from specop.operators.scipy import aslinearoperator
+from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
-from specop.results.result import delivered, versions
-from specop.spectral.goals import checked_goal
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.spectral.goals import PRODUCTS, STAGE, Goal, begins_exact, checked_goal, turns_exact
+from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
 
 __all__ = ["frobenius_norm"]
 
 # The squared length of a product is as skew as chi-square with one degree of freedom where one eigenvalue dominates;
 # with half as many probes intervals at 95 % covered the truth in 90 of 100 runs only.
 _FIRST = 16
-_STAGE = 8
 _METHODS = ("auto", "hutchinson", "exact")
 
 
@@ -52,15 +46,26 @@ def frobenius_norm(
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Of any shape.
     method : {"auto", "hutchinson", "exact"}
-        "exact" multiplies n unit vectors; "auto" does so where that takes no more than 16 products, or no more than
-        `max_matvecs` if there is no tolerance.
-    rtol, atol, max_matvecs
-        As in `trace`, for the standard error of the norm; by default ``rtol = 0.02`` and at most 1000 products.
+        "exact" multiplies n unit vectors; "auto" does so for n up to 16, where the limit allows that and there is no
+        tolerance, and where the tolerance would take more than n probes.
+    rtol : float, optional
+        Goal for the standard error, relative to the norm. With neither `rtol` nor `atol` it is 0.02, or the whole of
+        `max_matvecs` is used if that is given.
+    atol : float, optional
+        Goal for the standard error in units of the norm; the larger of both goals counts.
+    max_matvecs : int, optional
+        Limit on all products; default 1000.
     deflate : EigenResult, optional
-        Known eigenpairs of a symmetric A. They enter exactly, and what is left is much less skew. Checked
-        as in `trace`.
-    confidence, seed, progress, raise_on_failure
-        As in `trace`.
+        Known eigenpairs of a symmetric A. They enter exactly, and what is left is much less skew. One product shows
+        whether they belong to A; those of another matrix are refused.
+    confidence : float
+        Probability with which the interval covers the norm.
+    seed : int
+        Seed of the probes. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
@@ -68,7 +73,9 @@ def frobenius_norm(
 
     Raises
     ------
-    InvalidInputError, NonFiniteError, NotConvergedError
+    InvalidInputError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     Examples
     --------
@@ -76,62 +83,71 @@ def frobenius_norm(
     >>> specop.frobenius_norm(np.ones((3, 4)))
     Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 4 products, 0.00 s
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    if deflate is not None and operator.is_symmetric is False:
-        raise InvalidInputError(f"deflate takes eigenpairs of a symmetric operator, got {operator!r}.")
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
     if method not in _METHODS:
         raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
-    goal, n = checked_goal(rtol, atol, max_matvecs, 0.02), operator.shape[1]
-    exact = method == "exact" or (method == "auto" and n <= (goal.limit if goal.is_budget else min(_FIRST, goal.limit)))
-    if exact and n > goal.limit:
-        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={goal.limit}.")
-    space = Complement(operator, deflate, seed)
-    known = float(np.sum(space.values**2))
-    with operator.session(), progress_bar(progress, "Frobenius norm", n if exact else None) as update:
-        samples = np.zeros(0)
-        accepted = False
-        while space.products < (n if exact else goal.limit) and not accepted:
-            count = min(_STAGE if len(samples) else _FIRST, (n if exact else goal.limit) - space.products)
-            found = []
-            for i in range(len(samples), len(samples) + count):
-                probe = space.unit(i) if exact else space.rademacher(i)
-                found.append(space.backend.norm(space.multiply(probe)))
-            lengths = space.checked(found)
-            check_size(float(lengths.max()), operator)
-            samples = np.concatenate([samples, lengths**2])
-            value = _root(known + samples, confidence)
-            accepted = not exact and len(samples) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
-            update(space.products, f"{value.estimate:.5g} +- {value.standard_error:.2g}")
-    if exact:
-        total = float(np.sqrt(known + samples.sum()))
-        value, samples = Estimate(total, 0.0, (total, total), confidence), n * samples
-    converged = goal.is_budget or exact or accepted
-    message = "exact" if exact else f"{len(samples)} probes"
+    check_confidence(confidence)
+    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
+    limit = PRODUCTS if max_matvecs is None else max_matvecs
+    with Run(A, "frobenius_norm", limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure) as run:
+        space = Complement(run, deflate)
+        known, squares = float(np.sum(space.values**2)), np.zeros(0)
+        is_exact = space.dimension == 0 or begins_exact(run, goal, method, _FIRST)
+        if not is_exact:
+            squares = known + _probed(space, known, goal, confidence, may_turn=method == "auto")
+            value = _root(squares, confidence)
+            is_exact = method == "auto" and _turns_exact(run, goal, value, len(squares))
+        if is_exact:
+            total, squares = _exact(space, known), np.zeros(0)
+            value = Estimate(total, 0.0, (total, total), confidence)
+    accepted = len(squares) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
+    converged = goal.is_budget or is_exact or accepted
+    message = f"n={run.n} products give the norm exactly" if is_exact else f"{len(squares)} probes"
     if not converged:
         message = (
-            f"frobenius_norm stopped after {space.products} products with a standard error of "
+            f"frobenius_norm stopped after {run.products} products with a standard error of "
             f"{value.standard_error:.3g} at {value.estimate:.6g}. Raise max_matvecs or rtol, or pass "
             f"deflate=specop.eigsh(A) to take the largest eigenvalues out."
         )
-    result = NormResult(
+    return run.result(
+        NormResult,
+        quantity="Frobenius norm",
         estimate=value.estimate,
         standard_error=value.standard_error,
         interval=value.interval,
         confidence=confidence,
-        method="exact" if exact else "hutchinson",
-        probes=known + samples,
-        matvecs=space.products + space.checks,
+        method="exact" if is_exact else "hutchinson",
+        estimates=squares,
         converged=converged,
         message=message,
-        samples=operator.samples,
-        seed=probes.check_seed(seed),
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
     )
-    return delivered(result, raise_on_failure)
+
+
+def _exact(space: Complement, known: float) -> float:
+    lengths = space.run.scalars([space.backend.norm(product) for _, product in space.unit_products()])
+    space.run.check_size(float(lengths.max(initial=0.0)))
+    return float(np.sqrt(known + np.sum(lengths**2)))
+
+
+def _probed(space: Complement, known: float, goal: Goal, confidence: float, may_turn: bool) -> NDArray[np.float64]:
+    """Return the squared lengths of products with random signs, as many as the goal takes."""
+    run, squares = space.run, np.zeros(0)
+    while run.left > 0:
+        found = []
+        for i in range(len(squares), len(squares) + min(STAGE if len(squares) else _FIRST, run.left)):
+            found.append(space.backend.norm(space.multiply(space.rademacher(i))))
+        lengths = run.scalars(found)
+        run.check_size(float(lengths.max()))
+        squares = np.concatenate([squares, lengths**2])
+        value = _root(known + squares, confidence)
+        run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
+        enough = len(squares) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
+        if enough or (may_turn and _turns_exact(run, goal, value, len(squares))):
+            break
+    return squares
+
+
+def _turns_exact(run: Run, goal: Goal, value: Estimate, probes: int) -> bool:
+    return turns_exact(run, goal.probes_needed(probes, value.estimate, value.standard_error), STAGE)
 
 
 def _root(squares: NDArray[np.float64], confidence: float) -> Estimate:

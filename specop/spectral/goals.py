@@ -1,29 +1,33 @@
-"""When an estimate is accurate enough, and how many products it may take."""
+"""When an estimate is accurate enough, and when n products that leave nothing to chance are the better way."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from specop.errors import InvalidInputError
+from specop.krylov.run import Run
 
-__all__ = ["Goal", "checked_goal"]
+__all__ = ["PRODUCTS", "STAGE", "Goal", "begins_exact", "check_exact", "checked_goal", "turns_exact"]
+
+PRODUCTS = 1000
+"""Limit on products where none is given."""
+
+STAGE = 8
+"""Probes before the first look at the error: with fewer an interval covers less often than it says."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound of the standard error, or none, and a limit on products.
+    """A bound of the standard error, or none.
 
     Attributes
     ----------
     rtol, atol : float or None
         The standard error is to be at most ``max(atol, rtol |estimate|)``; both None if all products are to be used.
-    limit : int
-        Largest number of products.
     """
 
     rtol: float | None
     atol: float | None
-    limit: int
 
     @property
     def is_budget(self) -> bool:
@@ -38,14 +42,55 @@ class Goal:
         """Whether there is a bound and the standard error is within it."""
         return not self.is_budget and standard_error <= self.tolerance(estimate)
 
+    def probes_needed(self, count: int, estimate: float, standard_error: float) -> float:
+        """Return how many more independent probes the bound takes, judged by the error that so many have left."""
+        if self.is_budget:
+            return 0.0
+        allowed = self.tolerance(estimate)
+        return count * (standard_error / allowed) ** 2 - count if allowed > 0 else float("inf")
+
 
 def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None, default: float) -> Goal:
     """Return the goal that the arguments of an estimator describe, with `default` as rtol where all are missing."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not value >= 0:
             raise InvalidInputError(f"{name} must be a number >= 0, got {value!r}.")
-    if max_matvecs is not None and max_matvecs < 1:
-        raise InvalidInputError(f"max_matvecs must be positive, got {max_matvecs!r}.")
-    if rtol is None and atol is None and max_matvecs is None:
-        rtol = default
-    return Goal(rtol, atol, 1000 if max_matvecs is None else int(max_matvecs))
+    return Goal(default if rtol is None and atol is None and max_matvecs is None else rtol, atol)
+
+
+def check_exact(run: Run) -> None:
+    """Raise InvalidInputError if the limit does not allow one product for each unit vector."""
+    if run.n > run.left:
+        raise InvalidInputError(f"method='exact' takes n={run.n} products, above max_matvecs={run.limit}.")
+
+
+def begins_exact(run: Run, goal: Goal, method: str, stage: int = STAGE) -> bool:
+    """Whether to multiply n unit vectors at once.
+
+    That is so where it is asked for, where probes would take about as many products, and where a first stage of probes
+    would leave too few for it.
+    """
+    if method == "exact":
+        check_exact(run)
+        return True
+    enough = goal.is_budget or run.n <= 2 * STAGE or run.left < run.n + stage
+    return method == "auto" and run.n <= run.left and enough
+
+
+def turns_exact(run: Run, needed: float, ahead: int) -> bool:
+    """Whether to multiply n unit vectors from here on, because probes would take more products.
+
+    The first probes say little, and a sketch that grows may still save most of the others: it waits until an eighth of
+    n products has been spent, unless too few would be left by the next time that it is asked.
+
+    Parameters
+    ----------
+    run : Run
+        Of the estimate.
+    needed : float
+        How many more products probes would take.
+    ahead : int
+        Products until the next look.
+    """
+    late = 8 * run.products >= run.n or run.left - ahead < run.n
+    return run.left >= run.n and needed > run.n and late

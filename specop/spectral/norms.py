@@ -10,7 +10,7 @@ from specop.errors import InvalidInputError
 from specop.krylov.ranges import check_size
 from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
-from specop.results.quadrature import QuadratureResult
+from specop.results.norm import NormResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
 from specop.spectral.search import CHECK_CONFIDENCE
@@ -20,7 +20,7 @@ __all__ = ["condition_number", "spectral_norm"]
 
 def spectral_norm(
     A: Any, *, tol: float = 1e-3, max_matvecs: int | None = None, seed: int = 0, progress: bool = False
-) -> QuadratureResult:
+) -> NormResult:
     """Compute the largest singular value of an operator: for a symmetric one the largest size of an eigenvalue.
 
     Parameters
@@ -34,8 +34,8 @@ def spectral_norm(
 
     Returns
     -------
-    QuadratureResult
-        ``quadrature_error`` bounds the error, with the confidence of the check in `eigsh`.
+    NormResult
+        The interval comes from the eigenvalue's bounds, with the confidence of the check in `eigsh`.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def spectral_norm(
 
 def condition_number(
     A: Any, *, tol: float = 1e-3, max_matvecs: int | None = None, seed: int = 0, progress: bool = False
-) -> QuadratureResult:
+) -> NormResult:
     """Compute the ratio of the largest to the smallest eigenvalue of a definite operator.
 
     Parameters
@@ -76,7 +76,7 @@ def condition_number(
 
     Returns
     -------
-    QuadratureResult
+    NormResult
         Infinite if the smallest eigenvalue is zero up to rounding; its interval is open above if it may be.
 
     Raises
@@ -114,18 +114,15 @@ def condition_number(
 
 def _result(
     quantity: str, value: float, interval: tuple[float, float], eigen: EigenResult, products: int
-) -> QuadratureResult:
-    low, high = interval
-    return QuadratureResult(
+) -> NormResult:
+    return NormResult(
         quantity=quantity,
         estimate=value,
         standard_error=0.0,
-        quadrature_error=max(value - low, high - value) if np.isfinite(value) else np.inf,
         interval=interval,
         confidence=CHECK_CONFIDENCE,
         method="eigenvalues",
-        probes=np.zeros(0),
-        steps=eigen.matvecs,
+        estimates=np.zeros(0),
         matvecs=products * eigen.matvecs,
         converged=eigen.converged,
         message=eigen.message,

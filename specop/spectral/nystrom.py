@@ -63,10 +63,10 @@ def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 def _cholesky(H: NDArray[np.float64], sketch: Sketch, needs: str, remedy: str) -> NDArray[np.float64]:
     """Return upper triangular C with C'C = H, which may be singular within rounding."""
     values = np.linalg.eigvalsh((H + H.T) / 2)
-    rounding = sketch.space.operator.precision * max(float(np.abs(values).max()), 1e-150)
+    rounding = sketch.space.run.A.precision * max(float(np.abs(values).max()), 1e-150)
     if values[0] < -1e3 * len(H) * rounding:
         raise DomainError(
-            f"{needs}, and {sketch.space.operator!r} is not: "
+            f"{needs}, and {sketch.space.run.A!r} is not: "
             f"{len(H)} probes Z have a Z.T A Z with eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. "
             f"{remedy}"
         )

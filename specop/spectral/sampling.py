@@ -9,54 +9,57 @@ from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
-from specop.krylov.ranges import check_size
-from specop.spectral.goals import Goal
+from specop.spectral.goals import STAGE, Goal, begins_exact, check_exact, turns_exact
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.nystrom import nystrom_estimates
 from specop.spectral.sketch import Sketch
 from specop.statistics.estimate import Estimate, estimate_from_samples, with_error
 
-__all__ = ["STAGE", "Run", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
-
-STAGE = 8
-"""Probes before the first look at the error: with fewer an interval covers less often than it says."""
+__all__ = ["Estimation", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
 
 # Entries that a sketch may hold where nobody asked for one: 400 MB in float32.
 _LARGEST_FREE_SKETCH = 100_000_000
 _NONE = np.zeros(0)
 
 
-class Run:
+class Estimation:
     """The state of one estimate.
 
     Parameters
     ----------
     space : Complement
+        What is probed.
     goal : Goal
+        When to stop.
     confidence : float
-    update : callable
-        Told the number of products and a note.
+        Of the interval.
     """
 
-    def __init__(self, space: Complement, goal: Goal, confidence: float, update: Callable[[int, str], None]) -> None:
+    def __init__(self, space: Complement, goal: Goal, confidence: float) -> None:
         self.space = space
+        self.run = space.run
         self.goal = goal
         self.confidence = confidence
-        self.update = update
-        self.samples = np.zeros(0)
+        self.samples = _NONE
         self.value = Estimate(np.nan, np.nan, (-np.inf, np.inf), confidence)
         self.is_exact = False
 
     @property
     def left(self) -> int:
-        """Products that may still be taken."""
-        return self.goal.limit - self.space.products
+        """Products that may still be made."""
+        return self.run.left
 
     @property
     def accepted(self) -> bool:
         """Whether the estimate is as accurate as it was asked to be."""
         value, enough = self.value, len(self.samples) >= STAGE
         return self.is_exact or (enough and self.goal.accepts(value.estimate, value.standard_error))
+
+    def turns_exact(self, ahead: int = STAGE) -> bool:
+        """Whether the tolerance would take more than n further probes; `ahead` products come before the next look."""
+        value = self.value
+        needed = self.goal.probes_needed(len(self.samples), value.estimate, value.standard_error)
+        return turns_exact(self.run, needed, ahead)
 
     def look(self, samples: NDArray[np.float64], error: float | None = None, rounding: float = 0.0) -> bool:
         """Take these as all samples so far; return whether they suffice.
@@ -69,14 +72,14 @@ class Run:
         rounding : float
             Error that all samples have in common.
         """
-        check_size(float(np.abs(samples).max()), self.space.operator)
+        self.run.check_size(float(np.abs(samples).max()))
         self.samples = samples + self.space.known
         value = estimate_from_samples(self.samples, self.confidence)
         if len(samples) > 1:
             error = float(np.hypot(value.standard_error if error is None else error, rounding))
             value = with_error(value, error, len(samples) - 1)
         self.value = value
-        self.update(self.space.products, f"{value.estimate:.5g} +- {value.standard_error:.2g}")
+        self.run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
         return self.accepted
 
     def look_at(self, sketch: Sketch, single: NDArray[np.float64]) -> bool:
@@ -94,124 +97,102 @@ class Run:
         return self.look(np.concatenate([left_out, fresh]), float(error) / (p + f), sketch.rounding())
 
 
-def exact(run: Run) -> tuple[str, str]:
+def exact(estimation: Estimation) -> tuple[str, str]:
     """Take the diagonal, one unit vector after the other."""
-    space, backend = run.space, run.space.backend
-    entries = []
-    for i in range(space.operator.shape[0]):
-        unit = space.unit(i)
-        entries.append(backend.dot(unit, space.multiply(unit)))
-        run.update(space.products, "")
-    diagonal = space.checked(entries)
-    total = float(diagonal.sum()) + space.known
-    # The mean of n times the diagonal is the trace; there is nothing random about it.
-    run.samples = len(diagonal) * diagonal + space.known
-    run.value = Estimate(total, 0.0, (total, total), run.confidence)
-    run.is_exact = True
+    if estimation.space.dimension:
+        check_exact(estimation.run)
+    total = float(estimation.space.diagonal().sum()) + estimation.space.known
+    estimation.samples = _NONE
+    estimation.value = Estimate(total, 0.0, (total, total), estimation.confidence)
+    estimation.is_exact = True
     return "exact", "the sum of the diagonal"
 
 
-def hutchinson(run: Run) -> tuple[str, str]:
+def hutchinson(estimation: Estimation) -> tuple[str, str]:
     """Average z'Bz over vectors of random signs."""
-    space, backend = run.space, run.space.backend
-    samples = np.zeros(0)
-    while run.left > 0 and not run.accepted:
-        found = []
-        for i in range(len(samples), len(samples) + min(STAGE, run.left)):
-            probe = space.rademacher(i)
-            found.append(backend.dot(probe, space.multiply(probe)))
-        samples = np.concatenate([samples, space.checked(found)])
-        run.look(samples)
-    return "hutchinson", f"{len(samples)} probes"
+    _hutchinson(estimation, lambda: False)
+    return "hutchinson", f"{len(estimation.samples)} probes"
 
 
-def xtrace(run: Run) -> tuple[str, str]:
+def xtrace(estimation: Estimation) -> tuple[str, str]:
     """Put half of the products into a sketch and half on its rows; leave each probe out in turn."""
-    if run.left < 2:
-        raise InvalidInputError(f"method='xtrace' takes at least two products, got max_matvecs={run.left}.")
-    sketch = Sketch(run.space, run.left // 2)
-    while sketch.multiplied < sketch.capacity and not run.accepted:
-        _grow(sketch, sketch.capacity if run.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
+    if estimation.left < 2:
+        raise InvalidInputError(f"method='xtrace' takes at least two products, got max_matvecs={estimation.left}.")
+    sketch = Sketch(estimation.space, estimation.left // 2)
+    while sketch.multiplied < sketch.capacity and not estimation.accepted:
+        _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         sketch.multiply(sketch.drawn - sketch.multiplied)
-        run.look_at(sketch, _NONE)
-    run.is_exact = sketch.multiplied == run.space.dimension
+        estimation.look_at(sketch, _NONE)
+    estimation.is_exact = sketch.multiplied == estimation.space.dimension
     return "xtrace", f"a sketch of {sketch.multiplied} products, each left out in turn"
 
 
-def xnystrace(run: Run) -> tuple[str, str]:
+def xnystrace(estimation: Estimation) -> tuple[str, str]:
     """Put every product into the Nystrom approximation of a positive semidefinite operator."""
-    sketch = Sketch(run.space, run.left, nystrom=True)
-    while sketch.drawn < sketch.capacity and not run.accepted:
-        _grow(sketch, sketch.capacity if run.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
+    sketch = Sketch(estimation.space, estimation.left, nystrom=True)
+    while sketch.drawn < sketch.capacity and not estimation.accepted:
+        _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         samples, error = nystrom_estimates(sketch)
         # The rounding of H, which the shift lifts above zero, adds up over the probes.
-        run.look(samples, error, 0.1 * sketch.drawn * sketch.shift * run.space.dimension)
-    run.is_exact = sketch.drawn == run.space.dimension
+        estimation.look(samples, error, 0.1 * sketch.drawn * sketch.shift * estimation.space.dimension)
+    estimation.is_exact = sketch.drawn == estimation.space.dimension
     return "xnystrace", f"a Nystrom approximation by {sketch.drawn} products, each left out in turn"
 
 
-def hutch_plus_plus(run: Run) -> tuple[str, str]:
+def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:
     """Spend a third of the products each on a sketch, on its rows, and on probes of the rest."""
-    if run.left < 3:
-        raise InvalidInputError(f"method='hutch++' takes at least three products, got max_matvecs={run.left}.")
-    largest = min(run.left // 3, run.space.dimension - 1)
-    sketch = Sketch(run.space, min(run.left, run.space.dimension))
-    goal = largest if run.goal.is_budget else min(2 * STAGE, largest)
+    if estimation.left < 3:
+        raise InvalidInputError(f"method='hutch++' takes at least three products, got max_matvecs={estimation.left}.")
+    largest = min(estimation.left // 3, estimation.space.dimension - 1)
+    sketch = Sketch(estimation.space, min(estimation.left, estimation.space.dimension))
+    goal = largest if estimation.goal.is_budget else min(2 * STAGE, largest)
     _grow(sketch, goal)
-    while not run.accepted:
+    while not estimation.accepted:
         # Probes of the rest become part of the next sketch, so that none is lost.
         sketch.multiply(min(goal, sketch.drawn) - sketch.multiplied)
         if goal == largest:
             break
-        _grow(sketch, min(2 * goal, sketch.drawn + run.left))
-        run.look(sketch.fresh(), rounding=sketch.rounding())
+        _grow(sketch, min(2 * goal, sketch.drawn + estimation.left))
+        estimation.look(sketch.fresh(), rounding=sketch.rounding())
         goal = min(2 * goal, largest)
-    _sample_rest(
-        run, sketch, lambda single: run.look(np.concatenate([sketch.fresh(), single]), None, sketch.rounding())
-    )
-    return "hutch++", f"a sketch of {sketch.multiplied} products and {len(run.samples)} probes of the rest"
+
+    def look(single: NDArray[np.float64]) -> bool:
+        return estimation.look(np.concatenate([sketch.fresh(), single]), rounding=sketch.rounding())
+
+    _sample_rest(estimation, sketch, look)
+    return "hutch++", f"a sketch of {sketch.multiplied} products and {len(estimation.samples)} probes of the rest"
 
 
-def adaptive(run: Run) -> tuple[str, str]:
+def adaptive(estimation: Estimation) -> tuple[str, str]:
     """Grow a sketch while that pays, then sample what it leaves.
 
     A further row costs one product and lowers the variance of every probe by what it takes from the squared norm of
     the rest. With N products left that pays while the sum N * (gain) exceeds the variance; with a tolerance, while it
     saves more probes than it costs.
     """
-    space, n = run.space, run.space.operator.shape[0]
-    if n <= (run.goal.limit if run.goal.is_budget else min(STAGE, run.goal.limit)):
-        method, _ = exact(run)
-        return method, f"n={n} products give the trace exactly"
-    held = 2 if space.operator.is_symmetric else 3
-    capacity = min(_LARGEST_FREE_SKETCH // (held * n), run.left, space.dimension)
+    space, run = estimation.space, estimation.run
+    if begins_exact(run, estimation.goal, "auto"):
+        return exact(estimation)[0], f"n={run.n} products give the trace exactly"
+    held = 2 if run.A.is_symmetric else 3
+    capacity = min(_LARGEST_FREE_SKETCH // (held * run.n), run.left, space.dimension)
     if capacity < 2 * STAGE:
-        method, message = hutchinson(run)
-        return method, f"{message}; n={n} leaves room for a sketch of {capacity} vectors only"
-    sketch = Sketch(space, capacity)
-    _grow(sketch, min(STAGE, run.left))
-    run.look_at(sketch, _NONE)
-    reason = "their standard error is within tolerance"
-    while not run.accepted and run.left > 0:
-        if 8 * space.products >= n and _probes_needed(run) > n and run.left >= n:
-            method, _ = exact(run)
-            return method, f"the tolerance would take more than n={n} probes"
-        if sketch.drawn == sketch.multiplied or not _pays(run, sketch):
-            reason = "another vector in a sketch would save less than one probe"
-            break
-        sketch.multiply(min(sketch.drawn - sketch.multiplied, run.left))
-        if run.look_at(sketch, _NONE):
-            break
-        _grow(sketch, sketch.drawn + min(max(STAGE, sketch.drawn // 4), (run.left + 1) // 2))
-        if sketch.drawn == sketch.multiplied:
-            reason = f"a sketch of {sketch.drawn} vectors is as large as it may be"
-            break
-        run.look_at(sketch, _NONE)
-    if sketch.multiplied == space.dimension:
-        run.is_exact = True
+        _hutchinson(estimation, estimation.turns_exact)
+        done = f"{len(estimation.samples)} probes; n={run.n} leaves room for a sketch of {capacity} vectors only"
+        method = "hutchinson"
+    else:
+        method, done = _sketched(estimation, Sketch(space, capacity))
+    if estimation.turns_exact():
+        return exact(estimation)[0], f"the tolerance would take more than n={run.n} probes"
+    return method, done
+
+
+def _sketched(estimation: Estimation, sketch: Sketch) -> tuple[str, str]:
+    reason = _grow_while_it_pays(estimation, sketch)
+    _sample_rest(estimation, sketch, lambda single: estimation.look_at(sketch, single), until=estimation.turns_exact)
+    p, f = sketch.multiplied, len(estimation.samples) - sketch.multiplied
+    if p == sketch.space.dimension:
+        estimation.is_exact = True
         return "xtrace", "the sketch spans the whole space"
-    _sample_rest(run, sketch, lambda single: run.look_at(sketch, single))
-    p, f = sketch.multiplied, len(run.samples) - sketch.multiplied
     if p == 0:
         return "hutchinson", f"{f} probes: {reason}"
     if f == 0:
@@ -222,31 +203,57 @@ def adaptive(run: Run) -> tuple[str, str]:
     )
 
 
+def _hutchinson(estimation: Estimation, until: Callable[[], bool]) -> None:
+    space, backend = estimation.space, estimation.space.backend
+    samples = _NONE
+    while estimation.left > 0 and not estimation.accepted and not until():
+        found = []
+        for i in range(len(samples), len(samples) + min(STAGE, estimation.left)):
+            probe = space.rademacher(i)
+            found.append(backend.dot(probe, space.multiply(probe)))
+        samples = np.concatenate([samples, estimation.run.scalars(found)])
+        estimation.look(samples)
+
+
+def _grow_while_it_pays(estimation: Estimation, sketch: Sketch) -> str:
+    """Return why the sketch was not grown any further."""
+    _grow(sketch, min(STAGE, estimation.left))
+    estimation.look_at(sketch, _NONE)
+    while not estimation.accepted and estimation.left > 0:
+        ahead = sketch.drawn - sketch.multiplied
+        if ahead == 0 or estimation.turns_exact(ahead + max(STAGE, sketch.drawn // 4)) or not _pays(estimation, sketch):
+            return "another vector in a sketch would save less than one probe"
+        sketch.multiply(min(ahead, estimation.left))
+        if estimation.look_at(sketch, _NONE):
+            break
+        _grow(sketch, sketch.drawn + min(max(STAGE, sketch.drawn // 4), (estimation.left + 1) // 2))
+        if sketch.drawn == sketch.multiplied:
+            return f"a sketch of {sketch.drawn} vectors is as large as it may be"
+        estimation.look_at(sketch, _NONE)
+    return "their standard error is within tolerance"
+
+
 def _grow(sketch: Sketch, size: int) -> None:
     sketch.draw(min(size, sketch.capacity) - sketch.drawn)
 
 
-def _sample_rest(run: Run, sketch: Sketch, look: Callable[[NDArray[np.float64]], bool]) -> None:
+def _sample_rest(
+    estimation: Estimation,
+    sketch: Sketch,
+    look: Callable[[NDArray[np.float64]], bool],
+    until: Callable[[], bool] = lambda: False,
+) -> None:
     """Spend what is left on single probes of what lies beyond the sketch."""
     single = _NONE
-    while run.left > 0 and not run.accepted:
-        indices = range(sketch.drawn + len(single), sketch.drawn + len(single) + min(STAGE, run.left))
+    while sketch.multiplied < sketch.space.dimension and not (estimation.accepted or until()) and estimation.left > 0:
+        indices = range(sketch.drawn + len(single), sketch.drawn + len(single) + min(STAGE, estimation.left))
         single = np.concatenate([single, [sketch.sample(i) for i in indices]])
         look(single)
 
 
-def _pays(run: Run, sketch: Sketch) -> bool:
+def _pays(estimation: Estimation, sketch: Sketch) -> bool:
     saved = 2.0 * sketch.gain()
-    if run.goal.is_budget:
-        return saved * (run.goal.limit - sketch.multiplied) > sketch.variance()
-    allowed = run.goal.tolerance(run.value.estimate) ** 2
-    return saved > allowed and sketch.variance() > allowed * (len(run.samples) + STAGE)
-
-
-def _probes_needed(run: Run) -> float:
-    """Estimate how many more probes the tolerance takes."""
-    if run.goal.is_budget:
-        return 0.0
-    allowed = run.goal.tolerance(run.value.estimate)
-    count = len(run.samples)
-    return count * (run.value.standard_error / allowed) ** 2 - count if allowed > 0 else np.inf
+    if estimation.goal.is_budget:
+        return saved * (estimation.left + sketch.drawn) > sketch.variance()
+    allowed = estimation.goal.tolerance(estimation.value.estimate) ** 2
+    return saved > allowed and sketch.variance() > allowed * (len(estimation.samples) + STAGE)

@@ -13,6 +13,7 @@ from specop.errors import InvalidInputError
 from specop.krylov.gauss import gauss_rule, run_probe
 from specop.krylov.known import checked_deflation
 from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
@@ -114,7 +115,9 @@ def spectral_density(
     n = operator.shape[0]
     if operator.shape[1] != n or operator.is_symmetric is False:
         raise InvalidInputError(f"spectral_density needs a symmetric operator, got {operator!r}.")
-    vectors, known, spent = checked_deflation(operator, deflate)
+    with Run(operator, "deflate") as checking:
+        vectors, known = checked_deflation(checking, deflate)
+    spent = checking.products
     rest = n - len(known)
     most_steps, most_probes, limit = _checked_budget(n, steps, probes, rtol, max_matvecs, confidence)
     most_steps = min(most_steps, rest)

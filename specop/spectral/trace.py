@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
-
-import numpy as np
 
 from specop.errors import DomainError, InvalidInputError
 from specop.krylov.known import Complement
-from specop.krylov.progress import progress_bar
-from specop.operators.operator import LinearOperator
-from specop.operators.scipy import aslinearoperator
+from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
-from specop.results.result import delivered, versions
 from specop.results.trace import TraceResult
 from specop.spectral import sampling
-from specop.spectral.goals import checked_goal
-from specop.statistics.estimate import Estimate
+from specop.spectral.goals import PRODUCTS, checked_goal
+from specop.statistics.estimate import check_confidence
 
 __all__ = ["trace"]
 
@@ -65,26 +59,32 @@ def trace(
         - "exact": n unit vectors.
         - "auto": sees from the products how fast the eigenvalues decay. It grows a sketch as in "xtrace" while that
           pays and then probes the rest, which includes plain Hutchinson and plain XTrace as its two ends. It takes
-          "exact" where n products suffice. The result's `method` and `message` say what was done and why.
+          "exact" for n up to 16, where the limit allows that and there is no tolerance, where the tolerance would take
+          more than n further probes, and where the first eight would leave too few products for it. The result's
+          `method` and `message` say what was done and why.
 
         With m products the sketching methods hold at most about m vectors (two for each of m / 2 probes, three if A is
         not known to be symmetric), "xnystrace" 2 m. "auto" holds at most 1e8 entries; where n leaves no room for a
         sketch it is Hutchinson's, which `deflate` helps.
-    rtol, atol : float, optional
-        Stop when the standard error is at most ``max(atol, rtol |estimate|)``. With neither, ``rtol = 0.02``, or the
-        whole of `max_matvecs` if that is given.
+    rtol : float, optional
+        Goal for the standard error, relative to the estimate: it stops at ``max(atol, rtol |estimate|)``. With neither,
+        ``rtol = 0.02``, or the whole of `max_matvecs` if that is given.
+    atol : float, optional
+        Goal for the standard error in units of the trace.
     max_matvecs : int, optional
-        Limit on products; default 1000.
+        Limit on all products; default 1000.
     deflate : EigenResult, optional
         Known eigenpairs of A, from whatever framework or file. They enter exactly, and only the rest is
-        estimated, whose variance is much smaller if they are the largest. One product, beside the limit, shows
-        whether they belong to A; those of another matrix are refused.
+        estimated, whose variance is much smaller if they are the largest. One product shows whether they belong to A;
+        those of another matrix are refused.
     confidence : float
-        Of the interval.
+        Probability with which the interval covers the trace.
     seed : int
-        Of the probes. The same seed gives the same bits.
-    progress, raise_on_failure : bool
-        As in `eigsh`.
+        Seed of the probes. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
@@ -92,7 +92,9 @@ def trace(
 
     Raises
     ------
-    InvalidInputError, NonFiniteError, NotConvergedError
+    InvalidInputError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
     DomainError
         By "xnystrace", if A turns out not to be positive semidefinite.
     AsymmetryError
@@ -117,57 +119,41 @@ def trace(
     >>> bool(low < np.trace(G @ G.T) < high)
     True
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    if operator.shape[0] != operator.shape[1]:
-        raise InvalidInputError(f"only a square operator has a trace, got shape {operator.shape}.")
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
-    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
-    _check_method(operator, method, goal.limit)
-    space = Complement(operator, deflate, seed)
-    with operator.session(), progress_bar(progress, "trace") as update:
-        run = sampling.Run(space, goal, confidence, update)
-        if space.dimension == 0:
-            run.samples = np.array([space.known])
-            run.value = Estimate(space.known, 0.0, (space.known, space.known), confidence)
-            run.is_exact = True
-            used, message = "exact", "all eigenvalues were given"
-        else:
-            used, message = _METHODS[method](run)
-    converged = goal.is_budget or run.accepted
-    if not converged:
-        message = (
-            f"trace stopped after {space.products} products with a standard error of {run.value.standard_error:.3g} at "
-            f"{run.value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take "
-            f"the largest eigenvalues out."
-        )
-    result = TraceResult(
-        estimate=run.value.estimate,
-        standard_error=run.value.standard_error,
-        interval=run.value.interval,
-        confidence=confidence,
-        method=used,
-        probes=run.samples,
-        matvecs=space.products + space.checks,
-        converged=converged,
-        message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
-    )
-    return delivered(result, raise_on_failure)
-
-
-def _check_method(operator: LinearOperator, method: str, limit: int) -> None:
     if method not in _METHODS:
         raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
-    n = operator.shape[0]
-    if method == "exact" and n > limit:
-        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={limit}.")
-    if method == "xnystrace" and operator.is_psd is False:
-        raise DomainError(
-            f"method='xnystrace' needs a positive semidefinite operator, and {operator!r} is known not to be one. "
-            f"Use method='xtrace' or 'auto'."
+    check_confidence(confidence)
+    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
+    limit = PRODUCTS if max_matvecs is None else max_matvecs
+    with Run(
+        A, "trace", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure
+    ) as run:
+        if method == "xnystrace" and run.A.is_psd is False:
+            raise DomainError(
+                f"method='xnystrace' needs a positive semidefinite operator, and {run.A!r} is known not to be one. "
+                f"Use method='xtrace' or 'auto'."
+            )
+        estimation = sampling.Estimation(Complement(run, deflate), goal, confidence)
+        if estimation.space.dimension == 0:
+            sampling.exact(estimation)
+            used, message = "exact", "all eigenvalues were given"
+        else:
+            used, message = _METHODS[method](estimation)
+    value = estimation.value
+    converged = goal.is_budget or estimation.accepted
+    if not converged:
+        message = (
+            f"trace stopped after {run.products} products with a standard error of {value.standard_error:.3g} at "
+            f"{value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take "
+            f"the largest eigenvalues out."
         )
+    return run.result(
+        TraceResult,
+        estimate=value.estimate,
+        standard_error=value.standard_error,
+        interval=value.interval,
+        confidence=confidence,
+        method=used,
+        estimates=estimation.samples,
+        converged=converged,
+        message=message,
+    )

@@ -16,6 +16,7 @@ from specop.krylov.complete import LARGEST_BASIS, all_eigenvalues
 from specop.krylov.gauss import gauss_rule, run_probe
 from specop.krylov.known import checked_deflation
 from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -109,7 +110,9 @@ def trace_function(
         raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
     tolerance = _Tolerance.checked(rtol, atol)
     limit = _checked_limit(method, n, max_matvecs)
-    vectors, known, spent = checked_deflation(operator, deflate)
+    with Run(operator, "deflate") as checking:
+        vectors, known = checked_deflation(checking, deflate)
+    spent = checking.products
 
     with operator.session(), progress_bar(progress, f"trace {function.name}") as update:
         if method == "exact" or (method == "auto" and n <= min(_STAGE * 25, limit)):
@@ -134,7 +137,7 @@ def trace_function(
         interval=(sums.value.interval[0] - sums.error, sums.value.interval[1] + sums.error),
         confidence=confidence,
         method=sums.method,
-        probes=sums.samples,
+        estimates=sums.samples,
         steps=sums.steps,
         matvecs=sums.products + spent,
         converged=converged,

@@ -8,7 +8,16 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "estimate_from_samples", "with_error"]
+from specop.errors import InvalidInputError
+
+__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "with_error"]
+
+
+def check_confidence(confidence: float) -> float:
+    """Return the confidence of an interval, or raise InvalidInputError unless it is a probability between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
+    return confidence
 
 
 def estimate_from_samples(samples: NDArray[np.float64], confidence: float) -> Estimate:

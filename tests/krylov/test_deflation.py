@@ -20,6 +20,7 @@ CALLS = {
     "spectral_density": lambda A, case, known: specop.spectral_density(A, deflate=known),
     "apply_function": lambda A, case, known: specop.apply_function(A, "sqrt", case.array(START), deflate=known),
 }
+ARGUMENTS = {"trace_function": ("sqrt",), "apply_function": ("sqrt", START)}
 
 
 @each_algorithm_case
@@ -32,12 +33,39 @@ def test_eigenpairs_of_another_matrix_are_refused(case, call):
         call(later, case, known)
 
 
+ESTIMATES = ("trace", "diagonal", "frobenius_norm")
+
+
+@pytest.mark.parametrize("call", ESTIMATES)
+def test_the_product_that_checks_counts(call):
+    known = specop.eigsh(MATRIX, 3)
+    with pytest.raises(InvalidInputError, match=rf"{call} has 1 product.* takes one to check"):
+        getattr(specop, call)(MATRIX, *ARGUMENTS.get(call, ()), max_matvecs=1, deflate=known)
+
+
+@pytest.mark.parametrize("call", ESTIMATES)
+def test_eigenpairs_that_are_all_there_are(call):
+    known = specop.eigsh(MATRIX, 100, tol=1e-10)
+    found = getattr(specop, call)(MATRIX, *ARGUMENTS.get(call, ()), max_matvecs=1, deflate=known)
+    assert found.converged and found.matvecs == 1
+    expected = {
+        "trace": lambda: np.trace(MATRIX),
+        "diagonal": lambda: np.diag(MATRIX),
+        "frobenius_norm": lambda: np.linalg.norm(MATRIX),
+        "trace_function": lambda: np.sqrt(known.eigenvalues).sum(),
+        "spectral_density": lambda: known.eigenvalues,
+        "apply_function": lambda: known.rows.T @ (np.sqrt(known.eigenvalues) * (known.rows @ START)),
+    }[call]()
+    value = {"diagonal": "x", "apply_function": "x", "spectral_density": "nodes"}.get(call, "estimate")
+    np.testing.assert_allclose(getattr(found, value), expected, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("tol", [0.3, 1e-2, 1e-12])
 def test_eigenpairs_are_believed_as_far_as_their_residuals(tol):
     for seed in range(10):
         known = specop.eigsh(MATRIX, 3, tol=tol, seed=seed, check_multiplicity=False)
         found = specop.trace(MATRIX, max_matvecs=20, deflate=known)
-        assert found.matvecs == 21  # one shows whose they are
+        assert found.matvecs == 20  # one shows whose they are
         # To first order only products of residuals enter.
         slack = 5 * found.standard_error + 2 * np.sum(known.residuals**2) / 20
         assert abs(found.estimate - np.trace(MATRIX)) < slack

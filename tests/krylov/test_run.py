@@ -1,5 +1,6 @@
 """Run and Task: counts, limits, nesting, and what a run says of products that cannot be used."""
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -50,6 +51,28 @@ def test_a_task_counts_all_runs_inside():
     assert task.products == 2
 
 
+def test_a_run_inside_moves_the_bar_around_it(monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def bar(show, name, total):
+        yield lambda products, note: seen.append((show, name, products, note))
+
+    monkeypatch.setattr("specop.krylov.run.progress_bar", bar)
+    with Run(A, "outer", progress=True) as outer:
+        outer.multiply(np.ones(3))
+        with Run(A, "inner", progress=True) as inner:
+            inner.multiply(np.ones(3))
+            inner.update("half")
+    assert seen == [(True, "outer", 2, "half")]
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_is_positive(limit):
+    with pytest.raises(InvalidInputError, match=f"max_matvecs must be positive, got {limit}"):
+        Run(A, "test", limit=limit)
+
+
 def test_an_exception_ends_a_run():
     with pytest.raises(ValueError, match="inside"), Run(A, "outer", limit=2):
         raise ValueError("inside")
@@ -83,8 +106,10 @@ def test_sizes_whose_powers_leave_the_range_are_refused(size, refused):
 
 
 def test_asymmetry_is_told_from_noise():
-    with Run(A, "eigsh") as run, pytest.raises(AsymmetryError, match=r"5\.0e-03.*eigsh does not apply"):
+    with Run(A, "eigsh", symmetric=True) as run, pytest.raises(AsymmetryError, match=r"5\.0e-03.*does not apply"):
         run.note_asymmetry(5e-3, np.ones(3))
+    with Run(A, "trace", square=True) as run, pytest.raises(AsymmetryError, match="pass it with is_symmetric=False"):
+        run.note_asymmetry(5e-3)
     rng = np.random.default_rng(0)
     noisy = specop.FunctionOperator(lambda x: x + rng.standard_normal(3), (3, 3), like=np.zeros(3))
     with Run(noisy, "eigsh") as run, pytest.raises(NondeterministicError, match="differ by"):

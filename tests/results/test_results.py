@@ -58,7 +58,7 @@ def estimated_trace(samples, method="hutchinson") -> TraceResult:
         interval=value.interval,
         confidence=0.95,
         method=method,
-        probes=np.asarray(samples, dtype=float),
+        estimates=np.asarray(samples, dtype=float),
     )
 
 

@@ -130,7 +130,7 @@ def test_quadrature_is_exact_for_low_degrees():
     # Each probe takes m steps; x^3 needs two of them.
     result = specop.trace_function(POSITIVE, lambda x: x**3, method="quadrature", rtol=0.2)
     probe = probe_vectors.sphere(*_numpy(120), 0, 0)
-    assert result.probes[0] == pytest.approx(probe @ POSITIVE @ POSITIVE @ POSITIVE @ probe, rel=1e-9)
+    assert result.estimates[0] == pytest.approx(probe @ POSITIVE @ POSITIVE @ POSITIVE @ probe, rel=1e-9)
 
 
 def _numpy(n):

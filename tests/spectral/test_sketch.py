@@ -8,7 +8,7 @@ import specop
 import spectra
 from specop.arrays import probes as probe_vectors
 from specop.krylov.known import Complement
-from specop.operators.scipy import aslinearoperator
+from specop.krylov.run import Run
 from specop.spectral.jackknife import nystrom_error, sketch_error
 from specop.spectral.nystrom import nystrom_estimates
 from specop.spectral.sketch import Sketch
@@ -18,7 +18,7 @@ N, P = 40, 9
 
 def sketch_of(matrix, p=P, drawn=None, **options):
     operator = specop.DenseOperator(matrix, is_symmetric=np.array_equal(matrix, matrix.T))
-    sketch = Sketch(Complement(operator, None, 3), N, **options)
+    sketch = Sketch(Complement(Run(operator, "test", seed=3), None), N, **options)
     # In parts, because every number must come out the same however the sketch is grown.
     for size in (4, p):
         sketch.draw(size - sketch.drawn)
@@ -104,7 +104,7 @@ def test_an_exhausted_range_gives_rows_without_weight():
     rows = np.array([sketch.space.backend.row(sketch.Q, i) for i in range(14)])
     np.testing.assert_allclose(rows @ rows.T, np.eye(14), atol=1e-12)
     np.testing.assert_allclose(np.concatenate([sketch.left_out(), sketch.fresh()]), 18, rtol=1e-12)
-    zero = Sketch(Complement(aslinearoperator(np.zeros((5, 5))), None, 0), 5)
+    zero = Sketch(Complement(Run(np.zeros((5, 5)), "test"), None), 5)
     zero.draw(4)
     zero.multiply(3)
     np.testing.assert_allclose([*zero.left_out(), *zero.fresh()], 0, atol=1e-100)
@@ -116,7 +116,7 @@ def test_gain_and_variance_are_those_of_the_matrix():
     A = specop.FunctionOperator(lambda x: values * x, (n, n), like=values, is_symmetric=True)
     found = []
     for seed in range(30):
-        sketch = Sketch(Complement(A, None, seed), 60)
+        sketch = Sketch(Complement(Run(A, "test", seed=seed), None), 60)
         sketch.draw(8)
         early = sketch.gain()
         sketch.draw(40)

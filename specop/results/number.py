@@ -1,0 +1,55 @@
+"""What results have in common that are a single number with its error."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.results.result import Result, converted, record
+from specop.statistics.estimate import Estimate
+
+__all__ = ["NumberResult"]
+
+
+@record
+class NumberResult(Result):
+    """A number with its error.
+
+    Attributes
+    ----------
+    quantity : str
+        What the number is, such as "trace".
+    estimate : float
+        The number.
+    standard_error : float
+        Standard error of the mean over random vectors; 0 where nothing is random, NaN for a single one.
+    interval : (float, float)
+        Limits between which the number lies.
+    confidence : float
+        Probability with which it does.
+    method : str
+        How the number was found.
+    estimates : ndarray
+        What each random vector gave; empty where nothing is random.
+    """
+
+    quantity: str
+    estimate: float
+    standard_error: float
+    interval: tuple[float, float] = converted(tuple)
+    confidence: float
+    method: str
+    estimates: NDArray[np.float64]
+
+    @property
+    def probes(self) -> int:
+        """Number of random vectors behind the estimate."""
+        return len(self.estimates)
+
+    @property
+    def value(self) -> Estimate:
+        """The number with its standard error and interval."""
+        return Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
+
+    def _headline(self) -> str:
+        return f"{self.quantity} {self.value}, {self.method}"

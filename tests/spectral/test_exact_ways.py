@@ -1,0 +1,74 @@
+"""Where n products leave nothing to chance and an estimate would take more, they are made."""
+
+import numpy as np
+import pytest
+
+import specop
+import spectra
+
+CALLS = {
+    "trace": (specop.trace, np.trace),
+    "diagonal": (specop.diagonal, np.diag),
+    "frobenius_norm": (specop.frobenius_norm, np.linalg.norm),
+}
+each_call = pytest.mark.parametrize("name", CALLS)
+
+
+def dense(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, n))
+
+
+def value(found):
+    return found.x if hasattr(found, "x") else found.estimate
+
+
+@each_call
+@pytest.mark.parametrize("n", range(1, 17))
+def test_small_matrices_take_n_products(name, n):
+    call, truth = CALLS[name]
+    found = call(dense(n))
+    assert (found.matvecs, found.method, found.converged) == (n, "exact", True)
+    np.testing.assert_allclose(value(found), truth(dense(n)), rtol=1e-12)
+
+
+@each_call
+@pytest.mark.parametrize("n", [17, 25, 60, 300, 960])
+def test_a_sharp_goal_takes_little_more_than_n_products(name, n):
+    call, truth = CALLS[name]
+    found = call(dense(n), rtol=1e-6)
+    assert found.converged and found.method == "exact"
+    assert n < found.matvecs <= max(n + 32, n + n / 4) and found.matvecs <= 1000
+    np.testing.assert_allclose(value(found), truth(dense(n)), rtol=1e-11)
+
+
+@each_call
+@pytest.mark.parametrize("spare", [0, 1, 5, 7, 8, 15, 16, 31, 40])
+def test_the_first_stage_leaves_what_the_exact_way_takes(name, spare):
+    call, truth = CALLS[name]
+    found = call(dense(200), rtol=1e-6, max_matvecs=200 + spare)
+    assert found.converged and found.matvecs <= 200 + spare
+    np.testing.assert_allclose(value(found), truth(dense(200)), rtol=1e-11)
+
+
+@each_call
+def test_a_goal_that_few_probes_reach_takes_few(name):
+    call, _ = CALLS[name]
+    found = call(spectra.with_spectrum(np.linspace(1, 1.1, 900)), rtol=0.05)
+    assert found.method != "exact" and found.matvecs <= 32
+
+
+@each_call
+def test_known_eigenpairs_leave_the_exact_way_open(name):
+    call, truth = CALLS[name]
+    matrix = spectra.with_spectrum(np.linspace(-1, 1, 40))
+    known = specop.eigsh(matrix, 3, tol=1e-10)
+    found = call(matrix, rtol=1e-7, max_matvecs=45, deflate=known)
+    assert found.converged and found.method == "exact" and found.matvecs == 41
+    np.testing.assert_allclose(value(found), truth(matrix), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "method"), [("trace", "hutchinson"), ("diagonal", "bekas"), ("diagonal", "xdiag")])
+def test_a_method_that_is_asked_for_is_kept(name, method):
+    call, _ = CALLS[name]
+    found = call(dense(12), method=method, max_matvecs=10)
+    assert found.method == method
