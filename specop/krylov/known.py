@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,20 +72,6 @@ class Complement:
     def project(self, x: Array) -> Array:
         """Return P x; `x` is consumed."""
         return self.backend.orthogonalize_(x, self._basis, self._count, ())[0] if self._count else x
-
-    def unit_products(self) -> Iterator[tuple[Array, Array]]:
-        """Yield each unit vector e with P A e; nothing if the complement is empty, because then all of these vanish."""
-        for i in range(self.layout.n if self.dimension else 0):
-            entries = np.zeros(self.layout.n, dtype=self.layout.dtype)
-            entries[i] = 1.0
-            unit = self.backend.from_host(entries, self.layout)
-            yield unit, self.multiply(unit)
-            self.run.update()
-
-    def diagonal(self) -> NDArray[np.float64]:
-        """Return the diagonal of P A, exactly, from n products."""
-        found = self.run.scalars([self.backend.dot(unit, product) for unit, product in self.unit_products()])
-        return found if len(found) else np.zeros(self.layout.n)
 
     def known_diagonal(self) -> Array:
         """Return the diagonal of A - P A: that of the known eigenpairs."""

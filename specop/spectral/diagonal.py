@@ -13,7 +13,8 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
-from specop.spectral.goals import PRODUCTS, STAGE, Goal, begins_exact, checked_goal, turns_exact
+from specop.spectral.exact import begins_exact, turns_exact, unit_products
+from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal
 from specop.spectral.sketch import Sketch
 
 __all__ = ["diagonal"]
@@ -105,8 +106,10 @@ def diagonal(
         A, "diagonal", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure
     ) as run:
         space = Complement(run, deflate)
-        if space.dimension == 0 or begins_exact(run, goal, method, 2 * STAGE):
-            moments, used = _exact(space), "exact"
+        if space.dimension == 0:
+            moments, used = _exact(space, space.known_diagonal()), "exact"
+        elif begins_exact(run, goal, method, 2 * STAGE):
+            moments, used = _exact(space, _entries(run)), "exact"
         else:
             moments, used = _estimated(space, goal, method)
     converged = goal.is_budget or used == "exact" or moments.satisfy(goal)
@@ -186,11 +189,15 @@ class _Moments:
         return self.backend.from_host(errors, layout)
 
 
-def _exact(space: Complement) -> _Moments:
-    found = space.backend.from_host(space.diagonal(), space.layout)
-    moments = _Moments(space, space.backend.axpy_(found, 1.0, space.known_diagonal()))
+def _exact(space: Complement, entries: Array) -> _Moments:
+    moments = _Moments(space, entries)
     moments.measure()
     return moments
+
+
+def _entries(run: Run) -> Array:
+    found = run.scalars([run.backend.dot(unit, product) for unit, product in unit_products(run)])
+    return run.backend.from_host(found, run.A.domain)
 
 
 def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, str]:
@@ -210,7 +217,7 @@ def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, st
             sketch = None
     moments = _xdiag(sketch, goal, may_turn) if sketch else _bekas(space, goal, moments, may_turn)
     if may_turn and moments.turn_exact(goal, 2 if sketch else 1, run.left):
-        return _exact(space), "exact"
+        return _exact(space, _entries(run)), "exact"
     return moments, "xdiag" if sketch else "bekas"
 
 

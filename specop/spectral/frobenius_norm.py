@@ -12,7 +12,8 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
-from specop.spectral.goals import PRODUCTS, STAGE, Goal, begins_exact, checked_goal, turns_exact
+from specop.spectral.exact import begins_exact, turns_exact, unit_products
+from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal
 from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
 
 __all__ = ["frobenius_norm"]
@@ -97,7 +98,7 @@ def frobenius_norm(
             value = _root(squares, confidence)
             is_exact = method == "auto" and _turns_exact(run, goal, value, len(squares))
         if is_exact:
-            total, squares = _exact(space, known), np.zeros(0)
+            total, squares = _exact(run) if space.dimension else float(np.sqrt(known)), np.zeros(0)
             value = Estimate(total, 0.0, (total, total), confidence)
     accepted = len(squares) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
     converged = goal.is_budget or is_exact or accepted
@@ -122,10 +123,10 @@ def frobenius_norm(
     )
 
 
-def _exact(space: Complement, known: float) -> float:
-    lengths = space.run.scalars([space.backend.norm(product) for _, product in space.unit_products()])
-    space.run.check_size(float(lengths.max(initial=0.0)))
-    return float(np.sqrt(known + np.sum(lengths**2)))
+def _exact(run: Run) -> float:
+    lengths = run.scalars([run.backend.norm(product) for _, product in unit_products(run)])
+    run.check_size(float(lengths.max()))
+    return float(np.linalg.norm(lengths))
 
 
 def _probed(space: Complement, known: float, goal: Goal, confidence: float, may_turn: bool) -> NDArray[np.float64]:

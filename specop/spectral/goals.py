@@ -1,13 +1,12 @@
-"""When an estimate is accurate enough, and when n products that leave nothing to chance are the better way."""
+"""When an estimate is accurate enough."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from specop.errors import InvalidInputError
-from specop.krylov.run import Run
 
-__all__ = ["PRODUCTS", "STAGE", "Goal", "begins_exact", "check_exact", "checked_goal", "turns_exact"]
+__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal"]
 
 PRODUCTS = 1000
 """Limit on products where none is given."""
@@ -56,41 +55,3 @@ def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None
         if value is not None and not value >= 0:
             raise InvalidInputError(f"{name} must be a number >= 0, got {value!r}.")
     return Goal(default if rtol is None and atol is None and max_matvecs is None else rtol, atol)
-
-
-def check_exact(run: Run) -> None:
-    """Raise InvalidInputError if the limit does not allow one product for each unit vector."""
-    if run.n > run.left:
-        raise InvalidInputError(f"method='exact' takes n={run.n} products, above max_matvecs={run.limit}.")
-
-
-def begins_exact(run: Run, goal: Goal, method: str, stage: int = STAGE) -> bool:
-    """Whether to multiply n unit vectors at once.
-
-    That is so where it is asked for, where probes would take about as many products, and where a first stage of probes
-    would leave too few for it.
-    """
-    if method == "exact":
-        check_exact(run)
-        return True
-    enough = goal.is_budget or run.n <= 2 * STAGE or run.left < run.n + stage
-    return method == "auto" and run.n <= run.left and enough
-
-
-def turns_exact(run: Run, needed: float, ahead: int) -> bool:
-    """Whether to multiply n unit vectors from here on, because probes would take more products.
-
-    The first probes say little, and a sketch that grows may still save most of the others: it waits until an eighth of
-    n products has been spent, unless too few would be left by the next time that it is asked.
-
-    Parameters
-    ----------
-    run : Run
-        Of the estimate.
-    needed : float
-        How many more products probes would take.
-    ahead : int
-        Products until the next look.
-    """
-    late = 8 * run.products >= run.n or run.left - ahead < run.n
-    return run.left >= run.n and needed > run.n and late

@@ -134,8 +134,7 @@ def trace(
             )
         estimation = sampling.Estimation(Complement(run, deflate), goal, confidence)
         if estimation.space.dimension == 0:
-            sampling.exact(estimation)
-            used, message = "exact", "all eigenvalues were given"
+            used, message = estimation.settle(estimation.space.known, "all eigenvalues were given")
         else:
             used, message = _METHODS[method](estimation)
     value = estimation.value

@@ -92,7 +92,7 @@ def test_report_agrees_with_the_dense_hessian(in_folder: Path) -> None:
     assert content["largest"]["eigenvalues"] == pytest.approx(exact[-3:], rel=1e-4)
     assert content["loss"] == pytest.approx(float(objective.loss()))
     assert content["gradient_norm"] == pytest.approx(float(objective.gradient().norm()))
-    assert content["trace"]["estimate"] == pytest.approx(exact.sum(), abs=4 * content["trace"]["standard_error"])
+    assert content["trace"]["estimate"] == pytest.approx(exact.sum(), abs=4 * content["trace"]["standard_error"] + 1e-5)
 
 
 def test_no_smallest_eigenvalues_on_request(in_folder: Path) -> None:

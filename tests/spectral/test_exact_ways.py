@@ -61,10 +61,10 @@ def test_a_goal_that_few_probes_reach_takes_few(name):
 def test_known_eigenpairs_leave_the_exact_way_open(name):
     call, truth = CALLS[name]
     matrix = spectra.with_spectrum(np.linspace(-1, 1, 40))
-    known = specop.eigsh(matrix, 3, tol=1e-10)
+    known = specop.eigsh(matrix, 3, tol=0.1)  # which need not be accurate for that
     found = call(matrix, rtol=1e-7, max_matvecs=45, deflate=known)
     assert found.converged and found.method == "exact" and found.matvecs == 41
-    np.testing.assert_allclose(value(found), truth(matrix), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(value(found), truth(matrix), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "method"), [("trace", "hutchinson"), ("diagonal", "bekas"), ("diagonal", "xdiag")])
