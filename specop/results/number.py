@@ -17,8 +17,6 @@ class NumberResult(Result):
 
     Attributes
     ----------
-    quantity : str
-        What the number is, such as "trace".
     estimate : float
         The number.
     standard_error : float
@@ -29,16 +27,18 @@ class NumberResult(Result):
         Probability with which it does.
     method : str
         How the number was found.
+    quantity : str
+        What the number is, such as "trace".
     estimates : ndarray
         What each random vector gave; empty where nothing is random.
     """
 
-    quantity: str
     estimate: float
     standard_error: float
     interval: tuple[float, float] = converted(tuple)
     confidence: float
     method: str
+    quantity: str
     estimates: NDArray[np.float64]
 
     @property
