@@ -28,9 +28,9 @@ class Answer(NamedTuple):
     model: nn.Module
     batches: list[tuple[Tensor, Tensor]]
     objective: specop.Objective
-    eigen: specop.EigenResult
-    trace: specop.TraceResult
-    density: specop.SpectralDensity
+    eigen: specop.results.EigenResult
+    trace: specop.results.TraceResult
+    density: specop.results.SpectralDensity
     losses: tuple[float, float, float]
     """Before any step, and after some with 0.5 and 1.5 times the stable rate."""
 

@@ -31,8 +31,8 @@ class Moment(NamedTuple):
 
     steps: int
     loss: float
-    eigen: specop.EigenResult
-    trace: specop.TraceResult
+    eigen: specop.results.EigenResult
+    trace: specop.results.TraceResult
 
 
 class Answer(NamedTuple):

@@ -27,12 +27,12 @@ Params = dict[str, jax.Array]
 class Answer(NamedTuple):
     """What was predicted, and what came true."""
 
-    first: specop.InfluenceResult
-    newton: specop.InfluenceResult
-    check: specop.InfluenceCheck
+    first: specop.results.InfluenceResult
+    newton: specop.results.InfluenceResult
+    check: specop.results.InfluenceCheck
     newton_correlation: float
-    removed: specop.RetrainResult
-    fitted_again: specop.RetrainResult
+    removed: specop.results.RetrainResult
+    fitted_again: specop.results.RetrainResult
 
 
 def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

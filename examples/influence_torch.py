@@ -27,10 +27,10 @@ L2 = 1e-2
 class Answer(NamedTuple):
     """What was predicted, and what came true."""
 
-    minimum: specop.RetrainResult
-    first: specop.InfluenceResult
-    newton: specop.InfluenceResult
-    check: specop.InfluenceCheck
+    minimum: specop.results.RetrainResult
+    first: specop.results.InfluenceResult
+    newton: specop.results.InfluenceResult
+    check: specop.results.InfluenceCheck
     newton_correlation: float
 
 

@@ -26,9 +26,9 @@ except ImportError as error:
 class Comparison(NamedTuple):
     """A matrix beside the Hessian."""
 
-    eigen: specop.EigenResult
-    trace: specop.TraceResult
-    distance: specop.NormResult
+    eigen: specop.results.EigenResult
+    trace: specop.results.TraceResult
+    distance: specop.results.NormResult
     """Frobenius norm of its difference from the Hessian."""
     overlap: float
     """Mean squared cosine between the leading eigenspaces."""
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     model: keras.Model
     images: np.ndarray
     objective: specop.Objective
-    norm: specop.NormResult
+    norm: specop.results.NormResult
     """Of the Hessian."""
     matrices: dict[str, Comparison]
     losses: tuple[float, float]

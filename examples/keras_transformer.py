@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     """What was found."""
 
     objective: specop.Objective
-    density: specop.SpectralDensity
+    density: specop.results.SpectralDensity
     evidence: list[Evidence]
     losses: tuple[float, float]
     """Before and after training."""
@@ -70,7 +70,9 @@ def transformer(length: int, width: int, heads: int, depth: int) -> keras.Model:
     return keras.Model(codes, keras.layers.Dense(data.VOCABULARY)(keras.layers.LayerNormalization()(hidden)))
 
 
-def evidence_of(precision: float, density: specop.SpectralDensity, terms: int, loss: float, square: float) -> Evidence:
+def evidence_of(
+    precision: float, density: specop.results.SpectralDensity, terms: int, loss: float, square: float
+) -> Evidence:
     """Return the log evidence for one prior precision."""
     n = density.n
     # Rounding may leave an eigenvalue of zero a little below it.

@@ -46,8 +46,8 @@ class Answer(NamedTuple):
     batch: Batch
     at_start: float
     """Largest entry of products with the block of A before training: with its Hessian and its Gauss-Newton matrix."""
-    full: specop.EigenResult
-    adapters: specop.EigenResult
+    full: specop.results.EigenResult
+    adapters: specop.results.EigenResult
     losses: tuple[float, float]
     """Before and after training."""
 

@@ -31,8 +31,8 @@ class Answer(NamedTuple):
     model: nn.Module
     batches: list[tuple[Tensor, Tensor]]
     objective: specop.Objective
-    whole: tuple[specop.EigenResult, specop.TraceResult]
-    blocks: list[tuple[specop.EigenResult, specop.TraceResult]]
+    whole: tuple[specop.results.EigenResult, specop.results.TraceResult]
+    blocks: list[tuple[specop.results.EigenResult, specop.results.TraceResult]]
     losses: tuple[float, float]
     """Before and after training."""
 
@@ -96,7 +96,7 @@ def train(model: nn.Module, inputs: Tensor, targets: Tensor, epochs: int) -> Non
         schedule.step()
 
 
-def curvature(objective: specop.Objective) -> tuple[specop.EigenResult, specop.TraceResult]:
+def curvature(objective: specop.Objective) -> tuple[specop.results.EigenResult, specop.results.TraceResult]:
     """Return the largest eigenvalue and the trace of a Hessian."""
     H = objective.hessian()
     eigen = specop.eigsh(H, k=1, which="LA")

@@ -34,11 +34,11 @@ class Answer(NamedTuple):
     """Those whose mean loss is looked at."""
     unseen: np.ndarray
     """Codes whose embedding has only zero rows in the matrix."""
-    rank: specop.RankResult
+    rank: specop.results.RankResult
     """Of the linear part."""
-    wide: specop.EigenResult
-    deep: specop.EigenResult
-    coupling: specop.QuadratureResult
+    wide: specop.results.EigenResult
+    deep: specop.results.EigenResult
+    coupling: specop.results.QuadratureResult
     losses: tuple[float, float]
     """Before and after training."""
 

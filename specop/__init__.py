@@ -1,9 +1,11 @@
 """Curvature of trained models by matrix-free linear operators.
 
-See the table in the README for what there is; `objective` and `eigsh` are where most people start.
+See the table in the README for what there is; `objective` and `eigsh` are where most people start. What functions
+return is in `specop.results`, what they raise in `specop.errors`, and what tells which samples and weights matter in
+`specop.analysis`.
 """
 
-from specop import analysis
+from specop import analysis, errors, results
 from specop.objectives.mean import Objective
 from specop.objectives.objective import objective
 from specop.operators.explicit import DenseOperator, DiagonalOperator, FunctionOperator, LowRankOperator
@@ -12,24 +14,7 @@ from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict
 from specop.operators.scipy import aslinearoperator
-from specop.results.diagonal import DiagonalResult
-from specop.results.eigen import EigenResult
-from specop.results.function import FunctionResult
-from specop.results.influence import InfluenceResult
-from specop.results.influence_check import InfluenceCheck
-from specop.results.leave_one_out import LeaveOneOutResult
-from specop.results.lissa import LissaResult
-from specop.results.norm import NormResult
-from specop.results.prune import PruneResult
-from specop.results.quadrature import QuadratureResult
-from specop.results.rank import RankResult
 from specop.results.result import load
-from specop.results.retrain import RetrainResult
-from specop.results.saliency import SaliencyResult
-from specop.results.shifted import ShiftedResult
-from specop.results.solve import SolveResult
-from specop.results.spectral_density import SpectralDensity
-from specop.results.trace import TraceResult
 from specop.solvers.inverse import inverse
 from specop.solvers.neumann import lissa
 from specop.solvers.preconditioners import eigen_preconditioner, nystrom_preconditioner
@@ -47,60 +32,48 @@ from specop.spectral.rank import rank
 from specop.spectral.spectral_density import spectral_density
 from specop.spectral.trace import trace
 from specop.spectral.trace_function import effective_dimension, logdet, trace_function
-from specop.statistics.estimate import Estimate
 
-__all__ = [
-    "DenseOperator",
-    "DiagonalOperator",
-    "DiagonalResult",
-    "EigenResult",
-    "EigshState",
-    "Estimate",
-    "FunctionOperator",
-    "FunctionResult",
-    "InfluenceCheck",
-    "InfluenceResult",
-    "LeaveOneOutResult",
-    "LinearOperator",
-    "LissaResult",
-    "LowRankOperator",
-    "NormResult",
-    "Objective",
-    "PruneResult",
-    "QuadratureResult",
-    "RankResult",
-    "RetrainResult",
-    "SaliencyResult",
-    "ShermanMorrison",
-    "ShiftedResult",
-    "SolveResult",
-    "SpectralDensity",
-    "TraceResult",
-    "analysis",
-    "apply_function",
-    "aslinearoperator",
-    "condition_number",
-    "diagonal",
-    "effective_dimension",
-    "eigen_preconditioner",
-    "eigsh",
-    "frobenius_norm",
-    "identity_like",
-    "inverse",
-    "lissa",
-    "load",
-    "logdet",
-    "low_rank_update",
-    "nystrom_preconditioner",
+__all__ = [  # noqa: RUF022 (in the order in which people look for them)
+    # A model and its data as operators
     "objective",
-    "on_host",
-    "power_iteration",
+    "Objective",
+    # Eigenvalues and what they add up to
+    "eigsh",
+    "EigshState",
+    "trace",
+    "diagonal",
+    "spectral_density",
     "rank",
-    "restrict",
+    "logdet",
+    "effective_dimension",
+    "trace_function",
+    "apply_function",
+    "spectral_norm",
+    "frobenius_norm",
+    "condition_number",
+    "power_iteration",
+    # Linear systems
     "solve",
     "solve_shifted",
-    "spectral_density",
-    "spectral_norm",
-    "trace",
-    "trace_function",
+    "inverse",
+    "eigen_preconditioner",
+    "nystrom_preconditioner",
+    "low_rank_update",
+    "ShermanMorrison",
+    "lissa",
+    # Operators
+    "LinearOperator",
+    "aslinearoperator",
+    "FunctionOperator",
+    "DenseOperator",
+    "DiagonalOperator",
+    "LowRankOperator",
+    "identity_like",
+    "restrict",
+    "on_host",
+    # Namespaces, and what reads a result from its file
+    "analysis",
+    "results",
+    "errors",
+    "load",
 ]

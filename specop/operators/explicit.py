@@ -1,4 +1,4 @@
-"""Operators whose matrix, or whose product, the user holds."""
+"""FunctionOperator, DenseOperator, DiagonalOperator, LowRankOperator: the user holds the product, or the matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operator whose vectors live in host memory, around one whose vectors live on a device."""
+"""on_host: an operator whose vectors live in host memory, around one whose vectors live on a device."""
 
 from __future__ import annotations
 

@@ -18,10 +18,12 @@ from specop.results.shifted import ShiftedResult
 from specop.results.solve import SolveResult
 from specop.results.spectral_density import SpectralDensity
 from specop.results.trace import TraceResult
+from specop.statistics.estimate import Estimate
 
 __all__ = [
     "DiagonalResult",
     "EigenResult",
+    "Estimate",
     "FunctionResult",
     "InfluenceCheck",
     "InfluenceResult",

@@ -1,4 +1,4 @@
-"""Inverses by Neumann's series, exact and from mini-batches (LiSSA)."""
+"""lissa: inverses by Neumann's series, exact and from mini-batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preconditioners: approximate inverses of A + d I from eigenvectors, known or sketched."""
+"""eigen_preconditioner, nystrom_preconditioner: approximate inverses of A + d I from known or sketched vectors."""
 
 from __future__ import annotations
 

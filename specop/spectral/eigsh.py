@@ -1,4 +1,4 @@
-"""eigsh: thick-restart Lanczos, tested for convergence at every step and for missed copies at the end."""
+"""eigsh, EigshState: thick-restart Lanczos, tested for convergence at every step and for missed copies at the end."""
 
 from __future__ import annotations
 

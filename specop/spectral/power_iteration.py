@@ -1,4 +1,4 @@
-"""Power iteration with deflation and momentum: the method of the textbooks, with honest residuals."""
+"""power_iteration: with deflation and momentum, the method of the textbooks, with honest residuals."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def assert_is_torch_eigenpair(found, eigen, weight):
     assert_is_eigenvector(eigen, image)
 
 
-def assert_is_eigenvector(eigen: specop.EigenResult, image):
+def assert_is_eigenvector(eigen: specop.results.EigenResult, image):
     largest = eigen.eigenvalues[-1]
     difference = image - largest * np.asarray(eigen.eigenvector(-1))
     assert np.linalg.norm(difference) < eigen.residuals[-1] + 1e-4 * abs(largest)
