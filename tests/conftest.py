@@ -2,7 +2,10 @@
 
 import importlib
 import os
+import random
+import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -16,9 +19,48 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 # Figures are written to files; no window is opened.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# No deadline: the first call of a kernel takes much longer than the next. CI draws the same examples always.
-settings.register_profile("specop", deadline=None, derandomize="CI" in os.environ)
+# No deadline: the first call of a kernel takes much longer than the next. The same examples always, so that what passes
+# here passes everywhere; pytest --hypothesis-profile=random looks for others.
+settings.register_profile("specop", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None)
 settings.load_profile("specop")
+
+# The words in the name of a test, or of a module that its file imports, that tell whose arrays it computes with.
+_LIBRARIES = {
+    "torch": "torch",
+    "jax": "jax",
+    "flax": "jax",
+    "equinox": "jax",
+    "tensorflow": "tensorflow",
+    "tf.Module": "tensorflow",
+    "keras": "tensorflow",
+}
+_WORDS = re.compile("|".join(map(re.escape, _LIBRARIES)))
+
+
+def pytest_collection_modifyitems(items):
+    """Mark each test with the libraries that it computes with, and run the quick ones first.
+
+    With the variable SPECOP_TEST_ORDER, a number, files and the tests in them come in a random order instead.
+    """
+    for item in items:
+        for library in sorted(libraries(item)) or ["core"]:
+            item.add_marker(library)
+    if seed := os.environ.get("SPECOP_TEST_ORDER"):
+        places = {path: random.Random(f"{seed} {path}").random() for path in {str(item.path) for item in items}}
+        items.sort(key=lambda item: (places[str(item.path)], random.Random(f"{seed} {item.nodeid}").random()))
+    else:
+        # The sort is stable: within a library files keep together, and so does what they compile.
+        order = ["core", "torch", "jax", "tensorflow"]
+        items.sort(key=lambda item: max(order.index(name) for name in order if item.get_closest_marker(name)))
+
+
+def libraries(item):
+    """The frameworks of a test, by its name or else by its module's imports; marks of its own count too."""
+    own = {name for name in ("core", *_LIBRARIES.values()) if item.get_closest_marker(name)}
+    named = {_LIBRARIES[word] for word in _WORDS.findall(item.nodeid)}
+    imported = (value.__name__ for value in vars(item.module).values() if isinstance(value, ModuleType))
+    return own or named or {_LIBRARIES[name] for name in imported if name in _LIBRARIES}
 
 
 @pytest.fixture

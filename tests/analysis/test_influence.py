@@ -246,6 +246,7 @@ def test_refusals():
         validate_influence(objective, objective, scores, samples=[5])
 
 
+@pytest.mark.jax
 def test_example_in_jax():
     pytest.importorskip("jax")
     pytest.importorskip("sklearn")
@@ -257,6 +258,7 @@ def test_example_in_jax():
 
 
 @pytest.mark.slow
+@pytest.mark.torch
 def test_example_in_torch(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")

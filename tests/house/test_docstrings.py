@@ -9,6 +9,7 @@ import pytest
 import specop
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
 
 MODULES = ["specop", *(module.name for module in pkgutil.walk_packages(specop.__path__, "specop."))]
 

@@ -3,6 +3,7 @@
 The full runs, a minute each, are pytest -m benchmark tests/test_examples.py.
 """
 
+import copy
 import importlib
 from importlib import metadata
 
@@ -15,9 +16,26 @@ import specop
 def cnn_batch_norm(found):
     (torch,) = modules("torch")
     assert_is_torch_eigenpair(found, found.eigen, lambda labels: len(labels))
-    before, with_less, with_more = found.losses
-    assert with_less < before < with_more, "the stable rate is between half of it and one and a half"
     assert not found.model.training and torch.is_grad_enabled()
+    # The same descents by torch alone. Where they end is a matter of how the network was trained.
+    stable = 2 / found.eigen.eigenvalues[-1]
+    for factor, loss in zip((0, 0.5, 1.5), found.losses, strict=True):
+        model = copy.deepcopy(found.model)
+        for _ in range(5):
+            for parameter, gradient in zip(model.parameters(), batch_norm_gradient(model, found.batches), strict=True):
+                parameter.data -= factor * stable * gradient
+        assert batch_norm_loss(model, found.batches).item() == pytest.approx(loss, rel=1e-2)
+
+
+def batch_norm_loss(model, batches):
+    (torch,) = modules("torch")
+    total = sum(len(y) for _, y in batches)
+    return sum(torch.nn.functional.cross_entropy(model(x), y, reduction="sum") for x, y in batches) / total
+
+
+def batch_norm_gradient(model, batches):
+    (torch,) = modules("torch")
+    return torch.autograd.grad(batch_norm_loss(model, batches), list(model.parameters()))
 
 
 def transformer_text(found):
@@ -97,8 +115,9 @@ def flax_cnn(found):
 
 
 def flax_transformer(found):
+    # To the second order; what is left is of the third, and where both are small it is not small beside them.
     for layer in found.layers:
-        assert layer.predicted == pytest.approx(layer.actual, rel=0.2)
+        assert layer.predicted == pytest.approx(layer.actual, rel=0.2, abs=0.002)
     assert found.losses[1] < found.losses[0]
 
 
@@ -152,11 +171,26 @@ CHECKS = {
 
 # These trace and compile for ten seconds each, nothing that the other example of their framework does not.
 SLOW = {flax_transformer, keras_transformer}
+
+
+def library(check):
+    """The mark of the example's framework."""
+    return getattr(pytest.mark, {"flax": "jax"}.get(CHECKS[check][0], CHECKS[check][0]))
+
+
 QUICK = [
-    pytest.param(check, ["--quick"], marks=[pytest.mark.slow] if check in SLOW else [], id=check.__name__)
+    pytest.param(
+        check,
+        ["--quick"],
+        marks=[library(check), *([pytest.mark.slow] if check in SLOW else [])],
+        id=check.__name__,
+    )
     for check in CHECKS
 ]
-FULL = [pytest.param(check, [], marks=pytest.mark.benchmark, id=f"{check.__name__}-full") for check in CHECKS]
+FULL = [
+    pytest.param(check, [], marks=[library(check), pytest.mark.benchmark], id=f"{check.__name__}-full")
+    for check in CHECKS
+]
 
 
 # peft asks transformers for an attribute by its old name.

@@ -1,7 +1,6 @@
 """What an import costs and brings along."""
 
 import itertools
-import statistics
 import subprocess
 import sys
 
@@ -15,7 +14,7 @@ FRAMEWORKS = ["torch", "jax", "tensorflow", "keras", "flax", "equinox", "matplot
 def run(code):
     """Standard output of a fresh interpreter with this one's search path."""
     setting = f"import sys; sys.path[:] = {sys.path!r}\n"
-    done = subprocess.run([sys.executable, "-c", setting + code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", setting + code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -25,17 +24,14 @@ def test_the_core_imports_no_framework():
 
 
 def test_import_is_quick():
-    # What NumPy and SciPy themselves take is theirs; the rest is ours.
-    seconds = [
-        float(
-            run(
-                "import numpy, scipy.linalg, scipy.sparse.linalg, time\n"
-                "start = time.perf_counter(); import specop; print(time.perf_counter() - start)"
-            )
-        )
-        for _ in range(3)
-    ]
-    assert statistics.median(seconds) < 0.3
+    # In processor time, beside what NumPy and SciPy take themselves: both grow alike on a slow or busy machine.
+    code = (
+        "from time import process_time; start = process_time()\n"
+        "import numpy, scipy.linalg, scipy.sparse.linalg, scipy.special; between = process_time()\n"
+        "import specop; print(between - start, process_time() - between)"
+    )
+    theirs, ours = zip(*(map(float, run(code).split()) for _ in range(3)), strict=True)
+    assert min(ours) < min(theirs)
 
 
 def test_numpy_needs_no_other_framework():
@@ -76,4 +72,5 @@ def test_frameworks_live_in_one_process_in_any_order(order):
         f"import {name}\nprint(float(specop.eigsh(specop.DiagonalOperator({NATIVE[name]}), k=1).eigenvalues[0]))\n"
         for name in order
     )
-    assert run("import specop\n" + uses).split() == ["1.0"] * len(order)
+    found = [float(word) for word in run("import specop\n" + uses).split()]
+    assert found == pytest.approx([1.0] * len(order))
