@@ -88,7 +88,7 @@ def settings() -> list[Setting]:
     """Every setting that may count, those of one variable from the least to the most."""
     return [
         Setting("one thread", {"OMP_NUM_THREADS": "1"}),
-        Setting("two threads", {"OMP_NUM_THREADS": "2"}, combined=True),
+        Setting("two threads", {"OMP_NUM_THREADS": "2"}),
         Setting("OpenBLAS Nehalem", {"OPENBLAS_CORETYPE": "Nehalem"}, ("core",), combined=True),
         Setting("OpenBLAS Haswell", {"OPENBLAS_CORETYPE": "Haswell"}, ("core",)),
         Setting("NumPy's least", {"NPY_DISABLE_CPU_FEATURES": numpy_features()}, ("core",), combined=True),

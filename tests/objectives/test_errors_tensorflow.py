@@ -197,9 +197,8 @@ def test_keras_on_another_backend_is_refused():
         "try: specop.objective(model, keras.losses.MeanSquaredError(), (np.ones((2, 2)), np.ones((2, 1))))\n"
         "except specop.errors.InvalidInputError as error: print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "jax"}
-    )
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=environment)
     assert "runs on the jax backend" in done.stdout, done.stderr
 
 

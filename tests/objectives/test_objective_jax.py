@@ -309,7 +309,9 @@ backend = backend_of(jnp.ones(1))
 try: backend.from_host(np.ones(3), Layout(3, "float64", jax.devices()[0]))
 except specop.errors.InvalidInputError as error: print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"JAX_ENABLE_X64": "0"})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env={"JAX_ENABLE_X64": "0"}
+    )
     assert done.returncode == 0, done.stderr
     first, second, *errors = done.stdout.strip().splitlines()
     value, dtype = first.split()

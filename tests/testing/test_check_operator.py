@@ -263,6 +263,6 @@ def test_they_hold_without_assertions_and_without_a_test_runner():
         "    print(error)\n"
         "print('pytest' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, timeout=600)
     loaded, text, runner = done.stdout.splitlines()
     assert (loaded, runner) == ("False", "False") and "matvec: is linear" in text
