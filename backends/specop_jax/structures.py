@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-import zlib
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
@@ -13,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from specop.objectives import checksums
 
 __all__ = ["Constant", "Frame", "as_array", "checksum", "on_device", "take_apart"]
 
@@ -103,7 +104,7 @@ def checksum(array: Array | np.ndarray) -> int:
     """Return a checksum of an array's bytes."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    return zlib.crc32(np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8).data)
+    return checksums.checksum(np.asarray(array))
 
 
 class _Make:

@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["checksums"]
+from specop.objectives.checksums import WORDS, checksum, weights
+from specop_tensorflow.arrays import on_gpu
 
-_CHUNK = 1 << 18
-_WORDS = {8: tf.int64, 4: tf.int32, 2: tf.int16, 1: tf.uint8}
+__all__ = ["checksums", "weighted_sum"]
+
+_INTEGERS = {8: tf.int32, 4: tf.int32, 2: tf.int16, 1: tf.uint8}
 
 
-def checksums(tensors: Iterable[tf.Tensor]) -> tuple[int, ...]:
-    """Order-sensitive checksums of the tensors' bits, computed on the device and fetched in one transfer."""
-    sums, small = [], dict[tf.DType, list[tf.Tensor]]()
-    for tensor in tensors:
-        flat = tf.reshape(tensor, [-1])
-        if flat.shape[0] > _CHUNK:
-            sums.append(_checksum(flat))
+def checksums(found: Iterable[Any]) -> tuple[int, ...]:
+    """Return checksums of the bits of tensors, variables and NumPy arrays, one for all small tensors on a device."""
+    sums: list[int] = []
+    elsewhere: list[tf.Tensor] = []
+    small: dict[tuple[str, tf.DType], list[tf.Tensor]] = {}
+    for item in found:
+        if isinstance(item, (np.ndarray, np.generic)) and item.dtype != object:
+            sums.append(checksum(np.asarray(item)))
+            continue
+        tensor = _value(item)
+        if tensor.dtype == tf.string:
+            tensor = tf.strings.to_hash_bucket_fast(tensor, 2**63 - 1)
+        if not on_gpu(tensor.device):
+            # Without a copy, and without the dozen microseconds that each eager operation takes.
+            sums.append(checksum(np.asarray(tensor)))
+            continue
+        words = _words(tensor)
+        if words.shape[0] > WORDS:
+            elsewhere.append(weighted_sum(words))
         else:
-            small.setdefault(flat.dtype, []).append(flat)
+            small.setdefault((words.device, words.dtype), []).append(words)
     # A model has many small tensors, and a dozen operations on each would take longer than a product.
-    sums += [_checksum(tf.concat(flats, 0)) for flats in small.values()]
-    return tuple(int(value) for value in tf.stack(sums).numpy()) if sums else ()
+    elsewhere += [weighted_sum(tf.concat(together, 0)) for together in small.values()]
+    return (*sums, *(int(number) for number in tf.stack(elsewhere).numpy())) if elsewhere else tuple(sums)
 
 
-def _checksum(flat: tf.Tensor) -> tf.Tensor:
-    words = _words(flat)
+def _value(item: Any) -> tf.Tensor:
+    # What convert_to_tensor does besides reading, such as telling gradient tapes, takes longer than the checksum.
+    if isinstance(item, tf.Variable) and hasattr(item, "handle"):
+        return tf.raw_ops.ReadVariableOp(resource=item.handle, dtype=item.dtype)
+    return tf.convert_to_tensor(item)
+
+
+def _words(tensor: tf.Tensor) -> tf.Tensor:
+    flat = tf.reshape(tensor, [-1])
+    if flat.dtype.is_complex:
+        flat = tf.reshape(tf.stack([tf.math.real(flat), tf.math.imag(flat)]), [-1])
+    if flat.dtype == tf.bool:
+        return tf.cast(flat, tf.uint8)
+    return tf.reshape(tf.bitcast(flat, _INTEGERS[flat.dtype.size]), [-1])
+
+
+def weighted_sum(words: tf.Tensor) -> tf.Tensor:
+    """Return a sum of integers of at most 32 bits that depends on their order, in bounded memory."""
     length = int(words.shape[0])
-    # Odd multipliers are invertible modulo 2**64: a change of one word always changes the sum.
-    weights = tf.range(1, 2 * min(_CHUNK, max(length, 1)), 2, dtype=tf.int64) * 0x9E3779B1
+    factors = _weights(words.device)
     total = tf.zeros([], tf.int64)
-    for start in range(0, length, _CHUNK):
-        chunk = words[start : start + _CHUNK] if length > _CHUNK else words
-        total = total * 0x100000001B3 + tf.reduce_sum(tf.cast(chunk, tf.int64) * weights[: chunk.shape[0]])
+    for start in range(0, length, WORDS):
+        chunk = words[start : start + WORDS] if length > WORDS else words
+        total = total * 0x100000001B3 + tf.reduce_sum(tf.cast(chunk, tf.int64) * factors[: chunk.shape[0]])
     return total
 
 
-def _words(flat: tf.Tensor) -> tf.Tensor:
-    if flat.dtype == tf.string:
-        return tf.strings.to_hash_bucket_fast(flat, 2**63 - 1)
-    if flat.dtype == tf.bool:
-        return tf.cast(flat, tf.uint8)
-    if flat.dtype.is_complex:
-        flat = tf.reshape(tf.stack([tf.math.real(flat), tf.math.imag(flat)]), [-1])
-    return tf.bitcast(flat, _WORDS[flat.dtype.size])
+@functools.cache
+def _weights(device: str) -> tf.Tensor:
+    with tf.device(device):
+        return tf.constant(weights())

@@ -20,7 +20,7 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, Same
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
-from specop_torch.checksums import checksum
+from specop_torch.checksums import checksums
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import Evaluation
 from specop_torch.graph import refuse_bypassed, refuse_first_order
@@ -124,10 +124,9 @@ class TorchAutodiff:
     def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
-        sums = [checksum(tensor) for name, tensor in self.model.named_state() if name not in replaced]
         # Inside autocast the same model is another function.
         modes = (*self.model.modes(), self._autocast())
-        return (*modes, *(int(value) for value in (torch.stack(sums).tolist() if sums else ())))
+        return (*modes, *checksums(tensor for name, tensor in self.model.named_state() if name not in replaced))
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
@@ -168,13 +167,11 @@ class TorchAutodiff:
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
         """Return the batch's tensors with their version counters; of memory that torch does not own checksums."""
         # NumPy writes to its arrays without a word to the tensors that share them.
-        return tuple(
-            int(checksum(leaf)) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in leaves(batch)
-        )
+        return tuple(checksums([leaf]) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in leaves(batch))
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
-        return tuple(int(checksum(leaf)) for leaf in leaves(batch))
+        return checksums(leaves(batch))
 
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:

@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["checksum"]
+from specop.objectives.checksums import WORDS, checksum, weights
 
-_CHUNK = 1 << 18
+__all__ = ["checksums", "weighted_sum"]
+
+_INTEGERS = {16: torch.int32, 8: torch.int32, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
-def checksum(tensor: Tensor) -> Tensor:
-    """Order-sensitive checksum of a tensor's bits, on its device, in bounded memory."""
-    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
-    flat = tensor.detach().reshape(-1)
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).reshape(-1)
-    words = flat.view(torch.uint8 if flat.dtype == torch.bool else bits[flat.element_size()])
-    # Odd multipliers are invertible modulo 2**64: a change of one word always changes the sum.
-    weights = torch.arange(1, 2 * min(_CHUNK, max(words.numel(), 1)), 2, device=tensor.device) * 0x9E3779B1
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for chunk in words.split(_CHUNK):
-        total = total * 0x100000001B3 + torch.sum(chunk.to(torch.int64) * weights[: chunk.numel()])
+def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Return checksums of tensors' bits: one for each on the host, of those elsewhere one for all small ones."""
+    found: list[int] = []
+    sums: dict[torch.device, list[Tensor]] = {}
+    small: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_cpu:
+            found.append(checksum(_on_host(tensor)))
+        elif tensor.numel() > WORDS:
+            sums.setdefault(tensor.device, []).append(weighted_sum(_words(tensor)))
+        else:
+            words = _words(tensor)
+            small.setdefault((words.device, words.dtype), []).append(words)
+    # A model has many small tensors, and a few operations on each would take longer than a product.
+    for (device, _), together in small.items():
+        sums.setdefault(device, []).append(weighted_sum(torch.cat(together)))
+    # One transfer for each device: it waits for all that was computed before.
+    return (*found, *(number for parts in sums.values() for number in torch.stack(parts).tolist()))
+
+
+def weighted_sum(words: Tensor) -> Tensor:
+    """Return a sum of integers of at most 32 bits that depends on their order, in bounded memory."""
+    factors = _weights(words.device)
+    total = torch.zeros((), dtype=torch.int64, device=words.device)
+    for chunk in words.split(WORDS):
+        total = total * 0x100000001B3 + torch.sum(chunk.to(torch.int64) * factors[: chunk.numel()])
     return total
+
+
+def _on_host(tensor: Tensor) -> NDArray[Any]:
+    try:
+        return tensor.numpy(force=True)
+    except TypeError:  # NumPy does not know all dtypes
+        return tensor.detach().view(_INTEGERS[tensor.element_size()]).numpy()
+
+
+def _words(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().resolve_conj().reshape(-1)
+    return flat.view(_INTEGERS[flat.element_size()])
+
+
+@functools.cache
+def _weights(device: torch.device) -> Tensor:
+    return torch.from_numpy(weights()).to(device)
