@@ -1,27 +1,36 @@
-"""Checkpoints of an eigsh run: what a later process needs to go on as if nothing had happened."""
+"""Checkpoints of a run: what a later process needs to go on as if nothing had happened."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.errors import InvalidInputError
-from specop.krylov.space import KrylovSpace
-from specop.operators.operator import LinearOperator
+from specop.krylov.run import Run
 from specop.results.files import npz_path, read_npz, write_npz
-from specop.spectral.search import Search
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Part"]
 
 INTERVAL = 30.0
 """Seconds between two checkpoints, if writing one takes less than a twentieth of that."""
 
-_KIND = "eigsh checkpoint"
 _LARGEST_SHARE = 1 / 20
+
+
+class Part(Protocol):
+    """What a checkpoint saves: anything whose state can be taken out and put back."""
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values, which JSON can hold, NumPy arrays, and functions that return an array."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, in which each function has become its array, read when it is looked up."""
 
 
 class Checkpoint:
@@ -35,19 +44,21 @@ class Checkpoint:
     ----------
     path : path
         Should end in ``.npz``.
+    run : Run
+        Its products go into the file.
     call : dict
-        The arguments that a run depends on; a file of another call is refused.
-    space, search : KrylovSpace, Search
-        Saved and restored.
+        The arguments that the run depends on; a file of another call is refused.
+    parts : dict
+        What else is saved and restored, by name.
     """
 
-    def __init__(self, path: str | os.PathLike[str], call: dict[str, Any], space: KrylovSpace, search: Search) -> None:
+    def __init__(self, path: str | os.PathLike[str], run: Run, call: dict[str, Any], parts: dict[str, Part]) -> None:
         self._path = npz_path(path)
-        self._space = space
-        self._search = search
-        self._call = {**call, "n": space.n, "dtype": space.A.dtype.name}
-        self._probe = _probe(space.A)
-        search.spent += 1
+        self._run = run
+        self._kind = f"{run.name} checkpoint"
+        self._call = {**call, "n": run.n, "dtype": run.A.dtype.name}
+        self._parts: dict[str, Part] = {"run": run, **parts}
+        self._probe = _probe(run)
         self._next = time.monotonic() + INTERVAL
 
     def resume(self) -> bool:
@@ -60,10 +71,10 @@ class Checkpoint:
         """
         if not self._path.exists():
             return False
-        with read_npz(self._path, "checkpoint of eigsh") as (header, arrays):
+        with read_npz(self._path, f"checkpoint of {self._run.name}") as (header, arrays):
             self._refuse_foreign(header)
-            self._search.restore(header["search"])
-            self._space.restore(header["space"], arrays)
+            for name, part in self._parts.items():
+                part.restore(_State(header["parts"][name], arrays, f"{name}."))
         return True
 
     def save_if_due(self) -> None:
@@ -74,16 +85,11 @@ class Checkpoint:
     def save(self) -> None:
         """Write the state next to the file, then put it in the file's place."""
         started = time.monotonic()
-        state, arrays = self._space.state()
-        header = {
-            "kind": _KIND,
-            "call": self._call,
-            "probe": self._probe,
-            "search": self._search.state(),
-            "space": state,
-        }
+        states = {name: part.state() for name, part in self._parts.items()}
+        plain = {name: {k: v for k, v in state.items() if not _is_array(v)} for name, state in states.items()}
+        header = {"kind": self._kind, "call": self._call, "probe": self._probe, "parts": plain}
         # One name for all attempts: what a killed process left is written over.
-        write_npz(self._path, header, arrays, self._path.with_name(f"{self._path.name}.part"))
+        write_npz(self._path, header, _arrays(states), self._path.with_name(f"{self._path.name}.part"))
         now = time.monotonic()
         self._next = now + max(INTERVAL, (now - started) / _LARGEST_SHARE)
 
@@ -92,13 +98,15 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
 
     def _refuse_foreign(self, header: dict[str, Any]) -> None:
-        found = header.get("call", {}) if header.get("kind") == _KIND else {}
+        found = header.get("call", {}) if header.get("kind") == self._kind else {}
         if found.keys() != self._call.keys():
-            raise InvalidInputError(f"{str(self._path)!r} holds no checkpoint that this version of eigsh can read.")
+            raise InvalidInputError(
+                f"{str(self._path)!r} holds no checkpoint that this version of {self._run.name} can read."
+            )
         other = [f"{name}={found[name]!r}, not {value!r}" for name, value in self._call.items() if found[name] != value]
         if not other:
             # Rounding differs between machines and numbers of threads; another matrix differs by far more.
-            slack = 1e3 * self._space.A.precision * self._probe[1]
+            slack = 1e3 * self._run.A.precision * self._probe[1]
             if np.abs(np.subtract(header["probe"], self._probe)).max() > slack:
                 other = ["another matrix: its product with a fixed vector differs"]
         if other:
@@ -108,8 +116,32 @@ class Checkpoint:
             )
 
 
-def _probe(A: LinearOperator) -> list[float]:
-    vector = A.backend.scale_(probes.rademacher(A.backend, A.domain, 0, 0), A.domain.n**-0.5)
-    image = A._matvec(vector)
-    overlap, length = A.backend.to_host(A.backend.dot(vector, image), A.backend.norm(image))
+class _State(dict[str, Any]):
+    """Plain values of one part, and its arrays, which are read from the file when they are looked up."""
+
+    def __init__(self, plain: dict[str, Any], arrays: Mapping[str, NDArray[Any]], prefix: str) -> None:
+        super().__init__(plain)
+        self._arrays = arrays
+        self._prefix = prefix
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        return self._arrays[self._prefix + name]
+
+
+def _is_array(value: Any) -> bool:
+    return callable(value) or isinstance(value, np.ndarray)
+
+
+def _arrays(states: dict[str, dict[str, Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for part, state in states.items():
+        for name, value in state.items():
+            if _is_array(value):
+                yield f"{part}.{name}", value() if callable(value) else value
+
+
+def _probe(run: Run) -> list[float]:
+    backend, domain = run.backend, run.A.domain
+    vector = backend.scale_(probes.rademacher(backend, domain, 0, 0), domain.n**-0.5)
+    image = run.multiply(vector)
+    overlap, length = run.to_host(backend.dot(vector, image), backend.norm(image))
     return [float(overlap), float(length)]

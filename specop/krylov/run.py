@@ -114,7 +114,9 @@ class Task:
         else:
             self._outer.update(note)
 
-    def result(self, kind: type[_AnyResult], *, converged: bool, message: str, **fields: Any) -> _AnyResult:
+    def result(
+        self, kind: type[_AnyResult], *, converged: bool, message: str, stopped: bool = False, **fields: Any
+    ) -> _AnyResult:
         """Return a result of this kind with its provenance; without convergence warn the user, or raise.
 
         Parameters
@@ -125,6 +127,8 @@ class Task:
             Whether the requested accuracy was reached.
         message : str
             Why the method stopped; where it failed, also what to do.
+        stopped : bool
+            Whether the caller's own callback ended it, which is no failure.
         **fields
             What the kind adds to the fields of `Result`.
 
@@ -143,7 +147,7 @@ class Task:
             seed=self.seed,
             versions=versions(self.backend.name),
         )
-        if not converged:
+        if not converged and not stopped:
             if self._raise_on_failure:
                 raise NotConvergedError(message, made)
             warnings.warn(message, ConvergenceWarning, stacklevel=_level_of_user())
@@ -215,10 +219,10 @@ class Run(Task):
             raise_on_failure=raise_on_failure,
         )
         rows, columns = self.A.shape
-        if rows != columns and (square or symmetric):
-            raise InvalidInputError(f"{name} needs a square operator, got {self.A!r}. {instead}".rstrip())
-        if symmetric and self.A.is_symmetric is False:
-            raise InvalidInputError(f"{name} needs a symmetric operator, got {self.A!r}. {instead}".rstrip())
+        refused = (symmetric and self.A.is_symmetric is False) or (rows != columns and (square or symmetric))
+        if refused:
+            kind = "symmetric" if symmetric else "square"
+            raise InvalidInputError(f"{name} needs a {kind} operator, got {self.A!r}. {instead}".rstrip())
         if limit is not None and limit < 1:
             raise InvalidInputError(f"max_matvecs must be positive, got {limit!r}.")
         self.limit = limit

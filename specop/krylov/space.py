@@ -5,10 +5,7 @@ Every spectral algorithm grows one `KrylovSpace`; none has a recurrence of its o
 
 from __future__ import annotations
 
-import itertools
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,116 +14,162 @@ from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
-from specop.errors import AsymmetryError, InvalidInputError, NoiseWarning, NondeterministicError, NonFiniteError
-from specop.krylov.ranges import check_size, coefficient_norm
-from specop.operators.operator import LinearOperator
+from specop.errors import InvalidInputError, NonFiniteError
+from specop.krylov.known import eigenvectors_for
+from specop.krylov.projected import ProjectedMatrix, Ritz
+from specop.krylov.run import Run
+from specop.results.eigen import EigenResult
+from specop.statistics.measure import GaussRule
 
-__all__ = ["KrylovSpace", "Ritz"]
+__all__ = ["LARGEST_BASIS", "KrylovSpace"]
+
+LARGEST_BASIS = 2**27
+"""Entries of the largest basis that is taken without being asked for: a gigabyte in float64."""
 
 # Two do unless nearly all dimensions are taken; the last one is for rows that are not orthonormal, where none does.
 _MOST_PASSES = 4
-_COUNTERS = ("rows", "products", "asymmetry", "scale", "restarted", "mixed", "random_start", "draws")
-
-
-@dataclass(frozen=True)
-class Ritz:
-    """Eigenpairs of a projected matrix: values ascending, coefficients in columns, residual norms.
-
-    `residuals` are the full ones; `inner_residuals` leave out what lies along rows before the projection's first.
-    """
-
-    rows: NDArray[np.intp]
-    values: NDArray[np.float64]
-    coefficients: NDArray[np.float64]
-    residuals: NDArray[np.float64]
-    inner_residuals: NDArray[np.float64]
+_COUNTERS = ("scale", "draws", "is_mixed", "is_restarted", "is_random")
 
 
 class KrylovSpace:
-    r"""Orthonormal rows V and what is known of G = V A V' for a symmetric A, grown one product at a time.
+    r"""Orthonormal rows V and what is known of V A V' for a symmetric A, grown one product at a time.
 
-    Some rows have been multiplied, the others are the frontier. A multiplied row's product lies in the span of all
-    rows, so with M the multiplied and U the frontier rows
+    Some rows have been multiplied, the others are the frontier. One start vector gives the Lanczos recurrence; a
+    thick restart (Wu and Simon, 2000) replaces the multiplied rows by Ritz vectors and keeps the frontier; a second
+    start vector, orthogonal to all rows, searches where the first Krylov space cannot reach. Orthogonality comes from
+    the recurrence followed by a classical Gram-Schmidt pass against every row, and a second one where the first removed
+    much.
 
-        A V_M' = V_M' G_MM + V_U' G_UM,
-
-    and the residual of a Ritz pair (theta, V_M's) of G_MM is \|G_UM s\|. One start vector gives the Lanczos
-    recurrence; a thick restart (Wu and Simon, 2000) replaces V_M by Ritz vectors and keeps U; a second start vector,
-    orthogonal to all rows, searches where the first Krylov space cannot reach. Where frontier rows are given up, the
-    residual that lay along them stays in the books as `lost`. Orthogonality comes from the recurrence
-    followed by a classical Gram-Schmidt pass against every row, and a second one where the first removed much.
+    A space begins empty: `begin` or `start` puts vectors on the frontier, `expand` multiplies one and puts what is new
+    in its product there, and `ritz` and `rule` tell what has been found. Rows are counted from zero, and one is named
+    only where a part of the space is meant, such as the run behind known eigenvectors.
 
     Parameters
     ----------
-    A : LinearOperator
-        Square; its symmetry is watched while it is multiplied.
+    run : Run
+        Makes and counts the products, and watches their symmetry; its seed is that of all random vectors.
     capacity : int
         Largest number of rows that can be multiplied.
     lead : int
         Number of rows that are to outlive the others.
-    seed : int
-        Of the random vectors.
 
     Attributes
     ----------
-    rows, products : int
-        How many there are.
-    mixed : bool
+    n : int
+        Length of a row.
+    capacity : int
+        Largest number of rows, the frontier included.
+    scale : float
+        Norm of the largest product of a row so far.
+    is_mixed : bool
         Whether a vector joined after the first products.
     """
 
-    def __init__(self, A: LinearOperator, capacity: int, lead: int, seed: int) -> None:
-        self.A = A
-        self.backend = A.backend
-        self.n = A.shape[0]
+    def __init__(self, run: Run, capacity: int, lead: int = 0) -> None:
+        self.run = run
+        self.backend = run.backend
+        self.n = run.n
         self.capacity = min(capacity + 1, self.n)
-        self.seed = probes.check_seed(seed)
-        self.rows = 0
-        self.mixed = False
-        self.random_start = False
-        self.products = 0
-        self.asymmetry = 0.0
         self.scale = 0.0
-        self.G = np.zeros((self.capacity, self.capacity))
-        self.multiplied = np.zeros(self.capacity, dtype=bool)
-        self.lost = np.zeros(self.capacity)
-        self.restarted = False
-        self.basis = self.backend.allocate(A.domain, self.capacity, lead)
         self.draws = 0
+        self.is_mixed = False
+        self.is_restarted = False
+        self.is_random = False
+        self._layout = run.A.domain
+        self._matrix = ProjectedMatrix(self.capacity)
+        self._basis = self.backend.allocate(self._layout, self.capacity, lead)
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self._matrix.size
 
     @property
     def frontier(self) -> NDArray[np.intp]:
         """Rows that have not been multiplied, oldest first."""
-        return np.flatnonzero(~self.multiplied[: self.rows])
-
-    def has_room_for(self, products: int) -> bool:
-        """Whether so many rows can be multiplied without a restart; a basis of the whole space is never full."""
-        return self.capacity == self.n or self.rows + products <= self.capacity
+        return self._matrix.frontier
 
     @property
-    def is_chain(self) -> bool:
-        """Whether the rows are those of the recurrence from one random vector."""
-        return self.random_start and not self.mixed and not self.restarted and len(self.frontier) < 2
+    def steps(self) -> int:
+        """Number of rows that have been multiplied."""
+        return self.size - len(self.frontier)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every row has been multiplied: what they span is invariant, but for what was given up."""
+        return len(self.frontier) == 0
 
     @property
     def is_exhausted(self) -> bool:
         """Whether every direction has been multiplied."""
-        return self.rows == self.n and bool(self.multiplied.all())
+        return self.size == self.n and self.is_closed
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the rows are those of the recurrence from one random vector."""
+        return self.is_random and not self.is_mixed and not self.is_restarted and len(self.frontier) < 2
+
+    @property
+    def coupling(self) -> float:
+        """Norm of what the newest row, not yet multiplied, adds to the product of an earlier one; else zero."""
+        ahead = self.frontier
+        return float(np.abs(self._matrix.entries[: ahead[-1], ahead[-1]]).max(initial=0.0)) if len(ahead) else 0.0
+
+    @property
+    def lost(self) -> float:
+        """Norm of the parts of products that lie outside of all rows, because rows were given up."""
+        return float(np.linalg.norm(self._matrix.lost))
 
     @property
     def noise_floor(self) -> float:
         """Typical rounding error of a product, which no residual estimate shows."""
-        return 4.0 * self.A.domain.epsilon * self.scale
+        return 4.0 * self._layout.epsilon * self.scale
 
     @property
     def error_floor(self) -> float:
         """What rounding does to residuals and eigenvalues at most; it grows with the number of rows."""
-        return 2.0 * (1.0 + float(self.rows) ** 0.5) * self.noise_floor
+        return 2.0 * (1.0 + float(self.size) ** 0.5) * self.noise_floor
+
+    def has_room_for(self, products: int) -> bool:
+        """Whether so many rows can be multiplied without a restart; a basis of the whole space is never full."""
+        return self.capacity == self.n or self.size + products <= self.capacity
+
+    def begin(self, v0: Array | EigenResult | None, k: int, block_size: int, tol: float) -> None:
+        """Put the first rows into an empty space.
+
+        Of an earlier result the sum of all eigenvectors is multiplied. If the product shows that they still span an
+        invariant subspace, up to `tol`, each is worth a product of its own, and no other is needed; otherwise the
+        Krylov space of the sum finds the new ones in fewer products than that of a random vector.
+
+        Parameters
+        ----------
+        v0 : native vector, EigenResult or None
+            Where to begin; None for a random vector.
+        k : int
+            How many eigenvalues are wanted.
+        block_size : int
+            How many vectors start together.
+        tol : float
+            Relative residual at which a pair has converged.
+        """
+        if not isinstance(v0, EigenResult):
+            if v0 is not None:
+                self.backend.check_vector(v0, self._layout, "v0")
+            for i in range(min(block_size, self.n)):
+                self.start(v0 if i == 0 else None)
+            return
+        vectors = eigenvectors_for(v0, self.backend, self._layout, "v0")
+        for i in range(min(block_size, self.n)):
+            self.start(self._sum(vectors[i::block_size], noise=min(1e-3, 0.1 * tol)))
+        if block_size == 1 and len(vectors) <= k and self.has_room_for(2 * len(vectors)):
+            self.expand()
+            if self._outside(vectors) <= tol * float(np.abs(v0.eigenvalues).min()):
+                self._multiply_all(vectors, k)
 
     def start(self, vector: Array | None = None) -> None:
         """Append a row to the frontier: a vector without what it has in the span of the rows, or a random one."""
-        self.mixed |= self.products > 0
-        self.random_start |= self.rows == 0 and vector is None
+        self.is_mixed |= self.steps > 0
+        self.is_random |= self.size == 0 and vector is None
         if vector is not None:
             (length,) = self.backend.to_host(self.backend.norm(vector))
             if not np.isfinite(length) or length == 0:
@@ -135,235 +178,245 @@ class KrylovSpace:
             if self._append(unit, smallest=1e-3):
                 return
         for _ in range(5):
-            vector = probes.normal(self.backend, self.A.domain, self.seed, self.draws)
+            vector = probes.normal(self.backend, self._layout, self.run.seed, self.draws)
             self.draws += 1
             if self._append(self.backend.scale_(vector, self.n**-0.5), smallest=0.1 * self.n**-0.5):
                 return
         raise NonFiniteError(
-            f"no vector orthogonal to {self.rows} rows was found in dimension {self.n}; the rows are not orthonormal. "
+            f"no vector orthogonal to {self.size} rows was found in dimension {self.n}; the rows are not orthonormal. "
             f"If `deflate` was passed, check that its eigenvectors are."
         )
 
+    def hold(self, vectors: list[Array], values: NDArray[np.float64], residuals: NDArray[np.float64]) -> None:
+        """Append known orthonormal eigenvectors as rows that need no product.
+
+        Parameters
+        ----------
+        vectors : list of native vectors
+        values : ndarray
+            Their eigenvalues.
+        residuals : ndarray
+            Norms of A x - lambda x.
+        """
+        for vector, value, residual in zip(vectors, values, residuals, strict=True):
+            self._basis = self.backend.set_row_(self._basis, self.size, vector, 1.0)
+            self._matrix.append_eigenvector(float(value), float(residual))
+
     def include(self, vector: Array) -> NDArray[np.float64]:
         """Put what a vector has outside of the rows on the frontier; return its coordinates along all rows."""
-        self.mixed |= self.products > 0
+        self.is_mixed |= self.steps > 0
         (length,) = self.backend.to_host(self.backend.norm(vector))
         rest, column, beta = self._orthogonalize(self.backend.copy(vector), [], float(length))
-        if self.rows < min(self.n, self.capacity) and beta > max(10, self.rows) * self.A.domain.epsilon * float(length):
-            self.basis = self.backend.set_row_(self.basis, self.rows, rest, 1.0 / beta)
-            self.rows += 1
+        if self.size < min(self.n, self.capacity) and beta > self._negligible(float(length)):
+            self._set_row(rest, 1.0 / beta)
+            self._matrix.append()
             return np.append(column, beta)
         return column
 
-    def append_eigenvectors(
-        self, vectors: list[Array], values: NDArray[np.float64], residuals: NDArray[np.float64]
-    ) -> None:
-        """Append approximate orthonormal eigenvectors as rows that count as multiplied."""
-        for vector, value, residual in zip(vectors, values, residuals, strict=True):
-            self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0)
-            self.G[self.rows, self.rows] = value
-            self.multiplied[self.rows] = True
-            self.lost[self.rows] = residual
-            self.rows += 1
-
-    def truncate(self, rows: int) -> None:
-        """Forget all rows from this one on."""
-        self.rows = rows
-        self.G[rows:] = self.G[:, rows:] = 0.0
-        self.multiplied[rows:] = False
-        self.lost[rows:] = 0.0
-
-    def multiply(self, row: int) -> tuple[Array, NDArray[np.float64], float]:
-        """Return what a row's product has outside of all rows, its coefficients along them, and the rest's norm."""
-        product = self.A._matvec(self.backend.row(self.basis, row))
-        self.products += 1
-        known = self.multiplied[: self.rows] & (self.lost[: self.rows] == 0)
-        expected = self.G[: self.rows, row]
+    def expand(self, row: int | None = None) -> None:
+        """Multiply a row of the frontier, the newest by default; what is new in its product becomes another row."""
+        row = int(self.frontier[-1]) if row is None else row
+        product = self.run.multiply(self.backend.row(self._basis, row))
+        expected, known = self._matrix.expected(row)
         # For a symmetric A the coefficients along multiplied rows are known before they are measured, and mostly zero.
         # Without the few large ones, what is left is nearly orthogonal to all rows: one full pass then does.
         near = [int(i) for i in np.flatnonzero(known & (expected != 0))] + [row]
         rest, column, beta = self._orthogonalize(product, near, self.scale)
-        self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
-        check_size(self.scale, self.A)
+        self.scale = max(self.scale, float(np.hypot(_norm(column), beta)))
+        self.run.check_size(self.scale)
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
-        return rest, column, beta
-
-    def record(self, row: int, column: NDArray[np.float64], lost: float) -> None:
-        """Count a row as multiplied without a new one for what its product has outside of all rows.
-
-        What earlier rows lost along this one was measured in its product.
-        """
-        self.G[: self.rows, row] = self.G[row, : self.rows] = column
-        self.multiplied[row] = True
-        others = np.flatnonzero(self.lost[: self.rows])
-        # Their squares are known to rounding only, and where they cancel, that is what is left.
-        left = np.maximum(self.lost[others] ** 2 - column[others] ** 2, 0.0)
-        self.lost[others] = np.sqrt(left + 2.0 * self.lost[others] * self.noise_floor)
-        self.lost[row] = lost
-
-    def expand(self, row: int) -> None:
-        """Multiply a row of the frontier; what its product has outside of all rows becomes a new one."""
-        rest, column, beta = self.multiply(row)
-        self.G[: self.rows, row] = self.G[row, : self.rows] = column
-        self.multiplied[row] = True
+        self._matrix.record(row, column)
         # Below this the rows span an invariant subspace as far as rounding shows, and its eigenpairs are exact.
-        if self.rows < self.n and beta > self._negligible(self.scale):
+        if self.size < self.n and beta > self._negligible(self.scale):
             # The new row is off by rounding over beta: from here on it is little better than another random start.
-            self.mixed |= bool(beta < self.A.domain.epsilon**0.5 * self.scale)
-            self.basis = self.backend.set_row_(self.basis, self.rows, rest, 1.0 / float(beta))
-            self.G[self.rows, row] = self.G[row, self.rows] = beta
-            self.rows += 1
+            self.is_mixed |= bool(beta < self._layout.epsilon**0.5 * self.scale)
+            self._set_row(rest, 1.0 / beta)
+            self._matrix.join(row, beta)
+
+    def advance(self, ritz: Ritz, pair: int) -> None:
+        """Multiply the row that reduces the residual of one of the Ritz pairs most, again if its product was lost."""
+        row, is_ahead = self._matrix.next_for(ritz, pair)
+        if not is_ahead:
+            self._matrix.reopen(np.array([row]))
+        self.expand(row)
+
+    def neglect(self) -> None:
+        """Give up the newest row, which has not been multiplied, and count what products have along it as lost."""
+        self._matrix.neglect()
+
+    def reopen(self, level: float) -> None:
+        """Put rows on the frontier again that lost more than this of their products."""
+        self._matrix.reopen(np.flatnonzero(self._matrix.lost > level))
+
+    def truncate(self, size: int) -> None:
+        """Forget all rows from this one on."""
+        self._matrix.truncate(size)
+
+    def restart(self, ritz: Ritz, keep: NDArray[np.intp], *, forget_frontier: bool = False) -> None:
+        """Replace the rows that Ritz pairs were made of by fewer that span the chosen Ritz vectors.
+
+        Parameters
+        ----------
+        ritz : Ritz
+            Of all rows from some row on; those before it stay.
+        keep : ndarray of int
+            The chosen pairs.
+        forget_frontier : bool
+            Whether to give up the frontier too.
+        """
+        first = int(ritz.rows[0])
+        change = self._matrix.compress(ritz, keep, forget_frontier)
+        self._basis = self.backend.combine_(self._basis, change, first)
+        self.is_restarted = True
+
+    def complete(self) -> NDArray[np.float64]:
+        """Multiply every direction; return all eigenvalues, multiple ones as often as due."""
+        while not self.is_exhausted:
+            if self.is_closed:
+                self.start()
+            self.expand(int(self.frontier[0]))
+            self.run.update()
+        return self.eigenvalues(self.size)
+
+    def probe(self, vector: Array, enough: Callable[[int], bool]) -> GaussRule:
+        """Run from a vector, orthogonal to the rows there are, and return the Gauss rule; the run is forgotten.
+
+        Parameters
+        ----------
+        vector : native vector
+        enough : callable
+            ``enough(steps)``, asked after each step, tells whether to stop.
+        """
+        first, steps = self.size, 0
+        self.start(vector)
+        # Without a frontier the run lies in an invariant subspace, and its rule is exact.
+        while not self.is_closed:
+            self.expand()
+            steps += 1
+            if enough(steps):
+                break
+        rule = self.rule(self.ritz(first))
+        self.truncate(first)
+        return rule
 
     def ritz(self, first: int = 0) -> Ritz:
         """Return the Ritz pairs of the multiplied rows from `first` on."""
-        rows = first + np.flatnonzero(self.multiplied[first : self.rows])
-        values, coefficients = _eigh(self.G[np.ix_(rows, rows)])
-        frontier = self.frontier
-        coupling = self.G[np.ix_(frontier, rows)] @ coefficients
-        inner = np.linalg.norm(coupling[frontier >= first], axis=0)
-        known = np.linalg.norm(coupling, axis=0)
-        return Ritz(rows, values, coefficients, np.hypot(known, self.lost[rows] @ np.abs(coefficients)), inner)
+        return self._matrix.ritz(first)
 
-    def next_for(self, ritz: Ritz, pair: int) -> int:
-        """Return the row whose product reduces the pair's residual most, and put it on the frontier if it is not."""
-        weights = ritz.coefficients[:, pair]
-        frontier = self.frontier
-        along = np.abs(self.G[np.ix_(frontier, ritz.rows)] @ weights)
-        missing = self.lost[ritz.rows] * np.abs(weights)
-        if len(frontier) and along.max() >= missing.max():
-            return int(frontier[np.argmax(along)])
-        # Its product is partly lost: multiply it again.
-        row = int(ritz.rows[np.argmax(missing)])
-        self.multiplied[row] = False
-        self.lost[row] = 0.0
-        return row
+    def rule(self, ritz: Ritz) -> GaussRule:
+        """Return the Gauss rule of the newest Lanczos run, from its Ritz pairs."""
+        frontier = self.frontier[self.frontier >= ritz.rows[0]]
+        lead = ritz.coefficients[0]
+        signs = np.where(lead < 0, -1.0, 1.0)
+        # At most one row: the sum is over it, or over nothing.
+        couplings = signs * (self._matrix.entries[np.ix_(frontier, ritz.rows)] @ ritz.coefficients).sum(axis=0)
+        return GaussRule(ritz.values, lead**2 / (lead @ lead), couplings)
 
-    def restart(self, ritz: Ritz, keep: NDArray[np.intp], *, forget_frontier: bool = False) -> None:
-        """Replace the rows that the Ritz pairs were made of by fewer that span the chosen Ritz vectors.
+    def eigenvalues(self, size: int) -> NDArray[np.float64]:
+        """Return the eigenvalues of the matrix projected on the first rows."""
+        return np.asarray(scipy.linalg.eigvalsh(self._matrix.entries[:size, :size], check_finite=False), dtype=float)
 
-        Rows before them stay, and so does the frontier unless it is to be forgotten. With one frontier row the new
-        rows are chosen so that G is tridiagonal again.
-        """
-        first = int(ritz.rows[0])
-        frontier = self.frontier[self.frontier >= first]
-        coefficients, values = ritz.coefficients[:, keep], np.diag(ritz.values[keep])
-        lost = self.lost[ritz.rows] @ np.abs(coefficients)
-        if forget_frontier:
-            lost = np.hypot(lost, ritz.inner_residuals[keep])
-            frontier = frontier[:0]
-        coupling = self.G[np.ix_(frontier, ritz.rows)] @ coefficients
-        if len(frontier) == 1 and not lost.any():
-            turn, values, coupling = _tridiagonal(ritz.values[keep], coupling[0])
-            coefficients = coefficients @ turn
-        outside = self.G[:first, ritz.rows] @ coefficients
-        beyond = self.G[np.ix_(np.arange(first), frontier)]
+    def projected(self, rows: Any = slice(None), columns: Any = slice(None)) -> NDArray[np.float64]:
+        """Return a copy of a block of V A V', zero where it is not known; rows and columns are indices or slices."""
+        known = self._matrix.entries[: self.size, : self.size]
+        return np.array(known[rows][:, columns])
 
-        p, rows, self.restarted = len(keep), self.rows - first, True
-        change = np.zeros((rows, p + len(frontier)))
-        change[ritz.rows - first, :p] = coefficients
-        change[frontier - first, p + np.arange(len(frontier))] = 1.0
-        self.basis = self.backend.combine_(self.basis, change, first)
-        self.truncate(first)
-        self.rows = first + p + len(frontier)
-        kept, ahead = slice(first, first + p), slice(first + p, self.rows)
-        self.G[kept, kept] = values
-        self.G[ahead, kept], self.G[kept, ahead] = coupling, coupling.T
-        self.G[:first, kept], self.G[kept, :first] = outside, outside.T
-        self.G[:first, ahead], self.G[ahead, :first] = beyond, beyond.T
-        self.multiplied[kept] = True
-        self.lost[kept] = lost
-
-    def state(self) -> tuple[dict[str, Any], Iterator[tuple[str, NDArray[Any]]]]:
-        """Return what `restore` needs: plain values, and arrays that are copied one by one as they are asked for."""
-        rows = self.rows
-        plain = {name: getattr(self, name) for name in _COUNTERS}
-        small = {"G": self.G[:rows, :rows], "multiplied": self.multiplied[:rows], "lost": self.lost[:rows]}
-        vectors = ((f"row{i}", self.backend.to_numpy(self.backend.row(self.basis, i))) for i in range(rows))
-        return plain, itertools.chain(small.items(), vectors)
-
-    def restore(self, plain: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state; the space must be new and have the same arguments."""
-        for name in _COUNTERS:
-            setattr(self, name, plain[name])
-        rows = self.rows
-        self.G[:rows, :rows] = arrays["G"]
-        self.multiplied[:rows], self.lost[:rows] = arrays["multiplied"], arrays["lost"]
-        for i in range(rows):
-            vector = self.backend.from_host(arrays[f"row{i}"], self.A.domain)
-            self.basis = self.backend.set_row_(self.basis, i, vector, 1.0)
+    def combine(self, coordinates: NDArray[np.float64]) -> Array:
+        """Return the sum of the first rows times these coordinates."""
+        total = self.backend.zeros(self._layout)
+        for row in np.flatnonzero(coordinates):
+            total = self.backend.axpy_(total, float(coordinates[row]), self.backend.row(self._basis, int(row)))
+        return total
 
     def extract(self, ritz: Ritz, chosen: NDArray[np.intp]) -> Array:
         """Return the chosen Ritz vectors as the rows of one array, and give up the space."""
-        change = np.zeros((self.rows, len(chosen)))
+        change = np.zeros((self.size, len(chosen)))
         change[ritz.rows] = ritz.coefficients[:, chosen]
-        basis = self.backend.combine_(self.basis, change, 0)
-        return self.backend.take(basis, len(chosen))
+        return self.backend.take(self.backend.combine_(self._basis, change, 0), len(chosen))
 
-    def warn_of_noise(self) -> bool:
-        """Warn if products were less exact or less symmetric than their dtype promises; return whether so."""
-        threshold = _clean_level(self.A)
-        if self.asymmetry <= threshold:
-            return False
-        warnings.warn(
-            f"products with {self.A!r} are asymmetric by {self.asymmetry:.1e} relative to its norm, where clean ones "
-            f"stay below {threshold:.0e}: they carry noise (reduced-precision matrix products, atomics, a matrix that "
-            f"is only nearly symmetric). Error bounds were widened; run in a higher precision for more.",
-            NoiseWarning,
-            stacklevel=4,
-        )
-        return True
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs: plain values, arrays, and functions that copy one row each to the host."""
+        matrix, size = self._matrix, self.size
+        rows = {f"row{i}": lambda i=i: self.backend.to_numpy(self.backend.row(self._basis, i)) for i in range(size)}
+        small = {"multiplied": matrix.multiplied[:size], "lost": matrix.lost[:size], "entries": self.projected()}
+        return {name: getattr(self, name) for name in _COUNTERS} | {"size": size} | small | rows
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state; the space must be new and have the same arguments."""
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        matrix, size = self._matrix, state["size"]
+        for i in range(size):
+            self._basis = self.backend.set_row_(
+                self._basis, i, self.backend.from_host(state[f"row{i}"], self._layout), 1.0
+            )
+        matrix.size = size
+        matrix.entries[:size, :size] = state["entries"]
+        matrix.multiplied[:size], matrix.lost[:size] = state["multiplied"], state["lost"]
+
+    def _sum(self, vectors: list[Array], noise: float) -> Array | None:
+        if not vectors:
+            return None
+        # A little noise, so that what the old eigenvectors lack can enter.
+        backend, share = self.backend, noise * (len(vectors) / self.n) ** 0.5
+        total = backend.scale_(probes.sphere(backend, self._layout, self.run.seed, 0), share)
+        for vector in vectors:
+            total = backend.axpy_(total, 1.0, vector)
+        return total
+
+    def _outside(self, vectors: list[Array]) -> float:
+        """Return the norm of what the first product has outside of the vectors' span."""
+        if self.is_closed:
+            return 0.0
+        backend = self.backend
+        rest = backend.copy(backend.row(self._basis, int(self.frontier[0])))
+        overlaps = backend.to_host(*(backend.dot(vector, rest) for vector in vectors))
+        for vector, overlap in zip(vectors, overlaps, strict=True):
+            rest = backend.axpy_(rest, -float(overlap), vector)
+        (left,) = backend.to_host(backend.norm(rest))
+        return float(left) * self.coupling
+
+    def _multiply_all(self, vectors: list[Array], k: int) -> None:
+        # The sum and its product are two vectors of the span already.
+        for vector in vectors[: len(vectors) - self.size]:
+            self.start(vector)
+        for row in range(1, min(self.size, len(vectors))):
+            self.expand(row)
+        if len(vectors) < k:
+            # What the old eigenvectors lack does not show in their small residuals: look elsewhere.
+            ritz = self.ritz()
+            self.restart(ritz, np.arange(len(ritz.values)), forget_frontier=True)
+            self.start()
 
     def _watch_symmetry(self, row: int, difference: NDArray[np.float64]) -> None:
         # For a symmetric A the first Gram-Schmidt coefficients are known before they are measured.
         # Rounding adds up over restarts, so what is seen after one says less.
-        if len(difference) == 0 or self.scale == 0 or self.restarted:
+        if len(difference) == 0 or self.scale == 0 or self.is_restarted:
             return
         found = float(np.abs(difference).max())
-        if found > _refused_level(self.A) * self.scale:
+        if found > self.run.refused_asymmetry * self.scale:
             # Where all products so far are rounding, as from a start vector that A takes to zero, the scale is too.
             self.scale = max(self.scale, self._another_length())
-        self.asymmetry = max(self.asymmetry, found / self.scale)
-        if self.asymmetry <= _refused_level(self.A):
-            return
-        vector = self.backend.row(self.basis, row)
-        once, again = self.A._matvec(vector), self.A._matvec(vector)
-        length = self.backend.norm(once)
-        deviation, length = self.backend.to_host(self.backend.norm(self.backend.axpy_(again, -1.0, once)), length)
-        if deviation > 1e-3 * self.asymmetry * length:
-            raise NondeterministicError(
-                f"two products of {self.A!r} with the same vector differ by {float(deviation / length):.1e} relative. "
-                f"Look for dropout, sampling, data augmentation or a shuffling loader behind the product."
-            )
-        raise AsymmetryError(
-            f"{self.A!r} is not symmetric: the relative asymmetry seen after {self.products} products is "
-            f"{self.asymmetry:.1e}. If that is rounding, symmetrize with (A + A.T) / 2 or use float64; if A is not "
-            f"meant to be symmetric, this method does not apply."
-        )
+        self.run.note_asymmetry(found / self.scale, self.backend.row(self._basis, row))
 
     def _another_length(self) -> float:
         """Return the norm of the product with a random unit vector."""
-        vector = probes.normal(self.backend, self.A.domain, self.seed, self.draws)
-        self.products += 1
-        lengths = self.backend.to_host(self.backend.norm(vector), self.backend.norm(self.A._matvec(vector)))
+        vector = probes.normal(self.backend, self._layout, self.run.seed, self.draws)
+        length, image = self.backend.norm(vector), self.backend.norm(self.run.multiply(vector))
+        lengths = self.run.to_host(length, image)
         return float(lengths[1] / lengths[0])
 
     def _orthogonalize(self, vector: Array, near: list[int], scale: float) -> tuple[Array, NDArray[np.float64], float]:
         """Return what a vector has outside of the rows, its coefficients along them, and the norm of what is left."""
-        column = np.zeros(self.rows)
+        column = np.zeros(self.size)
         for _ in range(_MOST_PASSES):
-            vector, *scalars = self.backend.orthogonalize_(vector, self.basis, self.rows, near)
-            first, second, left = self.backend.to_host(*scalars)
-            beta, removed = float(left), coefficient_norm(second)
-            if not (np.isfinite(beta) and np.isfinite(removed) and np.isfinite(first).all()):
-                raise NonFiniteError(
-                    f"product {self.products} with {self.A!r} holds NaN or infinity, or its norm overflows "
-                    f"{self.A.dtype}. Check the parameters and the data for NaN, and the loss for overflow; a loss "
-                    f"whose second derivative is infinite somewhere (sqrt at 0, norm at 0) does this too."
-                )
+            vector, *scalars = self.backend.orthogonalize_(vector, self._basis, self.size, near)
+            first, second, left = self.run.to_host(*scalars)
+            beta, removed = float(left), _norm(second)
             column[near] += first
             column += second
-            scale = max(scale, float(np.hypot(coefficient_norm(column), beta)))
+            scale = max(scale, float(np.hypot(_norm(column), beta)))
             # Where a pass removed no more than it left, its own rounding is small beside what is left (Daniel, Gragg,
             # Kaufman and Stewart, 1976).
             if removed <= beta or beta <= self._negligible(scale):
@@ -372,58 +425,22 @@ class KrylovSpace:
         return vector, column, beta
 
     def _negligible(self, scale: float) -> float:
-        return max(10, self.rows) * self.A.domain.epsilon * scale
+        return max(10, self.size) * self._layout.epsilon * scale
 
     def _append(self, vector: Array, smallest: float) -> bool:
         vector, _, beta = self._orthogonalize(vector, [], 1.0)
         if not beta > smallest:
             return False
-        self.basis = self.backend.set_row_(self.basis, self.rows, vector, 1.0 / beta)
-        self.rows += 1
+        self._set_row(vector, 1.0 / beta)
+        self._matrix.append()
         return True
 
-
-def _eigh(G: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigendecomposition of a small symmetric matrix that is mostly tridiagonal.
-
-    A dense solver wakes the threads of NumPy's or SciPy's BLAS, which then spin beside those of a framework on the same
-    cores: products ran at half their speed for it. The tridiagonal one calls no BLAS.
-    """
-    if len(G) == 0:
-        return np.zeros(0), np.zeros((0, 0))
-    if not np.triu(G, 2).any():
-        values, vectors = scipy.linalg.eigh_tridiagonal(np.diagonal(G), np.diagonal(G, 1), check_finite=False)
-    else:
-        values, vectors = scipy.linalg.eigh(G, driver="evr", check_finite=False)
-    return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
+    def _set_row(self, vector: Array, factor: float) -> None:
+        """Write the next row."""
+        self._basis = self.backend.set_row_(self._basis, self.size, vector, factor)
 
 
-def _tridiagonal(
-    values: NDArray[np.float64], coupling: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Turn diag(values) with one coupling row into a tridiagonal matrix coupled through its last entry only.
-
-    Householder reflections of the bordered matrix keep its first row, here the coupling, apart from the others.
-    """
-    p = len(values)
-    bordered = np.diag(np.concatenate([[0.0], values]))
-    bordered[0, 1:] = bordered[1:, 0] = coupling
-    reduced, turn = scipy.linalg.hessenberg(bordered, calc_q=True)
-    reduced = np.asarray(reduced, dtype=np.float64)[:0:-1, :0:-1]
-    turn = np.asarray(turn, dtype=np.float64)[1:, :0:-1]
-    diagonal, beside = np.diagonal(reduced), np.diagonal(reduced, 1)
-    tridiagonal = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-    ahead = np.zeros((1, p))
-    ahead[0, -1] = turn[:, -1] @ coupling
-    return turn, tridiagonal, ahead
-
-
-def _clean_level(A: LinearOperator) -> float:
-    if A.precision > 1e-5:
-        return 1e-2
-    # Clean float32 networks read 2e-7 to 4e-7, clean ill-conditioned dense matrices up to 4e-6.
-    return 1e-5 if A.domain.epsilon > 1e-10 else 1e-12
-
-
-def _refused_level(A: LinearOperator) -> float:
-    return 5e-2 if A.precision > 1e-5 else 1e-3
+def _norm(x: NDArray[np.float64]) -> float:
+    """Return the norm of coefficients: infinity where their squares overflow, which `Run.check_size` then refuses."""
+    with np.errstate(over="ignore"):
+        return float(np.linalg.norm(x))

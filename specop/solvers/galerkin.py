@@ -7,6 +7,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.solvers.equations import Equations, Outcome
 
@@ -51,7 +52,8 @@ class ProjectedSystem:
     def __init__(self, system: Equations, columns: range, seed: int) -> None:
         self.system = system
         self.columns = columns
-        self.space = KrylovSpace(system.operator, _rows_for(system.operator.shape[0]), 0, seed)
+        self.run = Run(system.operator, "solve", seed=seed)
+        self.space = KrylovSpace(self.run, _rows_for(system.operator.shape[0]))
         self.curvature: float | None = None
         self.direction: Array | None = None
         self._order: list[int] = []
@@ -70,12 +72,14 @@ class ProjectedSystem:
         while (system.norms[here] > goals).any():
             if not space.has_room_for(2 * len(columns)):
                 self._cut_down()
-            coordinates = [space.include(residual) for residual in residuals]
-            C = np.stack([np.pad(c, (0, space.rows - len(c))) for c in coordinates], axis=1)
+            included = [space.include(residual) for residual in residuals]
+            C = np.stack([np.pad(c, (0, space.size - len(c))) for c in included], axis=1)
             end, Y = self._reduce(C, goals, last)
             for j, y in zip(columns, Y.T, strict=True):
-                for row, step in zip(self._order, y, strict=True):
-                    system.move(j, float(step), space.backend.row(space.basis, row))
+                if y.any():
+                    coordinates = np.zeros(space.size)
+                    coordinates[self._order] = y
+                    system.move(j, 1.0, space.combine(coordinates))
             if end == "full" and not self._is_definite:
                 return self._outcome(end)
             residuals = system.residuals(columns)
@@ -91,7 +95,7 @@ class ProjectedSystem:
         return self._outcome("converged")
 
     def _outcome(self, reason: str) -> Outcome:
-        return Outcome(reason, self.space.products, self.curvature, self.direction)
+        return Outcome(reason, self.run.products, self.curvature, self.direction)
 
     def _judged(self, residuals: list[Array]) -> str:
         """Tell whether the residual farthest from its goal is the least one, or what rounding leaves of zero."""
@@ -107,13 +111,13 @@ class ProjectedSystem:
         while True:
             frontier = space.frontier
             is_last, is_full = system.products >= last, not space.has_room_for(1)
-            if len(self._order) >= due or is_last or is_full or len(frontier) == 0:
+            if len(self._order) >= due or is_last or is_full or space.is_closed:
                 Y, left = self._projected_solution(C)
                 norms = np.linalg.norm(left, axis=0)
                 system.report(norms, goals)
                 if (norms <= goals).all():
                     return "goal", Y
-                closed = len(frontier) == 0
+                closed = space.is_closed
                 if closed or (not self._is_definite and self._is_stationary(left[:, norms > goals])):
                     return "stationary", Y
                 if is_last or is_full:
@@ -122,22 +126,22 @@ class ProjectedSystem:
                 due = len(self._order) + (1 if self._is_definite else 1 + len(self._order) // 20)
                 needed = np.abs(left[:, norms > goals]).max(axis=1)
             # Rows that are new since the last look come after those that had a weight then.
-            weights = np.pad(needed, (0, space.rows - len(needed)))
+            weights = np.pad(needed, (0, space.size - len(needed)))
             row = int(frontier[np.argmax(weights[frontier])])
             space.expand(row)
             system.products += 1
             self._append(row)
-            C = np.pad(C, ((0, space.rows - len(C)), (0, 0)))
+            C = np.pad(C, ((0, space.size - len(C)), (0, 0)))
 
     def _append(self, row: int) -> None:
         """Add a row that was multiplied to the Cholesky factor of the projected matrix, if that is definite."""
         m, space = len(self._order), self.space
         if self._is_definite:
-            beside = np.zeros(0)
+            beside, column = np.zeros(0), space.projected(columns=[row])[:, 0]
             if m:
-                known = space.G[self._order, row]
+                known = column[self._order]
                 beside = scipy.linalg.solve_triangular(self._factor[:m, :m], known, lower=True, check_finite=False)
-            square = float(space.G[row, row] - beside @ beside)
+            square = float(column[row] - beside @ beside)
             if square > self._rounding * space.scale:
                 self._factor[m, :m], self._factor[m, m] = beside, square**0.5
             else:
@@ -148,25 +152,25 @@ class ProjectedSystem:
     @property
     def _rounding(self) -> float:
         """What counts as zero beside the norm of A."""
-        return float(10 * (1 + len(self._order) ** 0.5) * self.space.A.precision)
+        return float(10 * (1 + len(self._order) ** 0.5) * self.run.A.precision)
 
     def _note_curvature(self) -> None:
         """Keep the Ritz vector of the lowest Ritz value, if that is not positive."""
-        ritz, backend = self.space.ritz(), self.space.backend
+        ritz = self.space.ritz()
         zero = self._rounding * self.space.scale
         if ritz.values[0] > zero:
             return
         self.curvature = float(ritz.values[0]) if ritz.values[0] < -zero else 0.0
-        self.direction = backend.zeros(self.space.A.domain)
-        for row, weight in zip(ritz.rows, ritz.coefficients[:, 0], strict=True):
-            self.direction = backend.axpy_(self.direction, float(weight), backend.row(self.space.basis, int(row)))
+        coordinates = np.zeros(self.space.size)
+        coordinates[ritz.rows] = ritz.coefficients[:, 0]
+        self.direction = self.space.combine(coordinates)
 
     def _projected_solution(self, C: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return Y, and the coordinates of the residuals that V_M'Y leaves, along all rows."""
         m = len(self._order)
         if m == 0:
             return np.zeros((0, C.shape[1])), C
-        columns = self.space.G[: len(C), self._order]
+        columns = self.space.projected(slice(len(C)), self._order)
         if self._is_definite:
             Y = scipy.linalg.cho_solve((self._factor[:m, :m], True), C[self._order], check_finite=False)
         else:
@@ -177,7 +181,7 @@ class ProjectedSystem:
     def _is_stationary(self, left: NDArray[np.float64]) -> bool:
         """Whether A times least residuals is zero to rounding."""
         space, frontier = self.space, self.space.frontier
-        beyond = np.linalg.norm(space.G[frontier][:, self._order] @ left[self._order], axis=0)
+        beyond = np.linalg.norm(space.projected(frontier, self._order) @ left[self._order], axis=0)
         unknown = space.scale * np.linalg.norm(left[frontier], axis=0)
         zero = self._rounding * space.scale * np.linalg.norm(left, axis=0)
         return bool((beyond + unknown <= zero).all())
@@ -187,10 +191,10 @@ class ProjectedSystem:
         space = self.space
         ritz = space.ritz()
         space.restart(ritz, np.sort(np.argsort(-np.abs(ritz.values))[: space.capacity // 2]))
-        self._order = [int(row) for row in np.flatnonzero(space.multiplied[: space.rows])]
+        self._order = [row for row in range(space.size) if row not in space.frontier]
         if self._is_definite:
             m = len(self._order)
-            self._factor[:m, :m] = np.linalg.cholesky(space.G[:m, :m])
+            self._factor[:m, :m] = np.linalg.cholesky(space.projected(self._order, self._order))
 
 
 def columns_at_once(n: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
-from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
-from specop.operators.scipy import aslinearoperator
-from specop.results.result import delivered, versions
 from specop.results.shifted import ShiftedResult
 from specop.solvers.operands import checked_accuracy, checked_operands
 
@@ -82,10 +79,8 @@ def solve_shifted(
     array([[1.      , 0.5     ],
            [0.333333, 0.25    ]])
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    n, backend = operator.shape[0], operator.backend
-    operands = checked_operands(operator, b, "solve_shifted")
+    run = Run(A, "solve_shifted", seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    operands = checked_operands(run.A, b, "solve_shifted")
     if len(operands.columns) != 1 or operands.is_structure:
         raise InvalidInputError("solve_shifted takes one right-hand side, a native vector; use solve for several.")
     checked_accuracy(rtol, atol)
@@ -94,65 +89,59 @@ def solve_shifted(
         raise InvalidInputError(f"shifts must be a non-empty one-dimensional array of finite numbers, got {shifts!r}.")
     if max_matvecs is not None and max_matvecs < 2:
         raise InvalidInputError(f"max_matvecs must be at least 2, one of them for the check, got {max_matvecs!r}.")
-    limit = min(n, _PRODUCTS if max_matvecs is None else int(max_matvecs) - 1)
+    limit = min(run.n, _PRODUCTS if max_matvecs is None else int(max_matvecs) - 1)
     length = float(operands.lengths[0])
     goal = max(rtol * length, atol)
 
-    with operator.session(), progress_bar(progress, f"solve for {len(values)} shifts") as update:
-        space = KrylovSpace(operator, limit, 0, seed)
+    with run:
+        space = KrylovSpace(run, limit)
         pivots = _Pivots(values, length)
         if length:
             space.start(operands.columns[0])
-            while (pivots.residuals > goal).any() and len(space.frontier) and space.products < limit:
-                space.expand(int(space.frontier[-1]))
+            while (pivots.residuals > goal).any() and not space.is_closed and space.steps < limit:
+                space.expand()
                 pivots.append(space)
-                update(space.products, f"residual {pivots.residuals.max():.1e}, goal {goal:.1e}")
+                run.update(f"residual {pivots.residuals.max():.1e}, goal {goal:.1e}")
         coordinates = _coordinates(space, values, length)
-        x = [_combined(space, column) for column in coordinates.T]
+        x = [space.combine(column) for column in coordinates.T]
         sizes = np.linalg.norm(coordinates, axis=0)
-        residuals, products = _residuals(space, coordinates, values, length), space.products
+        residuals = _residuals(space, coordinates, values, length)
         if length:
             # Rounding adds in proportion to x: what it does to the longest one, it does to the others.
             residuals = np.hypot(residuals, sizes * _rounding(space, operands.columns[0], x, values, sizes, residuals))
-            products += 1
-        space.warn_of_noise()
+        run.warn_of_noise()
     failed = np.flatnonzero(residuals > goal)
     message = "converged"
     if len(failed):
         worst = failed[np.argmax(residuals[failed])]
         message = (
-            f"solve_shifted stopped after {products} products with a residual of {residuals[worst]:.2e} at the shift "
-            f"{values[worst]:g}, where {goal:.2e} is asked for; {len(failed)} of {len(values)} shifts failed. Raise "
-            f"max_matvecs={limit + 1}, or leave out the smallest shifts."
+            f"solve_shifted stopped after {run.products} products with a residual of {residuals[worst]:.2e} at the "
+            f"shift {values[worst]:g}, where {goal:.2e} is asked for; {len(failed)} of {len(values)} shifts failed. "
+            f"Raise max_matvecs={limit + 1}, or leave out the smallest shifts."
         )
-        if pivots.residuals[worst] <= goal and len(space.frontier):
+        if pivots.residuals[worst] <= goal and not space.is_closed:
             message = (
                 f"solve_shifted ended at a residual of {residuals[worst]:.2e} at the shift {values[worst]:g}, where "
-                f"{goal:.2e} is asked for: rounding in {operator.dtype} allows no less. Use float64 or solve, which "
+                f"{goal:.2e} is asked for: rounding in {run.A.dtype} allows no less. Use float64 or solve, which "
                 f"refines its solutions, or raise rtol={rtol:g}; {len(failed)} of {len(values)} shifts failed."
             )
-        if len(space.frontier) == 0:
+        if space.is_closed:
             message = (
                 f"A + s I is singular for the shift {values[worst]:g}, and b is not in its range: the residual is "
                 f"{residuals[worst]:.2e}, where {goal:.2e} is asked for. Use a larger shift."
             )
-    result = ShiftedResult(
-        solution=backend.stack_columns(x),
+    return run.result(
+        ShiftedResult,
+        solution=run.backend.stack_columns(x),
         shifts=values,
         residuals=residuals,
         goal=goal,
         negative=pivots.negative,
         rtol=float(rtol),
         atol=float(atol),
-        matvecs=products,
         converged=not len(failed),
         message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(backend.name),
     )
-    return delivered(result, raise_on_failure)
 
 
 class _Pivots:
@@ -171,21 +160,21 @@ class _Pivots:
 
     def append(self, space: KrylovSpace) -> None:
         """Take in the latest product."""
-        row = space.products - 1
-        pivots = space.G[row, row] + self._shifts - self._beta**2 / self._pivots
+        row = space.steps - 1
+        pivots = space.projected([row], [row])[0, 0] + self._shifts - self._beta**2 / self._pivots
         # A pivot of zero is no solution at this step, and none is taken from it.
         self._pivots = np.where(np.abs(pivots) > 1e-300, pivots, 1e-300)
         self.negative += self._pivots < 0
-        self._beta = float(space.G[row + 1, row]) if len(space.frontier) else 0.0
+        self._beta = space.coupling
         self.residuals = self.residuals * self._beta / np.abs(self._pivots)
 
 
 def _coordinates(space: KrylovSpace, shifts: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     """Return the solutions' coordinates along the rows, a column for each shift."""
-    m = space.products
+    m, T = space.steps, space.projected()
     if m == 0:
         return np.zeros((0, len(shifts)))
-    diagonal, beside = np.diagonal(space.G)[:m], np.diagonal(space.G, 1)[: m - 1]
+    diagonal, beside = np.diagonal(T)[:m], np.diagonal(T, 1)[: m - 1]
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, check_finite=False)
     sums = values[:, None] + shifts
     # Eigenvalues that rounding hides are zero, and b has nothing along them unless the residual says so.
@@ -197,18 +186,11 @@ def _residuals(
     space: KrylovSpace, coordinates: NDArray[np.float64], shifts: NDArray[np.float64], length: float
 ) -> NDArray[np.float64]:
     """Return the norms of b - (A + s I) x, from what lies along the rows that were multiplied and the next one."""
-    m = len(coordinates)
-    inside = -space.G[:m, :m] @ coordinates - coordinates * shifts
+    m, T = len(coordinates), space.projected()
+    inside = -T[:m, :m] @ coordinates - coordinates * shifts
     inside[:1] += length
-    beside = space.G[m : space.rows, :m] @ coordinates
+    beside = T[m:, :m] @ coordinates
     return np.asarray(np.hypot(np.linalg.norm(inside, axis=0), np.linalg.norm(beside, axis=0)))
-
-
-def _combined(space: KrylovSpace, coordinates: NDArray[np.float64]) -> Array:
-    total = space.backend.zeros(space.A.domain)
-    for i, coordinate in enumerate(coordinates):
-        total = space.backend.axpy_(total, float(coordinate), space.backend.row(space.basis, i))
-    return total
 
 
 def _rounding(
@@ -220,8 +202,8 @@ def _rounding(
     residuals: NDArray[np.float64],
 ) -> float:
     """Spend one product on what no recurrence shows: return what rounding adds to a residual, for a unit x."""
-    backend = space.backend
+    run, backend = space.run, space.backend
     longest = int(np.argmax(sizes))
-    rest = backend.axpy_(space.A._matvec(x[longest]), float(shifts[longest]), x[longest])
-    (true,) = backend.to_host(backend.norm(backend.axpy_(rest, -1.0, b)))
+    rest = backend.axpy_(run.multiply(x[longest]), float(shifts[longest]), x[longest])
+    (true,) = run.to_host(backend.norm(backend.axpy_(rest, -1.0, b)))
     return float(max(0.0, float(true) ** 2 - residuals[longest] ** 2) ** 0.5 / sizes[longest])

@@ -206,7 +206,7 @@ def _definite_first(system: Equations, group: range, method: str, allowance: int
         return conjugate_gradients(system, group, allowance)
     projected = ProjectedSystem(system, group, seed)
     outcome = projected.solve(allowance)
-    projected.space.warn_of_noise()
+    projected.run.warn_of_noise()
     return outcome
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,16 +10,12 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
-from specop.krylov.gauss import gauss_rule
 from specop.krylov.known import checked_deflation
-from specop.krylov.progress import progress_bar
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.operators.operator import LinearOperator
-from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
-from specop.results.result import delivered, versions
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity, spectral_function
 
 __all__ = ["apply_function"]
@@ -92,93 +87,83 @@ def apply_function(
     >>> specop.apply_function(A, "sqrt", v).x.round(6)
     array([1., 2., 3.])
     """
-    started = time.perf_counter()
-    operator, function = aslinearoperator(A), spectral_function(f)
-    n, backend = operator.shape[0], operator.backend
-    if operator.shape[1] != n or operator.is_symmetric is False:
-        raise InvalidInputError(f"apply_function needs a symmetric operator, got {operator!r}.")
-    backend.check_vector(v, operator.domain, "v")
+    run = Run(A, "apply_function", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    function = spectral_function(f)
+    run.backend.check_vector(v, run.A.domain, "v")
     if not tol > 0:
         raise InvalidInputError(f"tol must be positive, got {tol!r}.")
     if max_matvecs is not None and max_matvecs < 1:
         raise InvalidInputError(f"max_matvecs must be positive, got {max_matvecs!r}.")
-    limit = min(n, _PRODUCTS if max_matvecs is None else int(max_matvecs))
-    with Run(operator, "deflate") as checking:
-        vectors, known = checked_deflation(checking, deflate)
-    spent = checking.products
+    limit = min(run.n, _PRODUCTS if max_matvecs is None else int(max_matvecs))
 
-    with operator.session(), progress_bar(progress, f"{function.name}(A) v") as update:
-        space = KrylovSpace(operator, len(known) + limit, 1, seed)
-        along, rest, length = _split(operator, vectors, v)
+    with run:
+        vectors, known = checked_deflation(run, deflate)
+        run.limit = run.products + limit
+        space = KrylovSpace(run, len(known) + limit, 1)
+        along, rest, length = _split(run.A, vectors, v)
         if deflate is not None:
-            space.append_eigenvectors(vectors, known, deflate.residuals)
-        values = function(known, space.error_floor, operator) if len(known) else known
-        run = _Run(space, function, length)
+            space.hold(vectors, known, deflate.residuals)
+        values = function(known, space.error_floor, run.A) if len(known) else known
+        approximation = _Approximation(space, function, length)
         if length:
             space.start(rest)
-            while not run.is_accurate(tol, values * along) and len(space.frontier) and space.products < limit:
-                space.expand(int(space.frontier[-1]))
-                update(space.products, f"error {run.error:.1e}")
-                run.look(space.products == limit)
+            while not approximation.is_accurate(tol, values * along) and not space.is_closed and run.left:
+                space.expand()
+                run.update(f"error {approximation.error:.1e}")
+                approximation.look()
         fixed = sensitivity(function, known, along, np.zeros(0) if deflate is None else deflate.residuals)
-        size = float(np.hypot(np.linalg.norm(values * along), np.linalg.norm(run.found)))
-        converged = run.is_accurate(tol, values * along)
-        x = _combined(space, np.concatenate([values * along, run.found]))
-        space.warn_of_noise()
+        size = float(np.hypot(np.linalg.norm(values * along), np.linalg.norm(approximation.found)))
+        converged = approximation.is_accurate(tol, values * along)
+        x = space.combine(np.concatenate([values * along, approximation.found]))
+        run.warn_of_noise()
     message = "converged"
     if not converged:
         message = (
-            f"apply_function stopped after {space.products} products with an error of about {run.error:.1e}, where "
-            f"tol={tol:g} allows {tol * size:.1e}. Raise max_matvecs={limit} or tol, or pass deflate= with the "
+            f"apply_function stopped after {run.products} products with an error of about {approximation.error:.1e}, "
+            f"where tol={tol:g} allows {tol * size:.1e}. Raise max_matvecs={limit} or tol, or pass deflate= with the "
             f"eigenpairs next to where f is not smooth."
         )
-    result = FunctionResult(
+    return run.result(
+        FunctionResult,
         x=x,
-        error=float(np.hypot(np.hypot(run.error, run.rounding), fixed)),
+        error=float(np.hypot(np.hypot(approximation.error, approximation.rounding), fixed)),
         tol=tol,
-        matvecs=space.products + spent,
         converged=converged,
         message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(backend.name),
     )
-    return delivered(result, raise_on_failure)
 
 
-class _Run:
+class _Approximation:
     """The coordinates of f(A) w in the Krylov space of w, and how much they still change."""
 
     def __init__(self, space: KrylovSpace, function: SpectralFunction, length: float) -> None:
         self.space = space
         self.function = function
         self.length = length
-        self.first = space.rows
+        self.first = space.size
         self.found = np.zeros(0)
         self.error = np.inf if length else 0.0
         self.rounding = 0.0
         self._progress = Progress()
 
-    def look(self, last: bool) -> None:
+    def look(self) -> None:
         """Compute the coordinates and their error anew, if enough has been added since."""
         space = self.space
-        closed = len(space.frontier) == 0
-        steps = space.rows - self.first - (not closed)
-        if not (self._progress.is_due(steps) or last or closed):
+        closed, steps = space.is_closed, space.steps - self.first
+        if not (self._progress.is_due(steps) or space.run.left == 0 or closed):
             return
         ritz = space.ritz(self.first)
         weights = self.length * ritz.coefficients[0]
-        values = self.function(ritz.values, space.noise_floor, space.A)
+        values = self.function(ritz.values, space.noise_floor, space.run.A)
         self.found = ritz.coefficients @ (values * weights)
         shifts = np.full(steps, space.noise_floor)
-        rounding = steps**0.5 * space.A.domain.epsilon * float(np.linalg.norm(self.found))
+        rounding = steps**0.5 * space.run.A.domain.epsilon * float(np.linalg.norm(self.found))
         self.rounding = float(np.hypot(sensitivity(self.function, ritz.values, weights, shifts), rounding))
         self.error = self._progress.error_after(steps, self.found)
         if closed:
             self.error = 0.0
         else:
-            open_share = self.function.undecided(gauss_rule(space, ritz), space.noise_floor)
+            open_share = self.function.undecided(space.rule(ritz), space.noise_floor)
             self.error += 2.0 * self.length * open_share**0.5
 
     def is_accurate(self, tol: float, known: NDArray[np.float64]) -> bool:
@@ -204,11 +189,3 @@ def _split(operator: LinearOperator, vectors: list[Array], v: Array) -> tuple[ND
     if length <= 10 * operator.domain.epsilon * whole:
         length = np.zeros(())
     return np.array(along, dtype=np.float64), rest, float(length)
-
-
-def _combined(space: KrylovSpace, coordinates: NDArray[np.float64]) -> Array:
-    """Return the sum of the rows with these coordinates, and give up the space."""
-    if len(coordinates) == 0:
-        return space.backend.zeros(space.A.domain)
-    basis = space.backend.combine_(space.basis, coordinates[:, None], 0)
-    return space.backend.index(space.backend.take(basis, 1), 0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,15 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError
 from specop.krylov.checkpoint import Checkpoint
-from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
-from specop.krylov.starts import begin
-from specop.operators.operator import LinearOperator
-from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
-from specop.results.result import versions
 from specop.spectral.search import CHECK_ROWS, End, Search, wanted
 
 __all__ = ["EigshState", "eigsh"]
@@ -143,68 +137,62 @@ def eigsh(
     >>> result.eigenvalues.round(3)
     array([97., 98., 99.])
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    ends = _checked_ends(operator, k, which)
-    capacity = _checked_capacity(operator.shape[0], k, ncv, block_size)
-    limit = _checked_limits(k, tol, max_matvecs)
+    run = Run(
+        A,
+        "eigsh",
+        symmetric=True,
+        instead="For singular values pass A.T @ A.",
+        seed=seed,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
+    ends = _checked_ends(run.n, k, which)
+    capacity = _checked_capacity(run.n, k, ncv, block_size)
+    run.limit = _checked_limits(k, tol, max_matvecs)
     call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
     call |= {"block_size": block_size, "check_multiplicity": check_multiplicity}
-    with operator.session(), progress_bar(progress, f"eigsh k={k} {which}") as update:
-        space = KrylovSpace(operator, capacity, k, seed)
-        search = Search(space, ends, k, tol, limit, check_multiplicity)
-        file = None if checkpoint is None else Checkpoint(checkpoint, call, space, search)
+    with run:
+        space = KrylovSpace(run, capacity, k)
+        search = Search(space, ends, k, tol, check_multiplicity)
+        file = None if checkpoint is None else Checkpoint(checkpoint, run, call, {"space": space, "search": search})
         if file is None or not file.resume():
-            begin(space, v0, k, block_size, tol)
-        stopped = _run(search, file, callback, update)
+            space.begin(v0, k, block_size, tol)
+        stopped = _take_steps(search, file, callback)
         ritz = space.ritz()
         chosen = np.sort(wanted(ends, ritz.values))
         values, floor = ritz.values[chosen], space.error_floor
         residuals = np.hypot(ritz.residuals[chosen], floor)
         bounds = np.hypot(search.bounds(ritz, chosen), floor)
         rows = space.extract(ritz, chosen)
-        if space.warn_of_noise():
-            excess = _unseen_residual(space, rows, values, residuals)
+        if run.warn_of_noise():
+            excess = _unseen_residual(run, rows, values, residuals)
             residuals, bounds = np.hypot(residuals, excess), np.hypot(bounds, excess)
-    eigen = EigenResult(
+    return run.result(
+        EigenResult,
         eigenvalues=values,
         rows=rows,
         residuals=residuals,
         bounds=bounds,
-        converged=not stopped and search.failure is None,
-        matvecs=search.products,
         check_matvecs=search.check_products,
         which=which,
         tol=tol,
+        unflatten=run.A.unflatten,
+        converged=not stopped and search.failure is None,
+        stopped=stopped,
         message="stopped by the callback" if stopped else search.failure or "converged",
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
-        unflatten=operator.unflatten,
     )
-    if search.failure is not None:
-        if raise_on_failure:
-            raise NotConvergedError(search.failure, eigen)
-        warnings.warn(search.failure, ConvergenceWarning, stacklevel=2)
-    return eigen
 
 
-def _run(
-    search: Search,
-    file: Checkpoint | None,
-    callback: Callable[[EigshState], object] | None,
-    update: Callable[[int, str], None],
-) -> bool:
+def _take_steps(search: Search, file: Checkpoint | None, callback: Callable[[EigshState], object] | None) -> bool:
     """Take all steps of a search; return whether the callback stopped it."""
-    stopped = False
+    run, stopped = search.run, False
     while not stopped and search.step():
-        update(search.products, search.note)
+        run.update(search.note)
         if file is not None:
             file.save_if_due()
         if callback is not None:
             values, residuals = search.best()
-            stopped = callback(EigshState(values, residuals, search.products)) is True
+            stopped = callback(EigshState(values, residuals, run.products)) is True
     if file is not None and (stopped or search.failure is not None):
         file.save()
     elif file is not None:
@@ -212,26 +200,18 @@ def _run(
     return stopped
 
 
-def _unseen_residual(
-    space: KrylovSpace, rows: Array, values: NDArray[np.float64], residuals: NDArray[np.float64]
-) -> float:
+def _unseen_residual(run: Run, rows: Array, values: NDArray[np.float64], residuals: NDArray[np.float64]) -> float:
     """Spend one product on what no estimate shows: the error of the products themselves."""
-    backend = space.backend
     last = int(np.argmin(np.abs(values)))
-    rest = backend.axpy_(space.A._matvec(rows[last]), -float(values[last]), rows[last])
-    space.products += 1
-    (true,) = backend.to_host(backend.norm(rest))
+    vector = run.backend.index(rows, last)
+    rest = run.backend.axpy_(run.multiply(vector), -float(values[last]), vector)
+    (true,) = run.to_host(run.backend.norm(rest))
     return max(0.0, float(true) - float(residuals[last]))
 
 
-def _checked_ends(operator: LinearOperator, k: int, which: str) -> list[End]:
-    rows, columns = operator.shape
-    if rows != columns or operator.is_symmetric is False:
-        raise InvalidInputError(
-            f"eigsh needs a symmetric operator, got {operator!r}. For singular values pass A.T @ A."
-        )
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= rows:
-        raise InvalidInputError(f"k must be an integer from 1 to n={rows}, got {k!r}.")
+def _checked_ends(n: int, k: int, which: str) -> list[End]:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= n:
+        raise InvalidInputError(f"k must be an integer from 1 to n={n}, got {k!r}.")
     largest, smallest = (np.positive, lambda key: (key,)), (np.negative, lambda key: (-key,))
     ends = {
         "LM": [End(np.abs, lambda key: (-key, key), k)],

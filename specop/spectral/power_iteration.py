@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from specop.errors import InvalidInputError
-from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
-from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
-from specop.results.result import delivered, versions
 
 __all__ = ["power_iteration"]
 
@@ -34,7 +30,7 @@ def power_iteration(
 ) -> EigenResult:
     r"""Compute the k eigenvalues largest in magnitude by power iteration, one after the other.
 
-    It holds k + 2 vectors, and is simple enough to compare with; `eigsh` needs a tenth to a half of its products, and
+    It holds k + 3 vectors, and is simple enough to compare with; `eigsh` needs a tenth to a half of its products, and
     the largest eigenvalue alone is cheapest by ``eigsh(A, k=1, which="LA")``. With momentum [1]_ the iteration is
 
     .. math:: x_{t+1} = A x_t - \beta x_{t-1},
@@ -82,76 +78,68 @@ def power_iteration(
     >>> result.eigenvalues.round(3)
     array([2., 5.])
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    n = operator.shape[0]
-    if operator.shape[1] != n or operator.is_symmetric is False:
-        raise InvalidInputError(f"power_iteration needs a symmetric operator, got {operator!r}.")
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= n:
-        raise InvalidInputError(f"k must be an integer from 1 to n={n}, got {k!r}.")
+    run = Run(A, "power_iteration", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= run.n:
+        raise InvalidInputError(f"k must be an integer from 1 to n={run.n}, got {k!r}.")
     for name, value in (("tol", tol), ("momentum", momentum)):
         if not value >= 0 or not np.isfinite(value):
             raise InvalidInputError(f"{name} must be a finite number >= 0, got {value!r}.")
-    limit = 1000 * int(k) if max_matvecs is None else int(max_matvecs)
-    if limit < k:
+    run.limit = 1000 * int(k) if max_matvecs is None else int(max_matvecs)
+    if run.limit < k:
         raise InvalidInputError(f"max_matvecs must be at least k={k}, got {max_matvecs!r}.")
 
-    with operator.session(), progress_bar(progress, f"power iteration k={k}") as update:
-        space = KrylovSpace(operator, int(k), int(k), seed)
+    with run:
+        space = KrylovSpace(run, int(k), int(k))
         found = 0
-        while found < k and space.products < limit and _iterate(space, tol, momentum, limit, update):
+        while found < k and run.left and _iterate(space, tol, momentum):
             found += 1
         ritz = space.ritz()
-        floor = space.error_floor
-        residuals = np.hypot(ritz.residuals, floor)
+        residuals = np.hypot(ritz.residuals, space.error_floor)
         rows = space.extract(ritz, np.arange(len(ritz.values)))
     message = "converged"
     if found < k:
         message = (
-            f"power_iteration stopped after {space.products} products (max_matvecs={limit}) with {found} of {k} "
+            f"power_iteration stopped after {run.products} products (max_matvecs={run.limit}) with {found} of {k} "
             f"eigenvalues converged to tol={tol:g}. Use eigsh, which takes far fewer products, or raise max_matvecs; "
             f"two eigenvalues of equal magnitude and different sign never separate."
         )
-    result = EigenResult(
+    return run.result(
+        EigenResult,
         eigenvalues=ritz.values,
         rows=rows,
         residuals=residuals,
         bounds=residuals.copy(),
-        converged=found == k,
-        matvecs=space.products,
         check_matvecs=0,
         which="LM",
         tol=tol,
+        unflatten=run.A.unflatten,
+        converged=found == k,
         message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
-        unflatten=operator.unflatten,
     )
-    return delivered(result, raise_on_failure)
 
 
-def _iterate(space: KrylovSpace, tol: float, momentum: float, limit: int, update: Callable[[int, str], None]) -> bool:
+def _iterate(space: KrylovSpace, tol: float, momentum: float) -> bool:
     """Append the next eigenvector to the space's rows; return whether it converged."""
-    backend, row = space.backend, space.rows
+    run, backend, found = space.run, space.backend, space.size
+    previous, growth = backend.zeros(run.A.domain), 1.0
     space.start()
-    previous, growth = backend.zeros(space.A.domain), 1.0
     while True:
-        rest, column, beta = space.multiply(row)
-        value = float(column[row])
-        update(space.products, f"{row} found, {value:.5g} +- {beta:.1g}")
-        smallest = space.A.domain.epsilon ** (2 / 3) * space.scale
-        converged = beta <= max(_MARGIN * tol * max(smallest, abs(value)), space.noise_floor)
-        if converged or space.products >= limit:
-            space.record(row, column, beta)
+        space.expand(found)
+        # The product is `value` times the iterate, `rest` times the row after it, and what lies along earlier rows.
+        value, rest = float(space.projected([found], [found])[0, 0]), space.coupling
+        run.update(f"{found} found, {value:.5g} +- {rest:.1g}")
+        smallest = run.A.domain.epsilon ** (2 / 3) * space.scale
+        converged = rest <= max(_MARGIN * tol * max(smallest, abs(value)), space.noise_floor)
+        if converged or run.left == 0:
+            if not space.is_closed:
+                space.neglect()
             return converged
-        current = backend.row(space.basis, row)
-        image = backend.axpy_(rest, value, current)
+        image = space.combine(np.array([0.0] * found + [value, rest]))
         if momentum:
             # In units of the current iterate's length, which normalization took away.
             image = backend.axpy_(image, -momentum / growth, previous)
-            previous = backend.copy(current)
-        (length,) = backend.to_host(backend.norm(image))
-        growth = float(length)
-        space.basis = backend.set_row_(space.basis, row, image, 1.0 / growth)
+            previous = space.combine(np.array([0.0] * found + [1.0]))
+            (length,) = run.to_host(backend.norm(image))
+            growth = float(length)
+        space.truncate(found)
+        space.start(image)

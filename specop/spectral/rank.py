@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.errors import ConvergenceWarning, InvalidInputError
-from specop.krylov.complete import LARGEST_BASIS, projected_eigenvalues
-from specop.krylov.gauss import gauss_rule
-from specop.krylov.progress import progress_bar
-from specop.krylov.space import KrylovSpace
-from specop.operators.scipy import aslinearoperator
+from specop.errors import InvalidInputError
+from specop.krylov.run import Run
+from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.rank import RankResult
-from specop.results.result import versions
 from specop.results.spectral_density import SpectralDensity
 from specop.spectral.spectral_density import spectral_density
 from specop.statistics.measure import GaussRule, is_ruled_out
@@ -87,11 +80,8 @@ def rank(
     >>> specop.rank(np.diag([3.0, 3.0, 1.0, 0.0, 1e-12])).rank
     3.0
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    n = operator.shape[0]
-    if operator.shape[1] != n or operator.is_symmetric is False:
-        raise InvalidInputError(f"rank needs a symmetric operator, got {operator!r}. For others pass A.T @ A.")
+    run = Run(A, "rank", symmetric=True, instead="For others pass A.T @ A.", seed=seed, progress=progress)
+    n = run.n
     if tol is not None and not 0 <= tol < np.inf:
         raise InvalidInputError(f"tol must be a finite number >= 0, got {tol!r}.")
     if not 0 < confidence < 1:
@@ -101,30 +91,29 @@ def rank(
     limit = _PRODUCTS if max_matvecs is None else int(max_matvecs)
     rows = min(n, max(1, LARGEST_BASIS // n), limit if n <= limit else max(1, limit // 2))
 
-    with operator.session(), progress_bar(progress, "rank") as update:
-        space = KrylovSpace(operator, rows, 0, seed)
-        counting = _Counting(space, tol, confidence, rows, update)
+    with run:
+        space = KrylovSpace(run, rows)
+        counting = _Counting(space, tol, confidence, rows)
         counted = counting.run()
-        space.warn_of_noise()
-        if not counted:
-            steps = max(1, min(n, max(limit - space.products, _PROBES) // _PROBES))
-            density = spectral_density(
-                operator, steps=steps, probes=_PROBES, confidence=confidence, seed=seed, progress=progress
+        run.warn_of_noise()
+        message = "all eigenvalues above the gap were counted"
+        if counted:
+            found = counting.counted()
+            if not found.gap[0] < found.gap[1]:
+                message = "counted, but the eigenvalues show no gap"
+        else:
+            used = run.products
+            steps = max(1, min(n, max(limit - used, _PROBES) // _PROBES))
+            density = spectral_density(run.A, steps=steps, probes=_PROBES, confidence=confidence, seed=seed)
+            found = _estimated(density, tol, space.error_floor)
+            message = (
+                f"rank did not find all nonzero eigenvalues within {used} products and {rows} vectors, and "
+                f"estimates their number from {density.matvecs} more. Raise max_matvecs={limit}, or pass tol."
             )
-    found = counting.counted() if counted else _estimated(density, tol, space.error_floor)
-    message = "all eigenvalues above the gap were counted"
-    if not counted:
-        products = space.products + density.matvecs
-        message = (
-            f"rank did not find all nonzero eigenvalues within {space.products} products and {rows} vectors, and "
-            f"estimates their number from {density.matvecs} more. Raise max_matvecs={limit}, or pass tol."
-        )
-        if tol is None and not found.gap[0] < found.gap[1]:
-            message += " The estimate shows no gap above zero: everything beyond rounding counts."
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    elif not found.gap[0] < found.gap[1]:
-        message = "counted, but the eigenvalues show no gap"
-    return RankResult(
+            if tol is None and not found.gap[0] < found.gap[1]:
+                message += " The estimate shows no gap above zero: everything beyond rounding counts."
+    return run.result(
+        RankResult,
         rank=found.rank,
         interval=found.interval,
         tol=found.tol,
@@ -134,13 +123,8 @@ def rank(
         n=n,
         sizes=found.sizes,
         weights=found.weights,
-        matvecs=space.products if counted else products,
         converged=counted,
         message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
     )
 
 
@@ -157,20 +141,11 @@ class _Found:
 class _Counting:
     """The search for all eigenvalues that are not zero."""
 
-    def __init__(
-        self,
-        space: KrylovSpace,
-        tol: float | None,
-        confidence: float,
-        limit: int,
-        update: Callable[[int, str], None],
-    ) -> None:
+    def __init__(self, space: KrylovSpace, tol: float | None, confidence: float, limit: int) -> None:
         self.space = space
         self.tol = tol
         self.limit = limit
-        self.update = update
         self.confidence = confidence
-        self.coupling = 0.0
         self.shift = 0.0
         self.unseen = 0.0
         self._patience = 0
@@ -180,19 +155,19 @@ class _Counting:
     @property
     def small(self) -> float:
         """What counts as zero if nothing else is said."""
-        return float(self.space.A.domain.epsilon) ** 0.5 * self.space.scale
+        return float(self.space.run.A.domain.epsilon) ** 0.5 * self.space.scale
 
     def run(self) -> bool:
         """Grow the space until what is outside of it is zero; return whether it came to that."""
         space = self.space
         while not space.is_exhausted:
-            if len(space.frontier) == 0:
-                self.first = space.rows
+            if space.is_closed:
+                self.first = space.size
                 space.start()
-            if space.products >= self.limit:
+            if space.run.products >= self.limit:
                 return False
-            space.expand(int(space.frontier[-1]))
-            self.update(space.products, "")
+            space.expand()
+            space.run.update()
             if self._is_certain():
                 return True
             self._close_chain()
@@ -201,7 +176,7 @@ class _Counting:
     def counted(self) -> _Found:
         """Count the eigenvalues that were found on both sides of the gap."""
         space, n = self.space, self.space.n
-        sizes = np.sort(np.abs(projected_eigenvalues(space, space.rows)))
+        sizes = np.sort(np.abs(space.eigenvalues(space.size)))
         error = max(space.error_floor, self.shift)
         if self.tol is None:
             gap = _widest_gap(sizes, max(error, self.unseen), self.small)
@@ -218,17 +193,16 @@ class _Counting:
     def _is_certain(self) -> bool:
         """Whether the newest chain, from a random vector, rules out that anything above the gap was missed."""
         space = self.space
-        steps = space.rows - self.first - len(space.frontier)
-        closed = len(space.frontier) == 0
+        steps, closed = space.steps - self.first, space.is_closed
         if self.first == 0 or self._largest_in_chain() > self._threshold():
             return False
         if (not closed and steps not in _STEPS) or self._patience > self.first:
             return False
-        found = np.abs(projected_eigenvalues(space, self.first))
-        bound = self._bound(gauss_rule(space, space.ritz(self.first)))
+        found = np.abs(space.eigenvalues(self.first))
+        bound = self._bound(space.rule(space.ritz(self.first)))
         smallest = float(found[found > bound].min(initial=np.inf))
         # What couples two parts of a matrix whose spectra lie apart moves eigenvalues by its square over the distance.
-        shift = self.coupling**2 / max(smallest - bound, self.coupling) if self.coupling else 0.0
+        shift = space.lost**2 / max(smallest - bound, space.lost) if space.lost else 0.0
         if self._is_clear(found, bound + shift):
             self.unseen, self.shift = bound + shift, shift
             return True
@@ -251,10 +225,7 @@ class _Counting:
         """Multiply those rows again whose products were cut off where it matters, and cut off less from now on."""
         space = self.space
         self._cut /= _CLEAR
-        rows = space.lost > self._cut * self._negligible_coupling()
-        space.multiplied[rows] = False
-        space.lost[rows] = 0.0
-        self.coupling = float(np.linalg.norm(space.lost))
+        space.reopen(self._cut * self._negligible_coupling())
         # What comes next does not start from a random vector.
         self.first = 0
 
@@ -262,7 +233,7 @@ class _Counting:
         return self.small if self.tol is None else max(self.tol, self.space.error_floor)
 
     def _largest_in_chain(self) -> float:
-        return float(np.abs(self.space.G[self.first : self.space.rows, self.first : self.space.rows]).max())
+        return float(np.abs(self.space.projected(slice(self.first, None), slice(self.first, None))).max())
 
     def _bound(self, chain: GaussRule) -> float:
         """Return the size above which no eigenvalue outside of the earlier rows can have been missed."""
@@ -280,15 +251,10 @@ class _Counting:
     def _close_chain(self) -> None:
         """Give the next vector up where it is due to rounding or to zeros, and go on with a random one."""
         space = self.space
-        if len(space.frontier) == 0:
+        if space.is_closed or self._largest_in_chain() <= self._threshold():
             return
-        newest = space.rows - 1
-        last = int(np.argmax(np.abs(space.G[:newest, newest])))
-        beta = float(space.G[last, newest])
-        if beta <= self._cut * self._negligible_coupling() and self._largest_in_chain() > self._threshold():
-            space.truncate(newest)
-            space.lost[last] = beta
-            self.coupling = float(np.linalg.norm(space.lost))
+        if space.coupling <= self._cut * self._negligible_coupling():
+            space.neglect()
 
     def _negligible_coupling(self) -> float:
         return self.small if self.tol is None else min(self.small, self.tol / _CLEAR)

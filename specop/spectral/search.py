@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.krylov.gauss import gauss_rule
-from specop.krylov.space import KrylovSpace, Ritz
+from specop.krylov.projected import Ritz
+from specop.krylov.space import KrylovSpace
 from specop.statistics.measure import is_ruled_out
 
 __all__ = ["CHECK_CONFIDENCE", "CHECK_ROWS", "End", "Search", "wanted"]
@@ -50,8 +50,8 @@ class Chain:
     ----------
     first : int
         Its first row.
-    begun : int
-        Products before it.
+    steps : int
+        Its products so far.
     borders : list of float
         For each end the key that a missed eigenvalue exceeds.
     doubts : list of float or None
@@ -61,7 +61,7 @@ class Chain:
     """
 
     first: int
-    begun: int
+    steps: int
     borders: list[float]
     doubts: list[float | None]
     restarted: bool = False
@@ -78,26 +78,29 @@ class Search:
     k : int
     tol : float
         Relative residual at which a pair has converged.
-    limit : int
-        Largest number of products, those `spent` elsewhere included; `failure` says so when it was reached.
     check_multiplicity : bool
         Whether to look for what the Krylov space could not show.
+
+    Attributes
+    ----------
+    check_products : int
+        Products since the k pairs had converged for the first time.
+    failure : str or None
+        Why the search ended early, if it did.
     """
 
-    def __init__(
-        self, space: KrylovSpace, ends: list[End], k: int, tol: float, limit: int, check_multiplicity: bool
-    ) -> None:
+    def __init__(self, space: KrylovSpace, ends: list[End], k: int, tol: float, check_multiplicity: bool) -> None:
+        self.run = space.run
         self.space = space
         self.ends = ends
         self.k = k
         self.tol = tol
-        self.limit = limit
-        self.spent = 0
+        self.check_products = 0
         self.failure: str | None = None
         self._check_multiplicity = check_multiplicity
         self._chain: Chain | None = None
         self._completing = False
-        self._found: int | None = None
+        self._is_found = False
         self._lagging = k
 
     def step(self) -> bool:
@@ -106,21 +109,16 @@ class Search:
         First k pairs are found; then, until a check is clean, those that their Krylov space could not show. Nothing but
         this object and the space holds the state between two steps.
         """
-        if self._found is not None and self.space.is_exhausted:
+        if self._is_found and self.space.is_exhausted:
             return False
+        before = self.run.products
         if self._completing:
-            return self._complete()
-        return self._find() if self._chain is None else self._look_further(self._chain)
-
-    @property
-    def products(self) -> int:
-        """All products so far."""
-        return self.space.products + self.spent
-
-    @property
-    def check_products(self) -> int:
-        """Products since the k pairs had converged for the first time."""
-        return 0 if self._found is None else self.space.products - self._found
+            is_open = self._complete()
+        else:
+            is_open = self._find() if self._chain is None else self._look_further(self._chain)
+        if self._is_found:
+            self.check_products += self.run.products - before
+        return is_open
 
     @property
     def note(self) -> str:
@@ -138,14 +136,19 @@ class Search:
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain values."""
         chain = None if self._chain is None else asdict(self._chain)
-        return {"found": self._found, "chain": chain, "completing": self._completing, "spent": self.spent}
+        return {
+            "is_found": self._is_found,
+            "chain": chain,
+            "completing": self._completing,
+            "check_products": self.check_products,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._found = state["found"]
+        self._is_found = state["is_found"]
         self._chain = None if state["chain"] is None else Chain(**state["chain"])
         self._completing = state["completing"]
-        self.spent += state["spent"]
+        self.check_products = state["check_products"]
 
     def _find(self) -> bool:
         """Expand towards the wanted Ritz pairs, or restart a full space; begin a check once they are there."""
@@ -154,24 +157,25 @@ class Search:
         lagging = self._unconverged(ritz)
         self._lagging = len(lagging)
         if space.is_exhausted or (len(ritz.values) >= self.k and len(lagging) == 0):
-            if self._found is None:
-                self._found = space.products
+            self._is_found = True
             return self._check_multiplicity and not space.is_exhausted and self._begin_check(ritz)
-        if self.products >= self.limit:
+        if self.run.left == 0:
             self.failure = self._what_lags()
             return False
-        if len(space.frontier) == 0 and not space.lost.any():
+        if space.is_closed and not (space.lost and len(lagging)):
             space.start()
         # Vectors that started together grow in turns, so that none shows less than the others.
-        sweep = [int(row) for row in space.frontier]
-        if space.mixed or len(sweep) < 2:
-            sweep = [space.next_for(ritz, int(lagging[0])) if len(lagging) else sweep[-1]]
-        if not space.has_room_for(len(sweep)):
+        in_turns = not space.is_mixed and len(space.frontier) > 1
+        sweep = space.frontier if in_turns else space.frontier[-1:]
+        if not space.has_room_for(max(1, len(sweep))):
             most = space.capacity - 2 * len(space.frontier) - 1
             space.restart(ritz, _best(self.ends, ritz.values, min((self.k + len(ritz.values)) // 2, most)))
             return True
-        for row in sweep[: self.limit - self.products]:
-            space.expand(row)
+        if not in_turns and len(lagging):
+            space.advance(ritz, int(lagging[0]))
+            return True
+        for row in sweep[: self.run.left]:
+            space.expand(int(row))
         return True
 
     def _begin_check(self, held: Ritz) -> bool:
@@ -185,8 +189,8 @@ class Search:
             if trusted:
                 doubts = [self._first_doubt(end, border, held) for end, border in zip(self.ends, borders, strict=True)]
             elif space.has_room_for(1):
-                if self.products < self.limit:
-                    space.expand(int(space.frontier[-1]))
+                if self.run.left:
+                    space.expand()
                     return True
                 self.failure = self._what_is_unchecked()
         if self.failure is not None or not any(doubt is not None for doubt in doubts):
@@ -195,28 +199,29 @@ class Search:
         # What a chain cannot reach is orthogonal to all of it: search outside of the whole. Other spaces hold parts of
         # what may still be missed, and only their converged pairs do not.
         room = space.capacity - CHECK_ROWS
-        if space.capacity == space.n and (space.rows if trusted else self.k) > room:
+        if space.capacity == space.n and (space.size if trusted else self.k) > room:
             self._completing = True
             return True
-        if not trusted or space.rows > room:
+        if not trusted or space.size > room:
             keep = max(self.k, min(room - len(space.frontier), len(held.values))) if trusted else self.k
             space.restart(held, _best(self.ends, held.values, keep), forget_frontier=not trusted)
-        self._chain = Chain(space.rows, space.products, borders, doubts)
+        self._chain = Chain(space.size, 0, borders, doubts)
         space.start()
         return True
 
     def _look_further(self, chain: Chain) -> bool:
         """Expand the chain until it shows a wanted eigenvalue, or that there is none."""
         space = self.space
-        if self.products >= self.limit:
+        if self.run.left == 0:
             self.failure = self._what_is_unchecked()
             return False
-        space.expand(int(space.frontier[-1]))
+        chain.steps += 1
+        space.expand()
         ritz = space.ritz(chain.first)
         if any((end.key(ritz.values) > key).any() for end, key in zip(self.ends, chain.borders, strict=True)):
             self._chain = None
             return True
-        closed = len(space.frontier) == 0 or space.frontier[-1] < chain.first
+        closed = space.is_closed or space.frontier[-1] < chain.first
         if closed or self._is_ruled_out(ritz, chain) or self._is_settled(ritz, chain):
             return False
         if not space.has_room_for(1):
@@ -227,10 +232,10 @@ class Search:
     def _complete(self) -> bool:
         """Multiply what is left of a space small enough to be held whole."""
         space = self.space
-        if self.products >= self.limit:
+        if self.run.left == 0:
             self.failure = self._what_is_unchecked()
             return False
-        if len(space.frontier) == 0:
+        if space.is_closed:
             space.start()
         space.expand(int(space.frontier[0]))
         return True
@@ -275,14 +280,14 @@ class Search:
 
     def _evidence(self, chain: Ritz) -> Callable[[float], bool]:
         """Return the test whether a chain from a random vector rules an eigenvalue out."""
-        rule, dimension = gauss_rule(self.space, chain), self.space.n - int(chain.rows[0])
+        rule, dimension = self.space.rule(chain), self.space.n - int(chain.rows[0])
         return lambda mu: is_ruled_out(rule, mu, dimension, CHECK_CONFIDENCE)
 
     def _is_settled(self, ritz: Ritz, chain: Chain) -> bool:
         """Whether the search has found what is outermost there, and it is not wanted."""
         tops = [int(end.best(ritz.values)[0]) for end in self.ends]
         settled = ritz.inner_residuals[tops] <= self._tolerances(ritz.values[tops])
-        return self.space.products - chain.begun >= _STEPS_TO_SETTLE and bool(settled.all())
+        return chain.steps >= _STEPS_TO_SETTLE and bool(settled.all())
 
     def _borders(self, held: Ritz) -> list[float]:
         """Return for each end the key that a missed eigenvalue exceeds: the last one held, and the tolerance."""
@@ -313,13 +318,13 @@ class Search:
         return chosen[ritz.residuals[chosen] > self._tolerances(ritz.values[chosen])]
 
     def _tolerances(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        smallest = self.space.A.domain.epsilon ** (2 / 3) * self.space.scale
+        smallest = self.run.A.domain.epsilon ** (2 / 3) * self.space.scale
         return np.maximum(self.tol * np.maximum(smallest, np.abs(values)), self.space.noise_floor)
 
     def _what_is_unchecked(self) -> str:
         return (
-            f"eigsh stopped after {self.products} products (max_matvecs={self.limit}): the {self.k} eigenvalues "
-            f"converged, but the check for missed copies did not finish. Raise max_matvecs, or pass "
+            f"eigsh stopped after {self.run.products} products (max_matvecs={self.run.limit}): the {self.k} "
+            f"eigenvalues converged, but the check for missed copies did not finish. Raise max_matvecs, or pass "
             f"check_multiplicity=False if the spectrum is known to be simple."
         )
 
@@ -332,7 +337,7 @@ class Search:
                 "identity_like(A)."
             )
         return (
-            f"eigsh stopped after {self.products} products (max_matvecs={self.limit}) with "
+            f"eigsh stopped after {self.run.products} products (max_matvecs={self.run.limit}) with "
             f"{self.k - self._lagging} of {self.k} eigenvalues converged to tol={self.tol:g}. {advice}"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,10 @@ from numpy.typing import NDArray
 
 from specop.arrays import probes as probe_vectors
 from specop.errors import InvalidInputError
-from specop.krylov.gauss import gauss_rule, run_probe
 from specop.krylov.known import checked_deflation
-from specop.krylov.progress import progress_bar
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
-from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
-from specop.results.result import delivered, versions
 from specop.results.spectral_density import SpectralDensity
 from specop.statistics.measure import GaussRule
 
@@ -110,68 +105,58 @@ def spectral_density(
     >>> bool(abs(density.cdf(0.5) - 0.5) < 0.1)
     True
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    n = operator.shape[0]
-    if operator.shape[1] != n or operator.is_symmetric is False:
-        raise InvalidInputError(f"spectral_density needs a symmetric operator, got {operator!r}.")
-    with Run(operator, "deflate") as checking:
-        vectors, known = checked_deflation(checking, deflate)
-    spent = checking.products
-    rest = n - len(known)
+    run = Run(A, "spectral_density", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    n = run.n
     most_steps, most_probes, limit = _checked_budget(n, steps, probes, rtol, max_matvecs, confidence)
-    most_steps = min(most_steps, rest)
+    run.total = most_steps * (probes or 1)
 
     rules: list[GaussRule] = []
-    with operator.session(), progress_bar(progress, "spectral density", most_steps * (probes or 1)) as update:
-        space = KrylovSpace(operator, len(known) + most_steps, 0, seed)
+    with run:
+        vectors, known = checked_deflation(run, deflate)
+        rest, checks = n - len(known), run.products
+        most_steps = min(most_steps, rest)
+        space = KrylovSpace(run, len(known) + most_steps)
         if deflate is not None:
-            space.append_eigenvectors(vectors, known, deflate.residuals)
+            space.hold(vectors, known, deflate.residuals)
 
         def enough(taken: int) -> bool:
-            update(space.products, "")
+            run.update()
             if taken >= most_steps:
                 return True
             # All probes take as many steps as the first one needed.
             # The decomposition takes more time as the run grows, and its outcome changes less.
             if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
                 return False
-            return _open([gauss_rule(space, space.ritz(len(known)))], known, rest) <= rtol / 2
+            return _open([space.rule(space.ritz(len(known)))], known, rest) <= rtol / 2
 
         while rest and len(rules) < most_probes:
-            vector = probe_vectors.sphere(operator.backend, operator.domain, seed, len(rules))
-            rules.append(run_probe(space, vector, enough))
+            vector = probe_vectors.sphere(run.backend, run.A.domain, seed, len(rules))
+            rules.append(space.probe(vector, enough))
             most_steps = len(rules[0].nodes) if rtol is not None else most_steps
             accurate = rtol is not None and sum(_errors(rules, known, rest)) <= rtol
-            if (accurate and probes is None) or space.products + most_steps > limit:
+            if (accurate and probes is None) or run.products - checks + most_steps > limit:
                 break
-        space.warn_of_noise()
+        run.warn_of_noise()
     error = sum(_errors(rules, known, rest))
     converged = rtol is None or error <= rtol
     message = f"{len(rules)} probe(s) of {most_steps} steps"
     if not converged:
         message = (
-            f"spectral_density stopped after {space.products} products ({message}) at an estimated distance of "
+            f"spectral_density stopped after {run.products} products ({message}) at an estimated distance of "
             f"{error:.1e} of the spread, above rtol={rtol:g}. Raise rtol or max_matvecs, leave steps and probes free, "
             f"or pass deflate=specop.eigsh(A) to take the outliers out."
         )
-    density = _density(
-        rules,
-        known,
+    return run.result(
+        SpectralDensity,
+        **_quadrature(rules, known, n),
         n=n,
         rounding=space.error_floor,
         steps=most_steps,
         error=error,
         confidence=confidence,
-        matvecs=space.products + spent,
         converged=converged,
         message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
     )
-    return delivered(density, raise_on_failure)
 
 
 def _checked_budget(
@@ -195,20 +180,20 @@ def _checked_budget(
     return steps, probes, limit
 
 
-def _density(rules: list[GaussRule], known: NDArray[np.float64], **facts: Any) -> SpectralDensity:
-    n, rest = facts["n"], facts["n"] - len(known)
+def _quadrature(rules: list[GaussRule], known: NDArray[np.float64], n: int) -> dict[str, Any]:
+    """Return the fields of a density that describe its nodes."""
+    rest = n - len(known)
     each = [GaussRule(known, np.full(len(known), 1.0 / n), np.zeros(len(known))), *rules]
     shared = [_known_weights(rule, rest) * (rest / n) / len(rules) for rule in rules]
     nodes = np.concatenate([rule.nodes for rule in each])
     order = np.argsort(nodes, kind="stable")
-    return SpectralDensity(
-        nodes=nodes[order],
-        weights=np.concatenate([each[0].weights, *shared])[order],
-        probe=np.concatenate([np.full(len(rule.nodes), index) for index, rule in enumerate(each, -1)])[order],
-        gauss_weights=np.concatenate([rule.weights for rule in each])[order],
-        couplings=np.concatenate([rule.couplings for rule in each])[order],
-        **facts,
-    )
+    return {
+        "nodes": nodes[order],
+        "weights": np.concatenate([each[0].weights, *shared])[order],
+        "probe": np.concatenate([np.full(len(rule.nodes), index) for index, rule in enumerate(each, -1)])[order],
+        "gauss_weights": np.concatenate([rule.weights for rule in each])[order],
+        "couplings": np.concatenate([rule.couplings for rule in each])[order],
+    }
 
 
 def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +11,11 @@ from numpy.typing import NDArray
 
 from specop.arrays import probes as probe_vectors
 from specop.errors import InvalidInputError
-from specop.krylov.complete import LARGEST_BASIS, all_eigenvalues
-from specop.krylov.gauss import gauss_rule, run_probe
 from specop.krylov.known import checked_deflation
-from specop.krylov.progress import progress_bar
 from specop.krylov.run import Run
-from specop.krylov.space import KrylovSpace
-from specop.operators.operator import LinearOperator
-from specop.operators.scipy import aslinearoperator
+from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.quadrature import QuadratureResult
-from specop.results.result import delivered, versions
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity, spectral_function
 from specop.statistics.estimate import Estimate, estimate_from_samples
 
@@ -99,37 +92,34 @@ def trace_function(
     >>> round(specop.trace_function(np.diag([1.0, 4.0, 9.0]), "sqrt").estimate, 9)
     6.0
     """
-    started = time.perf_counter()
-    operator, function = aslinearoperator(A), spectral_function(f)
-    n = operator.shape[0]
-    if operator.shape[1] != n or operator.is_symmetric is False:
-        raise InvalidInputError(f"trace_function needs a symmetric operator, got {operator!r}.")
+    run = Run(A, "trace_function", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    n, function = run.n, spectral_function(f)
     if method not in _METHODS:
         raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
     tolerance = _Tolerance.checked(rtol, atol)
     limit = _checked_limit(method, n, max_matvecs)
-    with Run(operator, "deflate") as checking:
-        vectors, known = checked_deflation(checking, deflate)
-    spent = checking.products
 
-    with operator.session(), progress_bar(progress, f"trace {function.name}") as update:
+    with run:
+        vectors, known = checked_deflation(run, deflate)
         if method == "exact" or (method == "auto" and n <= min(_STAGE * 25, limit)):
-            sums = _exact(operator, function, seed, confidence, 0, update)
+            sums = _exact(run, function, confidence)
         else:
-            space = KrylovSpace(operator, len(known) + min(n, limit), 0, seed)
+            run.limit = run.products + limit
+            space = KrylovSpace(run, len(known) + min(n, limit))
             if deflate is not None:
-                space.append_eigenvectors(vectors, known, deflate.residuals)
-            sums = _quadrature(space, function, known, tolerance, limit, confidence, method == "auto", update)
-            space.warn_of_noise()
+                space.hold(vectors, known, deflate.residuals)
+            sums = _quadrature(space, function, known, tolerance, confidence, method == "auto")
+            run.warn_of_noise()
     converged, message = tolerance.accepts(sums.value, sums.error), sums.message
     if not converged and sums.method == "exact":
         message = (
             f"all eigenvalues were found, but their rounding leaves an error of {sums.error:.1e} at "
             f"{sums.value.estimate:.6g}, above what rtol and atol allow. Pass an atol; a sum near zero has no digits."
         )
-    result = QuadratureResult(
+    return run.result(
+        QuadratureResult,
         quantity=f"trace {function.name}",
         estimate=sums.value.estimate,
         standard_error=sums.value.standard_error,
@@ -139,15 +129,9 @@ def trace_function(
         method=sums.method,
         estimates=sums.samples,
         steps=sums.steps,
-        matvecs=sums.products + spent,
         converged=converged,
         message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(operator.backend.name),
     )
-    return delivered(result, raise_on_failure)
 
 
 def logdet(A: Any, **options: Any) -> QuadratureResult:
@@ -238,7 +222,6 @@ class _Sums:
     error: float
     samples: NDArray[np.float64]
     steps: int
-    products: int
     method: str
     message: str
 
@@ -253,22 +236,15 @@ def _checked_limit(method: str, n: int, max_matvecs: int | None) -> int:
     return _PRODUCTS if max_matvecs is None else int(max_matvecs)
 
 
-def _exact(
-    operator: LinearOperator,
-    function: SpectralFunction,
-    seed: int,
-    confidence: float,
-    products: int,
-    update: Callable[[int, str], None],
-) -> _Sums:
-    n = operator.shape[0]
-    space = KrylovSpace(operator, n, 0, seed)
-    values = all_eigenvalues(space, update)
-    space.warn_of_noise()
-    total = float(function(values, space.error_floor, operator).sum())
+def _exact(run: Run, function: SpectralFunction, confidence: float) -> _Sums:
+    n = run.n
+    space = KrylovSpace(run, n)
+    values = space.complete()
+    run.warn_of_noise()
+    total = float(function(values, space.error_floor, run.A).sum())
     error = sensitivity(function, values, np.full(n, 1.0), np.full(n, space.noise_floor))
     value = Estimate(total, 0.0, (total, total), confidence)
-    return _Sums(value, error, np.zeros(0), n, products + space.products, "exact", "all eigenvalues were found")
+    return _Sums(value, error, np.zeros(0), n, "exact", "all eigenvalues were found")
 
 
 def _quadrature(
@@ -276,46 +252,44 @@ def _quadrature(
     function: SpectralFunction,
     known: NDArray[np.float64],
     tolerance: _Tolerance,
-    limit: int,
     confidence: float,
     may_turn_exact: bool,
-    update: Callable[[int, str], None],
 ) -> _Sums:
-    operator, n = space.A, space.n
-    certain = float(function(known, space.error_floor, operator).sum())
+    run, n = space.run, space.n
+    certain = float(function(known, space.error_floor, run.A).sum())
     samples, errors, longest = np.zeros(0), np.zeros(0), 0
     if len(known) == n:
         value = Estimate(certain, 0.0, (certain, certain), confidence)
-        return _Sums(value, 0.0, samples, 0, 0, "exact", "all eigenvalues were given")
-    most = max(1, limit // _STAGE)
+        return _Sums(value, 0.0, samples, 0, "exact", "all eigenvalues were given")
+    most, begun = max(1, run.left // _STAGE), run.products
     while True:
-        run = _Run(space, function, certain, n - len(known), tolerance, min(most, limit - space.products))
-        vector = probe_vectors.sphere(operator.backend, operator.domain, space.seed, len(samples))
-        rule = run_probe(space, vector, run.is_accurate)
+        one = _Probe(space, function, certain, n - len(known), tolerance, min(most, run.left))
+        vector = probe_vectors.sphere(run.backend, run.A.domain, run.seed, len(samples))
+        rule = space.probe(vector, one.is_accurate)
         longest = max(longest, len(rule.nodes))
-        samples, errors = np.append(samples, run.estimate), np.append(errors, run.error)
+        samples, errors = np.append(samples, one.estimate), np.append(errors, one.error)
         value, error = estimate_from_samples(samples, confidence), float(errors.mean())
-        update(space.products, f"{value.estimate:.5g} +- {value.standard_error:.2g}")
+        run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
         complete = len(samples) % _STAGE == 0
         if complete and tolerance.accepts(value, error):
             message = "standard error and quadrature error are within tolerance"
             break
-        if complete and may_turn_exact and n * n <= LARGEST_BASIS and space.products + n <= limit:
-            ahead = space.products * ((value.standard_error / max(tolerance.at(value.estimate), 1e-300)) ** 2 - 1.0)
-            if ahead > n:
-                return _exact(operator, function, space.seed, confidence, space.products, update)
-        if space.products >= limit or space.products + longest > limit:
+        if complete and may_turn_exact and n * n <= LARGEST_BASIS and n <= run.left:
+            spread = value.standard_error / max(tolerance.at(value.estimate), 1e-300)
+            if (run.products - begun) * (spread**2 - 1.0) > n:
+                return _exact(run, function, confidence)
+        if longest > run.left or run.left == 0:
             message = (
-                f"trace_function stopped after {space.products} products with a standard error of "
+                f"trace_function stopped after {run.products} products with a standard error of "
                 f"{value.standard_error:.3g} and a quadrature error of about {error:.2g} at {value.estimate:.6g}. "
-                f"Raise max_matvecs={limit}, rtol or atol, or pass deflate=specop.eigsh(A) to take the largest "
+                f"Raise max_matvecs={run.limit}, rtol or atol, or pass deflate=specop.eigsh(A) to take the largest "
                 f"eigenvalues out."
             )
             break
-    return _Sums(value, error, samples, longest, space.products, "quadrature", message)
+    return _Sums(value, error, samples, longest, "quadrature", message)
 
 
-class _Run:
+class _Probe:
     """What the Gauss rule of a growing Lanczos run gives for the sum, and how much that still changes."""
 
     def __init__(
@@ -333,7 +307,7 @@ class _Run:
         self.dimension = dimension
         self.tolerance = tolerance
         self.most = most
-        self.first = space.rows
+        self.first = space.size
         self.estimate = np.nan
         self.error = np.inf
         self._progress = Progress()
@@ -341,11 +315,11 @@ class _Run:
     def is_accurate(self, steps: int) -> bool:
         """Take the sum after this many steps; whether it may be the last."""
         space = self.space
-        closed = len(space.frontier) == 0
+        closed = space.is_closed
         if not (self._progress.is_due(steps) or steps >= self.most or closed):
             return False
-        rule = gauss_rule(space, space.ritz(self.first))
-        values = self.function(rule.nodes, space.noise_floor, space.A)
+        rule = space.rule(space.ritz(self.first))
+        values = self.function(rule.nodes, space.noise_floor, space.run.A)
         self.estimate = self.certain + self.dimension * float(rule.weights @ values)
         self.error = self._progress.error_after(steps, np.array([self.estimate]))
         self.error += 2.0 * self.dimension * self.function.undecided(rule, space.noise_floor)

@@ -82,7 +82,8 @@ def test_an_exception_ends_a_run():
 
 @pytest.mark.parametrize(("facts", "shape"), [({"square": True}, (2, 3)), ({"symmetric": True}, (2, 3))])
 def test_a_rectangular_operator_is_refused(facts, shape):
-    with pytest.raises(InvalidInputError, match=r"trace needs a square operator, got .*2 x 3.*\. Do that"):
+    (kind,) = facts
+    with pytest.raises(InvalidInputError, match=rf"trace needs a {kind} operator, got .*2 x 3.*\. Do that"):
         Run(np.zeros(shape), "trace", instead="Do that.", **facts)
 
 

@@ -1,0 +1,212 @@
+"""The small matrix of a Krylov space: what products have told about A on its rows, and the algebra of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+__all__ = ["ProjectedMatrix", "Ritz"]
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Eigenpairs of a projected matrix.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        Rows of the space that the matrix was projected on.
+    values : ndarray
+        Ritz values, ascending.
+    coefficients : ndarray
+        Coordinates of the Ritz vectors along `rows`, in columns.
+    residuals : ndarray
+        Norms of A x - theta x.
+    inner_residuals : ndarray
+        The same without what lies along rows of the space before the first of `rows`.
+    """
+
+    rows: NDArray[np.intp]
+    values: Matrix
+    coefficients: Matrix
+    residuals: Matrix
+    inner_residuals: Matrix
+
+
+class ProjectedMatrix:
+    r"""G = V A V' for orthonormal rows V, as far as products have told.
+
+    Some rows have been multiplied, the others are the frontier. With M the multiplied and U the frontier rows,
+
+        A V_M' = V_M' G_MM + V_U' G_UM,
+
+    and the residual of a Ritz pair (theta, V_M's) of G_MM is \|G_UM s\|. A part of a product that no row holds any more
+    counts as `lost`, and adds to the residuals.
+
+    Parameters
+    ----------
+    capacity : int
+        Largest number of rows.
+
+    Attributes
+    ----------
+    size : int
+        Number of rows.
+    entries : ndarray (capacity, capacity)
+        G; zero where it is not known.
+    multiplied : ndarray of bool (capacity,)
+    lost : ndarray (capacity,)
+        Norm of the part of each row's product that lies outside of all rows.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.size = 0
+        self.entries = np.zeros((capacity, capacity))
+        self.multiplied = np.zeros(capacity, dtype=bool)
+        self.lost = np.zeros(capacity)
+
+    @property
+    def frontier(self) -> NDArray[np.intp]:
+        """Rows that have not been multiplied, oldest first."""
+        return np.flatnonzero(~self.multiplied[: self.size])
+
+    def append(self) -> None:
+        """Add a row to the frontier."""
+        self.size += 1
+
+    def append_eigenvector(self, value: float, residual: float) -> None:
+        """Add a row that need not be multiplied."""
+        self.entries[self.size, self.size] = value
+        self.multiplied[self.size] = True
+        self.lost[self.size] = residual
+        self.size += 1
+
+    def expected(self, row: int) -> tuple[Matrix, NDArray[np.bool_]]:
+        """Return what a row's product has along all rows, and where that is known before it is measured."""
+        return self.entries[: self.size, row], self.multiplied[: self.size] & (self.lost[: self.size] == 0)
+
+    def record(self, row: int, column: Matrix) -> None:
+        """Count a row as multiplied; `column` is what its product has along all rows."""
+        self.entries[: self.size, row] = self.entries[row, : self.size] = column
+        self.multiplied[row] = True
+
+    def join(self, row: int, coupling: float) -> None:
+        """Add a row to the frontier: what the product of another row has outside of all rows, `coupling` long."""
+        self.entries[self.size, row] = self.entries[row, self.size] = coupling
+        self.size += 1
+
+    def neglect(self) -> None:
+        """Give up the newest row, which is not multiplied; what products have along it is lost."""
+        newest = self.size - 1
+        self.lost[:newest] = np.hypot(self.lost[:newest], self.entries[:newest, newest])
+        self.truncate(newest)
+
+    def reopen(self, rows: NDArray[np.intp]) -> None:
+        """Put multiplied rows on the frontier again."""
+        self.multiplied[rows] = False
+        self.lost[rows] = 0.0
+
+    def truncate(self, size: int) -> None:
+        """Forget all rows from this one on."""
+        self.size = size
+        self.entries[size:] = self.entries[:, size:] = 0.0
+        self.multiplied[size:] = False
+        self.lost[size:] = 0.0
+
+    def ritz(self, first: int = 0) -> Ritz:
+        """Return the Ritz pairs of the multiplied rows from `first` on."""
+        rows = first + np.flatnonzero(self.multiplied[first : self.size])
+        values, coefficients = _eigh(self.entries[np.ix_(rows, rows)])
+        frontier = self.frontier
+        coupling = self.entries[np.ix_(frontier, rows)] @ coefficients
+        inner = np.linalg.norm(coupling[frontier >= first], axis=0)
+        known = np.linalg.norm(coupling, axis=0)
+        return Ritz(rows, values, coefficients, np.hypot(known, self.lost[rows] @ np.abs(coefficients)), inner)
+
+    def next_for(self, ritz: Ritz, pair: int) -> tuple[int, bool]:
+        """Return the row whose product reduces a pair's residual most, and whether it is on the frontier."""
+        weights = ritz.coefficients[:, pair]
+        frontier = self.frontier
+        along = np.abs(self.entries[np.ix_(frontier, ritz.rows)] @ weights)
+        missing = self.lost[ritz.rows] * np.abs(weights)
+        if len(frontier) and along.max() >= missing.max():
+            return int(frontier[np.argmax(along)]), True
+        return int(ritz.rows[np.argmax(missing)]), False
+
+    def compress(self, ritz: Ritz, keep: NDArray[np.intp], forget_frontier: bool) -> Matrix:
+        """Replace the rows that Ritz pairs were made of by fewer that span the chosen Ritz vectors.
+
+        Rows before them stay, and so does the frontier unless it is to be forgotten. With one frontier row the new
+        rows are chosen so that G is tridiagonal again.
+
+        Returns
+        -------
+        ndarray
+            Coordinates of the new rows along the old ones from the first of `ritz.rows` on, in columns.
+        """
+        first = int(ritz.rows[0])
+        frontier = self.frontier[self.frontier >= first]
+        coefficients, values = ritz.coefficients[:, keep], np.diag(ritz.values[keep])
+        lost = self.lost[ritz.rows] @ np.abs(coefficients)
+        if forget_frontier:
+            lost = np.hypot(lost, ritz.inner_residuals[keep])
+            frontier = frontier[:0]
+        coupling = self.entries[np.ix_(frontier, ritz.rows)] @ coefficients
+        if len(frontier) == 1 and not lost.any():
+            turn, values, coupling = _tridiagonal(ritz.values[keep], coupling[0])
+            coefficients = coefficients @ turn
+        outside = self.entries[:first, ritz.rows] @ coefficients
+        beyond = self.entries[np.ix_(np.arange(first), frontier)]
+
+        p = len(keep)
+        change = np.zeros((self.size - first, p + len(frontier)))
+        change[ritz.rows - first, :p] = coefficients
+        change[frontier - first, p + np.arange(len(frontier))] = 1.0
+        self.truncate(first)
+        self.size = first + p + len(frontier)
+        kept, ahead = slice(first, first + p), slice(first + p, self.size)
+        self.entries[kept, kept] = values
+        self.entries[ahead, kept], self.entries[kept, ahead] = coupling, coupling.T
+        self.entries[:first, kept], self.entries[kept, :first] = outside, outside.T
+        self.entries[:first, ahead], self.entries[ahead, :first] = beyond, beyond.T
+        self.multiplied[kept] = True
+        self.lost[kept] = lost
+        return change
+
+
+def _eigh(G: Matrix) -> tuple[Matrix, Matrix]:
+    """Eigendecomposition of a small symmetric matrix that is mostly tridiagonal.
+
+    A dense solver wakes the threads of NumPy's or SciPy's BLAS, which then spin beside those of a framework on the same
+    cores: products ran at half their speed for it. The tridiagonal one calls no BLAS.
+    """
+    if len(G) == 0:
+        return np.zeros(0), np.zeros((0, 0))
+    if not np.triu(G, 2).any():
+        values, vectors = scipy.linalg.eigh_tridiagonal(np.diagonal(G), np.diagonal(G, 1), check_finite=False)
+    else:
+        values, vectors = scipy.linalg.eigh(G, driver="evr", check_finite=False)
+    return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
+
+
+def _tridiagonal(values: Matrix, coupling: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Turn diag(values) with one coupling row into a tridiagonal matrix coupled through its last entry only.
+
+    Householder reflections of the bordered matrix keep its first row, here the coupling, apart from the others.
+    """
+    p = len(values)
+    bordered = np.diag(np.concatenate([[0.0], values]))
+    bordered[0, 1:] = bordered[1:, 0] = coupling
+    reduced, turn = scipy.linalg.hessenberg(bordered, calc_q=True)
+    reduced = np.asarray(reduced, dtype=np.float64)[:0:-1, :0:-1]
+    turn = np.asarray(turn, dtype=np.float64)[1:, :0:-1]
+    diagonal, beside = np.diagonal(reduced), np.diagonal(reduced, 1)
+    tridiagonal = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+    ahead = np.zeros((1, p))
+    ahead[0, -1] = turn[:, -1] @ coupling
+    return turn, tridiagonal, ahead
