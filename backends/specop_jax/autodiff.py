@@ -12,22 +12,22 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from specop.arrays import probes
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, Same
-from specop.objectives.refusals import check_likelihood, check_samples_first, wrong_likelihood
+from specop.objectives.likelihoods import Likelihood, label_noise, recognise
+from specop.objectives.refusals import check_samples_first, wrong_likelihood
 from specop_jax import kernels, programs
 from specop_jax.arrays import JaxBackend, backend, device_of, require_precision
-from specop_jax.likelihoods import Family
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, checked_shapes, equinox_model
-from specop_jax.products import OutputProgram, Variant, find_output_program
+from specop_jax.products import LossProgram, OutputProgram, Status, Variant
+from specop_jax.programs import Arguments, Program
 from specop_jax.structures import checksum, on_device, take_apart
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
 
-T = TypeVar("T")
+P = TypeVar("P", bound=Program)
 
 
 def make_autodiff(
@@ -42,8 +42,7 @@ def make_autodiff(
 ) -> JaxAutodiff:
     """Return the one-batch derivatives of a module or of a function of a pytree."""
     described = _describe(model, criterion, params, forward, fixed_randomness)
-    check_likelihood(criterion, likelihood)
-    return JaxAutodiff(described, described.select(select), likelihood)
+    return JaxAutodiff(described, described.select(select), recognise(criterion, likelihood))
 
 
 def _describe(
@@ -106,8 +105,7 @@ class JaxAutodiff:
         self.shapes = tuple(shape for shape, _ in self.form)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
         self.layout = Layout(sum(self.sizes), dtype, self.device)
-        self._programs: dict[Any, programs.Program] = {}
-        self._output_programs: dict[Any, OutputProgram] = {}
+        self._programs: dict[Any, Any] = {}
 
     @property
     def precision(self) -> float:
@@ -197,34 +195,35 @@ class JaxAutodiff:
     # Derivatives
     def loss(self, theta: Array | None, batch: Any) -> Array:
         """Return the loss."""
-        program, arguments = self._program(theta, batch)
+        program, arguments = self._program(LossProgram, theta, batch)
         return self._finite(program.loss(*arguments), arguments)
 
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
-        program, arguments = self._program(theta, batch)
+        program, arguments = self._program(LossProgram, theta, batch)
         loss, gradient = program.gradient(*arguments)
         return self._finite(loss, arguments), gradient
 
     def output_size(self, theta: Array | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""
-        program, _ = self._output_program(theta, batch)
+        program, _ = self._program(OutputProgram, theta, batch)
         return int(program.outputs.size)
 
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
         if matrix.kind == "hessian":
-            return self._linearized_hessian(theta, batch, vector)
-        program, arguments = self._output_program(theta, batch)
-        variant, extra = self._variant(program, arguments[2], batch, matrix)
-        status, first, apply, held = program.linearize(variant, arguments, extra, vector)
-        self._sound(status, arguments)
-        return Linearization(first, apply, held_bytes(held, arguments[:2]))
+            loss_program, arguments = self._program(LossProgram, theta, batch)
+            product = loss_program.linearize(arguments, vector)
+        else:
+            program, arguments = self._program(OutputProgram, theta, batch)
+            product = program.linearize(arguments, vector, *self._variant(program, arguments[2], batch, matrix))
+        self._sound(product.status, arguments)
+        return Linearization(product.first, product.apply, held_bytes(product.held, arguments[:2]))
 
     def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
         """Return the product with a vector and keep nothing."""
         if matrix.kind == "hessian":
-            program, arguments = self._program(theta, batch)
+            program, arguments = self._program(LossProgram, theta, batch)
             loss, product = program.product(*arguments, vector)
             self._finite(loss, arguments)
             return product
@@ -233,7 +232,7 @@ class JaxAutodiff:
 
     def sample_gradients(self, theta: Array | None, batch: Any) -> Callable[[int, int], Array]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
-        program, arguments = self._output_program(theta, batch)
+        program, arguments = self._program(OutputProgram, theta, batch)
         self._check_samples(program, batch)
         status, outputs, gradient = program.slopes(*arguments)
         self._sound(status, arguments)
@@ -262,18 +261,13 @@ class JaxAutodiff:
             self._terms(program, arrays)
         if matrix.kind not in ("fisher", "sampled fisher"):
             return Variant(matrix.kind), ()
-        family, weights = self._terms(program, arrays)
+        likelihood, weights = self._terms(program, arrays)
         if matrix.kind == "fisher":
-            return Variant(matrix.kind, family), (weights,)
-        count = self.count(batch)
-        noise = [
-            probes.label_noise(family.name, matrix.seed, draw, matrix.first, count, weights.size)
-            for draw in range(matrix.draws)
-        ]
-        dtype = jnp.promote_types(weights.dtype, np.float32)
-        return Variant(matrix.kind, family), (weights, jax.device_put(np.asarray(noise, dtype), self.device))
+            return Variant(matrix.kind, likelihood), (weights,)
+        noise = label_noise(likelihood.name, matrix, self.count(batch), weights.size)
+        return Variant(matrix.kind, likelihood), (weights, jax.device_put(noise, self.device))
 
-    def _terms(self, program: OutputProgram, arrays: list[Array]) -> tuple[Family, Array]:
+    def _terms(self, program: OutputProgram, arrays: list[Array]) -> tuple[Likelihood, Array]:
         assert self.likelihood is not None
         found = program.terms(self.likelihood, arrays)
         if found is None:
@@ -284,45 +278,22 @@ class JaxAutodiff:
         self.model.refuse_coupled_samples()
         check_samples_first(program.outputs.shape, self.count(batch))
 
-    def _linearized_hessian(self, theta: Array | None, batch: Any, vector: Array) -> Linearization:
-        program, arguments = self._program(theta, batch)
-        found = program.linearize(*arguments, vector)
-        if found is None:
-            return self._recomputed(program, arguments, vector)
-        loss, first, apply, held = found
-        self._finite(loss, arguments)
-        return Linearization(first, apply, held_bytes(held, arguments[:2]))
-
-    def _recomputed(self, program: programs.Program, arguments: tuple[Any, ...], vector: Array) -> Linearization:
-        loss, first = program.product(*arguments, vector)
-        self._finite(loss, arguments)
-        held = held_bytes(arguments[2], arguments[:2])
-        return Linearization(first, lambda other: program.product(*arguments, other)[1], held)
-
-    def _program(self, theta: Array | None, batch: Any) -> tuple[programs.Program, tuple[Any, ...]]:
+    def _program(self, kind: type[P], theta: Array | None, batch: Any) -> tuple[P, Arguments]:
         """Return compiled functions for a batch of this form, and their arguments."""
-        return self._found(self._programs, programs.find_program, theta, batch)
-
-    def _output_program(self, theta: Array | None, batch: Any) -> tuple[OutputProgram, tuple[Any, ...]]:
-        """Return those of the outputs."""
-        return self._found(self._output_programs, find_output_program, theta, batch)
-
-    def _found(
-        self, known: dict[Any, T], find: Callable[..., T], theta: Array | None, batch: Any
-    ) -> tuple[T, tuple[Any, ...]]:
         loss, leaves = self._read()
         arrays, frame = take_apart(batch)
         others = [None if name in set(self.names) else leaf for name, leaf in leaves.items()]
         points = self._points(leaves) if theta is None else programs.split(theta, self.form)
-        key = (loss, frame, tuple((array.shape, array.dtype) for array in arrays))
-        if key not in known:
-            program = find(loss, frame, self.form, self.layout.dtype, points, others, arrays)
+        arguments = points, others, arrays
+        key = (kind, loss, frame, tuple((array.shape, array.dtype) for array in arrays))
+        if key not in self._programs:
+            program = programs.find(kind, loss, frame, self.form, self.layout.dtype, arguments)
             if self.model.is_module:
                 self._refuse_bypassed(program, leaves)
-            known[key] = program
-        return known[key], (points, others, arrays)
+            self._programs[key] = program
+        return self._programs[key], arguments
 
-    def _refuse_bypassed(self, program: Any, leaves: dict[str, Any]) -> None:
+    def _refuse_bypassed(self, program: Program, leaves: dict[str, Any]) -> None:
         read = {id(array) for array in program.captured}
         for name in self.names:
             if id(leaves[name]) in read:
@@ -351,18 +322,18 @@ class JaxAutodiff:
                 )
         return loss, arrays
 
-    def _finite(self, loss: Array, arguments: tuple[Any, ...]) -> Array:
+    def _finite(self, loss: Any, arguments: Arguments) -> Array:
         if not np.isfinite(np.asarray(loss)):
             raise NonFiniteError(self._why_not_finite(f"the loss is {float(loss)}", arguments))
         return loss
 
-    def _sound(self, status: tuple[Array, Array], arguments: tuple[Any, ...]) -> None:
+    def _sound(self, status: Status, arguments: Arguments) -> None:
         finite, loss = status
         if not np.asarray(finite):
             raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", arguments))
         self._finite(loss, arguments)
 
-    def _why_not_finite(self, what: str, arguments: tuple[Any, ...]) -> str:
+    def _why_not_finite(self, what: str, arguments: Arguments) -> str:
         points, others, _ = arguments
         names = [*self.model.read()[1]]
         waiting = iter(points)

@@ -1,16 +1,47 @@
-"""What a linear function has kept of the computation that it is the derivative of."""
+"""Linear functions that are compiled in two parts: what does not depend on the vector is computed once and kept."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-__all__ = ["Residuals"]
+__all__ = ["Split"]
+
+
+class Split:
+    """A function that returns facts and linear functions, and what is done with the latter, compiled apart.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(*arguments) -> (facts, linear)``; `linear` is a pytree of functions.
+    *uses : callable
+        ``use(linear, operand)``.
+    """
+
+    def __init__(self, make: Callable[..., tuple[Any, Any]], *uses: Callable[..., Any]) -> None:
+        def made(*arguments: Any) -> tuple[Any, _Residuals]:
+            facts, linear = make(*arguments)
+            return facts, _Residuals.of(linear, arguments)
+
+        def applied(use: Callable[..., Any], residuals: _Residuals, given: list[Any], operand: Any) -> Any:
+            return use(residuals.linear(given), operand)
+
+        self._made = jax.jit(made)
+        self._uses = [jax.jit(functools.partial(applied, use)) for use in uses]
+
+    def __call__(self, *arguments: Any) -> tuple[Any, list[Callable[[Any], Any]], list[Any]]:
+        """Return the facts, a function of an operand for each use, and the arrays that these hold."""
+        facts, residuals = self._made(*arguments)
+        given = residuals.choose(arguments)
+        return facts, [functools.partial(use, residuals, given) for use in self._uses], [*residuals.arrays, *given]
 
 
 @jax.tree_util.register_pytree_node_class
-class Residuals:
+class _Residuals:
     """Linear functions without those of its arrays that are arguments of the function they came from.
 
     A compiled function returns copies of arguments: each linearization would hold the parameters once more.
@@ -22,7 +53,7 @@ class Residuals:
         self.sources = sources
 
     @classmethod
-    def of(cls, linear: Any, arguments: Any) -> Residuals:
+    def of(cls, linear: Any, arguments: Any) -> _Residuals:
         """Take apart linear functions, a pytree of them, while they are traced."""
         leaves, treedef = jax.tree_util.tree_flatten(linear)
         places = {id(argument): i for i, argument in enumerate(jax.tree_util.tree_leaves(arguments))}
@@ -45,6 +76,6 @@ class Residuals:
         return (self.arrays,), (self.treedef, self.sources)
 
     @classmethod
-    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[list[Any]]) -> Residuals:
+    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[list[Any]]) -> _Residuals:
         """Put arrays and structure together, for JAX."""
         return cls(*children, *structure)

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from tensorflow.python.client import device_lib
 
 from specop.arrays.layout import Layout
-from specop.arrays.probes import label_noise
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
 from specop.objectives.refusals import wrong_likelihood
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
-from specop_tensorflow.likelihoods import Likelihood, recognise
+from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.products import JacobianProduct
 from specop_tensorflow.samples import SampleRows, sample_weights
@@ -59,7 +59,7 @@ def make_autodiff(
             described = ModuleModel(model, criterion, forward)
     else:
         described = FunctionModel(model, criterion, params, forward)
-    name = recognise(criterion, likelihood)
+    name = recognise(criterion, likelihood, likelihood_of)
     return TensorflowAutodiff(described, described.select(select), name, fixed_randomness)
 
 
@@ -265,21 +265,22 @@ class TensorflowAutodiff:
             self.model.refuse_coupled_samples()
         if self.likelihood is None or matrix.kind == "empirical fisher":
             return self._middle(theta, batch, matrix, None)[:3]
-        # Classes are in the last dimension, as everywhere in TensorFlow, or where torch has them.
-        tolerance = self._rounding() ** 0.5
-        made = self._middle(theta, batch, matrix, Likelihood(self.likelihood, -1, tolerance))
-        if not made[3]:
-            shape = tuple(self._outputs(theta, batch).shape)
-            if self.likelihood == "categorical" and len(shape) > 2:
-                made = self._middle(theta, batch, matrix, Likelihood(self.likelihood, 1, tolerance))
-            if not made[3]:
-                raise wrong_likelihood(self.likelihood, shape)
-        return made[:3]
+        for likelihood in self._readings(self.likelihood, theta, batch):
+            made = self._middle(theta, batch, matrix, likelihood)
+            if fits(made[3].numpy(), self._rounding() ** 0.5):
+                return made[:3]
+        raise wrong_likelihood(self.likelihood, self._outputs(theta, batch).shape)
+
+    def _readings(self, name: str, theta: tf.Tensor | None, batch: Any) -> Iterator[Likelihood]:
+        first, *_ = readings(FUNCTIONS, name, 1)
+        yield first
+        # How many dimensions there are takes another trace, so nobody asks before it matters.
+        yield from readings(FUNCTIONS, name, self._outputs(theta, batch).shape.rank)[1:]
 
     def _middle(
         self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood | None
-    ) -> tuple[Linear, list[tf.Tensor], dict[str, Any], bool]:
-        """Return the same for J'M J, and whether M is that of the likelihood."""
+    ) -> tuple[Linear, list[tf.Tensor], dict[str, Any], tf.Tensor]:
+        """Return the same for J'M J, and what tells whether M is that of the likelihood."""
         noise, specs = [], []
         if matrix.kind == "sampled fisher":
             assert likelihood is not None
@@ -289,23 +290,18 @@ class TensorflowAutodiff:
         trace, inputs, shadows = self._bound(
             (matrix.kind, likelihood), Linear, theta, batch, *specs, self._spec(), run=run, operands=noise
         )
-        finite, loss, fits, *boundary = trace.before(*inputs)
+        finite, loss, measured, *boundary = trace.before(*inputs)
         self._check_outputs(finite, theta)
         self._checked(loss, theta)
-        return trace, boundary, shadows, bool(fits)
+        return trace, boundary, shadows, measured
 
     def _noise(self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood) -> tf.Tensor:
         shape = self._outputs(theta, batch).shape
         terms = shape.num_elements()
         if likelihood.name == "categorical":
             terms //= shape[likelihood.axis]
-        samples = self.count(batch)
-        drawn = [
-            label_noise(likelihood.name, matrix.seed, index, matrix.first, samples, terms)
-            for index in range(matrix.draws)
-        ]
         with tf.device(self.device):
-            return tf.convert_to_tensor(np.stack(drawn))
+            return tf.convert_to_tensor(label_noise(likelihood.name, matrix, self.count(batch), terms))
 
     def _outputs(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
         trace, inputs, _ = self._bound("outputs", Whole, theta, batch, run=Derivatives.outputs)

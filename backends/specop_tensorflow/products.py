@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from specop.objectives.likelihoods import Likelihood, by_sample
 from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
-from specop_tensorflow.likelihoods import Likelihood
+from specop_tensorflow.likelihoods import FUNCTIONS
 from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.outputs import output_gradient, output_hessian
 
@@ -38,7 +40,7 @@ class JacobianProduct:
     def __call__(
         self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, *operands: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Return whether the outputs are finite, the loss, whether the likelihood fits, and the product.
+        """Return whether the outputs are finite, the loss, what tells whether the likelihood fits, and the product.
 
         Operands are the random numbers of a sampled Fisher matrix, and the vector. Of a Jacobian nothing but the
         outputs is looked at.
@@ -74,29 +76,25 @@ class JacobianProduct:
             return finite, derivatives.vector(pull(tf.ensure_shape(u, outputs.shape)))
         if self.kind == "jacobian":
             return finite, tf.reshape(tf.cast(push(vector), derivatives.dtype), [-1])
-        loss, fits, multiply = self._middle(derivatives, values, batch, tf.stop_gradient(outputs), *noise)
-        return finite, loss, fits, derivatives.vector(pull(multiply(push(vector))))
+        loss, measured, multiply = self._middle(derivatives, values, batch, tf.stop_gradient(outputs), *noise)
+        return finite, loss, measured, derivatives.vector(pull(multiply(push(vector))))
 
     def _middle(
         self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, z: tf.Tensor, *noise: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        """Return the loss, whether the likelihood fits, and u -> M u."""
+        """Return the loss, what `fits` looks at, and u -> M u."""
         criterion = derivatives.criterion(values, batch)
+        curvature = functools.partial(output_hessian, criterion)
         loss, gradient = output_gradient(criterion, z)
+        measured = tf.zeros([3], tf.float64)
         if self.kind == "empirical fisher":
             check_samples_first(z.shape, self.samples)
-            r = tf.reshape(gradient, [self.samples, -1])
-
-            def multiply(u: tf.Tensor) -> tf.Tensor:
-                along = tf.reduce_sum(r * tf.reshape(u, [self.samples, -1]), 1, keepdims=True)
-                return tf.reshape(r * along, tf.shape(u))
-
-            return loss, tf.constant(True), multiply
-        if self.likelihood is None:
-            return loss, tf.constant(True), output_hessian(criterion, z)
-        fits, weights = self.likelihood.terms(criterion, z)
-        if self.kind == "ggn":
-            return loss, fits, output_hessian(criterion, z)
-        if self.kind == "fisher":
-            return loss, fits, self.likelihood.fisher(z, weights)
-        return loss, fits, self.likelihood.sampled_fisher(z, weights, *noise)
+            return loss, measured, by_sample(FUNCTIONS, gradient, z.shape.rank)
+        if self.likelihood is not None:
+            weights, found = self.likelihood.terms(curvature, z)
+            measured = tf.stack(found)
+            if self.kind == "fisher":
+                return loss, measured, self.likelihood.information(z, weights)
+            if self.kind == "sampled fisher":
+                return loss, measured, self.likelihood.sampled(z, weights, *noise)
+        return loss, measured, curvature(z)

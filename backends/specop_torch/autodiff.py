@@ -7,6 +7,7 @@ model runs on copies of its buffers, and the random state is put back.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
+from specop.objectives.refusals import wrong_likelihood
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import Evaluation
 from specop_torch.graph import refuse_bypassed, refuse_first_order
-from specop_torch.likelihoods import Likelihood, recognise
+from specop_torch.likelihoods import FUNCTIONS, likelihood_of
 from specop_torch.memory import free_memory, held_bytes, is_borrowed, is_out_of_memory
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.products import (
@@ -59,7 +62,8 @@ def make_autodiff(
         described: Model = ModuleModel(model, criterion, forward, check_modes=fixed_randomness is None)
     else:
         described = FunctionModel(model, criterion, params, forward)
-    return TorchAutodiff(described, described.select(select), recognise(criterion, likelihood), fixed_randomness)
+    name = recognise(criterion, likelihood, likelihood_of)
+    return TorchAutodiff(described, described.select(select), name, fixed_randomness)
 
 
 class TorchAutodiff:
@@ -71,12 +75,11 @@ class TorchAutodiff:
         self,
         model: Model,
         selected: Mapping[str, Tensor],
-        likelihood: Likelihood | None,
+        likelihood: str | None,
         fixed_randomness: int | None,
     ) -> None:
         self.model = model
-        self.likelihood = None if likelihood is None else likelihood.name
-        self._likelihood = likelihood
+        self.likelihood = likelihood
         self.parameters = dict(selected)
         self.names = tuple(selected)
         self.shapes = tuple(tuple(tensor.shape) for tensor in selected.values())
@@ -106,7 +109,7 @@ class TorchAutodiff:
     def restrict(self, select: Any) -> TorchAutodiff:
         """Return the same for a part of the parameters selected now."""
         chosen = self.model.select(select, among=self.parameters)
-        return TorchAutodiff(self.model, chosen, self._likelihood, self._evaluation.fixed_randomness)
+        return TorchAutodiff(self.model, chosen, self.likelihood, self._evaluation.fixed_randomness)
 
     def flatten(self, tree: Any) -> Tensor:
         """Return a parameter structure, or a mapping from names to tensors, as a vector."""
@@ -268,20 +271,32 @@ class TorchAutodiff:
         self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
     ) -> Callable[[Tensor], Tensor]:
         """Return u -> M u for the matrix J' M J."""
-        likelihood, criterion = self._likelihood, self._evaluation.criterion(points, batch)
-        if matrix.kind == "ggn":
-            if likelihood is not None:
-                likelihood.check(criterion, outputs)
-            return output_hessian(criterion, outputs)
+        criterion, samples = self._evaluation.criterion(points, batch), self.count(batch)
+        curvature = functools.partial(output_hessian, criterion)
         if matrix.kind == "empirical fisher":
-            samples = self.count(batch)
             check_samples(self.model, outputs, samples)
-            gradient = output_gradient(criterion, outputs)[0].reshape(samples, -1)
-            return lambda u: (gradient * (gradient * u.reshape(samples, -1)).sum(1, keepdim=True)).reshape(u.shape)
-        assert likelihood is not None
+            return by_sample(FUNCTIONS, output_gradient(criterion, outputs)[0], outputs.ndim)
+        if matrix.kind == "ggn" and self.likelihood is None:
+            return curvature(outputs)
+        likelihood, weights = self._terms(curvature, outputs)
+        if matrix.kind == "ggn":
+            return curvature(outputs)
         if matrix.kind == "fisher":
-            return likelihood.fisher(criterion, outputs)
-        return likelihood.sampled_fisher(criterion, outputs, matrix, self.count(batch))
+            return likelihood.information(outputs, weights)
+        noise = label_noise(likelihood.name, matrix, samples, weights.numel())
+        return likelihood.sampled(outputs, weights, torch.from_numpy(noise).to(self.device))
+
+    def _terms(
+        self, curvature: Callable[[Tensor], Callable[[Tensor], Tensor]], outputs: Tensor
+    ) -> tuple[Likelihood, Tensor]:
+        """Return the reading of the likelihood that fits the criterion, and the terms' weights."""
+        assert self.likelihood is not None
+        tolerance = torch.finfo(outputs.dtype).eps ** 0.5
+        for likelihood in readings(FUNCTIONS, self.likelihood, outputs.ndim):
+            weights, measured = likelihood.terms(curvature, outputs)
+            if fits(self.backend.to_host(*measured), tolerance):
+                return likelihood, weights
+        raise wrong_likelihood(self.likelihood, outputs.shape)
 
     def _leaves(self, theta: Tensor | None, *, requires_grad: bool) -> dict[str, Tensor]:
         values = self._current() if theta is None else self._split(theta)

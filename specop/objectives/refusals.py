@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from specop.errors import InvalidInputError, NondeterministicError
-from specop.objectives.autodiff import LIKELIHOODS
 
 __all__ = [
-    "check_likelihood",
     "check_samples_first",
     "criterion_of_parameters",
     "no_outputs",
@@ -26,16 +24,6 @@ _PARAMETERS = {
     "bernoulli": "one logit each",
     "gaussian": "the mean as output and a fixed variance",
 }
-
-
-def check_likelihood(criterion: Any, given: str | None) -> None:
-    """Raise InvalidInputError unless the name that the user gave for a criterion's likelihood is one, or None."""
-    if given is None:
-        return
-    if given not in LIKELIHOODS:
-        raise InvalidInputError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {given!r}.")
-    if criterion is None:
-        raise InvalidInputError("likelihood= describes a criterion, and there is none.")
 
 
 def check_samples_first(shape: Sequence[int], count: int) -> None:

@@ -21,6 +21,7 @@ from specop.objectives.autodiff import HESSIAN
 from specop_jax import programs
 from specop_jax.arrays import backend
 from specop_jax.autodiff import make_autodiff
+from specop_jax.products import LossProgram
 
 # --- Compiled once ----------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ def test_programs_are_shared_by_equal_objectives_only():
 
     def program(**keywords):
         autodiff = make_autodiff(loss, None, params=params, **keywords)
-        return autodiff._program(None, batch)[0]
+        return autodiff._program(LossProgram, None, batch)[0]
 
     assert program() is program()
     assert program() is not program(select="layers.0")
@@ -195,4 +196,4 @@ def test_deleted_vectors():
 
 
 def test_few_programs_outlive_their_objectives():
-    assert programs._program.cache_parameters()["maxsize"] == 16
+    assert programs._program.cache_parameters()["maxsize"] == 32

@@ -1,0 +1,233 @@
+r"""The likelihood that a criterion is the negative logarithm of: told, checked, and made into matrices of the outputs.
+
+The losses of terms i add up to :math:`\ell = \sum_i c_i (A(z_i) - z_i^T t_i)` with the log-partition A of the family:
+log-sum-exp for a categorical, softplus for a Bernoulli variable, :math:`z^2 / 2` for a Gaussian. What a criterion does
+besides (means, class weights, ignored labels, label smoothing, :math:`1/C` of a squared error) is in the weights
+:math:`c_i`, and these are read off its second derivative: no option of any criterion has to be known.
+
+Written on `ArrayFunctions`, so that it runs eagerly, inside a trace and under a compiler alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays import probes
+from specop.arrays.backend import Array
+from specop.errors import InvalidInputError
+from specop.objectives.autodiff import LIKELIHOODS, Matrix
+
+__all__ = ["ArrayFunctions", "Likelihood", "by_sample", "fits", "label_noise", "readings", "recognise"]
+
+Multiply = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayFunctions:
+    """What a framework does with arrays of outputs.
+
+    Attributes
+    ----------
+    multiply, subtract, divide, less : callable
+        Of two arrays that broadcast, or of an array and a float.
+    sin, sqrt, sigmoid : callable
+        Entry by entry.
+    softmax, cumsum : callable
+        ``f(x, axis)``; axes are counted from the last one, -1.
+    sum : callable
+        ``sum(x, axis)``: along an axis, or a tuple of them that may be empty; each is kept with length 1.
+    mean : callable
+        ``mean(x)``: along the first axis, which is gone afterwards.
+    norm, least : callable
+        Euclidean norm and least entry of all entries, as scalars.
+    zeros, steps : callable
+        ``f(like)``: an array of that shape of zeros in the same dtype, or of 1, 2, 3, ... in float32.
+    one_hot : callable
+        ``one_hot(labels, like, axis)``: zeros of that shape and dtype with a 1 along the axis where the label says,
+        and at the last place if the label lies beyond it. Labels are whole numbers in a floating dtype, and their
+        array has length 1 along the axis.
+    rows : callable
+        ``rows(x, like)``: each row of a matrix in the shape of another array.
+    cast : callable
+        ``cast(x, like)``: in the dtype of another array; of a comparison, zeros and ones.
+    wide : callable
+        ``wide(x)``: in float32 if its own dtype is less precise.
+    """
+
+    multiply: Callable[..., Array]
+    subtract: Callable[..., Array]
+    divide: Callable[..., Array]
+    less: Callable[..., Array]
+    sin: Callable[[Array], Array]
+    sqrt: Callable[[Array], Array]
+    sigmoid: Callable[[Array], Array]
+    softmax: Callable[[Array, int], Array]
+    cumsum: Callable[[Array, int], Array]
+    sum: Callable[[Array, int | tuple[int, ...]], Array]
+    mean: Callable[[Array], Array]
+    norm: Callable[[Array], Array]
+    least: Callable[[Array], Array]
+    zeros: Callable[[Array], Array]
+    steps: Callable[[Array], Array]
+    one_hot: Callable[[Array, Array, int], Array]
+    rows: Callable[[Array, Array], Array]
+    cast: Callable[[Array, Array], Array]
+    wide: Callable[[Array], Array]
+
+
+def recognise(
+    criterion: Any, given: str | None, known: Callable[[Any], str | None] = lambda criterion: None
+) -> str | None:
+    """Return the likelihood that the user names, or that of a criterion of the framework's own; None for another.
+
+    Parameters
+    ----------
+    criterion : callable or None
+        What the user gave; functions under `functools.partial` are looked at themselves.
+    given : str or None
+        The name that the user gave.
+    known : callable
+        Returns the name for a criterion that the framework brings, or None.
+    """
+    if given is not None and given not in LIKELIHOODS:
+        raise InvalidInputError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {given!r}.")
+    if given is not None and criterion is None:
+        raise InvalidInputError("likelihood= describes a criterion, and there is none.")
+    while isinstance(criterion, functools.partial):
+        criterion = criterion.func
+    found = known(criterion)
+    if None not in (found, given) and given != found:
+        raise InvalidInputError(f"the criterion's likelihood is {found}, not {given}.")
+    return given or found
+
+
+def readings(functions: ArrayFunctions, name: str, dimensions: int) -> Sequence[Likelihood]:
+    """Return how outputs with that many dimensions can be read, to be tried in this order.
+
+    Classes are in the last dimension, or in the second as torch has them.
+    """
+    both = name == "categorical" and dimensions > 2
+    return [Likelihood(functions, name, axis) for axis in ((-1, 1 - dimensions) if both else (-1,))]
+
+
+def label_noise(name: str, matrix: Matrix, samples: int, terms: int) -> NDArray[np.float64]:
+    """Return the random numbers that labels are drawn with: a row for each draw, an entry for each term of the loss."""
+    return np.stack(
+        [probes.label_noise(name, matrix.seed, draw, matrix.first, samples, terms) for draw in range(matrix.draws)]
+    )
+
+
+def fits(measured: Sequence[Any], tolerance: float) -> bool:
+    """Return whether a criterion is of a family.
+
+    Parameters
+    ----------
+    measured : sequence of three scalars on the host
+        What `Likelihood.terms` returned.
+    tolerance : float
+        Relative error allowed to second derivatives of the criterion.
+    """
+    error, scale, least = map(float, measured)
+    return error <= tolerance * scale and least >= 0
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A family of distributions with natural parameters z, the model's outputs.
+
+    Parameters
+    ----------
+    functions : ArrayFunctions
+        Those of the framework that the outputs belong to.
+    name : str
+        One of `specop.objectives.LIKELIHOODS`.
+    axis : int
+        That of the classes, counted from the last one; of no meaning for the other families.
+    """
+
+    functions: ArrayFunctions
+    name: str
+    axis: int
+
+    def terms(self, curvature: Callable[[Array], Multiply], z: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        """Return the weight of each term, and what `fits` looks at.
+
+        Only shape and dtype of ``z`` matter. Weights have its shape, with length 1 along the classes.
+
+        Parameters
+        ----------
+        curvature : callable
+            From outputs to u -> H u with the criterion's second derivative H there.
+        z : native array
+            Outputs.
+        """
+        f = self.functions
+        weights = self._weights(curvature, f.zeros(z))
+        # A point in the middle of the family, where no probability is near zero, shows what the criterion is.
+        steps = f.steps(z)
+        point = f.cast(f.multiply(f.sin(steps), 1.5), z)
+        direction = f.cast(f.sin(f.multiply(steps, 1.7)), z)
+        expected = self.information(point, weights)(direction)
+        error = f.subtract(curvature(point)(direction), expected)
+        return weights, (f.norm(error), f.norm(expected), f.least(weights))
+
+    def information(self, z: Array, weights: Array | float) -> Multiply:
+        """Return u -> M u with M of blocks c_i E[s s'], s the score of a label drawn from the model."""
+        f = self.functions
+        if self.name == "categorical":
+            p = f.softmax(z, self.axis)
+            scaled = f.multiply(p, weights)
+            return lambda u: f.multiply(scaled, f.subtract(u, f.sum(f.multiply(p, u), self.axis)))
+        if self.name == "bernoulli":
+            weights = f.multiply(f.multiply(f.sigmoid(z), f.sigmoid(f.multiply(z, -1.0))), weights)
+        return lambda u: f.multiply(u, weights)
+
+    def sampled(self, z: Array, weights: Array, noise: Array) -> Multiply:
+        """Return the same with the mean over labels instead of the expectation, one for each row of `label_noise`."""
+        f = self.functions
+        scores = f.multiply(self._scores(z, weights, noise), f.sqrt(weights))
+        if self.name == "categorical":
+            return lambda u: f.mean(f.multiply(scores, f.sum(f.multiply(scores, u), self.axis)))
+        # Each entry has a label of its own, independent of the others.
+        squares = f.mean(f.multiply(scores, scores))
+        return lambda u: f.multiply(u, squares)
+
+    def _weights(self, curvature: Callable[[Array], Multiply], zero: Array) -> Array:
+        """Return by how much the criterion's curvature at zero is that of a single term of weight 1."""
+        f = self.functions
+        if self.name == "categorical":
+            # Along the first class, where all are equally probable.
+            direction = f.one_hot(f.sum(zero, self.axis), zero, self.axis)
+        else:
+            direction = f.cast(f.less(zero, 1.0), zero)
+        along = f.wide(direction)
+        found, single = f.wide(curvature(zero)(direction)), self.information(f.wide(zero), 1.0)(along)
+        if self.name == "categorical":
+            found, single = (f.sum(f.multiply(image, along), self.axis) for image in (found, single))
+        return f.cast(f.divide(found, single), zero)
+
+    def _scores(self, z: Array, weights: Array, noise: Array) -> Array:
+        """Return mean minus label, an array of the outputs' shape for each row of `noise`."""
+        f = self.functions
+        if self.name == "gaussian":
+            return f.cast(f.rows(noise, z), z)
+        if self.name == "bernoulli":
+            p = f.sigmoid(z)
+            exact = f.wide(p)
+            return f.subtract(p, f.cast(f.less(f.cast(f.rows(noise, z), exact), exact), z))
+        p = f.softmax(z, self.axis)
+        below = f.cumsum(f.wide(p), self.axis)
+        labels = f.sum(f.cast(f.less(below, f.cast(f.rows(noise, weights), below)), below), self.axis)
+        return f.subtract(p, f.one_hot(labels, p, self.axis))
+
+
+def by_sample(functions: ArrayFunctions, gradient: Array, dimensions: int) -> Multiply:
+    """Return u -> M u with M of blocks r r', r the part of the gradient in the outputs that belongs to a sample."""
+    rest = tuple(range(1 - dimensions, 0))
+    return lambda u: functions.multiply(gradient, functions.sum(functions.multiply(gradient, u), rest))
