@@ -10,20 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
 from specop.objectives.likelihoods import Likelihood, label_noise, recognise
 from specop.objectives.refusals import check_samples_first, wrong_likelihood
-from specop_jax import kernels, programs
+from specop_jax import programs
 from specop_jax.arrays import JaxBackend, backend, device_of, require_precision
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, checked_shapes, equinox_model
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
-from specop_jax.structures import checksum, on_device, take_apart
+from specop_jax.structures import TREES, checksum, on_device
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
 
@@ -80,10 +79,11 @@ def _describe(
     return TreeModel(model, criterion, False, params)
 
 
-class JaxAutodiff:
+class JaxAutodiff(Batched):
     """`specop.objectives.Autodiff` on JAX."""
 
     backend: JaxBackend = backend
+    trees = TREES
 
     def __init__(self, model: Model, names: tuple[str, ...], likelihood: str | None) -> None:
         self.model = model
@@ -158,39 +158,19 @@ class JaxAutodiff:
     # Batches
     def prepare(self, batch: Any) -> Any:
         """Return the batch on the parameters' device."""
-        arrays, frame = take_apart(batch)
-        return frame.fill([on_device(array, self.device) for array in arrays])
-
-    def count(self, batch: Any) -> int:
-        """Return the leading dimension of the batch's first array."""
-        return next((int(array.shape[0]) for array in take_apart(batch)[0] if array.ndim), 1)
-
-    def take(self, batch: Any, start: int, stop: int) -> Any:
-        """Return the batch's samples from `start` to `stop`."""
-        arrays, frame = take_apart(batch)
-        count = self.count(batch)
-        return frame.fill(
-            kernels.rows_between(array, start, stop - start) if array.ndim and array.shape[0] == count else array
-            for array in arrays
-        )
-
-    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
-        """Return the batch's samples at these places."""
-        arrays, frame = take_apart(batch)
-        count = self.count(batch)
-        return frame.fill(array[indices] if array.ndim and array.shape[0] == count else array for array in arrays)
+        return TREES.map(lambda array: on_device(array, self.device), batch)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
-        return sum(array.nbytes for array in take_apart(batch)[0])
+        return sum(array.nbytes for array in TREES.arrays(batch))
 
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
         """Return the batch's arrays themselves, which are immutable; of NumPy arrays checksums."""
-        return tuple(map(_version, take_apart(batch)[0]))
+        return tuple(map(_version, TREES.arrays(batch)))
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
-        return tuple(map(checksum, take_apart(batch)[0]))
+        return tuple(map(checksum, TREES.arrays(batch)))
 
     # Derivatives
     def loss(self, theta: Array | None, batch: Any) -> Array:
@@ -281,7 +261,7 @@ class JaxAutodiff:
     def _program(self, kind: type[P], theta: Array | None, batch: Any) -> tuple[P, Arguments]:
         """Return compiled functions for a batch of this form, and their arguments."""
         loss, leaves = self._read()
-        arrays, frame = take_apart(batch)
+        arrays, frame = TREES.take_apart(batch)
         others = [None if name in set(self.names) else leaf for name, leaf in leaves.items()]
         points = self._points(leaves) if theta is None else programs.split(theta, self.form)
         arguments = points, others, arrays

@@ -13,8 +13,8 @@ from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.select import choose
+from specop.objectives.trees import Constant
 from specop_jax.models import Criterion, Forward, Loss, call_on_inputs, names_of, real, require_criterion, target
-from specop_jax.structures import Constant
 
 __all__ = ["NnxModel"]
 

@@ -18,7 +18,8 @@ from jax import Array
 from specop.errors import InvalidInputError
 from specop.objectives.refusals import no_outputs
 from specop.objectives.select import choose
-from specop_jax.structures import Constant, as_array
+from specop.objectives.trees import Constant
+from specop_jax.structures import TREES
 
 __all__ = ["Loss", "Model", "TreeModel", "checked_shapes", "equinox_model", "real", "target"]
 
@@ -84,7 +85,7 @@ class TreeModel:
         self.is_module = is_module
         self.treedef: Any
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(tree)
-        found = [as_array(leaf) for _, leaf in paths]
+        found = [TREES.as_array(leaf) for _, leaf in paths]
         names = names_of([path for path, _ in paths])
         constants = tuple(
             None if array is not None else Constant(leaf) for (_, leaf), array in zip(paths, found, strict=True)

@@ -14,8 +14,9 @@ from jax import Array
 
 from specop.errors import InvalidInputError
 from specop.objectives.refusals import refusing_global_draws
+from specop.objectives.trees import Frame
 from specop_jax.models import Loss
-from specop_jax.structures import Frame, checksum
+from specop_jax.structures import checksum
 
 __all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "find", "join", "split"]
 

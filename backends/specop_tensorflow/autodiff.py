@@ -15,12 +15,11 @@ import keras
 import numpy as np
 import psutil
 import tensorflow as tf
-from numpy.typing import NDArray
 from tensorflow.python.client import device_lib
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
 from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
 from specop.objectives.refusals import wrong_likelihood
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
@@ -30,7 +29,7 @@ from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.products import JacobianProduct
 from specop_tensorflow.samples import SampleRows, sample_weights
-from specop_tensorflow.structures import leaves, map_tensors, pick, signature, take
+from specop_tensorflow.structures import TREES
 from specop_tensorflow.traces import FirstOrder, Linear, Whole
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
@@ -63,10 +62,11 @@ def make_autodiff(
     return TensorflowAutodiff(described, described.select(select), name, fixed_randomness)
 
 
-class TensorflowAutodiff:
+class TensorflowAutodiff(Batched):
     """`specop.objectives.Autodiff` on gradient tapes."""
 
     backend: TensorflowBackend = backend
+    trees = TREES
 
     def __init__(
         self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None
@@ -144,7 +144,7 @@ class TensorflowAutodiff:
         """Return the batch as tensors on the parameters' device."""
         with tf.device(self.device):
             # A copy first: TensorFlow may share the memory of a NumPy array.
-            return map_tensors(
+            return TREES.map(
                 lambda leaf: (
                     tf.convert_to_tensor(np.array(leaf))
                     if isinstance(leaf, (np.ndarray, np.generic))
@@ -153,36 +153,20 @@ class TensorflowAutodiff:
                 batch,
             )
 
-    def count(self, batch: Any) -> int:
-        """Return the leading dimension of the batch's first array."""
-        for leaf in leaves(batch):
-            if len(leaf.shape):
-                return int(leaf.shape[0])
-        return 1
-
-    def take(self, batch: Any, start: int, stop: int) -> Any:
-        """Return the batch's samples from `start` to `stop`."""
-        return take(batch, self.count(batch), start, stop)
-
-    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
-        """Return the batch's samples at these places."""
-        return pick(batch, self.count(batch), indices)
-
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
-        return sum(
-            int(np.prod(leaf.shape)) * leaf.dtype.size if tf.is_tensor(leaf) else leaf.nbytes for leaf in leaves(batch)
-        )
+        found = TREES.arrays(batch)
+        return sum(int(np.prod(leaf.shape)) * leaf.dtype.size if tf.is_tensor(leaf) else leaf.nbytes for leaf in found)
 
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
         """Return the batch's tensors themselves, which are immutable; of variables and NumPy arrays checksums."""
-        found = leaves(batch)
+        found = TREES.arrays(batch)
         tensors = [Same(leaf) for leaf in found if isinstance(leaf, tf.Tensor)]
         return (*tensors, *checksums(leaf for leaf in found if not isinstance(leaf, tf.Tensor)))
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
-        return checksums(leaves(self.prepare(batch)))
+        return checksums(TREES.arrays(self.prepare(batch)))
 
     # Derivatives
     def loss(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
@@ -229,11 +213,11 @@ class TensorflowAutodiff:
         self._check_outputs(finite, theta)
         self._checked(loss, theta)
         batch = self.prepare(batch)
-        sliced = tuple(bool(leaf.shape.rank) and leaf.shape[0] == count for leaf in leaves(batch))
+        sliced = tuple(TREES.have_samples(TREES.arrays(batch)))
 
         def between(start: int, stop: int) -> tf.Tensor:
             part, spec = weights[start:stop], tf.TensorSpec([stop - start, *weights.shape[1:]], weights.dtype)
-            some = take(batch, count, start, stop)
+            some = self.take(batch, start, stop)
             trace, inputs, _ = self._bound(
                 ("samples", sliced), Whole, theta, some, spec, run=SampleRows(sliced), operands=[part]
             )
@@ -321,7 +305,7 @@ class TensorflowAutodiff:
         kind: Any,
         theta: tf.Tensor | None,
         batch: Any,
-        *specs: tf.TensorSpec,
+        *rest: tf.TensorSpec,
         run: Callable[..., Any] = Derivatives.gradient,
         operands: Sequence[tf.Tensor] = (),
     ) -> tuple[Any, list[Any], dict[str, Any]]:
@@ -335,7 +319,7 @@ class TensorflowAutodiff:
             Of the trace.
         theta, batch
             To be evaluated at.
-        *specs : tf.TensorSpec
+        *rest : tf.TensorSpec
             Of further arguments of `run`.
         run : callable
             ``run(derivatives, values, batch, *arguments)`` is what is traced.
@@ -343,20 +327,21 @@ class TensorflowAutodiff:
             The further arguments, a vector apart.
         """
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
-        batch = self.prepare(batch)
+        arrays, frame = TREES.take_apart(self.prepare(batch))
+        specs = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
         current = self._current()
         values = {} if theta is None else self._derivatives(current).split(theta)
         reads = self.model.reads_variables
         points = {} if reads else {**self.model.named_state(), **values}
-        key = (key, signature(batch), self.model.constants(), tuple(map(id, current.values())))
+        key = (key, frame, *specs, self.model.constants(), tuple(map(id, current.values())))
         if key not in self._traces:
             derivatives = self._derivatives(current)
             traced = functools.partial(run, derivatives)
-            self._traces[key] = kind(derivatives, points, batch, self.fixed_randomness, traced, *specs)
+            self._traces[key] = kind(derivatives, points, (specs, frame), self.fixed_randomness, traced, *rest)
         shadows = {name: tf.Variable(value, trainable=False) for name, value in (values if reads else {}).items()}
         trace = self._traces[key]
         given = [tf.convert_to_tensor(point) for point in points.values()]
-        return trace, trace.inputs(given, batch, shadows, operands), shadows
+        return trace, trace.inputs(given, arrays, shadows, operands), shadows
 
     def _current(self) -> dict[str, Any]:
         """Return the selected parameters as the model has them now: it may hold other variables than at first."""

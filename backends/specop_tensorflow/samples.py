@@ -6,6 +6,7 @@ loss whatever the criterion averages over.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import tensorflow as tf
 from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.outputs import output_gradient
-from specop_tensorflow.structures import leaves, map_tensors
+from specop_tensorflow.structures import TREES
 
 __all__ = ["SampleRows", "sample_weights"]
 
@@ -47,17 +48,19 @@ class SampleRows:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the outputs of the samples, each computed alone, and the gradients as rows."""
         sources = derivatives.sources(values)
+        arrays, frame = TREES.take_apart(batch)
 
         def row(elements: tuple[list[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             sample, weight = elements
-            parts, sliced = iter(sample), iter(self.sliced)
-            alone = map_tensors(lambda leaf: next(parts)[None] if next(sliced) else leaf, batch)
+            parts = iter(sample)
+            alone = frame.fill(
+                next(parts)[None] if own else array for array, own in zip(arrays, self.sliced, strict=True)
+            )
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(list(sources.values()))
                 outputs = derivatives.outputs(values, alone)
             gradients = tape.gradient(outputs, list(sources.values()), output_gradients=weight[None])
             return outputs[0], derivatives.vector(dict(zip(sources, gradients, strict=True)))
 
-        slices = [leaf for leaf, sliced in zip(leaves(batch), self.sliced, strict=True) if sliced]
-        outputs, rows = tf.vectorized_map(row, (slices, weights))
+        outputs, rows = tf.vectorized_map(row, (list(itertools.compress(arrays, self.sliced)), weights))
         return outputs, rows

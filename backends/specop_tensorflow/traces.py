@@ -9,15 +9,16 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError, NondeterministicError, SpecopError
 from specop.objectives.refusals import refusing_global_draws
+from specop.objectives.trees import Frame
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
 from specop_tensorflow.missing_derivatives import differentiable_moments, refuse_assumed_zeros
-from specop_tensorflow.structures import leaves, map_tensors
 
 __all__ = ["FirstOrder", "Linear", "Whole"]
 
 Functions = Callable[..., list[tf.Tensor]]
+Batch = tuple[list[tf.TensorSpec], Frame]
 
 
 class _Trace:
@@ -28,8 +29,8 @@ class _Trace:
     derivatives : Derivatives
     points : mapping
         All parameters that a function is given, by name; empty for a model, which reads its variables.
-    batch : structure
-        Of the shapes and dtypes to trace for.
+    batch : tuple
+        Shapes and dtypes of a batch's tensors, as tf.TensorSpec, and the `Frame` that puts the batch together.
     seed : int, optional
         Of everything random in the forward pass; without it nothing may be.
     run : callable
@@ -39,31 +40,27 @@ class _Trace:
     """
 
     def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any, *rest: Any
     ) -> None:
         names = list(points)
-        shown = [batch]  # emptied in the end, so that the trace does not hold the batch
+        specs, frame = batch
         refused: list[SpecopError] = []
 
         def traced(values: list[Any], data: list[Any], *operands: Any) -> Any:
-            arrays = iter(data)
             given = dict(zip(names, values, strict=True))
             try:
-                return run(given, map_tensors(lambda _: next(arrays), shown[0]), *operands)
+                return run(given, frame.fill(data), *operands)
             except SpecopError as error:
                 refused.append(error)
                 raise
 
-        specs = ([_spec(point) for point in points.values()], [_spec(leaf) for leaf in leaves(batch)], *rest)
         try:
-            self.graph = _traced(traced, specs)
+            self.graph = _traced(traced, ([_spec(point) for point in points.values()], specs, *rest))
         except Exception:
             # AutoGraph makes an exception of its own from what passes through it.
             if refused:
                 raise refused[0] from None
             raise
-        finally:
-            shown.clear()
         self._captured = list(self.graph.captured)
         self._places = {
             name: place
@@ -97,7 +94,11 @@ class _Trace:
         return bool(self._seeds)
 
     def inputs(
-        self, points: Sequence[Any], batch: Any, shadows: Mapping[str, Any], operands: Sequence[tf.Tensor]
+        self,
+        points: Sequence[Any],
+        arrays: Sequence[tf.Tensor],
+        shadows: Mapping[str, Any],
+        operands: Sequence[tf.Tensor],
     ) -> list[Any]:
         """Return the tensors that the compiled functions take, the vector apart.
 
@@ -107,7 +108,7 @@ class _Trace:
         for name, place in self._places.items():
             if name in shadows:
                 captured[place] = shadows[name].handle
-        return [*points, *leaves(batch), *operands, *captured]
+        return [*points, *arrays, *operands, *captured]
 
 
 class Whole(_Trace):
@@ -120,7 +121,7 @@ class Whole(_Trace):
     """
 
     def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any, *rest: Any
     ) -> None:
         super().__init__(derivatives, points, batch, seed, run, *rest)
         self.call: Functions = self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
@@ -138,7 +139,7 @@ class FirstOrder(_Trace):
     """
 
     def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any
     ) -> None:
         super().__init__(derivatives, points, batch, seed, run)
         self.loss: Functions = self.graph.function(self.graph.inputs, self.graph.outputs[:1], asserting=True)
@@ -162,7 +163,7 @@ class Linear(_Trace):
     """
 
     def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Any, seed: int | None, run: Any, *rest: Any
+        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any, *rest: Any
     ) -> None:
         super().__init__(derivatives, points, batch, seed, run, *rest)
         given = self.graph.inputs[: len(points)]

@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, ParametersChangedError
-from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
 from specop.objectives.refusals import wrong_likelihood
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
@@ -39,7 +37,7 @@ from specop_torch.products import (
     transposed_jacobian,
 )
 from specop_torch.samples import SampleGradients, check_samples
-from specop_torch.structures import leaves, move, pick, take
+from specop_torch.structures import TREES
 from specop_torch.tape import Tape, record
 
 __all__ = ["TorchAutodiff", "make_autodiff"]
@@ -66,10 +64,11 @@ def make_autodiff(
     return TorchAutodiff(described, described.select(select), name, fixed_randomness)
 
 
-class TorchAutodiff:
+class TorchAutodiff(Batched):
     """`specop.objectives.Autodiff` on torch autograd."""
 
     backend: TorchBackend = backend
+    trees = TREES
 
     def __init__(
         self,
@@ -145,36 +144,23 @@ class TorchAutodiff:
 
     # Batches
     def prepare(self, batch: Any) -> Any:
-        """Return the batch on the parameters' device."""
-        return move(batch, self.device)
-
-    def count(self, batch: Any) -> int:
-        """Return the leading dimension of the batch's first array."""
-        for leaf in leaves(batch):
-            if leaf.ndim:
-                return int(leaf.shape[0])
-        return 1
+        """Return the batch on the parameters' device; what is there already is not copied."""
+        return TREES.map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
-        return sum(leaf.numel() * leaf.element_size() for leaf in leaves(batch))
-
-    def take(self, batch: Any, start: int, stop: int) -> Any:
-        """Return the batch's samples from `start` to `stop`."""
-        return take(batch, self.count(batch), start, stop)
-
-    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
-        """Return the batch's samples at these places."""
-        return pick(batch, self.count(batch), indices)
+        return sum(leaf.numel() * leaf.element_size() for leaf in TREES.arrays(batch))
 
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
         """Return the batch's tensors with their version counters; of memory that torch does not own checksums."""
         # NumPy writes to its arrays without a word to the tensors that share them.
-        return tuple(checksums([leaf]) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in leaves(batch))
+        return tuple(
+            checksums([leaf]) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in TREES.arrays(batch)
+        )
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
-        return checksums(leaves(batch))
+        return checksums(TREES.arrays(batch))
 
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:

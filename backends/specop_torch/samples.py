@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.refusals import check_samples_first
 from specop_torch.memory import is_out_of_memory
 from specop_torch.models import Model
-from specop_torch.structures import leaves, map_tensors
+from specop_torch.structures import TREES
 
 __all__ = ["SampleGradients", "check_samples"]
 
@@ -82,9 +82,8 @@ class SampleGradients:
         return dict(zip(moving, map(torch.stack, zip(*rows, strict=True)), strict=True)), torch.cat(outputs)
 
     def _weighted(self, moving: dict[str, Tensor], sample: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-        parts = iter(sample)
-        batch = map_tensors(lambda leaf: next(parts).unsqueeze(0) if self._is_sliced(leaf) else leaf, self.batch)
-        outputs = self.model.outputs(self.points | moving, batch)
+        _, rebuild = TREES.samples(self.batch)
+        outputs = self.model.outputs(self.points | moving, rebuild(part.unsqueeze(0) for part in sample))
         return (outputs * weight).sum(), outputs
 
     def _gradient(self, value: Tensor, moving: dict[str, Tensor]) -> Sequence[Tensor]:
@@ -94,10 +93,8 @@ class SampleGradients:
         return {name: point for name, point in self.points.items() if point.requires_grad}
 
     def _slices(self, start: int, stop: int) -> list[Tensor]:
-        return [leaf[start:stop] for leaf in leaves(self.batch) if self._is_sliced(leaf)]
-
-    def _is_sliced(self, leaf: Tensor) -> bool:
-        return leaf.ndim > 0 and leaf.shape[0] == self.outputs.shape[0]
+        tensors, _ = TREES.samples(self.batch)
+        return [tensor[start:stop] for tensor in tensors]
 
 
 def check_samples(model: Model, outputs: Tensor, count: int) -> None:

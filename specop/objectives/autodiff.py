@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
+from specop.objectives.trees import Trees
 
 __all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]
 
@@ -185,3 +186,21 @@ class Autodiff(Protocol):
 
         A native (stop - start, n) block with a row for each sample; all rows of the batch add up to the gradient.
         """
+
+
+class Batched:
+    """Base of adapters whose batches are structures of arrays."""
+
+    trees: Trees
+
+    def count(self, batch: Any) -> int:
+        """Return the number of samples in a batch."""
+        return self.trees.count(batch)
+
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+        return self.trees.take(batch, start, stop)
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
+        return self.trees.pick(batch, indices)

@@ -1,40 +1,182 @@
-"""Arrays inside containers that no framework's own trees know; an adapter says what an array is."""
+"""Arrays inside containers of any kind: batches, and the parameters that a function is given."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, MutableMapping
+import itertools
+import types
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
-__all__ = ["among_samples", "collected", "map_items"]
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays.backend import Array
+
+__all__ = ["Constant", "Frame", "Trees"]
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type, types.MethodType)
 
 
-def map_items(function: Callable[[Any], Any], container: Any) -> Any:
-    """Return a dataclass or a mutable mapping with its items replaced; anything else as it is."""
-    if dataclasses.is_dataclass(container) and not isinstance(container, type):
-        items = {item.name: function(getattr(container, item.name)) for item in dataclasses.fields(container)}
-        return dataclasses.replace(container, **items)
-    if isinstance(container, MutableMapping):
-        clone = copy.copy(container)
-        for key, value in container.items():
-            clone[key] = function(value)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trees:
+    """Structures of one framework's arrays: its own containers, dataclasses, and other mutable mappings.
+
+    Attributes
+    ----------
+    flatten : callable
+        ``flatten(structure) -> (leaves, treedef)``, with a hashable description of the containers that the framework
+        knows. What it does not know is a leaf.
+    unflatten : callable
+        ``unflatten(treedef, leaves)``.
+    as_array : callable
+        ``as_array(leaf)``: the leaf as an array, or None if it is none.
+    length : callable
+        ``length(array)``: its leading dimension, or None of a scalar.
+    between : callable
+        ``between(array, start, stop)``: entries of the leading dimension.
+    at : callable
+        ``at(array, indices)``: the same for a NumPy array of integers.
+    """
+
+    flatten: Callable[[Any], tuple[list[Any], Any]]
+    unflatten: Callable[[Any, list[Any]], Any]
+    as_array: Callable[[Any], Array | None]
+    length: Callable[[Array], int | None]
+    between: Callable[[Array, int, int], Array]
+    at: Callable[[Array, NDArray[np.intp]], Array]
+
+    def take_apart(self, structure: Any) -> tuple[list[Array], Frame]:
+        """Return the arrays of a structure in a fixed order, and what puts them together again."""
+        leaves, treedef = self.flatten(structure)
+        arrays: list[Array] = []
+        places: list[Any] = []
+        for leaf in leaves:
+            array = self.as_array(leaf)
+            if array is not None:
+                arrays.append(array)
+                places.append(None)
+                continue
+            inside = _items(leaf)
+            if inside is None:
+                places.append(Constant(leaf))
+                continue
+            make, items = inside
+            found, frame = self.take_apart(items)
+            arrays += found
+            places.append((make, frame))
+        return arrays, Frame(self.unflatten, treedef, tuple(places))
+
+    def arrays(self, structure: Any) -> list[Array]:
+        """Return the arrays of a structure in a fixed order."""
+        return self.take_apart(structure)[0]
+
+    def map(self, function: Callable[[Array], Array], structure: Any) -> Any:
+        """Return the structure with each array replaced; everything else stays as it is."""
+        arrays, frame = self.take_apart(structure)
+        return frame.fill(map(function, arrays))
+
+    def count(self, batch: Any) -> int:
+        """Return the number of samples in a batch: the leading dimension of its first array that has one."""
+        return next((length for length in map(self.length, self.arrays(batch)) if length is not None), 1)
+
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+        arrays, rebuild = self.samples(batch)
+        return rebuild(self.between(array, start, stop) for array in arrays)
+
+    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+        """Return the batch's samples at these places."""
+        arrays, rebuild = self.samples(batch)
+        return rebuild(self.at(array, indices) for array in arrays)
+
+    def samples(self, batch: Any) -> tuple[list[Array], Callable[[Iterable[Array]], Any]]:
+        """Return the arrays with an entry for each sample, and what makes a batch of others in their place."""
+        arrays, frame = self.take_apart(batch)
+        chosen = self.have_samples(arrays)
+
+        def rebuild(replaced: Iterable[Array]) -> Any:
+            waiting = iter(replaced)
+            return frame.fill(next(waiting) if own else array for array, own in zip(arrays, chosen, strict=True))
+
+        return list(itertools.compress(arrays, chosen)), rebuild
+
+    def have_samples(self, arrays: list[Array]) -> list[bool]:
+        """Return which of a batch's arrays have an entry for each sample."""
+        count = self.count(arrays)
+        return [self.length(array) == count for array in arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A structure without its arrays; equal frames hold the same constants in the same places."""
+
+    unflatten: Callable[[Any, list[Any]], Any]
+    treedef: Any
+    places: tuple[Any, ...]
+
+    def fill(self, arrays: Iterable[Array]) -> Any:
+        """Return the structure with these arrays in it."""
+        return self._fill(iter(arrays))
+
+    def _fill(self, arrays: Iterator[Array]) -> Any:
+        leaves = []
+        for place in self.places:
+            if place is None:
+                leaves.append(next(arrays))
+            elif isinstance(place, Constant):
+                leaves.append(place.value)
+            else:
+                make, frame = place
+                leaves.append(make(frame._fill(arrays)))
+        return self.unflatten(self.treedef, leaves)
+
+
+class Constant:
+    """A value that compiled code has taken in: plain values are compared with their type, others by identity."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Constant) or type(self.value) is not type(other.value):
+            return False
+        return self.value is other.value or (isinstance(self.value, _PLAIN) and bool(self.value == other.value))
+
+    def __hash__(self) -> int:
+        return hash(self.value) if isinstance(self.value, _PLAIN) else id(self.value)
+
+
+class _Make:
+    """Puts the values of fields or keys into a new container of the same kind."""
+
+    def __init__(self, prototype: Any, constant: tuple[Any, ...]) -> None:
+        self.prototype = prototype
+        self.constant = constant
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Make) and self.constant == other.constant
+
+    def __hash__(self) -> int:
+        return hash(self.constant)
+
+    def __call__(self, items: dict[Any, Any]) -> Any:
+        if isinstance(self.prototype, type):
+            return self.prototype(**items)
+        clone = copy.copy(self.prototype)
+        clone.update(items)
         return clone
-    return container
 
 
-def collected(map_arrays: Callable[[Callable[[Any], Any], Any], Any], structure: Any) -> list[Any]:
-    """Return the arrays that ``map_arrays(function, structure)`` would replace, in its order."""
-    found: list[Any] = []
-
-    def collect(array: Any) -> Any:
-        found.append(array)
-        return array
-
-    map_arrays(collect, structure)
-    return found
-
-
-def among_samples(function: Callable[[Any], Any], count: int) -> Callable[[Any], Any]:
-    """Return a function of arrays that replaces those with an entry for each sample, and passes others on."""
-    return lambda array: function(array) if len(array.shape) and array.shape[0] == count else array
+def _items(leaf: Any) -> tuple[_Make, dict[Any, Any]] | None:
+    kind = type(leaf)
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        items = {item.name: getattr(leaf, item.name) for item in dataclasses.fields(leaf) if item.init}
+        return _Make(kind, (kind,)), items
+    if isinstance(leaf, MutableMapping):
+        # Without its values: a frame must not keep a batch in memory.
+        prototype = copy.copy(leaf)
+        prototype.update(dict.fromkeys(leaf))
+        return _Make(prototype, (kind, *leaf)), dict(leaf)
+    return None
