@@ -46,20 +46,17 @@ class LossProgram(Program):
         super().__init__(*facts)
         self.loss = jax.jit(self._loss)
         self.gradient = jax.jit(self._gradient)
-        self._linearized = Split(
-            self._linear, lambda linear, vector: join(linear(split(vector, self.form)), self.dtype)
-        )
+        self._linearized = Split(self._linear, self._apply)
         self._products = {True: jax.jit(self._forward), False: jax.jit(self._reverse)}
         self._is_forward = True
 
     def linearize(self, arguments: Arguments, vector: Array) -> Product:
         """Return the Hessian-vector product."""
-        found = self._forwards(self._linearized, *arguments)
+        found = self._forwards(self._linearize, arguments, vector)
         if found is None:
             loss, first = self.product(*arguments, vector)
             return Product((True, loss), first, lambda other: self.product(*arguments, other)[1], arguments[2])
-        loss, (apply,), held = found
-        return Product((True, loss), apply(vector), apply, held)
+        return found
 
     def product(self, *arguments: Any) -> tuple[Array, Array]:
         """Return loss and Hessian-vector product, and keep nothing; the last argument is the vector."""
@@ -72,6 +69,10 @@ class LossProgram(Program):
             raise InvalidInputError(
                 f"JAX has no second derivative of an operation of the loss: {error} Replace it by others."
             ) from error
+
+    def _linearize(self, arguments: Arguments, vector: Array) -> Product:
+        loss, (apply,), held = self._linearized(*arguments)
+        return Product((True, loss), apply(vector), apply, held)
 
     def _forwards(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function gives that differentiates the gradient forwards, or None where JAX cannot."""
