@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from specop.arrays.backend import Backend
+from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
@@ -210,10 +210,7 @@ class JaxBackend(Backend):
     def to_host(self, *arrays: Array | Part) -> list[NDArray[np.float64]]:
         buffers = {id(buffer): buffer for buffer in map(_buffer, arrays)}
         flat = np.asarray(_packed(list(buffers.values())), dtype=np.float64).reshape(-1)
-        found, begin = {}, 0
-        for key, buffer in buffers.items():
-            found[key] = flat[begin : begin + buffer.size].reshape(buffer.shape)
-            begin += buffer.size
+        found = dict(zip(buffers, unpacked(flat, [buffer.shape for buffer in buffers.values()]), strict=True))
         values = [found[id(_buffer(array))] for array in arrays]
         return [
             np.array(value[array.entries] if isinstance(array, Part) else value)

@@ -165,9 +165,6 @@ class NumpyBackend(Backend):
     def transpose(self, matrix: NDArray[Any]) -> NDArray[Any]:
         return matrix.T
 
-    def stack_columns(self, vectors: Sequence[Vector]) -> NDArray[Any]:
-        return np.stack(vectors, axis=1)
-
     def columns(self, block: NDArray[Any]) -> list[Vector]:
         return list(np.ascontiguousarray(block.T))
 

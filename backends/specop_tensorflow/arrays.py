@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from specop.arrays.backend import Backend
+from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop_tensorflow.basis import Basis
@@ -171,9 +171,7 @@ class TensorflowBackend(Backend):
 
     def to_host(self, *arrays: tf.Tensor) -> list[NDArray[np.float64]]:
         together = tf.concat([tf.reshape(tf.cast(array, tf.float64), [-1]) for array in arrays], 0)
-        ends = np.cumsum([array.shape.num_elements() for array in arrays])[:-1]
-        parts = np.split(np.array(together.numpy()), ends)
-        return [part.reshape(tuple(array.shape)) for part, array in zip(parts, arrays, strict=True)]
+        return unpacked(np.array(together.numpy()), [tuple(array.shape) for array in arrays])
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> tf.Tensor:
         # A copy first: TensorFlow may share the memory of what it is given.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specop.arrays.backend import Backend
+from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
@@ -173,16 +173,12 @@ class TorchBackend(Backend):
     def transpose(self, matrix: Tensor) -> Tensor:
         return matrix.T
 
-    def stack_columns(self, vectors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(tuple(vectors), dim=1)
-
     def columns(self, block: Tensor) -> list[Tensor]:
         return list(block.detach().T.contiguous())
 
     def to_host(self, *arrays: Tensor) -> list[NDArray[np.float64]]:
         flat = torch.cat([array.detach().reshape(-1) for array in arrays]).cpu().numpy().astype(np.float64)
-        ends = np.cumsum([array.numel() for array in arrays])[:-1]
-        return [part.reshape(tuple(array.shape)) for part, array in zip(np.split(flat, ends), arrays, strict=True)]
+        return unpacked(flat, [array.shape for array in arrays])
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> Tensor:
         return torch.tensor(array, dtype=_TO_TORCH[layout.dtype], device=layout.device)

@@ -6,6 +6,8 @@ Algorithms are written once against `Backend`. Vectors are opaque to them: they 
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import metadata
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 
-__all__ = ["Array", "Backend", "Basis", "backend_of", "checked_columns", "framework_adapter", "shape_of"]
+__all__ = ["Array", "Backend", "Basis", "backend_of", "checked_columns", "framework_adapter", "shape_of", "unpacked"]
 
 Array = Any
 """A native vector, matrix or scalar of some framework. Only that framework's backend looks inside."""
@@ -286,6 +288,12 @@ def checked_columns(backend: Backend, block: Any, layout: Layout, what: str) -> 
     columns = backend.columns(block) if isinstance(block, backend.array_type) else [block]
     backend.check_vector(columns[0], layout, f"each column of {what}")
     return columns
+
+
+def unpacked(flat: NDArray[Any], shapes: Sequence[Sequence[int]]) -> list[NDArray[Any]]:
+    """Return arrays of these shapes, whose entries lie one after the other in a flat one: for `Backend.to_host`."""
+    bounds = itertools.pairwise(itertools.accumulate(map(math.prod, shapes), initial=0))
+    return [flat[start:stop].reshape(shape) for (start, stop), shape in zip(bounds, shapes, strict=True)]
 
 
 def framework_adapter(thing: object) -> Any:

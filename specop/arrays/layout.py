@@ -12,6 +12,8 @@ from specop.errors import InvalidInputError
 
 __all__ = ["Layout"]
 
+_DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -32,10 +34,13 @@ class Layout:
     device: Any
 
     def __post_init__(self) -> None:
+        # A look-up, because a layout is made for each vector that is checked.
+        if self.dtype in _DTYPES:
+            return
         # Frameworks have types that NumPy does not know, such as bfloat16.
         with suppress(TypeError):
             object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if str(self.dtype) not in ("float32", "float64"):
+        if self.dtype not in _DTYPES:
             raise InvalidInputError(f"vectors must be float32 or float64, got {self.dtype}.")
 
     @property

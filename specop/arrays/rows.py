@@ -1,4 +1,4 @@
-"""A basis as contiguous blocks of rows, written in place or, where arrays are immutable, replaced one by one."""
+"""RowBlocks: a basis as contiguous blocks of rows, written in place or replaced one by one."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class RowBlocks:
         self.lead = min(lead, capacity)
         self.blocks: list[Any] = []
         self._empty = empty
-        self._rows = 0
+        self._ends = [0]
 
     def grow(self, rows: int) -> None:
         """Take memory for at least `rows` rows."""
         if rows > self.capacity:
             raise IndexError(f"{rows} rows do not fit a basis with a capacity of {self.capacity}.")
-        while self._rows < rows:
-            count = min(_BLOCK_ROWS, self.capacity - self._rows) if self.blocks else self.lead
+        while self._ends[-1] < rows:
+            count = min(_BLOCK_ROWS, self.capacity - self._ends[-1]) if self.blocks else self.lead
             self.blocks.append(self._empty(count, self.layout.n))
-            self._rows += count
+            self._ends.append(self._ends[-1] + count)
 
     def locate(self, i: int) -> tuple[int, int]:
         """Return the number of the block that holds row `i`, and the row's place in it."""
@@ -62,17 +62,14 @@ class RowBlocks:
 
     def meeting(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return number and first row of every block that meets rows `start` to `stop`."""
-        firsts = itertools.accumulate(map(len, self.blocks), initial=0)
-        numbered = enumerate(zip(firsts, self.blocks, strict=False))
-        return [
-            (number, first) for number, (first, block) in numbered if max(start, first) < min(stop, first + len(block))
-        ]
+        bounds = enumerate(itertools.pairwise(self._ends))
+        return [(number, first) for number, (first, end) in bounds if max(start, first) < min(stop, end)]
 
     def parts(self, start: int, stop: int) -> list[tuple[slice, Any]]:
         """Return, for every block that meets rows `start` to `stop`, its place in that range and a view."""
         found = []
         for number, first in self.meeting(start, stop):
             block = self.blocks[number]
-            low, high = max(start, first), min(stop, first + len(block))
+            low, high = max(start, first), min(stop, self._ends[number + 1])
             found.append((slice(low - start, high - start), block[low - first : high - first]))
         return found

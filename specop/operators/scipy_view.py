@@ -29,12 +29,6 @@ class ScipyView(scipy.sparse.linalg.LinearOperator):
     def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._apply(self.operator.rmatvec, x, self.operator.codomain)
 
-    def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return np.stack([self._matvec(column) for column in X.T], axis=1)
-
-    def _rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return np.stack([self._rmatvec(column) for column in X.T], axis=1)
-
     def _adjoint(self) -> ScipyView:
         return ScipyView(self.operator.T)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import minicupy as mp
 import numpy as np
 
-from specop.arrays import Backend, Layout, RowBlocks
+from specop.arrays import Backend, Layout, RowBlocks, unpacked
 
 _CHUNK = 65_536
 
@@ -103,8 +103,7 @@ class MinicupyBackend(Backend):
     # Exchange with the host
     def to_host(self, *arrays):
         flat = mp.concatenate([array.reshape(-1).astype(np.float64) for array in arrays]).get()
-        ends = np.cumsum([array.reshape(-1).shape[0] for array in arrays])[:-1]
-        return [part.reshape(array.shape) for part, array in zip(np.split(flat, ends), arrays, strict=True)]
+        return unpacked(flat, [array.shape for array in arrays])
 
     def from_host(self, array, layout):
         return mp.asarray(np.asarray(array, dtype=layout.dtype))
