@@ -204,6 +204,8 @@ class Backend(ABC):
         rows = self.transpose(block)
         return [self.copy(self.index(rows, i)) for i in range(self.shape(rows)[0])]
 
+    # Not finite in, not finite out: whoever asked looks, and NumPy need not warn as well.
+    @np.errstate(invalid="ignore")
     def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
         """Return ``X @ Y.T`` on the host for blocks of rows, matrices of shape (m_i, n), one below the other.
 
@@ -213,6 +215,7 @@ class Backend(ABC):
         left = np.concatenate(self.to_host(*x))
         return left @ (left if y is x else np.concatenate(self.to_host(*y))).T
 
+    @np.errstate(invalid="ignore")
     def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
         """Return the diagonal blocks of ``rows.T @ rows`` on the host, a (n / size, size, size) array.
 
@@ -222,6 +225,7 @@ class Backend(ABC):
         cut = hosted.reshape(len(hosted), -1, size).transpose(1, 2, 0)
         return cut @ cut.transpose(0, 2, 1)
 
+    @np.errstate(invalid="ignore")
     def apply_blocks(self, blocks: Array, x: Array) -> Array:
         """Return the product of a block-diagonal matrix, given by its native (k, size, size) blocks, with ``x``."""
         matrices, vector = self.to_host(blocks, x)

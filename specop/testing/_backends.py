@@ -15,8 +15,8 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.testing._bases import check_basis
 from specop.testing._laws import require, require_close, require_same
-from specop.testing._matrices import check_matrices
 from specop.testing._native import Native
+from specop.testing._primitives import check_primitives
 
 __all__ = ["check_backend"]
 
@@ -59,12 +59,8 @@ def check_backend(
         _check_exchange(native)
         _check_layout(native)
         _check_vector_check(native, [np.dtype(other) for other in dtypes])
-        _check_purity(native)
-        _check_fresh(native)
-        _check_reductions(native)
-        _check_entrywise(native)
-        check_matrices(native)
-        _check_not_finite(native)
+        check_primitives(native)
+        _check_long_sums(native)
         check_basis(native)
         _check_probes(native)
 
@@ -168,143 +164,24 @@ def _check_vector_check(native: Native, offered: Sequence[np.dtype[Any]]) -> Non
             require(words in str(message), "check_vector", law, f"its text: {message}")
 
 
-def _check_purity(native: Native) -> None:
-    """Only the first argument, and only of a primitive whose name ends in an underscore, may be consumed."""
-    backend, indices = native.backend, np.array([4, 0])
-    x, y, matrix, pair = native.normal(6), native.normal(6), native.normal(6, 6), native.normal(2)
-    cubes = native.normal(2, 3, 3)
-    inputs = {"x": x, "y": y, "matrix": matrix, "pair": pair, "cubes": cubes}
-    before = {name: native.numpy(value) for name, value in inputs.items()}
-    calls: dict[str, Callable[[], Any]] = {
-        "layout": lambda: backend.layout(x),
-        "dot": lambda: backend.dot(x, y),
-        "norm": lambda: backend.norm(x),
-        "copy": lambda: backend.copy(x),
-        "multiply": lambda: backend.multiply(x, y),
-        "gather": lambda: backend.gather(x, indices),
-        "scatter": lambda: backend.scatter(pair, indices, native.layout(6)),
-        "apply_rows": lambda: backend.apply_rows(matrix, x),
-        "combine_rows": lambda: backend.combine_rows(matrix, x),
-        "row_products": lambda: backend.row_products([matrix], [matrix]),
-        "block_products": lambda: backend.block_products(matrix, 3),
-        "apply_blocks": lambda: backend.apply_blocks(cubes, x),
-        "cast": lambda: backend.cast(x, np.dtype(np.float16)),
-        "section": lambda: backend.section(matrix, 1, 3),
-        "stack": lambda: backend.stack([x, y]),
-        "index": lambda: backend.index(matrix, 1),
-        "transpose": lambda: backend.transpose(matrix),
-        "stack_columns": lambda: backend.stack_columns([x, y]),
-        "columns": lambda: backend.columns(matrix),
-        "to_host": lambda: backend.to_host(x, matrix),
-        "to_numpy": lambda: backend.to_numpy(x),
-        "check_vector": lambda: backend.check_vector(x, native.layout(6), "x"),
-        "axpy_": lambda: backend.axpy_(native.normal(6), 2.0, x),
-    }
-    for primitive, call in calls.items():
-        call()
-        for name, value in inputs.items():
-            law = "leaves its inputs alone" if primitive != "axpy_" else "consumes its first argument only"
-            require_same(native.numpy(value), before[name], primitive, law)
-        require(indices.tolist() == [4, 0], primitive, "leaves its indices alone", str(indices))
-
-
-def _check_fresh(native: Native) -> None:
-    """Algorithms write into what a primitive returns."""
-    backend = native.backend
-    everything, nothing = np.arange(6), np.ones(6)
-    calls: dict[str, Callable[[Array], Array]] = {
-        "copy": backend.copy,
-        "multiply": lambda x: backend.multiply(x, native.array(nothing)),
-        "gather": lambda x: backend.gather(x, everything),
-        "scatter": lambda x: backend.scatter(x, everything, native.layout(6)),
-        "apply_rows": lambda x: backend.apply_rows(native.array(np.eye(6)), x),
-        "combine_rows": lambda x: backend.combine_rows(native.array(np.eye(6)), x),
-        "apply_blocks": lambda x: backend.apply_blocks(native.array(np.eye(6)[None]), x),
-        "cast": lambda x: backend.cast(x, native.dtype),
-        "stack": lambda x: backend.stack([x]),
-        "stack_columns": lambda x: backend.columns(backend.stack_columns([x]))[0],
-    }
-    for primitive, call in calls.items():
-        x = native.normal(6)
-        before = native.numpy(x)
-        backend.scale_(call(x), 0.0)
-        require(native.holds(x, before), primitive, "returns storage of its own, not that of its input")
-    matrix = native.normal(6, 2)
-    before = native.numpy(matrix)
-    backend.scale_(backend.columns(matrix)[0], 0.0)
-    require(native.holds(matrix, before), "columns", "returns storage of its own, not that of its input")
-
-
-def _check_reductions(native: Native) -> None:
-    backend, rng = native.backend, np.random.default_rng(2)
-    u, v = rng.standard_normal((2, 1000)).astype(native.dtype).astype(np.float64)
-    x, y = native.array(u), native.array(v)
-    dot, norm = backend.to_host(backend.dot(x, y), backend.norm(x))
-    bound = 20 * native.epsilon * float(np.linalg.norm(u) * np.linalg.norm(v))
-    require_close(dot, u @ v, bound, "dot", "is the sum of the products")
-    require_close(norm, np.linalg.norm(u), 20 * native.epsilon * float(np.linalg.norm(u)), "norm", "is Euclidean")
-
-    # Of one sign, so that rounding errors add up instead of cancelling: here BLAS in float32 loses three digits.
-    u, v = (0.5 + rng.random((2, 1_000_000))).astype(native.dtype).astype(np.float64)
-    x, y = native.array(u), native.array(v)
-    dot, norm = backend.to_host(backend.dot(x, y), backend.norm(x))
-    law = "is exact to 1e-6 over a million entries of one sign"
-    allowed = native.summation
-    require_close(dot / (u @ v), 1.0, allowed, "dot", law)
-    require_close(norm / np.linalg.norm(u), 1.0, allowed, "norm", law)
-
+def _check_long_sums(native: Native) -> None:
+    """Of terms of one sign, so that rounding errors add up instead of cancelling: here BLAS in float32 loses digits."""
+    backend, allowed = native.backend, native.summation
+    u, v = (0.5 + np.random.default_rng(2).random((2, 1_000_000))).astype(native.dtype).astype(np.float64)
+    x, y, rows = native.array(u), native.array(v), native.array(np.stack([u, v]))
+    law, exact = "is exact to 1e-6 over a million entries of one sign", np.array([[u @ u, u @ v], [v @ u, v @ v]])
+    dot, norm, applied = backend.to_host(backend.dot(x, y), backend.norm(x), backend.apply_rows(rows, y))
+    for found, expected, primitive in (
+        (dot, exact[0, 1], "dot"),
+        (norm, np.sqrt(exact[0, 0]), "norm"),
+        (applied, exact[1], "apply_rows"),
+        (backend.row_products([rows], [rows]), exact, "row_products"),
+    ):
+        require_close(found / expected, np.ones_like(found), allowed, primitive, law)
     for size in (1e-25, 1e25):
         (norm,) = backend.to_host(backend.norm(native.array(size * u)))
         law = f"is as exact for vectors of size {size:.0e}, whose squares leave the range of float32"
-        require_close(norm / size / np.linalg.norm(u), 1.0, allowed, "norm", law)
-
-
-def _check_entrywise(native: Native) -> None:
-    backend, rng = native.backend, np.random.default_rng(3)
-    u, v = rng.standard_normal((2, 50)).astype(native.dtype).astype(np.float64)
-    tolerance = 10 * native.epsilon
-    x, y = native.array(u), native.array(v)
-    indices = np.array([49, 0, 7])
-    require_same(native.numpy(backend.copy(x)), u, "copy", "keeps the numbers")
-    require_close(native.numpy(backend.multiply(x, y)), u * v, tolerance, "multiply", "is entrywise")
-    require_same(native.numpy(backend.gather(x, indices)), u[indices], "gather", "is x[indices]")
-    rows = native.array(np.stack([u, v]))
-    require_same(native.numpy(backend.gather(rows, indices)), np.stack([u, v])[:, indices], "gather", "takes columns")
-    require_same(native.numpy(backend.section(x, 3, 8)), u[3:8], "section", "is x[start:stop]")
-    require_same(native.numpy(backend.section(rows, 3, 8)), np.stack([u, v])[:, 3:8], "section", "takes columns")
-    spread = np.zeros(60)
-    spread[indices] = u[:3]
-    found = backend.scatter(native.array(u[:3]), indices, native.layout(60))
-    require_same(native.numpy(found), spread, "scatter", "is x at the indices and zero elsewhere")
-    # Factors that float32 does not hold: Python floats must not turn the vector into float64.
-    require_close(native.numpy(backend.axpy_(y, -0.3, x)), v - 0.3 * u, tolerance, "axpy_", "is y + alpha x")
-    require_close(native.numpy(backend.scale_(x, 1.7)), 1.7 * u, tolerance, "scale_", "is alpha x")
-    square = u.astype(native.dtype) @ u.astype(native.dtype)
-    once, again = (backend.dot(native.array(u), native.array(u)) for _ in range(2))
-    (found,) = backend.to_host(backend.axpy_(backend.scale_(once, 3.0), 0.5, again))
-    require_close(found, 3.5 * square, 100 * tolerance * square, "axpy_", "takes scalars too")
-
-
-def _check_not_finite(native: Native) -> None:
-    """Whoever asked looks at the scalars: a primitive neither raises nor repairs."""
-    backend = native.backend
-    for bad in (np.nan, np.inf):
-        values = np.array([1.0, bad, -2.0])
-        x, ones = native.array(values), native.array(np.ones(3))
-        law = f"passes {bad} on"
-        require_same(backend.to_host(x)[0], values, "to_host", law)
-        require_same(native.numpy(x), values, "to_numpy", law)
-        require_same(native.numpy(backend.from_host(values, native.layout(3))), values, "from_host", law)
-        dot, norm = backend.to_host(backend.dot(x, ones), backend.norm(x))
-        require_same(dot, bad, "dot", law)
-        require_same(norm, bad, "norm", law)
-        require_same(native.numpy(backend.multiply(x, ones)), values, "multiply", law)
-        require_same(native.numpy(backend.axpy_(backend.copy(ones), 1.0, x)), values + 1, "axpy_", law)
-        # Zero times infinity is NaN, so of both not a finite number is left.
-        matrix = native.array(np.eye(3))
-        for primitive, product in (("apply_rows", backend.apply_rows), ("combine_rows", backend.combine_rows)):
-            found = native.numpy(product(matrix, x))
-            require(not np.isfinite(found[1]), primitive, law, f"{found}")
+        require_close(norm / size / np.sqrt(exact[0, 0]), 1.0, allowed, "norm", law)
 
 
 def _check_probes(native: Native) -> None:

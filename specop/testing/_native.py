@@ -57,7 +57,7 @@ class Native:
     def holds(self, x: Array, values: NDArray[Any]) -> bool:
         """Whether an array that nobody should have written into still holds its numbers."""
         try:
-            return bool(np.array_equal(self.backend.to_numpy(x), values))
+            return bool(np.array_equal(self.backend.to_numpy(x), values, equal_nan=True))
         except Exception as error:
             # Frameworks that hand storage over make the old array unreadable, each with an error of its own.
             raise AssertionError(f"an array became unreadable through the result of a primitive: {error}.") from error

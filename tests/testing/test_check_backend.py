@@ -193,7 +193,7 @@ def vectors_only(self, array, layout):
 
 def plain_rows(self, matrix, x):
     if len(x) < 100_000:
-        return np.dot(matrix, x)
+        return BackendClass.apply_rows(self, matrix, x)
     return np.array([np.cumsum(row * x, dtype=x.dtype)[-1] for row in matrix])
 
 
@@ -233,7 +233,7 @@ BROKEN_BACKENDS = {
     "row_products writes": ("row_products", rows_scaled, "row_products: leaves its inputs alone"),
     "block_products of all": (
         "block_products",
-        lambda self, rows, size: np.repeat((rows.T @ rows)[None, :size, :size], rows.shape[1] // size, axis=0),
+        lambda self, rows, size: np.repeat((rows.T @ rows)[None, :size, :size].astype(float), rows.shape[1] // size, 0),
         "block_products: is the diagonal blocks",
     ),
     "apply_blocks transposes": (
@@ -284,12 +284,16 @@ BROKEN_BACKENDS = {
         lambda self, x, y: np.nan_to_num(x * y, posinf=np.inf),
         "multiply: passes nan on",
     ),
-    "gather of a slice": ("gather", lambda self, x, i: x if len(i) == len(x) else x[i], "gather: returns storage"),
+    "gather of a slice": (
+        "gather",
+        lambda self, x, i: x if len(i) == len(x) else x[i],
+        "gather: returns storage",
+    ),
     "gather in order": ("gather", lambda self, x, i: x[np.sort(i)], r"gather: is x\[indices\]"),
     "section of rows": ("section", lambda self, x, start, stop: x[start:stop], "section: takes columns"),
     "section with its end": ("section", lambda self, x, start, stop: x[..., start : stop + 1], "section: is x"),
     "stack views": ("stack", lambda self, rows: rows[0][None] if len(rows) == 1 else np.stack(rows), "stack: returns"),
-    "stack in reverse": ("stack", lambda self, rows: np.stack(rows[::-1]), "stack: is the inverse of index"),
+    "stack in reverse": ("stack", lambda self, rows: np.stack(rows[::-1]), "stack: has the vectors as rows"),
     "index from the end": ("index", lambda self, matrix, i: matrix[-i], r"index: is matrix\[i\]"),
     "index flattens": ("index", lambda self, matrix, i: matrix[i].reshape(-1), "index: takes a .k, m, n. array"),
     "shape is a list": ("shape", lambda self, x: list(np.shape(x)), "shape: is a tuple"),
@@ -318,13 +322,17 @@ BROKEN_BACKENDS = {
         r"combine_rows: is matrix\.T @ y",
     ),
     "transpose keeps the shape": ("transpose", lambda self, m: m.T.reshape(m.shape), r"transpose: is matrix\.T"),
-    "columns are rows": ("columns", lambda self, block: list(np.array(block)), "columns: gives one vector for each"),
+    "columns are rows": (
+        "columns",
+        lambda self, block: list(np.array(block)),
+        "columns: gives the columns",
+    ),
     "columns are views": ("columns", lambda self, block: list(block.T), "columns: returns storage of its own"),
     "columns in reverse": ("columns", lambda self, b: list(np.array(b.T))[::-1], "columns: gives the columns in order"),
     "stack_columns stacks rows": (
         "stack_columns",
         lambda self, vectors: np.stack(vectors),
-        "stack_columns: is the inverse",
+        "stack_columns: has the vectors as columns",
     ),
     "allocate uses memory again": ("allocate", one_buffer, "allocate: gives a basis storage of its own"),
     "basis without growth": ("set_row_", set_row_wrapping, "set_row_: keeps every row, beyond `lead` too"),
