@@ -220,7 +220,7 @@ def rows_scaled(self, x, y):
 
 
 BROKEN_BACKENDS = {
-    "from_host of vectors only": ("from_host", vectors_only, "from_host: takes a matrix"),
+    "from_host of vectors only": ("from_host", vectors_only, r"from_host: keeps the numbers .* shape .2, 3."),
     "apply_rows adds in a row": ("apply_rows", plain_rows, "apply_rows: is exact to 1e-6 over a million"),
     "combine_rows of one column": ("combine_rows", combined_first, "combine_rows: .* for several y too"),
     "row_products of one block": ("row_products", first_block_only, "row_products: is X @ Y.T for rows in blocks"),
@@ -244,8 +244,12 @@ BROKEN_BACKENDS = {
     "cast shares": ("cast", lambda self, x, dtype: x.astype(dtype, copy=False), "cast: returns storage of its own"),
     "cast does nothing": ("cast", lambda self, x, dtype: x.copy(), "cast: rounds to float16"),
     "to_numpy shares": ("to_numpy", no_copy, "to_numpy: shares no memory with the vector"),
-    "to_numpy is read-only": ("to_numpy", read_only, "to_numpy: returns a writable array"),
-    "to_numpy turns float64": ("to_numpy", lambda self, x: np.array(x, float), "to_numpy: keeps the dtype"),
+    "to_numpy is read-only": ("to_numpy", read_only, "to_numpy: returns a writable NumPy array"),
+    "to_numpy turns float64": (
+        "to_numpy",
+        lambda self, x: np.array(x, float),
+        "to_numpy: .* of the same dtype",
+    ),
     "to_host shares": (
         "to_host",
         lambda self, *arrays: [np.asarray(a, np.float64) for a in arrays],
@@ -259,7 +263,7 @@ BROKEN_BACKENDS = {
     "to_host flattens": (
         "to_host",
         lambda self, *arrays: [np.array(a, float).reshape(-1) for a in arrays],
-        "to_host: keeps the numbers and the order of a matrix.*shape",
+        "to_host: keeps shape and order of a matrix",
     ),
     "to_host repairs NaN": ("to_host", repairing, "to_host: passes nan on"),
     "from_host shares": (
