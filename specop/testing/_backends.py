@@ -81,7 +81,12 @@ def _check_exchange(native: Native) -> None:
 
     x = native.array(values)
     hosted = backend.to_host(x, native.array(matrix), backend.dot(x, x), native.array(np.empty(0)))
-    expected = {"a vector": values, "a matrix": matrix, "a scalar": np.sum(hosted[2]), "no entries": np.empty(0)}
+    expected: dict[str, Any] = {
+        "a vector": values,
+        "a matrix": matrix,
+        "a scalar": np.sum(hosted[2]),
+        "no entries": np.empty(0),
+    }
     require(len(hosted) == 4, "to_host", "returns an array for each of several", f"{len(hosted)} for 4")
     for one, (what, entries) in zip(hosted, expected.items(), strict=True):
         kind = f"{type(one).__name__} of {getattr(one, 'dtype', 'no dtype')}"
