@@ -1,6 +1,6 @@
 """Run tests as other processors would round.
 
-    python tests/processors.py [--list] [--all-at-once] [--only NAME]... [PYTEST'S ARGUMENTS]
+    python tests/processors.py [--list] [--all-at-once] [--only NAME]... [--smoke] [PYTEST'S ARGUMENTS]
 
 Sums are taken in the order that suits a processor's registers, and functions such as tanh have one program for each
 of its instruction sets, so the last digits of a result are the machine's. Each setting below makes a library of this
@@ -113,6 +113,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only say which settings count here")
     parser.add_argument("--all-at-once", action="store_true", help="one run under one setting of each library")
     parser.add_argument("--only", action="append", metavar="NAME", help="a setting by its name; may be repeated")
+    parser.add_argument("--smoke", action="store_true", help="the core, and of the frameworks what is marked as smoke")
     parser.add_argument("--minutes", type=float, default=60.0, help="the time that one run may take")
     options, arguments = parser.parse_known_args()
     known = settings()
@@ -131,7 +132,7 @@ def main() -> int:
             changed = [one for one in changed if numbers(one, setting.variables) not in (before[one], None)]
         print(f"{setting.name}: {variables(setting)}: {', '.join(changed) or 'changes no bit here'}", flush=True)
         if changed and not options.list:
-            start, passed = time.monotonic(), run(setting, changed, arguments, 60 * options.minutes)
+            start, passed = time.monotonic(), run(setting, changed, options, arguments)
             print(f"{setting.name}: {'passed' if passed else 'FAILED'}, {time.monotonic() - start:.0f} s", flush=True)
             failed += [] if passed else [setting.name]
     if failed:
@@ -163,9 +164,11 @@ def output(code: str, changed: dict[str, str]) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def run(setting: Setting, libraries: list[str], arguments: list[str], limit: float) -> bool:
+def run(setting: Setting, libraries: list[str], options: argparse.Namespace, arguments: list[str]) -> bool:
     """Whether the tests of these libraries pass under a setting."""
-    marked = f"({' or '.join(libraries)}) and not benchmark and not slow"
+    smoke = "(core or smoke) and " if options.smoke else ""
+    marked = f"{smoke}({' or '.join(libraries)}) and not benchmark and not slow"
+    limit = 60 * options.minutes
     command = [sys.executable, "-m", "pytest", "-q", "-m", marked, *arguments]
     try:
         done = subprocess.run(command, timeout=limit, cwd=ROOT, env=os.environ | setting.variables)

@@ -12,6 +12,8 @@ import pytest
 
 import specop
 
+pytestmark = pytest.mark.smoke
+
 
 def cnn_batch_norm(found):
     (torch,) = modules("torch")

@@ -26,6 +26,7 @@ from specop.arrays.backend import backend_of
 from specop.testing import check_objective
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.smoke
 
 from parity.references import matrices, reference
 
