@@ -15,7 +15,7 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.mean import Objective
 from specop.operators.operator import LinearOperator
-from specop.testing._laws import require, require_close, require_same
+from specop.testing._laws import require, require_same
 from specop.testing._operators import check_operator
 
 __all__ = ["check_objective"]
@@ -121,8 +121,22 @@ class _Bench:
         (host,) = self.backend.to_host(scalar)
         return float(host)
 
-    def shifted(self, theta: Array, by: float, direction: Array) -> Array:
-        return self.backend.axpy_(self.backend.copy(theta), by, direction)
+    def difference(
+        self, function: Callable[[Array], NDArray[np.float64]], theta: Array, direction: Array
+    ) -> NDArray[np.float64]:
+        """Return the central difference of a function along a direction."""
+        ahead, behind = (
+            function(self.backend.axpy_(self.backend.copy(theta), by, direction)) for by in (self.step, -self.step)
+        )
+        return (ahead - behind) / (2 * self.step)
+
+    def require_near(
+        self, found: NDArray[np.float64], expected: NDArray[np.float64], allowed: float, name: str, law: str
+    ) -> None:
+        """Require that the norm of the difference is allowed."""
+        error = _norm(found - expected)
+        numbers = f"off by {error:.1e} where the norm is {_norm(expected):.1e}, allowed {allowed:.1e}"
+        require(error <= allowed, name, law, numbers)
 
     def state(self, params: Any) -> dict[str, NDArray[np.float64]]:
         """What can be seen of the model: exact numbers, for a comparison bit for bit."""
@@ -139,9 +153,8 @@ def _check_sizes(bench: _Bench) -> None:
     require(shape == (n, n), "hessian", "has the size of the parameter vector", f"{shape} for n = {n}")
     require(bench.H.is_symmetric, "hessian", "claims to be symmetric")
     require(len(set(objective.names)) == len(objective.names), "names", "are distinct", str(objective.names))
-    gradient = objective.gradient()
     try:
-        bench.backend.check_vector(gradient, bench.layout, "the gradient")
+        bench.backend.check_vector(objective.gradient(), bench.layout, "the gradient")
     except InvalidInputError as error:
         raise AssertionError(f"gradient: is a vector like those of the Hessian ({error}).") from error
     require(objective.samples > 0, "samples", "is the number of samples", str(objective.samples))
@@ -149,14 +162,13 @@ def _check_sizes(bench: _Bench) -> None:
 
 def _check_structures(bench: _Bench, theta: Array) -> None:
     objective = bench.objective
-    values = bench.numpy(theta)
     back = bench.numpy(objective.flatten(objective.unflatten(theta)))
-    require_same(back, values, "flatten", "undoes unflatten")
+    require_same(back, bench.numpy(theta), "flatten", "undoes unflatten")
     product = bench.numpy(bench.H @ theta)
     tree = bench.numpy(objective.flatten(bench.H @ objective.unflatten(theta)))
     # Only close: the first product with an operator may be computed in another way than those after it.
-    allowed = 100 * bench.precision * float(np.abs(product).max(initial=0.0))
-    require_close(tree, product, allowed, "hessian", "multiplies a parameter structure as it does its vector")
+    law = "multiplies a parameter structure as it does its vector"
+    bench.require_near(tree, product, 100 * bench.precision * _norm(product), "hessian", law)
     wrong = bench.backend.zeros(bench.layout.of_length(objective.n + 1))
     for name, call in (("unflatten", objective.unflatten), ("loss", objective.loss), ("gradient", objective.gradient)):
         try:
@@ -167,27 +179,24 @@ def _check_structures(bench: _Bench, theta: Array) -> None:
 
 
 def _check_gradient(bench: _Bench, theta: Array) -> None:
-    objective, backend, h = bench.objective, bench.backend, bench.step
+    objective, h = bench.objective, bench.step
     loss, gradient = bench.number(objective.loss(theta)), objective.gradient(theta)
     slope = bench.numpy(gradient)
-    length = float(np.linalg.norm(slope))
     directions = [bench.unit(), bench.unit()]
-    if length > 0:
+    if _norm(slope) > 0:
         # Along the gradient itself the derivative is largest, and a wrong factor shows best.
-        directions.append(backend.scale_(backend.copy(gradient), 1 / length))
+        directions.append(bench.backend.scale_(bench.backend.copy(gradient), 1 / _norm(slope)))
     for direction in directions:
-        ahead = bench.number(objective.loss(bench.shifted(theta, h, direction)))
-        behind = bench.number(objective.loss(bench.shifted(theta, -h, direction)))
-        difference, derivative = (ahead - behind) / (2 * h), float(slope @ bench.numpy(direction))
-        allowed = bench.rtol * length + 100 * bench.precision * abs(loss) / h
-        numbers = f"{derivative:.9g}, the difference is {difference:.9g}, allowed {allowed:.1e}"
-        require(abs(difference - derivative) <= allowed, "gradient", "is that of the loss, by differences", numbers)
+        difference = bench.difference(lambda point: np.array(bench.number(objective.loss(point))), theta, direction)
+        derivative = np.array(slope @ bench.numpy(direction))
+        allowed = bench.rtol * _norm(slope) + 100 * bench.precision * abs(loss) / h
+        bench.require_near(derivative, difference, allowed, "gradient", "is that of the loss, by differences")
 
 
 def _check_hessian(bench: _Bench, theta: Array) -> None:
     objective, backend, h = bench.objective, bench.backend, bench.step
     H = objective.hessian(theta)
-    scale = abs(bench.number(objective.loss(theta))) + float(np.linalg.norm(bench.numpy(objective.gradient(theta))))
+    scale = abs(bench.number(objective.loss(theta))) + _norm(bench.numpy(objective.gradient(theta)))
     # The first product linearizes, later ones replay: each is tested.
     for number in range(3):
         direction = bench.unit()
@@ -199,29 +208,23 @@ def _check_hessian(bench: _Bench, theta: Array) -> None:
                 return
             direction = backend.scale_(direction, 1 / length)
         product = bench.numpy(H @ direction)
-        ahead = bench.numpy(objective.gradient(bench.shifted(theta, h, direction)))
-        behind = bench.numpy(objective.gradient(bench.shifted(theta, -h, direction)))
-        difference = (ahead - behind) / (2 * h)
-        error, norm = float(np.linalg.norm(product - difference)), float(np.linalg.norm(difference))
-        allowed = bench.rtol * norm + 100 * bench.precision * scale / h
-        numbers = f"product {number + 1} is off by {error:.1e} where its norm is {norm:.1e}, allowed {allowed:.1e}"
-        require(error <= allowed, "hessian", "is the derivative of the gradient, by differences", numbers)
+        difference = bench.difference(lambda point: bench.numpy(objective.gradient(point)), theta, direction)
+        allowed = bench.rtol * _norm(difference) + 100 * bench.precision * scale / h
+        law = f"is the derivative of the gradient, by differences, in product {number + 1}"
+        bench.require_near(product, difference, allowed, "hessian", law)
 
 
 def _check_current_point(bench: _Bench, theta: Array) -> None:
-    objective, tolerance = bench.objective, 100 * bench.precision
-    direction = bench.unit()
+    objective, direction = bench.objective, bench.unit()
     pairs: dict[str, Callable[[Any], Array]] = {
         "loss": objective.loss,
         "gradient": objective.gradient,
         "hessian": lambda point: objective.hessian(point) @ direction,
     }
     for name, method in pairs.items():
-        (here,) = bench.backend.to_host(method(None))
-        (there,) = bench.backend.to_host(method(theta))
-        error, norm = float(np.linalg.norm(here - there)), float(np.linalg.norm(there))
+        here, there = bench.backend.to_host(method(None), method(theta))
         law = "at theta equal to the current parameters is that of the model"
-        require(error <= tolerance * norm, name, law, f"off by {error:.1e} where its norm is {norm:.1e}")
+        bench.require_near(here, there, 100 * bench.precision * _norm(there), name, law)
 
 
 def _check_dense(bench: _Bench, dense: NDArray[np.float64]) -> None:
@@ -230,14 +233,13 @@ def _check_dense(bench: _Bench, dense: NDArray[np.float64]) -> None:
     for _ in range(3):
         vector = bench.draw()
         found, expected = bench.numpy(bench.H @ vector), dense @ bench.numpy(vector)
-        error, norm = float(np.linalg.norm(found - expected)), float(np.linalg.norm(expected))
-        numbers = f"off by {error:.1e} where the norm is {norm:.1e}"
-        require(error <= tolerance * norm, "hessian", "has the products of the dense Hessian", numbers)
+        law = "has the products of the dense Hessian"
+        bench.require_near(found, expected, tolerance * _norm(expected), "hessian", law)
 
 
 def _check_blocks(bench: _Bench) -> None:
     """A part of the parameters has its own block of gradient and Hessian."""
-    objective, backend = bench.objective, bench.backend
+    objective, tolerance = bench.objective, 1e3 * bench.precision
     whole = bench.numpy(objective.gradient())
     parts = [objective.restrict([name]) for name in objective.names]
     ends = np.cumsum([part.n for part in parts])
@@ -247,17 +249,12 @@ def _check_blocks(bench: _Bench) -> None:
         require(part.names == (name,), "restrict", f"to {name!r} keeps that name", str(part.names))
         block = np.arange(ends[number] - part.n, ends[number])
         H = part.hessian()
-        vector = probes.normal(backend, H.domain, bench.seed, 0)
-        embedded = backend.scatter(vector, block, bench.layout)
-        expected = bench.numpy(bench.H @ embedded)
-        law = f"to {name!r} has its block of the Hessian"
-        scale = float(np.linalg.norm(expected))
-        error = float(np.linalg.norm(bench.numpy(H @ vector) - expected[block]))
-        allowed = 1e3 * bench.precision * scale
-        require(error <= allowed, "restrict", law, f"off by {error:.1e}, allowed {allowed:.1e}")
-        error = float(np.linalg.norm(bench.numpy(part.gradient()) - whole[block]))
-        allowed = 1e3 * bench.precision * float(np.linalg.norm(whole))
-        require(error <= allowed, "restrict", f"to {name!r} has its block of the gradient", f"off by {error:.1e}")
+        vector = probes.normal(bench.backend, H.domain, bench.seed, 0)
+        expected = bench.numpy(bench.H @ bench.backend.scatter(vector, block, bench.layout))
+        found, law = bench.numpy(H @ vector), f"to {name!r} has its block of the"
+        bench.require_near(found, expected[block], tolerance * _norm(expected), "restrict", f"{law} Hessian")
+        found = bench.numpy(part.gradient())
+        bench.require_near(found, whole[block], tolerance * _norm(whole), "restrict", f"{law} gradient")
 
 
 def _failures(bench: _Bench, theta: Array) -> Iterator[str]:
@@ -285,3 +282,7 @@ def _check_unchanged(bench: _Bench, before: dict[str, NDArray[np.float64]], para
         raise AssertionError(f"the model {law}: its loss is no longer finite ({error}).") from error
     for name, values in now.items():
         require_same(values, before[name], name, f"{law}: bit for bit the same")
+
+
+def _norm(values: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(values))
