@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import specop
-from specop.arrays.backend import backend_of
+from specop.arrays.backend import Backend, backend_of
 from specop.errors import InvalidInputError
 from specop.testing import check_backend, check_objective
 
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = ROOT / "tests" / "third_party"
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL | re.M)
+GUIDE = (ROOT / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", GUIDE, flags=re.DOTALL | re.M)
 
 
 def symmetric(n=60):
@@ -80,6 +81,19 @@ def quoted(block):
     """The file that a block says it is from."""
     match = re.match(r"# (specop_minicupy/\w+\.py)\n", block)
     return THIRD_PARTY / match[1] if match else None
+
+
+def test_the_guide_lists_all_that_a_backend_must_do():
+    required, default = GUIDE.split("| about | required |")[1].split("| default | what uses it |")
+    assert cells(required, 2) == {"name", "array_type"} | Backend.__abstractmethods__
+    others = {name for name in vars(Backend) if not name.startswith("_")} - Backend.__abstractmethods__
+    assert cells(default, 1) == others
+
+
+def cells(table, number):
+    """Names in code quotes in one column of a table, which ends at the first empty line after it."""
+    rows = [line.split("|") for line in table.strip().split("\n\n")[0].splitlines()]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row[number])}
 
 
 def test_quotations_in_the_guide_are_exact():
