@@ -14,12 +14,21 @@ from jax import Array
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
+from specop.objectives.calling import calling_function
 from specop.objectives.likelihoods import Likelihood, label_noise, recognise
-from specop.objectives.refusals import check_samples_first, wrong_likelihood
+from specop.objectives.parameters import checked_shapes
+from specop.objectives.refusals import (
+    check_samples_first,
+    dependent_samples,
+    not_finite,
+    parameter_changed,
+    several_devices,
+    wrong_likelihood,
+)
 from specop_jax import programs
 from specop_jax.arrays import JaxBackend, backend, device_of, require_precision
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
-from specop_jax.models import Loss, Model, TreeModel, checked_shapes, equinox_model
+from specop_jax.models import Loss, Model, TreeModel, equinox_model
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
 from specop_jax.structures import TREES, checksum, on_device
@@ -72,11 +81,7 @@ def _describe(
             f"objective(fun, criterion, data, params=params), for a flax.linen module "
             f"lambda params, batch: model.apply(params, batch[0])."
         )
-    if not callable(model):
-        raise InvalidInputError(f"expected a module or a function of (params, batch), got {type(model).__name__}.")
-    if forward is not None:
-        raise InvalidInputError("forward= is for modules; a function computes its outputs itself.")
-    return TreeModel(model, criterion, False, params)
+    return TreeModel(calling_function(model, criterion, forward), params)
 
 
 class JaxAutodiff(Batched):
@@ -95,10 +100,7 @@ class JaxAutodiff(Batched):
         for name, array in selected.items():
             require_precision(array.dtype, f"parameter {name!r}")
         if len(devices) > 1:
-            raise InvalidInputError(
-                f"the model's arrays lie on several devices, {sorted(map(str, devices))}. Put them on one with "
-                f"jax.device_put(params, device)."
-            )
+            raise several_devices([*devices], "put them on one with jax.device_put(params, device)")
         self.device = devices.pop() if devices else jax.devices()[0]
         self.form = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
         dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in self.form) else np.float32)
@@ -123,7 +125,7 @@ class JaxAutodiff(Batched):
     def flatten(self, tree: Any) -> Array:
         """Return a parameter structure as a vector."""
         shapes = dict(zip(self.names, self.shapes, strict=True))
-        parts = checked_shapes(self.model.arrays_of(tree, self.names), shapes)
+        parts = checked_shapes(self.model.arrays_of(tree, self.names), shapes, lambda one: getattr(one, "shape", None))
         return programs.join([on_device(part, self.device) for part in parts], self.layout.dtype)
 
     def point(self) -> Array:
@@ -222,11 +224,7 @@ class JaxAutodiff(Batched):
             error, scale = self.backend.to_host(lengths)[0]
             # Not "greater": where a sample on its own gives NaN, this fails too.
             if not error <= self.precision**0.5 * scale:
-                raise InvalidInputError(
-                    f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that "
-                    f"gradients of single samples do not exist. Layers that mix samples do so, and dropout under one "
-                    f"fixed mask: call model.eval()."
-                )
+                raise dependent_samples(start, stop)
             return rows
 
         return between
@@ -289,7 +287,7 @@ class JaxAutodiff(Batched):
             now = leaves.get(name)
             if now is None or (tuple(now.shape), now.dtype) != (shape, dtype):
                 what = "is gone" if now is None else f"is now {now.dtype} of shape {now.shape}"
-                raise ParametersChangedError(f"parameter {name!r} {what}. Make a new objective for the changed model.")
+                raise parameter_changed(name, what)
         return [on_device(leaves[name], self.device) for name in self.names]
 
     def _read(self) -> tuple[Loss, dict[str, Any]]:
@@ -304,16 +302,16 @@ class JaxAutodiff(Batched):
 
     def _finite(self, loss: Any, arguments: Arguments) -> Array:
         if not np.isfinite(np.asarray(loss)):
-            raise NonFiniteError(self._why_not_finite(f"the loss is {float(loss)}", arguments))
+            raise self._not_finite(f"the loss is {float(loss)}", arguments)
         return loss
 
     def _sound(self, status: Status, arguments: Arguments) -> None:
         finite, loss = status
         if not np.asarray(finite):
-            raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", arguments))
+            raise self._not_finite("the outputs hold NaN or infinity", arguments)
         self._finite(loss, arguments)
 
-    def _why_not_finite(self, what: str, arguments: Arguments) -> str:
+    def _not_finite(self, what: str, arguments: Arguments) -> NonFiniteError:
         points, others, _ = arguments
         names = [*self.model.read()[1]]
         waiting = iter(points)
@@ -323,13 +321,7 @@ class JaxAutodiff(Batched):
             for name, value in zip(names, values, strict=True)
             if jnp.issubdtype(value.dtype, np.floating) and not np.isfinite(np.asarray(value, dtype=float)).all()
         ]
-        where = (
-            f"These arrays, of the model or in theta, hold NaN or infinity: {', '.join(bad[:5])}. Restore them from a "
-            f"checkpoint."
-            if bad
-            else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
-        )
-        return f"{what}. {where}"
+        return not_finite(what, bad)
 
 
 def _version(array: Array | np.ndarray) -> Same | int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ from flax import nnx
 from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
+from specop.objectives.calling import Calling, Criterion, Forward, calling_module
+from specop.objectives.parameters import by_name
+from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples
 from specop.objectives.select import choose
-from specop.objectives.trees import Constant
-from specop_jax.models import Criterion, Forward, Loss, call_on_inputs, names_of, real, require_criterion, target
+from specop_jax.models import CRITERION, Loss, real
+from specop_jax.structures import names_of
 
 __all__ = ["NnxModel"]
 
@@ -31,12 +34,9 @@ class NnxModel:
     def __init__(
         self, module: nnx.Module, criterion: Criterion | None, forward: Forward | None, seed: int | None
     ) -> None:
-        require_criterion(criterion)
         self.module = module
         self.seed = seed
-        self._outputs = Constant(call_on_inputs if forward is None else forward)
-        self._criterion = Constant(criterion)
-        self._whole = forward is not None
+        self.calling = calling_module(criterion, forward, CRITERION)
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and the arrays of all variables."""
@@ -44,20 +44,16 @@ class NnxModel:
             self._check_modes()
         graphdef, state = nnx.split(self.module)
         paths, treedef = jax.tree_util.tree_flatten_with_path(state)
-        loss = _NnxLoss(self._outputs, self._criterion, self._whole, graphdef, treedef, self.seed)
+        loss = _NnxLoss(self.calling, graphdef, treedef, self.seed)
         return loss, dict(zip(_names(paths), (leaf for _, leaf in paths), strict=True))
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
         for path, layer in nnx.iter_modules(self.module):
             if isinstance(layer, nnx.BatchNorm) and not layer.use_running_average:
-                raise InvalidInputError(
-                    f"layer {'.'.join(map(str, path))!r} (BatchNorm) is batch normalization in training mode: a "
-                    f"sample's outputs depend on the whole batch, so that gradients of single samples do not exist. "
-                    f"Call model.eval()."
-                )
+                raise layer_mixes_samples(f"{'.'.join(map(str, path))!r} (BatchNorm)", "Call model.eval()")
 
-    def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    def select(self, select: Any, among: Collection[str] | None = None) -> tuple[str, ...]:
         """Return all floating-point parameters, or those that `select` names."""
         paths = jax.tree_util.tree_leaves_with_path(nnx.state(self.module, nnx.Param))
         named = {name: leaf for name, (_, leaf) in zip(_names(paths), paths, strict=True) if real(leaf)}
@@ -69,14 +65,9 @@ class NnxModel:
             select = self._name_of(select)
         return tuple(named) if select is None or select == "" else choose(named, select)
 
-    def arrays_of(self, tree: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the arrays of a mapping by parameter name."""
-        if not isinstance(tree, Mapping) or set(tree) != set(names):
-            raise InvalidInputError(
-                f"a parameter structure of a module is a mapping with exactly its {len(names)} selected names, such as "
-                f"{names[0]!r}; got {type(tree).__name__}."
-            )
-        return {name: tree[name] for name in names}
+        return by_name(tree, names)
 
     def structure_of(self, values: dict[str, Array]) -> dict[str, Array]:
         """Return a mapping by parameter name."""
@@ -91,23 +82,17 @@ class NnxModel:
     def _check_modes(self) -> None:
         for path, layer in nnx.iter_modules(self.module):
             rate = getattr(layer, "rate" if isinstance(layer, nnx.Dropout) else "dropout_rate", 0)
-            if isinstance(layer, (nnx.Dropout, nnx.MultiHeadAttention)) and rate > 0 and not layer.deterministic:
-                what = "has active dropout"
-            elif isinstance(layer, nnx.BatchNorm) and not layer.use_running_average:
-                what = "is batch normalization in training mode, so the loss is no mean over samples"
-            else:
-                continue
-            raise InvalidInputError(
-                f"layer {'.'.join(map(str, path))!r} ({type(layer).__name__}) {what}. Call model.eval(), or pass "
-                f"fixed_randomness=0 for the curvature of the training-mode loss under one fixed mask."
+            drops_out = (
+                isinstance(layer, (nnx.Dropout, nnx.MultiHeadAttention)) and rate > 0 and not layer.deterministic
             )
+            if drops_out or (isinstance(layer, nnx.BatchNorm) and not layer.use_running_average):
+                name = f"{'.'.join(map(str, path))!r} ({type(layer).__name__})"
+                raise layer_in_training_mode(name, drops_out=drops_out)
 
 
 @dataclass(frozen=True)
 class _NnxLoss:
-    function: Constant
-    criterion: Constant
-    whole: bool
+    calling: Calling
     graphdef: Any
     treedef: Any
     seed: int | None
@@ -121,9 +106,9 @@ class _NnxLoss:
             streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
             keys: dict[str, Any] = {stream.key.tag: self.seed for stream in streams}
             nnx.reseed(model, policy="match_shape", **keys)
-            return self.function.value(model, batch)
+            return self.calling.outputs(model, batch)
         counts = _draws(model)
-        outputs = self.function.value(model, batch)
+        outputs = self.calling.outputs(model, batch)
         if any(after is not before for before, after in zip(counts, _draws(model), strict=True)):
             raise NondeterministicError(
                 "the forward pass draws from the module's nnx.Rngs, so that its loss is that of one mask. Switch "
@@ -133,7 +118,7 @@ class _NnxLoss:
         return outputs
 
     def compare(self, outputs: Any, batch: Any) -> Any:
-        return self.criterion.value(outputs, target(batch, self.whole))
+        return self.calling.compare(outputs, batch)
 
 
 def _draws(model: nnx.Module) -> list[Any]:

@@ -6,7 +6,7 @@ objective of the same function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,15 +16,15 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
-from specop.objectives.refusals import no_outputs
-from specop.objectives.select import choose
-from specop.objectives.trees import Constant
-from specop_jax.structures import TREES
+from specop.objectives.calling import Calling, Criterion, Forward, calling_module
+from specop.objectives.parameters import ParameterTree
+from specop.objectives.trees import Frame
+from specop_jax.structures import TREES, names_of
 
-__all__ = ["Loss", "Model", "TreeModel", "checked_shapes", "equinox_model", "real", "target"]
+__all__ = ["CRITERION", "Loss", "Model", "TreeModel", "equinox_model", "real"]
 
-Forward = Callable[[Any, Any], Any]
-Criterion = Callable[..., Any]
+CRITERION = "with the mean loss criterion(outputs, y)"
+"""What a module lacks that comes without a criterion."""
 
 
 class Loss(Protocol):
@@ -54,10 +54,10 @@ class Model(Protocol):
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs are known to depend on the other samples of its batch."""
 
-    def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    def select(self, select: Any, among: Collection[str] | None = None) -> tuple[str, ...]:
         """Return the names of the chosen parameters."""
 
-    def arrays_of(self, tree: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected arrays of a parameter structure by name."""
 
     def structure_of(self, values: dict[str, Array]) -> Any:
@@ -65,95 +65,55 @@ class Model(Protocol):
 
 
 class TreeModel:
-    """``outputs(tree, batch)``, or the loss itself if there is no criterion.
+    """A function of a pytree.
 
     Parameters
     ----------
-    outputs : callable
-    criterion : callable or None
-    whole : bool
-        Whether the criterion is given the batch, not its second part.
+    calling : Calling
     tree : pytree
         Floating-point arrays are parameters, other arrays constants; everything else belongs to the structure.
     is_module : bool
         As in `Model`.
     """
 
-    def __init__(
-        self, outputs: Forward, criterion: Criterion | None, whole: bool, tree: Any, *, is_module: bool = False
-    ) -> None:
+    def __init__(self, calling: Calling, tree: Any, *, is_module: bool = False) -> None:
         self.is_module = is_module
-        self.treedef: Any
-        paths, self.treedef = jax.tree_util.tree_flatten_with_path(tree)
-        found = [TREES.as_array(leaf) for _, leaf in paths]
-        names = names_of([path for path, _ in paths])
-        constants = tuple(
-            None if array is not None else Constant(leaf) for (_, leaf), array in zip(paths, found, strict=True)
-        )
-        self.names = names
-        self.arrays = {name: array for name, array in zip(names, found, strict=True) if array is not None}
-        self.loss = _TreeLoss(Constant(outputs), Constant(criterion), whole, self.treedef, constants)
-        if not any(map(real, self.arrays.values())):
-            raise InvalidInputError(
-                f"there is no floating-point array among the {len(names)} leaves of the parameters. Pass a structure "
-                f"(dict, list, tuple, ...) of jax arrays, and Python numbers as jax.numpy.asarray(number)."
-            )
+        self.tree = ParameterTree(TREES, tree, real)
+        self.loss = _TreeLoss(calling, self.tree.frame)
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all arrays of the tree."""
-        return self.loss, self.arrays
+        return self.loss, self.tree.arrays
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""
 
-    def select(self, select: Any, among: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Return all floating-point leaves, or those that `select` names."""
-        named = {name: array for name, array in self.arrays.items() if real(array)}
-        if among is not None:
-            named = {name: named[name] for name in among}
-        return tuple(named) if select is None else choose(named, select)
+    def select(self, select: Any, among: Collection[str] | None = None) -> tuple[str, ...]:
+        """Return the names of all floating-point leaves, or of those that `select` names."""
+        return tuple(self.tree.select(select, among))
 
-    def arrays_of(self, tree: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected leaves of a structure like the parameters."""
-        leaves, treedef = jax.tree_util.tree_flatten(tree)
-        if treedef != self.treedef:
-            raise InvalidInputError(f"expected a structure like params, {self.treedef}; got {treedef}.")
-        named = dict(zip(self.names, leaves, strict=True))
-        return {name: named[name] for name in names}
+        return self.tree.arrays_of(tree, names)
 
     def structure_of(self, values: dict[str, Array]) -> Any:
         """Return the parameters with the named leaves replaced."""
-        leaves = self.loss.fill([values.get(name, array) for name, array in self.arrays.items()])
-        return jax.tree_util.tree_unflatten(self.treedef, leaves)
+        return self.tree.structure(values)
 
 
 @dataclass(frozen=True)
 class _TreeLoss:
-    function: Constant
-    criterion: Constant
-    whole: bool
-    treedef: Any
-    constants: tuple[Constant | None, ...]
+    calling: Calling
+    frame: Frame
 
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
-        found = self._value(leaves, batch)
-        return found if self.criterion.value is None else self.compare(found, batch)
+        return self.calling.loss(self.frame.fill(leaves), batch)
 
     def outputs(self, leaves: list[Any], batch: Any) -> Any:
-        if self.criterion.value is None:
-            raise no_outputs()
-        return self._value(leaves, batch)
+        return self.calling.outputs(self.frame.fill(leaves), batch)
 
     def compare(self, outputs: Any, batch: Any) -> Any:
-        return self.criterion.value(outputs, target(batch, self.whole))
-
-    def _value(self, leaves: list[Any], batch: Any) -> Any:
-        return self.function.value(jax.tree_util.tree_unflatten(self.treedef, self.fill(leaves)), batch)
-
-    def fill(self, arrays: list[Any]) -> list[Any]:
-        """Return all leaves of the tree with these arrays among the constants."""
-        waiting = iter(arrays)
-        return [next(waiting) if constant is None else constant.value for constant in self.constants]
+        return self.calling.compare(outputs, batch)
 
 
 def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | None) -> TreeModel:
@@ -164,7 +124,7 @@ def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | N
     """
     import equinox
 
-    require_criterion(criterion)
+    calling = calling_module(criterion, forward, CRITERION)
     if forward is None:
         # What `forward` does with random keys is its own affair; without it there are none.
         for path, layer in jax.tree_util.tree_leaves_with_path(
@@ -176,51 +136,9 @@ def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | N
                     f"layer {name!r} (Dropout) has active dropout. Pass equinox.nn.inference_mode(model), or "
                     f"forward=lambda model, batch: ... with a fixed key for the curvature under one mask."
                 )
-    outputs = call_on_inputs if forward is None else forward
-    return TreeModel(outputs, criterion, forward is not None, module, is_module=True)
-
-
-def require_criterion(criterion: Criterion | None) -> None:
-    """Raise InvalidInputError unless there is a criterion."""
-    if criterion is None:
-        raise InvalidInputError(
-            "a module needs a criterion: objective(model, criterion, data), with the mean loss criterion(outputs, y). "
-            "For a loss computed by hand pass a function of the parameters instead of a module."
-        )
-
-
-def call_on_inputs(model: Any, batch: Any) -> Any:
-    """Return ``model(x)`` of a batch (x, y)."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-        raise InvalidInputError(
-            f"a batch must be a pair (x, y), for model(x) and criterion(outputs, y); got {kind}. For other batches "
-            f"pass forward=lambda model, batch: ..., and a criterion of (outputs, batch). If the data is one batch "
-            f"[x, y], pass it as a tuple."
-        )
-    return model(batch[0])
-
-
-def target(batch: Any, whole: bool) -> Any:
-    """Return what a criterion compares outputs with."""
-    return batch[1] if not whole and isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
-
-
-def names_of(paths: list[Any]) -> list[str]:
-    """Return the key paths as names such as ``layers.0.w``."""
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path in paths]
-    return names if len(set(names)) == len(names) else [jax.tree_util.keystr(path) for path in paths]
+    return TreeModel(calling, module, is_module=True)
 
 
 def real(array: Any) -> bool:
     """Whether derivatives with respect to the array exist."""
     return bool(jnp.issubdtype(array.dtype, np.floating))
-
-
-def checked_shapes(found: Mapping[str, Any], like: Mapping[str, tuple[int, ...]]) -> list[Any]:
-    """Return the arrays if they have these shapes, or raise InvalidInputError."""
-    for name, array in found.items():
-        if getattr(array, "shape", None) != like[name]:
-            shape = getattr(array, "shape", type(array).__name__)
-            raise InvalidInputError(f"{name!r} must be an array of shape {like[name]}, got {shape}.")
-    return list(found.values())

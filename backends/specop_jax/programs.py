@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from specop.errors import InvalidInputError
-from specop.objectives.refusals import refusing_global_draws
+from specop.objectives.refusals import no_scalar, not_real_outputs, refusing_global_draws
 from specop.objectives.trees import Frame
 from specop_jax.models import Loss
 from specop_jax.structures import checksum
@@ -78,10 +78,7 @@ class Functions:
         found = self.loss.outputs(_merged(points, others), self.frame.fill(arrays))
         if not isinstance(found, Array) or not jnp.issubdtype(found.dtype, np.floating) or found.size == 0:
             what = f"{found.dtype} of shape {found.shape}" if isinstance(found, Array) else type(found).__name__
-            raise InvalidInputError(
-                f"the outputs must be one real array, got {what}. Let forward=lambda model, batch: ... return the "
-                f"logits alone."
-            )
+            raise not_real_outputs(what)
         return found
 
     def criterion(self, arrays: list[Array]) -> Callable[[Array], Array]:
@@ -175,10 +172,7 @@ def _mean(found: Any) -> Array:
     shape = getattr(found, "shape", () if isinstance(found, float) else None)
     if shape is None or np.prod(shape) != 1 or not jnp.issubdtype(jnp.result_type(found), np.floating):
         what = type(found).__name__ if shape is None else f"{jnp.result_type(found)} of shape {tuple(shape)}"
-        raise InvalidInputError(
-            f"the loss must be one real number, the mean over the batch; got {what}. Use a criterion that takes "
-            f"the mean, or return loss.mean()."
-        )
+        raise no_scalar(what)
     return jnp.reshape(found, ())
 
 

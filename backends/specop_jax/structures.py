@@ -13,7 +13,17 @@ from specop.objectives import checksums
 from specop.objectives.trees import Trees
 from specop_jax import kernels
 
-__all__ = ["TREES", "checksum", "on_device"]
+__all__ = ["TREES", "checksum", "names_of", "on_device"]
+
+
+def names_of(paths: list[Any]) -> list[str]:
+    """Return key paths as names such as ``layers.0.w``."""
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path in paths]
+    return names if len(set(names)) == len(names) else [jax.tree_util.keystr(path) for path in paths]
+
+
+def _names(structure: Any) -> list[str]:
+    return names_of([path for path, _ in jax.tree_util.tree_leaves_with_path(structure)])
 
 
 def _as_array(leaf: Any) -> Array | np.ndarray | None:
@@ -29,6 +39,7 @@ def _as_array(leaf: Any) -> Array | np.ndarray | None:
 TREES = Trees(
     flatten=jax.tree_util.tree_flatten,
     unflatten=jax.tree_util.tree_unflatten,
+    names=_names,
     as_array=_as_array,
     length=lambda array: array.shape[0] if array.ndim else None,
     between=lambda array, start, stop: kernels.rows_between(array, start, stop - start),

@@ -18,10 +18,16 @@ import tensorflow as tf
 from tensorflow.python.client import device_lib
 
 from specop.arrays.layout import Layout
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
 from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
-from specop.objectives.refusals import wrong_likelihood
+from specop.objectives.refusals import (
+    dependent_samples,
+    not_finite,
+    parameter_changed,
+    several_devices,
+    wrong_likelihood,
+)
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
@@ -80,10 +86,7 @@ class TensorflowAutodiff(Batched):
         self.sizes = tuple(like.shape.num_elements() for like in selected.values())
         devices = {parameter.device for parameter in selected.values()}
         if len(devices) > 1:
-            raise InvalidInputError(
-                f"the selected parameters lie on several devices, {sorted(devices)}. Select a part of the model that "
-                f"lies on one, or build the model inside tf.device(...)."
-            )
+            raise several_devices([*devices], "build the model inside tf.device(...)")
         (self.device,) = devices
         dtype = max((numpy_dtype(like.dtype) for like in selected.values()), key=lambda kind: kind.itemsize)
         self.layout = Layout(sum(self.sizes), dtype, self.device)
@@ -350,7 +353,7 @@ class TensorflowAutodiff(Batched):
             now = held.get(name)
             if now is None or (now.shape, now.dtype, now.device) != (known.shape, known.dtype, known.device):
                 what = "is gone" if now is None else f"is now {tuple(now.shape)}, {now.dtype.name}, on {now.device}"
-                raise ParametersChangedError(f"parameter {name!r} {what}. Make a new objective for the changed model.")
+                raise parameter_changed(name, what)
         return {name: held[name] for name in self.names}
 
     def _rounding(self) -> float:
@@ -363,31 +366,21 @@ class TensorflowAutodiff(Batched):
 
     def _checked(self, loss: tf.Tensor, theta: tf.Tensor | None) -> tf.Tensor:
         if not np.isfinite(loss.numpy()):
-            raise NonFiniteError(self._why_not_finite(f"the loss is {float(loss)}", theta))
+            raise self._not_finite(f"the loss is {float(loss)}", theta)
         return loss
 
     def _check_outputs(self, finite: tf.Tensor, theta: tf.Tensor | None) -> None:
         if not finite:
-            raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", theta))
+            raise self._not_finite("the outputs hold NaN or infinity", theta)
 
     def _check_independent(self, alone: tf.Tensor, together: tf.Tensor, start: int, stop: int) -> None:
         if alone.shape == together.shape and tf.norm(alone - together) <= self.precision**0.5 * tf.norm(together):
             return
-        raise InvalidInputError(
-            f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that gradients of "
-            f"single samples do not exist. Layers that mix samples do so, such as batch normalization in training mode."
-        )
+        raise dependent_samples(start, stop)
 
-    def _why_not_finite(self, what: str, theta: tf.Tensor | None) -> str:
+    def _not_finite(self, what: str, theta: tf.Tensor | None) -> NonFiniteError:
         state = {name: tf.convert_to_tensor(tensor) for name, tensor in self.model.named_state().items()}
         if theta is not None:
             state |= self._derivatives(self.parameters).split(theta)
         real = {name: tensor for name, tensor in state.items() if tensor.dtype.is_floating}
-        bad = [name for name, tensor in real.items() if not tf.reduce_all(tf.math.is_finite(tensor))]
-        where = (
-            f"These parameters or other weights, of the model or in theta, hold NaN or infinity: {', '.join(bad[:5])}. "
-            f"Restore them from a checkpoint."
-            if bad
-            else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
-        )
-        return f"{what}. {where}"
+        return not_finite(what, [name for name, one in real.items() if not tf.reduce_all(tf.math.is_finite(one))])

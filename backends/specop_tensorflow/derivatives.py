@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop.objectives.refusals import criterion_of_parameters
+from specop.objectives.refusals import criterion_of_parameters, independent, no_scalar, not_real_outputs
 from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.models import Model
 
@@ -42,11 +42,7 @@ class Derivatives:
         """Return the outputs that the criterion takes."""
         outputs = self.model.outputs(values, batch)
         if not tf.is_tensor(outputs) or not outputs.dtype.is_floating or outputs.shape.num_elements() == 0:
-            shape = f"{outputs.dtype.name} {outputs.shape}" if tf.is_tensor(outputs) else type(outputs).__name__
-            raise InvalidInputError(
-                f"the outputs must be one real tensor, got {shape}. Let forward=lambda model, batch: ... return the "
-                f"logits alone."
-            )
+            raise not_real_outputs(_described(outputs))
         return outputs
 
     def criterion(self, values: Mapping[str, Any], batch: Any) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -65,11 +61,7 @@ class Derivatives:
 
     def _checked_mean(self, loss: Any) -> tf.Tensor:
         if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):
-            shape = f"{loss.dtype.name} of shape {loss.shape}" if tf.is_tensor(loss) else type(loss).__name__
-            raise InvalidInputError(
-                f"the loss must be one real number, the mean over the batch; got {shape}. Use a class from "
-                f"keras.losses with its default reduction, or return tf.reduce_mean(loss)."
-            )
+            raise no_scalar(_described(loss))
         return tf.reshape(loss, [])
 
     def gradient(self, values: Mapping[str, Any], batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -138,11 +130,7 @@ class Derivatives:
 
     def independent(self) -> InvalidInputError:
         """Return the error about a loss that is constant."""
-        return InvalidInputError(
-            f"the loss does not depend on any of the {len(self.selected)} selected parameters, such as "
-            f"{next(iter(self.selected))!r}. Select parameters that the forward pass uses, and look for "
-            f"stop_gradient, numpy() or a variable that was captured instead of passed."
-        )
+        return independent([*self.selected], "stop_gradient, numpy() or a variable that was captured instead of passed")
 
     def vector(self, parts: Mapping[str, Any]) -> tf.Tensor:
         """Return the parts of the named parameters as one vector, with zeros for those that are missing."""
@@ -154,3 +142,7 @@ class Derivatives:
             part = tf.zeros(like.shape, self.dtype) if part is None else tf.cast(part, self.dtype)
             flat.append(tf.reshape(part, [-1]))
         return tf.concat(flat, 0)
+
+
+def _described(found: Any) -> str:
+    return f"{found.dtype.name} of shape {found.shape}" if tf.is_tensor(found) else type(found).__name__

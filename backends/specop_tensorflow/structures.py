@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Hashable, MutableMapping
 from typing import Any
 
+import keras
 import numpy as np
 import optree
 import tensorflow as tf
@@ -16,10 +17,17 @@ from specop.objectives.trees import Trees
 __all__ = ["TREES"]
 
 
+def _names(structure: Any) -> list[str]:
+    paths, *_ = optree.tree_flatten_with_path(structure, none_is_leaf=True)
+    return [".".join(map(str, path)) or "params" for path in paths]
+
+
 def _as_tensor(leaf: Any) -> Any:
     """Return a tensor, a variable or a NumPy array as it is."""
     if isinstance(leaf, (tf.Tensor, tf.Variable, np.ndarray, np.generic)):
         return leaf
+    if isinstance(leaf, keras.Variable):
+        return leaf.value
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
         raise InvalidInputError(
             f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with "
@@ -36,6 +44,7 @@ def _as_tensor(leaf: Any) -> Any:
 TREES = Trees(
     flatten=lambda structure: optree.tree_flatten(structure, none_is_leaf=True),
     unflatten=optree.tree_unflatten,
+    names=_names,
     as_array=_as_tensor,
     length=lambda tensor: int(tensor.shape[0]) if len(tensor.shape) else None,
     between=lambda tensor, start, stop: tensor[start:stop],

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
-from specop.errors import InvalidInputError, ParametersChangedError
+from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
-from specop.objectives.refusals import wrong_likelihood
+from specop.objectives.refusals import independent, parameter_changed, several_devices, wrong_likelihood
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums
 from specop_torch.custom_functions import check_custom_functions
@@ -85,10 +85,7 @@ class TorchAutodiff(Batched):
         self.sizes = tuple(tensor.numel() for tensor in selected.values())
         devices = {tensor.device for tensor in selected.values()}
         if len(devices) > 1:
-            raise InvalidInputError(
-                f"the selected parameters lie on several devices, {sorted(map(str, devices))}. Select a part of the "
-                f"model that lies on one, or move the model to one."
-            )
+            raise several_devices([*devices], "move the model to one")
         (self.device,) = devices
         self._evaluation = Evaluation(model, self.device, fixed_randomness)
         self._seen_through = False
@@ -236,7 +233,7 @@ class TorchAutodiff(Batched):
         outputs = self._evaluation.outputs(leaves, batch)
         refuse_bypassed(outputs, own)
         if not outputs.requires_grad:
-            raise InvalidInputError(self._independent())
+            raise self._independent()
         pull = transposed_jacobian(outputs, points)
         if matrix.kind == "transposed jacobian":
             return _Form(self, domain=_Kind.of(outputs)), pull
@@ -299,7 +296,7 @@ class TorchAutodiff(Batched):
             now = held.get(name)
             if now is None or (now.shape, now.dtype, now.device) != (known.shape, known.dtype, known.device):
                 what = "is gone" if now is None else f"is now {tuple(now.shape)}, {now.dtype}, on {now.device}"
-                raise ParametersChangedError(f"parameter {name!r} {what}. Make a new objective for the changed model.")
+                raise parameter_changed(name, what)
         return [held[name] for name in self.names]
 
     def _differentiate(
@@ -309,7 +306,7 @@ class TorchAutodiff(Batched):
         self._see_through(loss, own)
         moving = [point for point in points.values() if point.requires_grad]
         if not loss.requires_grad:
-            raise InvalidInputError(self._independent())
+            raise self._independent()
         if create_graph:
             refuse_first_order(loss)
             check_custom_functions(loss, lambda: self._evaluation.loss(points, batch), curved=True)
@@ -320,7 +317,7 @@ class TorchAutodiff(Batched):
         )
         gradients = [next(found) if point.requires_grad else None for point in points.values()]
         if all(gradient is None for gradient in gradients):
-            raise InvalidInputError(self._independent())
+            raise self._independent()
         return loss, gradients
 
     def _autocast(self) -> torch.dtype | None:
@@ -337,11 +334,8 @@ class TorchAutodiff(Batched):
         """Return the user's own parameters, for which leaves will stand in."""
         return dict(zip(self.names, self._current(), strict=True))
 
-    def _independent(self) -> str:
-        return (
-            f"the loss does not depend on any of the {len(self.names)} selected parameters, such as {self.names[0]!r}. "
-            f"Select parameters that the forward pass uses, and look for detach() or no_grad() in it."
-        )
+    def _independent(self) -> InvalidInputError:
+        return independent(self.names, "detach() or no_grad()")
 
     def _split(self, vector: Tensor) -> list[Tensor]:
         return [

@@ -11,8 +11,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
-from specop.objectives.refusals import criterion_of_parameters, refusing_global_draws
+from specop.errors import NondeterministicError, NonFiniteError
+from specop.objectives.refusals import (
+    criterion_of_parameters,
+    no_scalar,
+    not_finite,
+    not_real_outputs,
+    refusing_global_draws,
+)
 from specop_torch.graph import depends_on
 from specop_torch.models import Model
 
@@ -67,13 +73,9 @@ class Evaluation:
         with self._refusing_randomness():
             outputs = self.model.outputs(points, batch)
         if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.numel() == 0:
-            shape = f"{outputs.dtype} {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise InvalidInputError(
-                f"the outputs must be one real tensor, got {shape}. Let forward=lambda model, batch: ... return the "
-                f"logits alone."
-            )
+            raise not_real_outputs(_described(outputs))
         if not torch.isfinite(outputs).all():
-            raise NonFiniteError(self._why_not_finite("the outputs hold NaN or infinity", points))
+            raise self._not_finite("the outputs hold NaN or infinity", points)
         return outputs
 
     def criterion(self, points: dict[str, Tensor], batch: Any) -> Callable[[Tensor], Tensor]:
@@ -113,31 +115,24 @@ class Evaluation:
 
     def _mean(self, loss: Any, points: dict[str, Tensor]) -> Tensor:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise InvalidInputError(
-                f"the loss must be one real number, the mean over the batch; got {shape}. Use a criterion with "
-                f"reduction='mean', or return loss.mean()."
-            )
+            raise no_scalar(_described(loss))
         if not torch.isfinite(loss):
-            raise NonFiniteError(self._why_not_finite(f"the loss is {loss.item()}", points))
+            raise self._not_finite(f"the loss is {loss.item()}", points)
         return loss.reshape(())
 
-    def _why_not_finite(self, what: str, points: dict[str, Tensor]) -> str:
+    def _not_finite(self, what: str, points: dict[str, Tensor]) -> NonFiniteError:
         state = dict(self.model.named_state()) | points
-        bad = [name for name, tensor in state.items() if not torch.isfinite(tensor.detach()).all()]
-        where = (
-            f"These parameters or buffers, of the model or in theta, hold NaN or infinity: {', '.join(bad[:5])}. "
-            f"Restore them from a checkpoint."
-            if bad
-            else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
-        )
-        return f"{what}. {where}"
+        return not_finite(what, [name for name, tensor in state.items() if not torch.isfinite(tensor.detach()).all()])
 
     def _random_state(self) -> list[Tensor]:
         states = [torch.get_rng_state()]
         if self.device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self.device))
         return states
+
+
+def _described(found: Any) -> str:
+    return f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
 class _TwiceDifferentiable(TorchFunctionMode):

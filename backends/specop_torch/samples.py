@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from specop.errors import InvalidInputError
-from specop.objectives.refusals import check_samples_first
+from specop.objectives.refusals import check_samples_first, dependent_samples
 from specop_torch.memory import is_out_of_memory
 from specop_torch.models import Model
 from specop_torch.structures import TREES
@@ -57,11 +56,7 @@ class SampleGradients:
             found, outputs = self._looped(start, stop)
         expected = self.outputs[start:stop]
         if outputs.shape != expected.shape or bool((outputs - expected).norm() > self.precision**0.5 * expected.norm()):
-            raise InvalidInputError(
-                f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that gradients of "
-                f"single samples do not exist. Layers that mix samples do so, and dropout under one fixed mask: call "
-                f"model.eval()."
-            )
+            raise dependent_samples(start, stop)
         return [found.get(name) for name in self.points]
 
     def _mapped(self, start: int, stop: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -14,6 +14,11 @@ from specop.objectives.trees import Trees
 __all__ = ["TREES"]
 
 
+def _names(structure: Any) -> list[str]:
+    paths, *_ = optree.tree_flatten_with_path(structure, none_is_leaf=True)
+    return [".".join(map(str, path)) or "params" for path in paths]
+
+
 def _as_tensor(leaf: Any) -> Tensor | None:
     if isinstance(leaf, Tensor):
         return leaf
@@ -25,6 +30,7 @@ def _as_tensor(leaf: Any) -> Tensor | None:
 TREES = Trees(
     flatten=lambda structure: optree.tree_flatten(structure, none_is_leaf=True),
     unflatten=optree.tree_unflatten,
+    names=_names,
     as_array=_as_tensor,
     length=lambda tensor: tensor.shape[0] if tensor.ndim else None,
     between=lambda tensor, start, stop: tensor[start:stop],

@@ -9,13 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError, NondeterministicError
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError
 
 __all__ = [
     "check_samples_first",
     "criterion_of_parameters",
+    "dependent_samples",
+    "independent",
+    "layer_in_training_mode",
+    "layer_mixes_samples",
+    "no_mean",
     "no_outputs",
+    "no_scalar",
+    "not_finite",
+    "not_real_outputs",
+    "parameter_changed",
     "refusing_global_draws",
+    "several_devices",
     "wrong_likelihood",
 ]
 
@@ -74,6 +84,91 @@ def no_outputs() -> InvalidInputError:
         "without a criterion the function returns the loss, and nothing is known of its outputs: only loss, "
         "gradient and Hessian exist. Let the function return outputs, and pass objective(fun, criterion, "
         "data, params=params)."
+    )
+
+
+def no_mean(reduction: str, mean: str) -> InvalidInputError:
+    """Error for a criterion that is no mean over the batch."""
+    return InvalidInputError(
+        f"the criterion has reduction={reduction!r}; curvature is defined here for the mean loss. Use "
+        f"reduction={mean!r}; multiply the operator by the number of samples for the sum."
+    )
+
+
+def no_scalar(got: str) -> InvalidInputError:
+    """Error for a loss that is not one real number; `got` says what it is."""
+    return InvalidInputError(
+        f"the loss must be one real number, the mean over the batch; got {got}. Use a criterion that takes the mean, "
+        f"or return the mean of the loss."
+    )
+
+
+def not_real_outputs(got: str) -> InvalidInputError:
+    """Error for outputs that are not one real array where a matrix is made of them; `got` says what they are."""
+    return InvalidInputError(
+        f"the outputs must be one real array, got {got}. Let forward=lambda model, batch: ... return the logits alone."
+    )
+
+
+def independent(names: Sequence[str], hint: str) -> InvalidInputError:
+    """Error for a loss that is constant; `hint` says what to look for in the forward pass."""
+    return InvalidInputError(
+        f"the loss does not depend on any of the {len(names)} selected parameters, such as {names[0]!r}. Select "
+        f"parameters that the forward pass uses, and look for {hint} in it."
+    )
+
+
+def not_finite(what: str, bad: Sequence[str]) -> NonFiniteError:
+    """Error for a loss or outputs that are not finite; `bad` are the names of parameters that are not either."""
+    where = (
+        f"These arrays, of the model or in theta, hold NaN or infinity: {', '.join(bad[:5])}. Restore them from a "
+        f"checkpoint."
+        if bad
+        else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
+    )
+    return NonFiniteError(f"{what}. {where}")
+
+
+def parameter_changed(name: str, now: str) -> ParametersChangedError:
+    """Error for a parameter that the model does not hold any more as it was."""
+    return ParametersChangedError(f"parameter {name!r} {now}. Make a new objective for the changed model.")
+
+
+def several_devices(devices: Sequence[Any], remedy: str) -> InvalidInputError:
+    """Error for parameters that lie on more than one device."""
+    return InvalidInputError(
+        f"the selected parameters lie on several devices, {sorted(map(str, devices))}. Select a part of the model that "
+        f"lies on one, or {remedy}."
+    )
+
+
+def dependent_samples(start: int, stop: int) -> InvalidInputError:
+    """Error for samples whose outputs in a batch are not those that they have alone."""
+    return InvalidInputError(
+        f"the outputs of samples {start} to {stop - 1} depend on the rest of their batch, so that gradients of single "
+        f"samples do not exist. Layers that mix samples do so, such as batch normalization in training mode, and "
+        f"dropout under one fixed mask: call model.eval()."
+    )
+
+
+def layer_mixes_samples(layer: str, remedy: str) -> InvalidInputError:
+    """Error for batch normalization by the batch's own statistics where gradients of samples are asked for."""
+    return InvalidInputError(
+        f"layer {layer} is batch normalization in training mode: a sample's outputs depend on the whole batch, so that "
+        f"gradients of single samples do not exist. {remedy}."
+    )
+
+
+def layer_in_training_mode(layer: str, *, drops_out: bool) -> InvalidInputError:
+    """Error for a layer that draws, or mixes samples, unless randomness is fixed."""
+    what = (
+        "has active dropout"
+        if drops_out
+        else "is batch normalization in training mode, so the loss is no mean over samples"
+    )
+    return InvalidInputError(
+        f"layer {layer} {what}. Call model.eval(), or pass fixed_randomness=0 for the curvature of the training-mode "
+        f"loss under one fixed mask."
     )
 
 

@@ -30,6 +30,8 @@ class Trees:
         knows. What it does not know is a leaf.
     unflatten : callable
         ``unflatten(treedef, leaves)``.
+    names : callable
+        ``names(structure)``: where the leaves are, such as ``layers.0.w``.
     as_array : callable
         ``as_array(leaf)``: the leaf as an array, or None if it is none.
     length : callable
@@ -42,6 +44,7 @@ class Trees:
 
     flatten: Callable[[Any], tuple[list[Any], Any]]
     unflatten: Callable[[Any, list[Any]], Any]
+    names: Callable[[Any], list[str]]
     as_array: Callable[[Any], Array | None]
     length: Callable[[Array], int | None]
     between: Callable[[Array, int, int], Array]
@@ -71,6 +74,17 @@ class Trees:
     def arrays(self, structure: Any) -> list[Array]:
         """Return the arrays of a structure in a fixed order."""
         return self.take_apart(structure)[0]
+
+    def named(self, structure: Any, prefix: str = "") -> dict[str, Any]:
+        """Return the leaves that are arrays by name, in the same order."""
+        found: dict[str, Any] = {}
+        for name, leaf in zip(self.names(structure), self.flatten(structure)[0], strict=True):
+            inside = _items(leaf)
+            if self.as_array(leaf) is not None:
+                found[prefix + name] = leaf
+            elif inside is not None:
+                found |= self.named(inside[1], f"{prefix}{name}.")
+        return found
 
     def map(self, function: Callable[[Array], Array], structure: Any) -> Any:
         """Return the structure with each array replaced; everything else stays as it is."""

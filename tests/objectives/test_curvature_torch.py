@@ -213,7 +213,7 @@ def test_outputs_that_are_no_tensor():
     objective = specop.objective(
         model, lambda z, y: F.cross_entropy(z[0], y[1]), batch, forward=lambda model, batch: (model(batch[0]), 1)
     )
-    with pytest.raises(InvalidInputError, match=r"outputs must be one real tensor, got tuple.*logits alone"):
+    with pytest.raises(InvalidInputError, match=r"outputs must be one real array, got tuple.*logits alone"):
         objective.ggn().to_dense()
 
 

@@ -32,7 +32,7 @@ def counted(model, batch):
 counter = tf.Variable(1.0)
 
 BAD = {
-    "no criterion": (lambda m, b: specop.objective(m, None, b), InvalidInputError, "a model needs a criterion"),
+    "no criterion": (lambda m, b: specop.objective(m, None, b), InvalidInputError, "a module needs a criterion"),
     "sum": (
         lambda m, b: specop.objective(m, keras.losses.MeanSquaredError(reduction="sum"), b),
         InvalidInputError,

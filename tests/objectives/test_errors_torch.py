@@ -22,9 +22,9 @@ def test_losses_that_are_no_mean():
     with pytest.raises(InvalidInputError, match="a module needs a criterion"):
         specop.objective(model, None, batch)
     for criterion, got in [
-        (lambda outputs, y: F.cross_entropy(outputs, y, reduction="none"), r"\(11,\)"),
+        (lambda outputs, y: F.cross_entropy(outputs, y, reduction="none"), r"torch.float64 of shape \(11,\)"),
         (lambda outputs, y: outputs.sum().item(), "float"),
-        (lambda outputs, y: (outputs.argmax(1) == y).sum(), r"\(\)"),
+        (lambda outputs, y: (outputs.argmax(1) == y).sum(), r"torch.int64 of shape \(\)"),
     ]:
         objective = specop.objective(model, criterion, batch)
         for call in (objective.loss, objective.gradient, objective.hessian().to_dense):
@@ -114,7 +114,7 @@ def test_wrong_structures():
     with pytest.raises(InvalidInputError, match=r"exactly its 4 selected names, such as '0.weight'; got list"):
         objective.flatten([1.0])
     wrong = dict(model.named_parameters()) | {"2.bias": torch.ones(4).double()}
-    with pytest.raises(InvalidInputError, match=r"'2.bias' must be a tensor of shape \(3,\), got \(4,\)"):
+    with pytest.raises(InvalidInputError, match=r"'2.bias' must be an array of shape \(3,\), got \(4,\)"):
         objective.hessian() @ wrong
     with pytest.raises(InvalidInputError, match=r"the vector must have shape \(31,\)"):
         objective.unflatten(torch.ones(3).double())
@@ -129,7 +129,7 @@ def test_wrong_arguments():
         ((outputs, criterion, batch), {"params": {}}, "params is empty"),
         ((outputs, criterion, batch), {"params": {"a": 1.0}}, "no adapter for builtins.float"),
         ((outputs, criterion, batch), {"params": [torch.ones(2), 1.0]}, "structure .* of tensors"),
-        ((outputs, criterion, batch), {"params": torch.arange(3)}, "no floating-point tensor"),
+        ((outputs, criterion, batch), {"params": torch.arange(3)}, "no floating-point array"),
         ((outputs, criterion, batch), {"params": np.ones(3)}, "numpy arrays have no derivatives.*FunctionOperator"),
         ((outputs, criterion, batch), {"params": params(), "forward": outputs}, "forward= is for modules"),
         ((3, criterion, batch), {"params": torch.ones(2)}, "module or a function .* got int"),
@@ -140,7 +140,7 @@ def test_wrong_arguments():
 
 def test_a_model_without_trainable_parameters():
     model, criterion, batch = problem("mlp")
-    with pytest.raises(InvalidInputError, match="none of the model's 4 parameters requires grad"):
+    with pytest.raises(InvalidInputError, match="none of the model's 4 parameters is trainable. Call requires_grad_"):
         specop.objective(model.requires_grad_(False), criterion, batch)
 
 

@@ -1,0 +1,103 @@
+"""Calling: what a model and its criterion are called with, and what they make of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from specop.errors import InvalidInputError
+from specop.objectives.refusals import no_outputs
+from specop.objectives.trees import Constant
+
+__all__ = ["Calling", "Criterion", "Forward", "call_on_inputs", "calling_function", "calling_module", "inputs"]
+
+Forward = Callable[[Any, Any], Any]
+Criterion = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Calling:
+    """A function of a model, or of parameters, and a batch; with a criterion or without one.
+
+    Equal only to what calls the same functions, and hashable, whatever these are.
+
+    Parameters
+    ----------
+    function : Constant
+        ``function(model, batch)``: outputs, or the mean loss if there is no criterion.
+    criterion : Constant
+        ``criterion(outputs, y)`` of a batch (x, y), or ``criterion(outputs, batch)``; or None.
+    is_whole : bool
+        Whether the criterion is given every batch whole.
+    """
+
+    function: Constant
+    criterion: Constant
+    is_whole: bool
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        """Return the mean loss."""
+        found = self.function.value(model, batch)
+        return found if self.criterion.value is None else self.compare(found, batch)
+
+    def outputs(self, model: Any, batch: Any) -> Any:
+        """Return what the criterion is given, or raise where there is none."""
+        if self.criterion.value is None:
+            raise no_outputs()
+        return self.function.value(model, batch)
+
+    def compare(self, outputs: Any, batch: Any) -> Any:
+        """Return the criterion's value."""
+        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        return self.criterion.value(outputs, batch[1] if is_pair and not self.is_whole else batch)
+
+
+def calling_function(function: Any, criterion: Criterion | None, forward: Forward | None) -> Calling:
+    """Return how a function of (params, batch) is called."""
+    if not callable(function):
+        raise InvalidInputError(f"expected a module or a function of (params, batch), got {type(function).__name__}.")
+    if forward is not None:
+        raise InvalidInputError("forward= is for modules; a function computes its outputs itself.")
+    return Calling(Constant(function), Constant(criterion), False)
+
+
+def call_on_inputs(model: Any, batch: Any) -> Any:
+    """Return ``model(x)`` for a batch (x, y)."""
+    return model(inputs(batch))
+
+
+def calling_module(
+    criterion: Criterion | None, forward: Forward | None, example: str, call: Forward = call_on_inputs
+) -> Calling:
+    """Return how a module is called.
+
+    Parameters
+    ----------
+    criterion : callable or None
+        ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``.
+    forward : callable or None
+        ``forward(module, batch) -> outputs``.
+    example : str
+        A criterion, for the error if there is none.
+    call : callable
+        ``call(module, batch) -> outputs`` for a batch (x, y).
+    """
+    if criterion is None:
+        raise InvalidInputError(
+            f"a module needs a criterion: objective(model, criterion, data), {example}. For a loss computed by hand "
+            f"pass a function of the parameters instead of a module."
+        )
+    return Calling(Constant(call if forward is None else forward), Constant(criterion), forward is not None)
+
+
+def inputs(batch: Any) -> Any:
+    """Return x of a batch (x, y)."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0]
+    kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
+    raise InvalidInputError(
+        f"a batch must be a pair (x, y), for model(x) and criterion(outputs, y); got {kind}. For other batches "
+        f"pass forward=lambda model, batch: ..., and a criterion of (outputs, batch). If the data is one batch "
+        f"[x, y], pass it as a tuple."
+    )

@@ -1,0 +1,122 @@
+"""Parameters by name: ParameterTree of those that a function is given, and what is chosen of a module's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from specop.arrays.backend import Array
+from specop.errors import InvalidInputError
+from specop.objectives.select import choose
+from specop.objectives.trees import Trees
+
+__all__ = ["ParameterTree", "by_name", "checked_shapes", "trained"]
+
+
+class ParameterTree:
+    """A structure of named arrays; everything else belongs to the structure.
+
+    Parameters
+    ----------
+    trees : Trees
+    structure : structure of arrays
+    is_real : callable
+        ``is_real(array)``: whether there are derivatives with respect to it.
+
+    Attributes
+    ----------
+    arrays : dict from names to arrays
+    frame : Frame
+        Puts the structure together.
+    """
+
+    def __init__(self, trees: Trees, structure: Any, is_real: Callable[[Array], bool]) -> None:
+        arrays, self.frame = trees.take_apart(structure)
+        self.arrays: dict[str, Array] = dict(zip(trees.named(structure), arrays, strict=True))
+        self._trees = trees
+        self._is_real = is_real
+        if not any(map(is_real, arrays)):
+            raise InvalidInputError(
+                f"there is no floating-point array among the {len(trees.flatten(structure)[0])} leaves of the "
+                f"parameters. Pass a structure (dict, list, tuple, ...) of the framework's arrays, and numbers as such."
+            )
+
+    def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Array]:
+        """Return the floating-point arrays, or those of them that `select` names."""
+        real = {name: self.arrays[name] for name in among or self.arrays if self._is_real(self.arrays[name])}
+        return real if select is None else {name: real[name] for name in choose(real, select)}
+
+    def arrays_of(self, structure: Any, names: Collection[str]) -> dict[str, Any]:
+        """Return named leaves of a structure like the parameters."""
+        _, treedef = self._trees.flatten(structure)
+        if treedef != self.frame.treedef:
+            raise InvalidInputError(f"expected a structure like params, {self.frame.treedef}; got {treedef}.")
+        named = self._trees.named(structure)
+        return {name: named.get(name) for name in names}
+
+    def structure(self, values: Mapping[str, Array]) -> Any:
+        """Return the structure with named arrays replaced."""
+        return self.frame.fill(values.get(name, array) for name, array in self.arrays.items())
+
+
+def trained(named: Mapping[str, Array], select: Any, constants: Collection[str], *, unfreeze: str) -> dict[str, Array]:
+    """Return the parameters of a module that are trained, or those that `select` names; frozen ones with a warning.
+
+    Parameters
+    ----------
+    named : mapping from names to arrays
+    select : str, array, callable, list or None
+        As in `choose`.
+    constants : collection of str
+        Names of frozen parameters.
+    unfreeze : str
+        What to do with these.
+    """
+    if select is None:
+        moving = {name: array for name, array in named.items() if name not in constants}
+        if not moving:
+            raise InvalidInputError(
+                f"none of the model's {len(named)} parameters is trainable. {unfreeze}, for those whose curvature "
+                f"you want."
+            )
+        return moving
+    chosen = {name: named[name] for name in choose(named, select)}
+    frozen = [name for name in chosen if name in constants]
+    if frozen:
+        warnings.warn(
+            f"{len(frozen)} selected parameters are frozen, such as {frozen[0]!r}: they count as constants, and their "
+            f"rows are zero. {unfreeze}, to include them.",
+            stacklevel=6,
+        )
+    return chosen
+
+
+def by_name(structure: Any, names: Collection[str]) -> dict[str, Any]:
+    """Return what a mapping holds for the selected names of a module's parameters."""
+    if not isinstance(structure, Mapping) or set(structure) != set(names):
+        raise InvalidInputError(
+            f"a parameter structure of a module is a mapping with exactly its {len(names)} selected names, such as "
+            f"{next(iter(names))!r}; got {type(structure).__name__}."
+        )
+    return {name: structure[name] for name in names}
+
+
+def checked_shapes(
+    found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], shape_of: Callable[[Any], tuple[int, ...] | None]
+) -> list[Array]:
+    """Return the arrays if they have these shapes, or raise InvalidInputError.
+
+    Parameters
+    ----------
+    found : mapping from names to arrays
+    shapes : mapping from names to tuples of int
+    shape_of : callable
+        Returns the shape of one of the framework's arrays, and None for everything else.
+    """
+    for name, array in found.items():
+        shape = shape_of(array)
+        if shape != shapes[name]:
+            got = type(array).__name__ if shape is None else shape
+            raise InvalidInputError(f"{name!r} must be an array of shape {shapes[name]}, got {got}.")
+    return list(found.values())
