@@ -140,7 +140,7 @@ def test_wrong_arguments():
 
 def test_a_model_without_trainable_parameters():
     model, criterion, batch = problem("mlp")
-    with pytest.raises(InvalidInputError, match="none of the model's 4 parameters is trainable. Call requires_grad_"):
+    with pytest.raises(InvalidInputError, match=r"none of the model's 4 parameters is trainable\. Call requires_grad_"):
         specop.objective(model.requires_grad_(False), criterion, batch)
 
 
