@@ -76,10 +76,12 @@ class DifferenceOperator(Watched):
 
         Truncation grows with the step's square and with curvature, rounding with the step's inverse. After two products
         a random direction is turned to where curvature is large. Two steps may agree by chance, in one dimension to the
-        last bit, so both neighbours count: the shorter one differs by its own rounding.
+        last bit, so both neighbours count: the shorter one differs by its own rounding. None promises more digits than
+        the parameters' own rounding leaves of the step.
         """
         (length,) = self.backend.to_host(self.backend.norm(self._theta))
-        largest = _RATIO * self.domain.epsilon ** (1 / 3) * (float(length) or 1.0)
+        scale = float(length) or 1.0
+        largest = _RATIO * self.domain.epsilon ** (1 / 3) * scale
         direction = probes.sphere(self.backend, self.domain, 0, 0)
         for _ in range(2):
             direction = self._difference(direction, largest / _RATIO**2)
@@ -91,6 +93,7 @@ class DifferenceOperator(Watched):
                 self.backend.norm(fine), self.backend.norm(self.backend.axpy_(coarse, -1.0, fine))
             )
             changes.append(float(change / size) if size > 0 else 0.0)
+        least = self.domain.epsilon * scale
         around = zip(changes, changes[1:], steps[1:], strict=False)
-        error, step = min((max(longer, shorter / _RATIO), step) for longer, shorter, step in around)
+        error, step = min((max(longer, shorter / _RATIO, least / step), step) for longer, shorter, step in around)
         return step, error

@@ -28,3 +28,21 @@ def test_finite_differences_need_one_derivative_only():
     at = objective.finite_difference_hessian(2 * params["x"])
     close(at.to_dense(), torch.diag(12 * params["x"]), 1e-8)
     assert not (at @ torch.zeros(3).double()).any()
+
+
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_steps_that_agree_by_chance_promise_nothing(seed):
+    """In few dimensions two differences may agree to the last bit where both are off."""
+    generator = torch.Generator().manual_seed(seed)
+    n = int(torch.randint(1, 6, (1,), generator=generator))
+    X, y, p = (torch.randn(shape, generator=generator).double() for shape in [(11, n), (11,), (n,)])
+
+    def loss(p, _=None):
+        return (torch.tanh(X @ p) + 0.3 * torch.sin(X @ p) - y).square().mean()
+
+    D, hessian = (
+        specop.objective(loss, params=p).finite_difference_hessian(),
+        torch.autograd.functional.hessian(loss, p),
+    )
+    error = torch.linalg.matrix_norm(D.to_dense() - hessian, 2) / torch.linalg.matrix_norm(hessian, 2)
+    assert error <= 10 * D.precision
