@@ -72,7 +72,7 @@ def retrain(
     matrix : {"hessian", "ggn", "fisher"}
         What stands for the second derivatives.
     max_matvecs : int, optional
-        Limit on products in each step.
+        Limit on all products with second derivatives.
 
     Returns
     -------

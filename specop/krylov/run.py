@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from types import TracebackType
@@ -63,6 +63,8 @@ class Task:
         Whether to show a bar if standard error is a terminal.
     raise_on_failure : bool
         Whether `result` raises NotConvergedError instead of warning.
+    operators : sequence of LinearOperator
+        Those that `multiply_by` is called with; their sessions are open while the task runs.
 
     Attributes
     ----------
@@ -79,6 +81,7 @@ class Task:
         samples: int | None = None,
         progress: bool = False,
         raise_on_failure: bool = False,
+        operators: Sequence[LinearOperator] = (),
     ) -> None:
         self.name = name
         self.backend = backend
@@ -88,13 +91,15 @@ class Task:
         self.total: int | None = None
         self._progress = progress
         self._raise_on_failure = raise_on_failure
+        self._operators = operators
         self._outer: Task | None = None
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
         self._outer = _innermost.get()
         with ExitStack() as stack:
-            self._open(stack)
+            for operator in self._operators:
+                stack.enter_context(operator.session())
             show = self._progress and self._outer is None
             self._bar = stack.enter_context(progress_bar(show, self.name, self.total))
             self._token = _innermost.set(self)
@@ -106,6 +111,11 @@ class Task:
     ) -> None:
         _innermost.reset(self._token)
         self._stack.__exit__(kind, error, trace)
+
+    def multiply_by(self, A: LinearOperator, x: Array) -> Array:
+        """Return A x in fresh storage, for one of the task's operators."""
+        self._count(1)
+        return A._matvec(x)
 
     def update(self, note: str = "") -> None:
         """Move the bar to the number of products, with a note behind it; inside another task, that task's bar."""
@@ -152,9 +162,6 @@ class Task:
                 raise NotConvergedError(message, made)
             warnings.warn(message, ConvergenceWarning, stacklevel=_level_of_user())
         return made
-
-    def _open(self, stack: ExitStack) -> None:
-        """Enter what the call needs besides its bar."""
 
     def _count(self, products: int) -> None:
         self.products += products
@@ -217,6 +224,7 @@ class Run(Task):
             samples=self.A.samples,
             progress=progress,
             raise_on_failure=raise_on_failure,
+            operators=(self.A,),
         )
         rows, columns = self.A.shape
         refused = (symmetric and self.A.is_symmetric is False) or (rows != columns and (square or symmetric))
@@ -351,9 +359,6 @@ class Run(Task):
         """Go on from a state: its products are added to those of this run."""
         self._count(state["products"])
         self.asymmetry = max(self.asymmetry, state["asymmetry"])
-
-    def _open(self, stack: ExitStack) -> None:
-        stack.enter_context(self.A.session())
 
     def _count_inside(self, inner: Task, products: int) -> None:
         if not isinstance(inner, Run) or inner.A is self.A:

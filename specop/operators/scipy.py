@@ -68,6 +68,7 @@ class ScipyOperator(LinearOperator):
         rows, columns = operator.shape
         super().__init__(backend_of(np.empty(0)), Layout(columns, dtype, "cpu"), Layout(rows, dtype, "cpu"))
         self._wrapped = operator
+        self.entries: int | None = getattr(wrapped, "nnz", None)
 
     def _matvec(self, x: Array) -> Array:
         return np.array(self._wrapped.matvec(x), dtype=self.dtype)

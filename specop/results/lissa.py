@@ -16,7 +16,7 @@ __all__ = ["LissaResult"]
 
 @record
 class LissaResult(Result):
-    """A stochastic solution of (H + d I) x = b, d = damping * scale, with H the mean of the operators.
+    """A stochastic solution of (H + damping I) x = b, with H the mean of the operators.
 
     Attributes
     ----------
@@ -25,13 +25,17 @@ class LissaResult(Result):
     standard_error : float
         Norm of the standard error of `solution`, from the scatter of the repeats; NaN for a single one.
     residual : float
-        Norm of b - (H + d I) x, by one pass over all operators. It holds chance and the truncation of the series.
-    lengths : ndarray
+        Norm of b - (H + damping I) x, by one pass over all operators. It holds chance and the truncation of the series.
+    lengths : ndarray (repeats,)
         Norm of each repeat's x.
-    damping, scale : float
-        As used; what is inverted is H + damping * scale * I.
-    steps, repeats : int
-        As asked for.
+    damping : float
+        What was added to the diagonal of H.
+    scale : float
+        What the matrix was divided by, so that the series converges.
+    steps : int
+        Number of products in each repeat.
+    repeats : int
+        Number of independent runs that were averaged.
     """
 
     solution: Array = vector()
@@ -51,6 +55,6 @@ class LissaResult(Result):
 
     def _headline(self) -> str:
         return (
-            f"(H + {self.damping * self.scale:.3g} I) x = b: |b - (H + d I) x| = {self.residual:.1e}, standard error "
+            f"(H + {self.damping:.3g} I) x = b: |b - (H + d I) x| = {self.residual:.1e}, standard error "
             f"of x {self.standard_error:.1e}, {self.repeats} repeats of {self.steps} steps, scale {self.scale:.3g}"
         )

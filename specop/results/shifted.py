@@ -20,15 +20,18 @@ class ShiftedResult(Result):
     solution : native array (n, k)
         A column for each shift; also as `x`.
     shifts : ndarray (k,)
+        The shifts s.
     residuals : ndarray (k,)
         Norms of b - (A + s I) x, from the recurrence and what rounding adds to it.
     goal : float
-        What they were to reach.
+        Norm that each residual was to reach.
     negative : ndarray (k,), int
         How many eigenvalues of A + s I the Krylov space proves to be negative. Where there are any, A + s I is
         indefinite; its solution is right, but no minimum.
-    rtol, atol : float
-        As asked for.
+    rtol : float
+        Goal for the residuals relative to b, as asked for.
+    atol : float
+        Goal for the residuals in units of b, as asked for.
     """
 
     solution: Array = vector()
@@ -43,6 +46,11 @@ class ShiftedResult(Result):
     def x(self) -> Array:
         """The solutions, a native (n, k) array."""
         return self.solution
+
+    @property
+    def converged_columns(self) -> NDArray[np.bool_]:
+        """Whether the solution for each shift reached the goal, an array (k,); `converged` says it of all."""
+        return self.residuals <= self.goal
 
     def _headline(self) -> str:
         most = int(self.negative.max())

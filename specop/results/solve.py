@@ -23,24 +23,27 @@ class SolveResult(Result):
     solution : native array (n,) or (n, k)
         What `x` is made of: a vector, or a column for each right-hand side.
     residuals : ndarray (k,)
-        Norms of b - A x, each computed with a product of its own.
+        Norms of b - A x for each column, computed with a product of its own.
     goals : ndarray (k,)
-        What they were to reach: the larger of ``rtol |b|`` and ``atol``.
+        Norms that the residuals were to reach: for each column the larger of ``rtol |b|`` and ``atol``.
     method : str
         "lanczos", "cg", "minres" or "neumann": the one that ended the run.
     steps : int
-        Iterations, of all groups of right-hand sides together; each takes a product for each column of its group.
+        Number of iterations, of all groups of right-hand sides together; each takes a product for each column of its
+        group.
     curvature : float or None
         p'Ap along a unit vector p, where that is not positive: at least one eigenvalue of A is not above it. 0 where
         it is zero to rounding.
     direction : native vector (n,) or None
-        That vector.
+        The unit vector p along which A has that curvature.
     system : str
         What was solved, in words: which matrix of which loss with which damping.
     damping : float
         Multiple of the identity in that matrix, as far as `solve` was told.
-    rtol, atol : float
-        As asked for.
+    rtol : float
+        Goal for the residuals relative to b, as asked for.
+    atol : float
+        Goal for the residuals in units of b, as asked for.
     """
 
     solution: Array = vector()
@@ -60,6 +63,11 @@ class SolveResult(Result):
     def x(self) -> Any:
         """The solution in the form of b: a vector, an (n, k) array or a parameter structure."""
         return self.solution if self.unflatten is None else self.unflatten(self.solution)
+
+    @property
+    def converged_columns(self) -> NDArray[np.bool_]:
+        """Whether each column reached its goal, an array (k,); `converged` says it of all."""
+        return self.residuals <= self.goals
 
     @property
     def residual(self) -> float:

@@ -49,7 +49,7 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
     """
     goals = system.goals[columns.start : columns.stop]
     # The true residuals at the end are products too.
-    last = system.products + allowance - len(columns)
+    last = system.run.products + allowance - len(columns)
     directions = _Directions(system, len(columns))
     residuals = system.residuals(columns)
     norms = known = system.norms[columns.start : columns.stop].copy()
@@ -57,14 +57,14 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
         return Outcome("converged", 0)
     P = directions.orthonormal([system.precondition(r) for r in residuals])
     largest, claimed, steps = 0.0, np.inf, 0
-    drift = system.operator.domain.epsilon**0.5
-    while P and system.products + len(P) <= last:
-        Q = [system.multiply(p) for p in P]
+    drift = system.A.domain.epsilon**0.5
+    while P and system.run.products + len(P) <= last:
+        Q = [system.run.multiply(p) for p in P]
         steps += 1
         G, along = directions.inner(P, Q, residuals)
         values, vectors = scipy.linalg.eigh((G + G.T) / 2, check_finite=False)
         largest = max(largest, float(np.abs(values).max()))
-        zero = system.operator.precision * largest
+        zero = system.A.precision * largest
         if values[0] <= zero:
             curvature = float(values[0]) if values[0] < -zero else 0.0
             return Outcome("curvature", steps, curvature, directions.combination(P, vectors[:, 0]))
@@ -106,7 +106,7 @@ class _Directions:
     def __init__(self, system: Equations, count: int) -> None:
         self.system = system
         self.backend = system.backend
-        self._basis: Basis = self.backend.allocate(system.operator.domain, count, count) if count > 1 else None
+        self._basis: Basis = self.backend.allocate(system.A.domain, count, count) if count > 1 else None
 
     def inner(
         self, P: list[Array], Q: list[Array], residuals: list[Array]
@@ -122,7 +122,7 @@ class _Directions:
 
     def combination(self, vectors: list[Array], coefficients: NDArray[np.float64]) -> Array:
         """Return a sum of vectors."""
-        total = self.backend.zeros(self.system.operator.domain)
+        total = self.backend.zeros(self.system.A.domain)
         for vector, coefficient in zip(vectors, coefficients, strict=True):
             total = self.backend.axpy_(total, float(coefficient), vector)
         return total
@@ -137,7 +137,7 @@ class _Directions:
         ]
         if len(vectors) == 1:
             return units
-        rows, smallest = 0, 100 * self.system.operator.domain.epsilon
+        rows, smallest = 0, 100 * self.system.A.domain.epsilon
         for unit in units:
             unit, _, _, beta = self.backend.orthogonalize_(unit, self._basis, rows, ())
             # What is left after much was removed needs a second pass.

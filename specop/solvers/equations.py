@@ -1,16 +1,16 @@
-"""The systems that a solver works on: products counted, scalars checked, residuals computed anew."""
+"""The systems that a solver works on: where their solutions stand, and their residuals, computed anew."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.errors import AsymmetryError, NonFiniteError
-from specop.operators.operator import LinearOperator
+from specop.errors import NonFiniteError
+from specop.krylov.run import Run
+from specop.solvers.operands import Operands
 
 __all__ = ["Equations", "Outcome"]
 
@@ -26,7 +26,7 @@ class Outcome:
     steps : int
         Iterations.
     curvature, direction : float or None, native vector or None
-        Of a unit vector p, p'Ap and p, where that is not positive.
+        p'Ap and p of a unit vector p, where that is not positive.
     """
 
     reason: str
@@ -40,72 +40,63 @@ class Equations:
 
     Parameters
     ----------
-    operator : LinearOperator
-        A, symmetric.
-    preconditioner : LinearOperator or None
-        M, about the inverse of A.
-    rhs : list of native vectors
-        B.
-    lengths : ndarray
-        Their norms.
-    start : list of native vectors or None
-        First X, consumed; zero if None.
-    goals : ndarray
+    run : Run
+        Multiplies by A, which is symmetric.
+    operands : Operands
+        The right-hand sides B.
+    goals : ndarray (k,)
         Norm that each column's residual is to reach.
-    update : callable
-        Progress: called with products and a note.
+    start : list of native vectors, optional
+        The first X, which is consumed; zero by default.
+    preconditioner : Run, optional
+        Multiplies by M, about the inverse of A.
 
     Attributes
     ----------
     x : list of native vectors
-        X.
-    norms : ndarray
-        Of the true residuals, as of the last time that they were computed.
-    products : int
+        The present X.
+    norms : ndarray (k,)
+        Norms of the true residuals, as of the last time that they were computed.
+    has_start : bool
+        Whether X began at something else than zero.
     """
 
     def __init__(
         self,
-        operator: LinearOperator,
-        preconditioner: LinearOperator | None,
-        rhs: list[Array],
-        lengths: NDArray[np.float64],
-        start: list[Array] | None,
+        run: Run,
+        operands: Operands,
         goals: NDArray[np.float64],
-        update: Callable[[int, str], None],
+        start: list[Array] | None = None,
+        preconditioner: Run | None = None,
     ) -> None:
-        self.operator = operator
-        self.backend = operator.backend
+        self.run = run
+        self.A = run.A
+        self.backend = run.backend
         self.preconditioner = preconditioner
-        self.rhs = rhs
+        self.rhs = operands.columns
+        self.lengths = operands.lengths
         self.goals = goals
-        self.x = [self.backend.zeros(operator.domain) for _ in rhs] if start is None else start
-        self.norms = np.full(len(rhs), np.inf)
-        self.lengths = lengths
-        self.products = 0
-        self._update = update
-        self._is_moved = [start is not None for _ in rhs]
-
-    def multiply(self, vector: Array) -> Array:
-        """Return A times a vector; the only place where a solver multiplies."""
-        self.products += 1
-        return self.operator._matvec(vector)
+        self.x = [self.backend.zeros(self.A.domain) for _ in self.rhs] if start is None else start
+        self.norms = np.where(self.lengths > 0, np.inf, 0.0)
+        self.has_start = start is not None
+        self._is_moved = [self.has_start for _ in self.rhs]
 
     def precondition(self, residual: Array) -> Array:
         """Return M times a residual, in storage of its own."""
         if self.preconditioner is None:
             return self.backend.copy(residual)
-        return self.preconditioner._matvec(residual)
+        return self.preconditioner.multiply(residual)
 
     def residuals(self, columns: range) -> list[Array]:
         """Return b - A x of some columns, computed anew, and note their norms."""
         found = []
         for j in columns:
             if self._is_moved[j]:
-                found.append(self.backend.axpy_(self.backend.scale_(self.multiply(self.x[j]), -1.0), 1.0, self.rhs[j]))
+                image = self.backend.scale_(self.run.multiply(self.x[j]), -1.0)
+                found.append(self.backend.axpy_(image, 1.0, self.rhs[j]))
             else:
                 found.append(self.backend.copy(self.rhs[j]))
-        self.norms[columns.start : columns.stop] = self.scalars(*(self.backend.norm(r) for r in found))
+        self.norms[columns.start : columns.stop] = self.scalars(*map(self.backend.norm, found))
         return found
 
     def move(self, column: int, step: float, direction: Array) -> None:
@@ -115,33 +106,28 @@ class Equations:
 
     def begin(self, column: int) -> Array:
         """Return a column's residual, from zero if its present solution is worse than that."""
-        only = range(column, column + 1)
-        (residual,) = self.residuals(only)
+        (residual,) = self.residuals(range(column, column + 1))
         return residual if self.norms[column] <= self.lengths[column] else self.forget(column)
 
     def forget(self, column: int) -> Array:
         """Take a column back to zero, and return its residual."""
-        self.x[column] = self.backend.zeros(self.operator.domain)
+        self.x[column] = self.backend.zeros(self.A.domain)
         self._is_moved[column] = False
         return self.residuals(range(column, column + 1))[0]
 
     def scalars(self, *arrays: Array) -> NDArray[np.float64]:
         """Return device scalars by one transfer, or raise NonFiniteError naming the product behind them."""
-        found = np.array([float(value) for value in self.backend.to_host(*arrays)])
-        if np.isfinite(found).all():
-            return found
-        source = f"product {self.products} with {self.operator!r}"
-        if self.preconditioner is not None:
-            source += f", or one with the preconditioner {self.preconditioner!r},"
-        raise NonFiniteError(
-            f"{source} holds NaN or infinity, or its norm overflows {self.operator.dtype}. Check the parameters and "
-            f"the data for NaN, the loss for overflow, and x0 if there is one."
-        )
+        try:
+            return np.array([float(value) for value in self.run.to_host(*arrays)])
+        except NonFiniteError as error:
+            if self.preconditioner is None:
+                raise
+            raise NonFiniteError(f"{error} Or one with the preconditioner {self.preconditioner.A!r} does.") from error
 
     def report(self, norms: NDArray[np.float64], goals: NDArray[np.float64]) -> None:
         """Show progress."""
         worst = int(np.argmax(norms / goals)) if goals.all() else int(np.argmax(norms))
-        self._update(self.products, f"residual {norms[worst]:.1e}, goal {goals[worst]:.1e}")
+        self.run.update(f"residual {norms[worst]:.1e}, goal {goals[worst]:.1e}")
 
     def check_symmetry(self, column: int, residual: Array, direction: Array, image: Array) -> None:
         """Compare p'(A x) with x'(A p), given the residual b - A x and A p: no product is needed for it."""
@@ -153,9 +139,5 @@ class Equations:
             *(backend.norm(vector) for vector in (direction, image, x, ax)),
         )
         deviation, scale = abs(left - right), max(p * along, q * length)
-        if deviation > (5e-2 if self.operator.precision > 1e-5 else 1e-3) * scale:
-            raise AsymmetryError(
-                f"{self.operator!r} is not symmetric: after {self.products} products p'(A x) and x'(A p) differ by "
-                f"{deviation / scale:.1e} relative. Symmetrize with (A + A.T) / 2 if A is meant to be symmetric; "
-                f"otherwise solve A.T A x = A.T b."
-            )
+        if deviation > self.run.refused_asymmetry * scale:
+            self.run.note_asymmetry(deviation / scale, direction)

@@ -22,7 +22,8 @@ from specop.operators.operator import (
 )
 from specop.operators.scipy import aslinearoperator
 from specop.solvers.decompositions import decomposed, dense_on_host
-from specop.solvers.solve import solve
+from specop.solvers.operands import checked_accuracy
+from specop.solvers.solve import checked_preconditioner, solve
 from specop.solvers.woodbury.low_rank_update import low_rank_update
 
 __all__ = ["SolvingOperator", "inverse"]
@@ -31,19 +32,38 @@ __all__ = ["SolvingOperator", "inverse"]
 _DENSE = 1000
 
 
-def inverse(A: Any, **options: Any) -> LinearOperator:
+def inverse(
+    A: Any,
+    *,
+    method: str = "auto",
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    max_matvecs: int | None = None,
+    preconditioner: Any = None,
+    seed: int = 0,
+) -> LinearOperator:
     """Return the inverse of a square operator as an operator.
 
     It is computed where that is cheap: of diagonal operators and multiples of the identity, of these plus one of low
     rank, and of matrices that are held as numbers up to n = 1000, on the host in float64. Otherwise each product solves
-    a system, and raises rather than return what is not a solution.
+    a system, and raises rather than return what is not a solution. The options are for those products.
 
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Square; symmetric where there is no closed form.
-    **options
-        Of `solve`, such as ``rtol=1e-8`` or ``preconditioner=M``, for where it is needed.
+    method : {"auto", "lanczos", "cg", "minres", "neumann"}
+        Method of `solve`.
+    rtol : float
+        Goal for the residual of each product, relative to the norm of the vector that is multiplied; below 1.
+    atol : float
+        Goal for the residual of each product, in units of that vector. The larger of the two goals counts.
+    max_matvecs : int, optional
+        Limit on products with A in each product with the inverse; default: that of `solve`.
+    preconditioner : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator, optional
+        An approximation of the inverse of A, symmetric positive definite.
+    seed : int
+        Seed of the few random vectors that `solve` draws.
 
     Returns
     -------
@@ -69,18 +89,10 @@ def inverse(A: Any, **options: Any) -> LinearOperator:
     operator = aslinearoperator(A)
     if operator.domain != operator.codomain:
         raise InvalidInputError(f"inverse needs a square operator, got shape {operator.shape}.")
-    if isinstance(operator, ScaledOperator) and operator.factor:
-        return (1.0 / operator.factor) * inverse(operator.parts[0], **options)
-    if isinstance(operator, SolvingOperator):
-        return operator.parts[0]
-    if isinstance(operator, IdentityOperator):
-        return operator
-    diagonal = _diagonal(operator)
-    if diagonal is not None:
-        return _inverted_diagonal(operator, diagonal)
-    if _is_held(operator) and operator.shape[0] <= _DENSE:
-        return _inverted_dense(operator)
-    return _updated_diagonal(operator) or SolvingOperator(operator, options)
+    checked_preconditioner(operator, preconditioner, method)
+    checked_accuracy(rtol, atol)
+    settings = {"method": method, "rtol": rtol, "atol": atol, "max_matvecs": max_matvecs, "seed": seed}
+    return _inverted(operator, settings | {"preconditioner": preconditioner})
 
 
 class SolvingOperator(Composite):
@@ -90,31 +102,46 @@ class SolvingOperator(Composite):
     ----------
     operator : LinearOperator
         Symmetric.
-    options : dict
-        Of `solve`.
+    settings : dict
+        Arguments of `solve`.
 
     Attributes
     ----------
     matvecs : int
-        Products with `operator` so far.
+        Number of products with `operator` so far.
     """
 
-    def __init__(self, operator: LinearOperator, options: dict[str, Any]) -> None:
+    def __init__(self, operator: LinearOperator, settings: dict[str, Any]) -> None:
         super().__init__((operator,), operator.domain, operator.domain, is_symmetric=True, is_psd=operator.is_psd)
         if operator.is_symmetric is False:
             raise InvalidInputError(f"inverse needs a symmetric operator where it has to solve, got {operator!r}.")
         self.matvecs = 0
-        self._options = {**options, "raise_on_failure": True}
+        self._settings = settings
 
     @property
     def precision(self) -> float:
         """Relative error of a product: that of its solve."""
-        return max(super().precision, float(self._options.get("rtol", 1e-5)))
+        return max(super().precision, float(self._settings["rtol"]))
 
     def _matvec(self, x: Array) -> Array:
-        result = solve(self.parts[0], x, **self._options)
+        result = solve(self.parts[0], x, **self._settings, raise_on_failure=True)
         self.matvecs += result.matvecs
         return result.solution
+
+
+def _inverted(operator: LinearOperator, settings: dict[str, Any]) -> LinearOperator:
+    if isinstance(operator, ScaledOperator) and operator.factor:
+        return (1.0 / operator.factor) * _inverted(operator.parts[0], settings)
+    if isinstance(operator, SolvingOperator):
+        return operator.parts[0]
+    if isinstance(operator, IdentityOperator):
+        return operator
+    diagonal = _diagonal(operator)
+    if diagonal is not None:
+        return _inverted_diagonal(operator, diagonal)
+    if _is_held(operator) and operator.shape[0] <= _DENSE:
+        return _inverted_dense(operator)
+    return _updated_diagonal(operator) or SolvingOperator(operator, settings)
 
 
 def _diagonal(operator: LinearOperator) -> NDArray[np.float64] | None:

@@ -9,6 +9,7 @@ import numpy as np
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.solvers.equations import Equations, Outcome
+from specop.solvers.least_squares import judged
 
 __all__ = ["minimal_residuals"]
 
@@ -45,37 +46,55 @@ def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome
        Anal. 12 (1975), 617-629.
     """
     # One product for the residual at the end, one for A times it.
-    last = system.products + allowance - 2
+    run, last = system.run, system.run.products + allowance - 2
     only, goal = range(column, column + 1), float(system.goals[column])
     residual = system.begin(column)
     norm, steps = float(system.norms[column]), 0
     while norm > goal:
-        if system.products >= last:
+        if run.products >= last:
             if norm > system.lengths[column]:
                 system.forget(column)
             return Outcome("limit", steps)
         previous = norm
-        run = _Run(system, column, residual, norm)
-        while not run.is_finished and run.norm > goal and system.products < last:
-            run.step()
-            system.report(np.array([run.norm]), np.array([goal]))
-        steps += run.steps
+        recurrence = _Recurrence(system, residual, norm)
+        recurrence.reduce(goal, last)
+        system.move(column, 1.0, recurrence.x)
+        steps += recurrence.steps
         (residual,) = system.residuals(only)
         norm = float(system.norms[column])
-        system.check_symmetry(column, residual, run.vector, run.image)
-        has_ended = run.is_finished or run.norm <= goal
-        if norm > goal and (run.is_stationary or (has_ended and norm > 0.5 * previous)):
+        system.check_symmetry(column, residual, recurrence.vector, recurrence.image)
+        has_ended = recurrence.is_finished or recurrence.norm <= goal
+        if norm > goal and (recurrence.is_stationary or (has_ended and norm > 0.5 * previous)):
             # A solution that is worse than none is not returned.
             residual = residual if norm <= system.lengths[column] else system.forget(column)
-            return Outcome(_judged(system, column, residual, run), steps)
+            return _judged(system, column, residual, recurrence, steps, last)
     return Outcome("converged", steps)
 
 
-def _judged(system: Equations, column: int, residual: Array, run: _Run) -> str:
-    """Tell whether a residual that stays is the least one, or what rounding leaves of zero."""
-    (image,) = system.scalars(system.backend.norm(system.multiply(residual)))
-    is_least = image <= _stationary(system) * run.scale * float(system.norms[column])
-    return "least squares" if is_least else "rounding"
+def _judged(system: Equations, column: int, residual: Array, recurrence: _Recurrence, steps: int, last: int) -> Outcome:
+    """Tell why a residual stays; of a least-squares solution, make the one of least norm.
+
+    Where A times the residual is not quite zero, the way there has brought a part of the range back into the residual.
+    It is removed by another run, whose vectors have nothing along the null vector.
+    """
+    backend, only, norm = system.backend, range(column, column + 1), float(system.norms[column])
+    x, z = backend.copy(system.x[column]), backend.copy(residual)
+    level = _stationary(system) if recurrence.is_stationary else system.A.precision**0.5
+    reason = judged(system, only, [residual], recurrence.scale, level)
+    if reason == "least squares" and system.preconditioner is None and system.run.products + 2 < last:
+        (rest,) = system.residuals(only)
+        along, square = system.scalars(backend.dot(z, rest), backend.dot(z, z))
+        rest = backend.axpy_(rest, -along / square, z)
+        (left,) = system.scalars(backend.norm(rest))
+        if left > system.goals[column]:
+            again = _Recurrence(system, rest, left)
+            again.reduce(float(system.goals[column]), last)
+            system.move(column, 1.0, again.x)
+            steps += again.steps
+            system.residuals(only)
+    if system.norms[column] > 1.01 * norm:
+        system.x[column], system.norms[column] = x, norm
+    return Outcome(reason, steps)
 
 
 def _stationary(system: Equations) -> float:
@@ -83,7 +102,7 @@ def _stationary(system: Equations) -> float:
 
     The recurrence takes it down to about the square root of a rounding, and then up again.
     """
-    return float(_STATIONARY * system.operator.precision**0.5)
+    return float(_STATIONARY * system.A.precision**0.5)
 
 
 @dataclass(frozen=True)
@@ -107,50 +126,59 @@ class _Turn:
     length: float
 
 
-class _Run:
+class _Recurrence:
     """The Lanczos recurrence from one residual, with the rotations that minimize its norm.
 
     Attributes
     ----------
+    x : native vector
+        What has to be added to the solution. Its own length tells what rounding adds to the residual, so that a later
+        run gets closer to the solution than the first one.
     norm : float
-        Of the residual, as the recurrence has it.
+        Norm of the residual, as the recurrence has it.
     scale : float
         About the norm of A, or of A with its preconditioner.
     is_stationary : bool
-        Whether A times the residual is zero to rounding, although the residual is not; the solution is then put back to
-        where it was shortest.
+        Whether A times the residual is zero to rounding, although the residual is not; `x` is then put back to where
+        it was shortest.
     is_finished : bool
         Whether there is nothing more to gain.
     vector, image : native vectors
         The latest Lanczos vector, and A times it.
     """
 
-    def __init__(self, system: Equations, column: int, residual: Array, norm: float) -> None:
+    def __init__(self, system: Equations, residual: Array, norm: float) -> None:
         backend = system.backend
         self.system = system
-        self.column = column
+        self.x = backend.zeros(system.A.domain)
         self.norm = norm
         self.scale = 0.0
         self.steps = 0
         self.is_finished = self.is_stationary = False
         self.vector = self.image = residual
         self._residual = backend.copy(residual)
-        self._before, self._dual = backend.zeros(system.operator.domain), backend.copy(residual)
+        self._before, self._dual = backend.zeros(system.A.domain), backend.copy(residual)
         self._primal, self._beta = self._preconditioned(self._dual)
         self._old_beta = 0.0
         self._rest = self._beta
         self._cosine, self._sine = -1.0, 0.0
         self._below = self._corner = 0.0
-        self._older, self._w = (backend.zeros(system.operator.domain) for _ in range(2))
+        self._older, self._w = (backend.zeros(system.A.domain) for _ in range(2))
         self._turn: _Turn | None = None
         self._length = 0.0
+
+    def reduce(self, goal: float, last: int) -> None:
+        """Take steps until the residual is small, there is nothing more to gain, or the last product was made."""
+        while not self.is_finished and self.norm > goal and self.system.run.products < last:
+            self.step()
+            self.system.report(np.array([self.norm]), np.array([goal]))
 
     def step(self) -> None:
         """Take one product, and move the solution."""
         system, backend = self.system, self.system.backend
         self.steps += 1
         v = backend.scale_(self._primal, 1.0 / self._beta)
-        image = system.multiply(v)
+        image = system.run.multiply(v)
         self.vector, self.image = v, backend.copy(image)
         if self.steps > 1:
             image = backend.axpy_(image, -self._beta / self._old_beta, self._before)
@@ -166,7 +194,7 @@ class _Run:
         self._corner = self._sine * self._beta
         self._below = -self._cosine * self._beta
         gamma = float(np.hypot(diagonal, self._beta))
-        zero = 10 * (1 + self.steps**0.5) * system.operator.precision * self.scale
+        zero = 10 * (1 + self.steps**0.5) * system.A.precision * self.scale
         # A r of the residual so far has this length over that of r.
         slope = float(np.hypot(diagonal, self._below))
         if slope <= zero or gamma <= zero:
@@ -181,27 +209,31 @@ class _Run:
         w = backend.axpy_(backend.copy(v), -delta, self._w)
         w = backend.scale_(backend.axpy_(w, -old_corner, self._older), 1.0 / gamma)
         self._older, self._w = self._w, w
-        system.move(self.column, advance, w)
+        self.x = backend.axpy_(self.x, advance, w)
         self._residual = backend.scale_(self._residual, self._sine**2)
-        if self._beta > 10 * system.operator.domain.epsilon * self.scale:
+        if self._beta > 10 * system.A.domain.epsilon * self.scale:
             self._residual = backend.axpy_(self._residual, -self._cosine * self._rest / self._beta, self._dual)
         else:
             # The Krylov space is exhausted, and with it what can be gained.
             self.is_finished = True
-        self.norm, self._length = system.scalars(backend.norm(self._residual), backend.norm(system.x[self.column]))
+        self.norm, self._length = system.scalars(backend.norm(self._residual), backend.norm(self.x))
         # In a singular system x grows along what A maps to zero, until its rounding is all that is left.
-        drift = system.operator.precision * self.scale * self._length
+        drift = system.A.precision * self.scale * self._length
         if system.preconditioner is None and drift > 10 * self.norm:
             self.is_finished = True
-        turn, far = self._turn, 1.0 / system.operator.precision**0.5
-        if turn is not None and self._length > far * turn.length and drift > self.norm / far and self._stays(turn, 0.5):
+        turn, far = self._turn, 1.0 / system.A.precision**0.5
+        if turn is None:
+            return
+        is_far = self._length > far * turn.length and drift > self.norm / far and self._stays(turn, 0.5)
+        # A step may claim that it has solved what no x solves; its rounding shows that it has not.
+        if is_far or drift > 0.1 * turn.norm:
             self._return_to(turn)
 
     def _look_back(self, stationarity: float) -> None:
         """Keep the point where A r is shortest, and go back there when A r grows again while r stays as it is."""
         turn = self._turn
         if stationarity <= _stationary(self.system) and (turn is None or stationarity < 0.5 * turn.stationarity):
-            x = self.system.backend.copy(self.system.x[self.column])
+            x = self.system.backend.copy(self.x)
             self._turn = _Turn(stationarity, self.norm, x, self._length)
         elif turn is not None and stationarity > _RISE * turn.stationarity and self._stays(turn, 0.99):
             self._return_to(turn)
@@ -210,7 +242,7 @@ class _Run:
         return self.norm > share * turn.norm
 
     def _return_to(self, turn: _Turn) -> None:
-        self.system.x[self.column] = turn.x
+        self.x = turn.x
         self.norm = turn.norm
         self.is_finished = self.is_stationary = True
 
@@ -225,7 +257,7 @@ class _Run:
         if square < 0 or (square == 0 and self.steps == 0):
             raise InvalidInputError(
                 f"the preconditioner {system.preconditioner!r} is not positive definite: r'M r = {square:.3g} after "
-                f"{system.products} products. MINRES needs one that is; for known eigenpairs "
+                f"{system.run.products} products. MINRES needs one that is; for known eigenpairs "
                 f"specop.eigen_preconditioner makes one."
             )
         return primal, float(square**0.5)

@@ -1,24 +1,22 @@
-"""lissa: inverses by Neumann's series, exact and from mini-batches."""
+"""lissa: a product with an inverse by Neumann's series, from mini-batches; and the plain series, for `solve`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays import probes
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, Backend
 from specop.errors import DomainError, InvalidInputError, NonFiniteError
-from specop.krylov.progress import progress_bar
+from specop.krylov.run import Task
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.results.lissa import LissaResult
-from specop.results.result import versions
 from specop.solvers.equations import Equations, Outcome
+from specop.solvers.operands import Operands, checked_operands
 from specop.spectral.eigsh import eigsh
 
 __all__ = ["lissa", "neumann_series"]
@@ -43,42 +41,44 @@ def lissa(
     seed: int = 0,
     progress: bool = False,
 ) -> LissaResult:
-    r"""Estimate (H + damping * scale * I)^-1 b by Neumann's series with one mini-batch in each step (LiSSA).
+    r"""Estimate (H + damping I)^-1 b by Neumann's series with one mini-batch in each step (LiSSA).
 
-    From x = b it iterates [1]_ [2]_
+    It is here to be compared with: published influence functions use it, and it takes scale / damping steps and more
+    where `solve` takes the square root of that. From x = b it iterates [1]_ [2]_
 
-    .. math:: x \leftarrow b + (I - H_i / \mathtt{scale} - \mathtt{damping} \, I) \, x
+    .. math:: x \leftarrow b + (I - (H_i + \mathtt{damping} \, I) / \mathtt{scale}) \, x
 
-    with the matrix :math:`H_i` of a batch drawn at random, and returns the mean of x / scale over the repeats. At rest
-    :math:`(H / \mathtt{scale} + \mathtt{damping}) x = b`, so what is inverted is the mean H of all batches plus
-    ``damping * scale`` times the identity: **the damping counts in units of scale**. For a damping d of H itself pass
-    ``damping = d / scale``.
+    with the matrix :math:`H_i` of a batch drawn at random, and returns the mean of x / scale over the repeats, which
+    estimates the solution for the mean H of all batches. The damping is in units of H, as everywhere in specop; where
+    a publication adds one to H / scale, pass scale times as much.
 
-    It converges only if :math:`0 < h / \mathtt{scale} + \mathtt{damping} < 2` for the eigenvalues h of every batch. The
-    largest are estimated before it runs, by a few products with each, and a scale that is too small is refused. It
-    takes 1 / damping steps and more where `solve` takes the square root of that: it is here because published
-    influence functions use it.
+    It converges only if :math:`0 < h + \mathtt{damping} < 2 \, \mathtt{scale}` for the eigenvalues h of every batch.
+    The largest are estimated before it runs, by a few products with each, and a scale that is too small is refused.
 
     Parameters
     ----------
     operators : LinearOperator or sequence of LinearOperator
         H, or those of the mini-batches, such as ``[part.hessian() for part in objective.batches()]``. With a single
-        one nothing is random but the order, which is then none: it is the plain series.
+        one nothing is random: it is the plain series.
     b : native vector (n,) or parameter structure
+        The right-hand side.
     damping : float
-        Positive, in units of `scale`.
+        Positive number that is added to the diagonal of H.
     scale : float, optional
-        Default: the largest eigenvalue seen in any batch, with its error bound, over ``1 - damping``.
-    steps, repeats : int
-        Products in each run, and independent runs that are averaged.
+        Divides the matrix, so that the series converges. Default: the largest eigenvalue seen in any batch, with its
+        error bound, plus the damping.
+    steps : int
+        Number of products in each run.
+    repeats : int
+        Number of independent runs that are averaged.
     weights : sequence of float, optional
         Share of each batch in H; default: the operators' numbers of samples, where they have any, otherwise equal. A
         batch is drawn with a probability proportional to it. Where the loss counts something else than samples, such
         as tokens, pass that.
     seed : int
-        Of the draws.
+        Seed of the draws, and of the vectors that the estimates of eigenvalues begin with.
     progress : bool
-        As in `eigsh`.
+        Whether to show a progress bar if standard error is a terminal.
 
     Returns
     -------
@@ -88,9 +88,9 @@ def lissa(
     Raises
     ------
     InvalidInputError
-        For a damping or scale with which it cannot converge; the text has the scale that would work.
+        For a scale with which it cannot converge; the text has one that works.
     DomainError
-        If a run diverges because a batch has an eigenvalue below ``-damping * scale``.
+        If a run diverges because a batch has an eigenvalue below ``-damping``.
 
     References
     ----------
@@ -102,66 +102,49 @@ def lissa(
     --------
     >>> import numpy as np, specop
     >>> H = specop.aslinearoperator(np.diag([1.0, 4.0]))
-    >>> result = specop.lissa(H, np.ones(2), damping=0.1, scale=10.0)
-    >>> result.x.round(6)  # of H + I
+    >>> specop.lissa(H, np.ones(2), damping=1.0).x.round(6)
     array([0.5, 0.2])
     """
-    started = time.perf_counter()
     parts = [aslinearoperator(part) for part in (operators if isinstance(operators, (list, tuple)) else [operators])]
     shares = _checked_shares(parts, weights)
-    if not (np.isfinite(damping) and 0 < damping < 2):
-        raise InvalidInputError(f"damping must lie between 0 and 2, in units of scale, got {damping!r}.")
+    if not (np.isfinite(damping) and damping > 0):
+        raise InvalidInputError(f"damping must be a positive number, got {damping!r}.")
     for name, value in (("steps", steps), ("repeats", repeats)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise InvalidInputError(f"{name} must be a positive integer, got {value!r}.")
-    first, backend, seed = parts[0], parts[0].backend, probes.check_seed(seed)
-    structured = None if first.backend.shape(b) else first.flatten(b)
-    vector = b if structured is None else structured
-    backend.check_vector(vector, first.domain, "b")
-    (length,) = backend.to_host(backend.norm(vector))
-    if not np.isfinite(length):
-        raise InvalidInputError(f"b must be finite; its norm is {float(length)}.")
-
-    with ExitStack() as stack, progress_bar(progress, "lissa", steps * repeats) as update:
-        for part in parts:
-            stack.enter_context(part.session())
-        largest, products = _largest(parts, seed)
-        scale = _checked_scale(largest, damping, scale)
-        runs = []
-        for repeat in range(repeats):
-            x = backend.copy(vector)
-            for step, chosen in enumerate(_draws(shares, steps, seed, repeat), start=1):
-                x = _stepped(parts[chosen], x, vector, damping, scale)
-                update(repeat * steps + step, f"repeat {repeat + 1}")
-                if step % _LOOKS == 0 or step == steps:
-                    _check_bounded(x, float(length), damping, scale, first)
-            runs.append(backend.scale_(x, 1.0 / scale))
-            products += steps
-        mean = _mean(runs, backend)
-        rest = backend.axpy_(backend.copy(vector), -damping * scale, mean)
-        for part, share in zip(parts, shares, strict=True):
-            rest = backend.axpy_(rest, -float(share), part._matvec(mean))
-        products += len(parts)
-        residual, *lengths = backend.to_host(backend.norm(rest), *(backend.norm(x) for x in runs))
-        standard_error = _standard_error(runs, mean, backend)
+    operands = checked_operands(parts[0], b)
+    if operands.is_block:
+        raise InvalidInputError("lissa takes one right-hand side, a vector or a parameter structure.")
     counts = [part.samples for part in parts]
-    return LissaResult(
+    task = Task(
+        "lissa",
+        parts[0].backend,
+        seed=seed,
+        samples=None if None in counts else sum(count for count in counts if count is not None),
+        progress=progress,
+        operators=parts,
+    )
+    with task:
+        scale = _checked_scale(_largest(parts, task.seed), damping, scale)
+        runs = _runs(task, parts, shares, operands, damping, scale, steps, repeats)
+        mean = _mean(runs, task.backend)
+        residual, lengths = (
+            _residual(task, parts, shares, operands.columns[0], damping, mean),
+            _norms(runs, task.backend),
+        )
+    return task.result(
+        LissaResult,
         solution=mean,
-        standard_error=standard_error,
-        residual=float(residual),
-        lengths=np.array([float(value) for value in lengths]),
+        standard_error=_standard_error(runs, mean, task.backend),
+        residual=residual,
+        lengths=lengths,
         damping=float(damping),
-        scale=float(scale),
+        scale=scale,
         steps=int(steps),
         repeats=int(repeats),
-        matvecs=products,
         converged=True,
         message="all steps were taken",
-        samples=None if None in counts else sum(count for count in counts if count is not None),
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(backend.name),
-        unflatten=None if structured is None else first.unflatten,
+        unflatten=operands.unflatten,
     )
 
 
@@ -170,20 +153,28 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
 
     For a positive semidefinite A the residual never grows. Where it does, rounding is all that is left of it, or
     there is an eigenvalue that is not positive, and the residual has become a direction of such curvature.
+
+    Parameters
+    ----------
+    system : Equations
+        Where the solution is moved.
+    column : int
+        Which one.
+    allowance : int
+        Largest number of products.
     """
-    last = system.products + allowance
+    run, backend = system.run, system.backend
+    last = run.products + allowance
     only, goal = range(column, column + 1), float(system.goals[column])
-    backend = system.backend
-    estimate = eigsh(system.operator, 1, which="LA", tol=_TOL, max_matvecs=max(1, min(allowance, 100)))
-    system.products += estimate.matvecs
+    estimate = eigsh(system.A, 1, which="LA", tol=_TOL, max_matvecs=max(1, min(allowance - 1, 100)), seed=run.seed)
     scale, steps = float(estimate.eigenvalues[0] + estimate.residuals[0]), 0
     (residual,) = system.residuals(only)
     norm = previous = float(system.norms[column])
-    while norm > goal and system.products < last:
-        if scale <= 0 or norm > (1 + 1e3 * system.operator.precision) * previous:
+    while norm > goal and run.products < last:
+        if scale <= 0 or norm > (1 + 1e3 * system.A.precision) * previous:
             unit = backend.scale_(residual, 1.0 / norm)
-            (curvature,) = system.scalars(backend.dot(unit, system.multiply(unit)))
-            if curvature > 100 * system.operator.precision * scale:
+            (curvature,) = system.scalars(backend.dot(unit, run.multiply(unit)))
+            if curvature > 100 * system.A.precision * scale:
                 return Outcome("rounding", steps)
             return Outcome("curvature", steps, float(curvature), unit)
         system.move(column, 1.0 / scale, residual)
@@ -211,29 +202,51 @@ def _checked_shares(parts: list[LinearOperator], weights: Sequence[float] | None
     return shares / shares.sum()
 
 
-def _largest(parts: list[LinearOperator], seed: int) -> tuple[float, int]:
-    """Return an upper estimate of the largest eigenvalue of any batch, and the products that it took."""
-    largest, products = 0.0, 0
-    for part in parts:
-        found = eigsh(part, 1, which="LA", tol=_TOL, seed=seed, check_multiplicity=False)
-        largest = max(largest, float(found.eigenvalues[0] + found.residuals[0]))
-        products += found.matvecs
-    return largest, products
+def _largest(parts: list[LinearOperator], seed: int) -> float:
+    """Return an upper estimate of the largest eigenvalue of any batch."""
+    found = [eigsh(part, 1, which="LA", tol=_TOL, seed=seed, check_multiplicity=False) for part in parts]
+    return max(0.0, *(float(one.eigenvalues[0] + one.residuals[0]) for one in found))
 
 
 def _checked_scale(largest: float, damping: float, scale: float | None) -> float:
+    # With it all of (h + damping) / scale lies in (0, 1]; from one on, batches that differ make the series noisier.
+    enough = largest + damping
     if scale is None:
-        # All of h / scale + damping then lies in (0, 1]; from one on, batches that differ make the series noisier.
-        return largest / max(1.0 - damping, 0.5) if largest > 0 else 1.0
+        return enough
     if not (np.isfinite(scale) and scale > 0):
         raise InvalidInputError(f"scale must be a positive number, got {scale!r}.")
-    if largest / scale + damping >= 2:
+    if enough >= 2 * scale:
         raise InvalidInputError(
             f"the series diverges: the largest eigenvalue of a batch is about {largest:.4g}, and with scale={scale:g} "
-            f"and damping={damping:g} h / scale + damping reaches {largest / scale + damping:.4g}, where it must stay "
-            f"below 2. Use scale={1.05 * largest / max(1.0 - damping, 0.5):.3g}."
+            f"and damping={damping:g} (h + damping) / scale reaches {enough / scale:.4g}, where it must stay below 2. "
+            f"Use scale={1.05 * enough:.3g}."
         )
     return float(scale)
+
+
+def _runs(
+    task: Task,
+    parts: list[LinearOperator],
+    shares: NDArray[np.float64],
+    operands: Operands,
+    damping: float,
+    scale: float,
+    steps: int,
+    repeats: int,
+) -> list[Array]:
+    """Return the last x of each run, divided by the scale."""
+    backend, b, runs = task.backend, operands.columns[0], []
+    for repeat in range(repeats):
+        x = backend.copy(b)
+        for step, chosen in enumerate(_draws(shares, steps, task.seed, repeat), start=1):
+            product = task.multiply_by(parts[chosen], x)
+            x = backend.axpy_(backend.scale_(x, 1.0 - damping / scale), -1.0 / scale, product)
+            x = backend.axpy_(x, 1.0, b)
+            task.update(f"repeat {repeat + 1}")
+            if step % _LOOKS == 0 or step == steps:
+                _check_bounded(x, float(operands.lengths[0]), damping, scale, parts[0])
+        runs.append(backend.scale_(x, 1.0 / scale))
+    return runs
 
 
 def _draws(shares: NDArray[np.float64], steps: int, seed: int, repeat: int) -> NDArray[np.intp]:
@@ -241,16 +254,9 @@ def _draws(shares: NDArray[np.float64], steps: int, seed: int, repeat: int) -> N
     return np.minimum(np.searchsorted(np.cumsum(shares), uniform, side="right"), len(shares) - 1)
 
 
-def _stepped(part: LinearOperator, x: Array, b: Array, damping: float, scale: float) -> Array:
-    backend = part.backend
-    product = part._matvec(x)
-    x = backend.axpy_(backend.scale_(x, 1.0 - damping), -1.0 / scale, product)
-    return backend.axpy_(x, 1.0, b)
-
-
 def _check_bounded(x: Array, length: float, damping: float, scale: float, part: LinearOperator) -> None:
-    """Raise if x is longer than b over the damping, which it cannot be if no batch has negative curvature."""
-    (found,) = part.backend.to_host(part.backend.norm(x))
+    """Raise if x / scale is longer than b over the damping, which it cannot be if no batch has negative curvature."""
+    found = _norms([x], part.backend)[0] / scale
     if np.isfinite(found) and found <= 2 * length / damping:
         return
     if not np.isfinite(found):
@@ -259,21 +265,34 @@ def _check_bounded(x: Array, length: float, damping: float, scale: float, part: 
         )
     raise DomainError(
         f"the series diverged: |x| is {float(found):.3g}, where |b| / damping = {length / damping:.3g} bounds it "
-        f"unless a batch has an eigenvalue below -damping * scale = {-damping * scale:.3g}. Raise damping, or use a "
-        f"positive semidefinite matrix such as objective.ggn()."
+        f"unless a batch has an eigenvalue below -damping = {-damping:.3g}. Raise damping, or use a positive "
+        f"semidefinite matrix such as objective.ggn()."
     )
 
 
-def _mean(runs: list[Array], backend: Any) -> Array:
+def _mean(runs: list[Array], backend: Backend) -> Array:
     total = backend.copy(runs[0])
     for x in runs[1:]:
         total = backend.axpy_(total, 1.0, x)
     return backend.scale_(total, 1.0 / len(runs))
 
 
-def _standard_error(runs: list[Array], mean: Array, backend: Any) -> float:
+def _residual(
+    task: Task, parts: list[LinearOperator], shares: NDArray[np.float64], b: Array, damping: float, x: Array
+) -> float:
+    """Return the norm of b - (H + damping I) x, by a product with each batch."""
+    rest = task.backend.axpy_(task.backend.copy(b), -damping, x)
+    for part, share in zip(parts, shares, strict=True):
+        rest = task.backend.axpy_(rest, -float(share), task.multiply_by(part, x))
+    return float(_norms([rest], task.backend)[0])
+
+
+def _standard_error(runs: list[Array], mean: Array, backend: Backend) -> float:
     if len(runs) == 1:
         return float("nan")
-    spreads = backend.to_host(*(backend.norm(backend.axpy_(backend.copy(x), -1.0, mean)) for x in runs))
-    squares = sum(float(spread) ** 2 for spread in spreads)
-    return float((squares / (len(runs) * (len(runs) - 1))) ** 0.5)
+    spreads = _norms([backend.axpy_(backend.copy(x), -1.0, mean) for x in runs], backend)
+    return float(((spreads**2).sum() / (len(runs) * (len(runs) - 1))) ** 0.5)
+
+
+def _norms(vectors: list[Array], backend: Backend) -> NDArray[np.float64]:
+    return np.array([float(value) for value in backend.to_host(*map(backend.norm, vectors))])

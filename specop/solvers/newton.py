@@ -72,17 +72,22 @@ def newton(
 
     Parameters
     ----------
-    value, gradient, hessian : callable
-        Of a native vector; `hessian` returns a symmetric operator, which may be an approximation.
+    value : callable
+        ``value(x)``, the function at a native vector, as a device scalar.
+    gradient : callable
+        ``gradient(x)``, its gradient there, as a native vector in fresh storage.
+    hessian : callable
+        ``hessian(x)``, a symmetric operator: the second derivatives there, or what stands for them.
     start : native vector
+        Where to begin.
     gtol : float
         Norm of the gradient to reach.
     max_steps : int
-        Most steps.
+        Largest number of steps.
     rtol : float
-        Relative residual of each step's solve.
+        Goal for the residual of each step's solve, relative to the norm of the gradient.
     max_matvecs : int, optional
-        Limit on products in one solve.
+        Limit on all products with second derivatives; without one each solve has the default limit of `solve`.
 
     Returns
     -------
@@ -99,8 +104,12 @@ def newton(
             break
         if not run.step(gtol):
             message = (
-                f"no step makes the function smaller or its gradient shorter: rounding in {run.layout.dtype}, or a "
-                f"function that is not smooth, allows no less"
+                f"the limit of {max_matvecs} products is reached"
+                if run.is_spent
+                else (
+                    f"no step makes the function smaller or its gradient shorter: rounding in {run.layout.dtype}, or a "
+                    f"function that is not smooth, allows no less"
+                )
             )
             break
     is_small = run.norms[-1] <= gtol
@@ -141,6 +150,11 @@ class _Run:
         self.slope, norm = self._gradient_at(self.x)
         self.norms = [norm]
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether too few products are left for a solve."""
+        return self._max_matvecs is not None and self._max_matvecs - self.matvecs < 2
+
     def step(self, gtol: float) -> bool:
         """Move to a better point; return whether there was one."""
         backend, layout = self.backend, self.layout
@@ -149,6 +163,8 @@ class _Run:
         rtol = min(0.5, max(self._rtol, 0.3 * gtol / self.norms[-1]))
         noise = 10 * max(hessian.precision, layout.epsilon) * abs(self.level)
         for _ in range(_TRIES):
+            if self.is_spent:
+                return False
             found = self._solve(hessian, rhs, rtol)
             p = found.solution
             downhill, length = (float(x) for x in backend.to_host(backend.dot(rhs, p), backend.norm(p)))
@@ -178,8 +194,9 @@ class _Run:
 
     def _solve(self, hessian: LinearOperator, rhs: Array, rtol: float) -> SolveResult:
         operator = hessian + self.shift * identity_like(hessian) if self.shift else hessian
+        left = None if self._max_matvecs is None else self._max_matvecs - self.matvecs
         try:
-            result = solve(operator, rhs, rtol=rtol, max_matvecs=self._max_matvecs, raise_on_failure=True)
+            result = solve(operator, rhs, rtol=rtol, max_matvecs=left, raise_on_failure=True)
         except NotConvergedError as error:
             # An inexact step is a step: what it is worth shows in the function.
             result = error.result

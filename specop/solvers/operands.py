@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,34 +18,50 @@ __all__ = ["Operands", "checked_accuracy", "checked_operands", "checked_start"]
 
 @dataclass(frozen=True)
 class Operands:
-    """Right-hand sides as columns, and the form that they came in."""
+    """Right-hand sides as columns, and the form that they came in.
 
+    Attributes
+    ----------
+    operator : LinearOperator
+        On whose vectors they are.
+    columns : list of native vectors
+    lengths : ndarray (k,)
+        Euclidean norms of the columns.
+    is_block : bool
+        Whether they came as an (n, k) array.
+    is_structure : bool
+        Whether there is one, which came as a parameter structure.
+    """
+
+    operator: LinearOperator
     columns: list[Array]
     lengths: NDArray[np.float64]
-    is_single: bool
+    is_block: bool
     is_structure: bool
 
+    @property
+    def unflatten(self) -> Callable[[Array], Any] | None:
+        """What turns a solution into the form of b, where that is not an array."""
+        return self.operator.unflatten if self.is_structure else None
 
-def checked_operands(operator: LinearOperator, b: Any, name: str) -> Operands:
-    """Return right-hand sides as columns, or raise InvalidInputError if they or the operator cannot be used."""
-    if operator.shape[0] != operator.shape[1] or operator.is_symmetric is False:
-        raise InvalidInputError(
-            f"{name} needs a symmetric operator, got {operator!r}. For others solve A.T A x = A.T b, or use "
-            f"scipy.sparse.linalg.lsmr(A.to_scipy(), b)."
-        )
-    columns, is_structure = _columns(operator, b, "b")
-    lengths = np.array([float(x) for x in operator.backend.to_host(*map(operator.backend.norm, columns))])
-    if not np.isfinite(lengths).all():
-        worst = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        raise InvalidInputError(f"b must be finite; the norm of its column {worst} is {lengths[worst]}.")
-    return Operands(columns, lengths, is_structure or len(operator.backend.shape(b)) == 1, is_structure)
+    def joined(self, columns: list[Array]) -> Array:
+        """Return solutions as one vector, or as an (n, k) array if b is one."""
+        return self.operator.backend.stack_columns(columns) if self.is_block else columns[0]
 
 
-def checked_start(operator: LinearOperator, x0: Any, operands: Operands) -> list[Array]:
+def checked_operands(operator: LinearOperator, b: Any) -> Operands:
+    """Return right-hand sides as columns, or raise InvalidInputError if they are none."""
+    columns, is_block, is_structure = _columns(operator, b, "b")
+    return Operands(operator, columns, _finite_lengths(operator, columns, "b"), is_block, is_structure)
+
+
+def checked_start(operands: Operands, x0: Any) -> list[Array]:
     """Return start vectors as columns of their own, or raise InvalidInputError if they do not match b."""
-    columns, is_structure = _columns(operator, x0, "x0")
+    operator = operands.operator
+    columns, _, is_structure = _columns(operator, x0, "x0")
     if len(columns) != len(operands.columns) or is_structure != operands.is_structure:
         raise InvalidInputError(f"x0 must have the form of b: {len(operands.columns)} columns, got {len(columns)}.")
+    _finite_lengths(operator, columns, "x0")
     # The solution for a column of zeros is zero, wherever the others start.
     return [
         operator.backend.copy(x) if length else operator.backend.zeros(operator.domain)
@@ -61,10 +78,10 @@ def checked_accuracy(rtol: float, atol: float) -> None:
         raise InvalidInputError(f"rtol must lie below 1, and one of rtol and atol above 0: got {rtol!r}, {atol!r}.")
 
 
-def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Array], bool]:
+def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Array], bool, bool]:
     dimensions = len(operator.backend.shape(given))
     if dimensions == 2:
-        return checked_columns(operator.backend, given, operator.domain, name), False
+        return checked_columns(operator.backend, given, operator.domain, name), True, False
     if not dimensions:
         vector = operator.flatten(given)
         if vector is None:
@@ -72,6 +89,14 @@ def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Arra
                 f"{name} must be a native array of shape ({operator.shape[0]},) or ({operator.shape[0]}, k) for "
                 f"{operator!r}, got {type(given).__name__}."
             )
-        return [vector], True
+        return [vector], False, True
     operator.backend.check_vector(given, operator.domain, name)
-    return [given], False
+    return [given], False, False
+
+
+def _finite_lengths(operator: LinearOperator, columns: list[Array], name: str) -> NDArray[np.float64]:
+    lengths = np.array([float(x) for x in operator.backend.to_host(*map(operator.backend.norm, columns))])
+    if not np.isfinite(lengths).all():
+        worst = int(np.flatnonzero(~np.isfinite(lengths))[0])
+        raise InvalidInputError(f"{name} must be finite; the norm of its column {worst} is {lengths[worst]}.")
+    return lengths

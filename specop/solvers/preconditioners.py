@@ -22,7 +22,7 @@ from specop.spectral.sketch import Sketch
 __all__ = ["EigenPreconditioner", "eigen_preconditioner", "nystrom_preconditioner"]
 
 
-def eigen_preconditioner(A: Any, eigen: EigenResult, damping: float = 0.0) -> LinearOperator:
+def eigen_preconditioner(A: Any, eigen: EigenResult, *, damping: float = 0.0) -> LinearOperator:
     r"""Make a preconditioner for A + d I of known eigenpairs of A.
 
     .. math:: M = I + U \left(d \, |\Lambda + d I|^{-1} - I\right) U^\top
@@ -35,9 +35,9 @@ def eigen_preconditioner(A: Any, eigen: EigenResult, damping: float = 0.0) -> Li
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         The matrix that the eigenpairs are of; without the damping.
     eigen : EigenResult
-        Of `eigsh`, from whatever framework or file.
+        Eigenpairs of A that `eigsh` found, from whatever framework or file.
     damping : float
-        d.
+        Multiple d of the identity in the system to be solved, at least 0 and in units of A.
 
     Returns
     -------
@@ -63,7 +63,9 @@ def eigen_preconditioner(A: Any, eigen: EigenResult, damping: float = 0.0) -> Li
     return EigenPreconditioner(operator, operator.backend.take(basis, len(vectors)), eigen.eigenvalues, damping)
 
 
-def nystrom_preconditioner(A: Any, damping: float, *, rank: int = 20, seed: int = 0) -> LinearOperator:
+def nystrom_preconditioner(
+    A: Any, *, damping: float, rank: int = 20, seed: int = 0, progress: bool = False
+) -> LinearOperator:
     r"""Make a preconditioner for A + d I of a sketch of A, for `rank` products (Nystrom).
 
     A positive semidefinite A is approximated by :math:`A \Omega (\Omega^\top A \Omega)^{-1} (A \Omega)^\top` with
@@ -76,11 +78,13 @@ def nystrom_preconditioner(A: Any, damping: float, *, rank: int = 20, seed: int 
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Symmetric positive semidefinite, n x n; without the damping.
     damping : float
-        d, positive.
+        Multiple d of the identity in the system to be solved, positive and in units of A.
     rank : int
         Number of products, and of vectors that the preconditioner holds.
     seed : int
-        Of the sketch.
+        Seed of the random vectors of the sketch.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
 
     Raises
     ------
@@ -97,20 +101,18 @@ def nystrom_preconditioner(A: Any, damping: float, *, rank: int = 20, seed: int 
     >>> import numpy as np, specop
     >>> A = np.diag(1e4 * 0.5 ** np.arange(200.0))
     >>> damped = specop.aslinearoperator(A) + 1e-2 * specop.identity_like(specop.aslinearoperator(A))
-    >>> M = specop.nystrom_preconditioner(A, 1e-2, rank=30)
+    >>> M = specop.nystrom_preconditioner(A, damping=1e-2, rank=30)
     >>> specop.solve(damped, np.ones(200), preconditioner=M).steps < 5
     True
     """
-    operator = aslinearoperator(A)
-    n = operator.shape[0]
-    if operator.shape[1] != n or operator.is_symmetric is False:
-        raise InvalidInputError(f"nystrom_preconditioner needs a symmetric operator, got {operator!r}.")
+    run = Run(A, "nystrom_preconditioner", symmetric=True, seed=seed, progress=progress)
+    operator, n = run.A, run.n
     _check_damping(damping)
     if damping == 0:
         raise InvalidInputError("damping must be positive: of a low-rank approximation alone there is no inverse.")
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= n:
         raise InvalidInputError(f"rank must be an integer from 1 to n={n}, got {rank!r}.")
-    with Run(operator, "nystrom_preconditioner", seed=seed) as run:
+    with run:
         sketch = Sketch(Complement(run, None), int(rank), nystrom=True)
         sketch.draw(int(rank))
         factor = nystrom_factor(sketch, "nystrom_preconditioner needs a positive semidefinite operator", _REMEDY)
@@ -129,13 +131,13 @@ class EigenPreconditioner(Composite):
     Parameters
     ----------
     operator : LinearOperator
-        Whose space it lives on.
+        The matrix that the eigenpairs are of.
     rows : native array (k, n)
-        Orthonormal.
+        Orthonormal eigenvectors.
     values : ndarray (k,)
-        Eigenvalues.
+        Their eigenvalues.
     damping : float
-        What is added to them.
+        Added to the eigenvalues.
     """
 
     def __init__(self, operator: LinearOperator, rows: Array, values: NDArray[np.float64], damping: float) -> None:

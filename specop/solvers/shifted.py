@@ -79,9 +79,9 @@ def solve_shifted(
     array([[1.      , 0.5     ],
            [0.333333, 0.25    ]])
     """
-    run = Run(A, "solve_shifted", seed=seed, progress=progress, raise_on_failure=raise_on_failure)
-    operands = checked_operands(run.A, b, "solve_shifted")
-    if len(operands.columns) != 1 or operands.is_structure:
+    run = Run(A, "solve_shifted", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    operands = checked_operands(run.A, b)
+    if operands.is_block or operands.is_structure:
         raise InvalidInputError("solve_shifted takes one right-hand side, a native vector; use solve for several.")
     checked_accuracy(rtol, atol)
     values = np.asarray(shifts, dtype=float)

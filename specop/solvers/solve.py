@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from specop.arrays import probes
 from specop.errors import InvalidInputError
-from specop.krylov.progress import progress_bar
+from specop.krylov.run import Run
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
-from specop.results.result import delivered, versions
 from specop.results.solve import SolveResult
 from specop.solvers.conjugate_gradients import conjugate_gradients
 from specop.solvers.equations import Equations, Outcome
-from specop.solvers.galerkin import ProjectedSystem, columns_at_once
+from specop.solvers.galerkin import columns_at_once, galerkin
 from specop.solvers.minimal_residuals import minimal_residuals
 from specop.solvers.neumann import neumann_series
-from specop.solvers.operands import Operands, checked_accuracy, checked_operands, checked_start
+from specop.solvers.operands import checked_accuracy, checked_operands, checked_start
 
 __all__ = ["solve"]
 
@@ -65,26 +63,32 @@ def solve(
         positive definite. "neumann" is the series :math:`x \leftarrow x + (b - A x) / \lambda_{max}` for positive
         definite A, whose largest eigenvalue it estimates first; where the condition number is c it takes c steps, the
         others its square root.
-    rtol, atol : float
-        Goal for the residual.
+    rtol : float
+        Goal for the norm of each column's residual, relative to the norm of that column of b; below 1.
+    atol : float
+        Goal for the norm of each column's residual, in units of b. The larger of the two goals counts.
     max_matvecs : int, optional
-        Limit on products for each column; default ``min(10 n, 10_000)``, at least 20; for "neumann" always
-        10,000.
+        Limit on all products with A in this call, those for residuals included; at least 2 for each column. Columns
+        that are solved one after another have equal shares of what is left. Default: ``min(10 n, 10_000)``, at least
+        20, times the number of columns that are not zero; for "neumann" 10,000 times that number.
     preconditioner : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator, optional
         An approximation of the inverse of A, symmetric positive definite: see `eigen_preconditioner` and
-        `nystrom_preconditioner`.
+        `nystrom_preconditioner`. Products with it are not counted.
     x0 : like b, optional
         Where to start, such as the solution of a similar system. It costs one product for each column.
     seed : int
-        Of nothing but a breakdown of the Krylov space; kept with the result.
-    progress, raise_on_failure : bool
-        As in `eigsh`.
+        Seed of the random vectors, of which there are few: "neumann" begins its estimate of the largest eigenvalue
+        with one, and "lanczos" multiplies one where rounding might be taken for asymmetry.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, instead of a warning, if a column does not reach its goal.
 
     Returns
     -------
     SolveResult
-        With `x` in the form of b, and all residuals. Where A is found not to be positive definite, it has a direction
-        and its curvature.
+        With `x` in the form of b, and the norms of all residuals. Where A is found not to be positive definite, it has
+        a direction that shows it and the curvature along that.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def solve(
     AsymmetryError, NonFiniteError
         If a product shows it.
     NotConvergedError
-        Only with ``raise_on_failure``.
+        With ``raise_on_failure``, if a column does not reach its goal; the result is its attribute `result`.
 
     References
     ----------
@@ -109,33 +113,29 @@ def solve(
     >>> specop.solve(A - 3 * np.eye(3), b).curvature < 0
     True
     """
-    started = time.perf_counter()
-    operator = aslinearoperator(A)
-    n, backend = operator.shape[0], operator.backend
-    operands = checked_operands(operator, b, "solve")
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    run = Run(
+        A,
+        "solve",
+        symmetric=True,
+        instead="For others solve A.T A x = A.T b, or use scipy.sparse.linalg.lsmr(A.to_scipy(), b).",
+        seed=seed,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
+    operands = checked_operands(run.A, b)
+    M = checked_preconditioner(run.A, preconditioner, method)
     checked_accuracy(rtol, atol)
-    most = _PRODUCTS if method == "neumann" else max(20, min(10 * n, _PRODUCTS))
-    limit = most if max_matvecs is None else int(max_matvecs)
-    if limit < 2:
-        raise InvalidInputError(f"max_matvecs must be at least 2, one of them for the residual, got {max_matvecs!r}.")
-    known = _checked_preconditioner(operator, preconditioner, method)
-    if method == "lanczos" and known is not None:
-        raise InvalidInputError("method='lanczos' takes no preconditioner; use method='cg' or 'minres' with it.")
-    if method == "auto" and known is None and columns_at_once(n):
-        method = "lanczos"
-    seed = probes.check_seed(seed)
+    run.limit = _checked_limit(max_matvecs, run.n, int(np.count_nonzero(operands.lengths)), method)
+    in_basis = method == "lanczos" or (method == "auto" and M is None)
+    at_once = columns_at_once(run.n) if in_basis else 0
     goals = np.maximum(rtol * operands.lengths, atol)
-    start = None if x0 is None else checked_start(operator, x0, operands)
-
-    with operator.session(), progress_bar(progress, f"solve {method}") as update:
-        system = Equations(operator, known, operands.columns, operands.lengths, start, goals, update)
-        outcome, used = _run(system, operands, method, limit, seed)
-    message = _message(system, outcome, used, limit, rtol)
-    solution = system.x[0] if operands.is_single else backend.stack_columns(system.x)
-    result = SolveResult(
-        solution=solution,
+    start = None if x0 is None else checked_start(operands, x0)
+    with run, nullcontext() if M is None else Run(M, "the preconditioner") as preconditioning:
+        system = Equations(run, operands, goals, start, preconditioning)
+        outcome, used = _solve(system, method, max(at_once, method == "lanczos"))
+    return run.result(
+        SolveResult,
+        solution=operands.joined(system.x),
         residuals=system.norms,
         goals=goals,
         method=used,
@@ -146,68 +146,87 @@ def solve(
         damping=0.0,
         rtol=float(rtol),
         atol=float(atol),
-        matvecs=system.products,
         converged=outcome.reason == "converged",
-        message=message,
-        samples=operator.samples,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        versions=versions(backend.name),
-        unflatten=operator.unflatten if operands.is_structure else None,
+        message=_message(system, outcome, used, rtol),
+        unflatten=operands.unflatten,
     )
-    return delivered(result, raise_on_failure)
 
 
-def _checked_preconditioner(operator: LinearOperator, preconditioner: Any, method: str) -> LinearOperator | None:
+def checked_preconditioner(A: LinearOperator, preconditioner: Any, method: str) -> LinearOperator | None:
+    """Return a preconditioner as an operator, or raise InvalidInputError if it does not fit the operator or method."""
+    if method not in _METHODS:
+        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
     if preconditioner is None:
         return None
-    if method == "neumann":
-        raise InvalidInputError("method='neumann' takes no preconditioner; use method='cg' with it.")
-    known = aslinearoperator(preconditioner)
-    same = known.backend is operator.backend and known.domain == operator.domain and known.codomain == operator.domain
-    if not same or known.is_symmetric is False:
+    if method in ("lanczos", "neumann"):
+        raise InvalidInputError(f"method={method!r} takes no preconditioner; use method='cg' or 'minres' with it.")
+    M = aslinearoperator(preconditioner)
+    same = M.backend is A.backend and M.domain == A.domain and M.codomain == A.domain
+    if not same or M.is_symmetric is False:
+        raise InvalidInputError(f"the preconditioner must be a symmetric operator on the vectors of {A!r}, got {M!r}.")
+    return M
+
+
+def _checked_limit(max_matvecs: int | None, n: int, columns: int, method: str) -> int:
+    if max_matvecs is None:
+        return columns * (_PRODUCTS if method == "neumann" else max(20, min(10 * n, _PRODUCTS)))
+    if max_matvecs < 2 * columns:
         raise InvalidInputError(
-            f"the preconditioner must be a symmetric operator on the vectors of {operator!r}, got {known!r}."
+            f"max_matvecs must be at least 2 for each of {columns} columns, one of them for its residual, got "
+            f"{max_matvecs!r}."
         )
-    return known
+    return int(max_matvecs)
 
 
-def _run(system: Equations, operands: Operands, method: str, limit: int, seed: int) -> tuple[Outcome, str]:
-    """Solve for all columns that are not zero; return how that ended and by which method."""
-    system.norms[operands.lengths == 0] = 0.0
-    outcome, used = Outcome("converged", 0), "cg" if method == "auto" else method
-    size = max(1, columns_at_once(system.operator.shape[0])) if method == "lanczos" else _GROUP
-    for first in range(0, len(system.x), size):
-        group = range(first, min(first + size, len(system.x)))
-        wanted = [j for j in group if operands.lengths[j] > 0]
-        end = system.products + limit * len(wanted)
-        if not wanted:
-            continue
-        if method in ("auto", "cg", "lanczos"):
-            latest = _definite_first(system, group, method, end - system.products, seed)
+def _solve(system: Equations, method: str, at_once: int) -> tuple[Outcome, str]:
+    """Solve for all columns that are not zero; return how that ended and by which method.
+
+    `at_once` is how many columns share a Krylov basis, zero if there is none.
+    """
+    run, outcome = system.run, Outcome("converged", 0)
+    used = ["lanczos" if at_once else "cg" if method == "auto" else method]
+    waiting = int(np.count_nonzero(system.lengths))
+    for first in range(0, len(system.x), at_once or _GROUP):
+        group = range(first, min(first + (at_once or _GROUP), len(system.x)))
+        wanted = [j for j in group if system.lengths[j] > 0]
+        if wanted:
+            # Each column has the same share of the products that are left.
+            end = run.products + run.left * len(wanted) // waiting
+            waiting -= len(wanted)
+            latest, by = _solve_group(system, group, wanted, method, at_once > 0, end)
             outcome = _joined(outcome, latest)
-            if latest.reason not in ("curvature", "full"):
-                continue
-            if method == "cg":
-                system.residuals(group)
-                continue
-            used = "minres"
-            outcome = replace(outcome, reason="converged")
-        one = neumann_series if method == "neumann" else minimal_residuals
-        for position, j in enumerate(wanted):
-            share = (end - system.products) // (len(wanted) - position)
-            outcome = _joined(outcome, one(system, j, share))
-    return outcome, used
+            used.append(by)
+    return outcome, "minres" if "minres" in used else used[-1]
 
 
-def _definite_first(system: Equations, group: range, method: str, allowance: int, seed: int) -> Outcome:
-    """Run a method that is made for positive definite systems, and says if it found something else."""
-    if method != "lanczos":
-        return conjugate_gradients(system, group, allowance)
-    projected = ProjectedSystem(system, group, seed)
-    outcome = projected.solve(allowance)
-    projected.run.warn_of_noise()
-    return outcome
+def _solve_group(
+    system: Equations, group: range, wanted: list[int], method: str, in_basis: bool, end: int
+) -> tuple[Outcome, str]:
+    """Solve for the columns of one group, by one method after another where one says so."""
+    run, outcome = system.run, Outcome("converged", 0)
+    if in_basis:
+        latest = galerkin(system, group, end - run.products, may_leave=method == "auto")
+        if latest.reason not in ("dear", "full"):
+            return latest, "lanczos"
+        outcome = replace(latest, reason="converged")
+        method = "auto" if latest.reason == "dear" else "minres"
+    if method in ("auto", "cg"):
+        latest = conjugate_gradients(system, group, end - run.products)
+        if latest.reason != "curvature":
+            return _joined(outcome, latest), "cg"
+        if method == "cg":
+            system.residuals(group)
+            for j in wanted:
+                # Where A is singular, the last steps lead far away.
+                if latest.curvature == 0 and system.norms[j] > system.lengths[j]:
+                    system.forget(j)
+            return latest, "cg"
+        outcome = _joined(outcome, replace(latest, reason="converged"))
+    one = neumann_series if method == "neumann" else minimal_residuals
+    for position, j in enumerate(wanted):
+        share = (end - run.products) // (len(wanted) - position)
+        outcome = _joined(outcome, one(system, j, share))
+    return outcome, "neumann" if method == "neumann" else "minres"
 
 
 def _joined(first: Outcome, second: Outcome) -> Outcome:
@@ -219,8 +238,8 @@ def _joined(first: Outcome, second: Outcome) -> Outcome:
     return Outcome(reason, first.steps + second.steps, lower.curvature, lower.direction)
 
 
-def _message(system: Equations, outcome: Outcome, used: str, limit: int, rtol: float) -> str:
-    operator, curvature = system.operator, outcome.curvature
+def _message(system: Equations, outcome: Outcome, used: str, rtol: float) -> str:
+    run, operator, curvature = system.run, system.run.A, outcome.curvature
     worst = int(np.argmax(system.norms - system.goals))
     left = f"a residual of {system.norms[worst]:.2e}, where {system.goals[worst]:.2e} is asked for"
     indefinite = ""
@@ -232,13 +251,18 @@ def _message(system: Equations, outcome: Outcome, used: str, limit: int, rtol: f
     if outcome.reason == "curvature":
         above = f"above {-curvature:.3g} " if curvature is not None and curvature < 0 else ""
         return (
-            f"{indefinite} after {system.products} products, and left {left}. Add damping {above}to A, such as "
+            f"{indefinite} after {run.products} products, and left {left}. Add damping {above}to A, such as "
             f"A + d * identity_like(A), or use method='minres'."
         )
     if outcome.reason == "least squares":
+        kind = "the least-squares solution of least norm"
+        if system.preconditioner is not None:
+            kind = "a solution whose residual is least in the norm of the preconditioner"
+        elif system.has_start:
+            kind = "a least-squares solution"
         return (
             f"{operator!r} is singular and b is not in its range: {used} ended at {left}, and A times that residual is "
-            f"next to nothing. x is a least-squares solution. Add damping, or project b onto the range of A."
+            f"next to nothing. x is {kind}. Add damping, or project b onto the range of A."
         )
     if outcome.reason == "rounding":
         return (
@@ -249,6 +273,6 @@ def _message(system: Equations, outcome: Outcome, used: str, limit: int, rtol: f
     if used == "neumann":
         remedy = "use method='auto', which takes far fewer"
     return (
-        f"{used} stopped after {system.products} products (max_matvecs={limit} for each column) with {left}. Raise "
+        f"{used} stopped after {run.products} products (max_matvecs={run.limit}) with {left}. Raise "
         f"max_matvecs, or {remedy}. {indefinite}"
     ).rstrip()

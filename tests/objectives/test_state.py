@@ -83,7 +83,7 @@ FUNCTIONS = {
     "diagonal": lambda found: specop.diagonal(found.hessian(), max_matvecs=4),
     "effective_dimension": lambda found: specop.effective_dimension(found.ggn(), 1.0, max_matvecs=8),
     "eigen_preconditioner": lambda found: (
-        specop.eigen_preconditioner(found.ggn(), specop.eigsh(found.ggn(), k=2), 1.0) @ found.theta
+        specop.eigen_preconditioner(found.ggn(), specop.eigsh(found.ggn(), k=2), damping=1.0) @ found.theta
     ),
     "eigsh": lambda found: specop.eigsh(found.hessian(), k=2),
     "frobenius_norm": lambda found: specop.frobenius_norm(found.hessian(), max_matvecs=8),
@@ -95,7 +95,9 @@ FUNCTIONS = {
         specop.low_rank_update(specop.inverse(shifted(found)), found.hessian().backend.stack_columns([found.theta]))
         @ found.theta
     ),
-    "nystrom_preconditioner": lambda found: specop.nystrom_preconditioner(found.ggn(), 1.0, rank=3) @ found.theta,
+    "nystrom_preconditioner": lambda found: (
+        specop.nystrom_preconditioner(found.ggn(), damping=1.0, rank=3) @ found.theta
+    ),
     "on_host": lambda found: specop.on_host(found.hessian()).to_dense(),
     "power_iteration": lambda found: specop.power_iteration(found.ggn(), k=1),
     "rank": lambda found: specop.rank(found.ggn(), max_matvecs=8),

@@ -88,6 +88,18 @@ def test_a_product_that_cannot_be_solved_raises():
         specop.inverse(specop.aslinearoperator(np.diag(np.geomspace(1e-3, 1, 2000))), max_matvecs=10) @ np.ones(2000)
 
 
+def test_wrong_options_show_at_the_call():
+    for A in (np.eye(3), specop.FunctionOperator(lambda x: x, (3, 3), like=np.zeros(1), is_symmetric=True)):
+        with pytest.raises(TypeError, match="rtoll"):
+            specop.inverse(A, rtoll=1e-8)
+        with pytest.raises(InvalidInputError, match="method must be one of"):
+            specop.inverse(A, method="gmres")
+        with pytest.raises(InvalidInputError, match="rtol must lie below 1"):
+            specop.inverse(A, rtol=2.0)
+        with pytest.raises(InvalidInputError, match="preconditioner must be a symmetric operator"):
+            specop.inverse(A, preconditioner=np.eye(2))
+
+
 @each_algorithm_case
 def test_a_wide_spectrum_is_not_taken_for_a_singular_one(case):
     values = np.geomspace(1e-5 if case.eps > 1e-10 else 1e-12, 1, 200)

@@ -260,8 +260,8 @@ def test_preconditioners_take_as_many_steps_as_published():
     H = specop.DiagonalOperator(spectra.geo10())
     A = H + 1e-2 * specop.identity_like(H)
     b = np.random.default_rng(0).normal(size=4000)
-    exact = specop.eigen_preconditioner(H, specop.eigsh(H, 20, tol=1e-6), 1e-2)
-    sketched = specop.nystrom_preconditioner(H, 1e-2, rank=20)
+    exact = specop.eigen_preconditioner(H, specop.eigsh(H, 20, tol=1e-6), damping=1e-2)
+    sketched = specop.nystrom_preconditioner(H, damping=1e-2, rank=20)
 
     def steps(preconditioner, method="cg"):
         return specop.solve(A, b, rtol=1e-6, method=method, preconditioner=preconditioner).steps
@@ -278,8 +278,8 @@ def test_preconditioned_systems(case):
     H, matrix = operator(case, POSITIVE)
     A = H + 0.5 * specop.identity_like(H)
     dense = matrix.astype(float) + 0.5 * np.eye(N)
-    eigen = specop.eigen_preconditioner(H, specop.eigsh(H, 3), 0.5)
-    for M in (eigen, specop.nystrom_preconditioner(H, 0.5, rank=10)):
+    eigen = specop.eigen_preconditioner(H, specop.eigsh(H, 3), damping=0.5)
+    for M in (eigen, specop.nystrom_preconditioner(H, damping=0.5, rank=10)):
         for method in ("cg", "minres"):
             result = specop.solve(A, case.array(B[:, :2]), method=method, preconditioner=M)
             assert result.converged and (true_residuals(dense, case.numpy(result.x), B[:, :2]) <= 1.5e-5 * 11).all()
@@ -367,6 +367,38 @@ def test_limits():
         assert specop.solve_shifted(A, np.ones(500), [0.0, 1.0], max_matvecs=20).matvecs == 20
 
 
+@pytest.mark.parametrize("method", ["auto", "cg", "minres", "neumann"])
+def test_the_limit_is_on_all_products_of_the_call(method):
+    b = np.random.default_rng(0).normal(size=(500, 11))
+    b[:, 4] = 0.0
+    A = specop.DiagonalOperator(np.geomspace(1e-3, 1, 500))
+    with pytest.warns(ConvergenceWarning, match=r"stopped after \d+ products \(max_matvecs=150\)"):
+        result = specop.solve(A, b, method=method, max_matvecs=150)
+    assert 100 < result.matvecs <= 150
+    np.testing.assert_allclose(result.residuals, true_residuals(np.diag(A.entries), result.x, b), atol=1e-9)
+    # Every column has its share, the last ones too.
+    assert result.x.any(axis=0).tolist() == [j != 4 for j in range(11)]
+
+
+def test_each_column_says_whether_it_converged():
+    values = np.geomspace(1e-4, 1, 500)
+    b = np.stack([np.zeros(500), (values == 1) * 1.0, np.ones(500)], axis=1)
+    with pytest.warns(ConvergenceWarning):
+        result = specop.solve(specop.DiagonalOperator(values), b, max_matvecs=60)
+    assert result.converged_columns.tolist() == [True, True, False] and not result.converged
+    shifted = specop.solve_shifted(np.diag([0.0, 1, 2]), np.array([0.0, 1, 1]), [1.0, 2.0])
+    assert shifted.converged and shifted.converged_columns.tolist() == [True, True]
+    with pytest.warns(ConvergenceWarning, match="singular for the shift -2"):
+        assert specop.solve_shifted(np.diag([1.0, 2, 5]), np.ones(3), [0.0, -2.0]).converged_columns.tolist() == [1, 0]
+
+
+def test_a_preconditioner_that_is_not_finite_is_named():
+    broken = specop.FunctionOperator(lambda x: x * np.nan, (N, N), like=np.zeros(1), is_symmetric=True)
+    for method in ("cg", "minres"):
+        with pytest.raises(NonFiniteError, match="with the preconditioner <FunctionOperator"):
+            specop.solve(POSITIVE, B[:, 0].copy(), method=method, preconditioner=broken)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -381,7 +413,9 @@ def test_limits():
         ({"rtol": 0.0}, "one of rtol and atol above 0"),
         ({"rtol": 2.0}, "rtol must lie below 1"),
         ({"max_matvecs": 1}, "max_matvecs must be at least 2"),
+        ({"b": B, "max_matvecs": 21}, "max_matvecs must be at least 2 for each of 11 columns"),
         ({"x0": np.ones((N, 2))}, "x0 must have the form of b: 1 columns, got 2"),
+        ({"x0": np.full(N, np.nan)}, "x0 must be finite"),
         ({"preconditioner": np.eye(3)}, "preconditioner must be a symmetric operator on the vectors of"),
         ({"preconditioner": np.eye(N), "method": "neumann"}, "takes no preconditioner"),
         ({"preconditioner": np.eye(N), "method": "lanczos"}, "takes no preconditioner"),
