@@ -18,13 +18,10 @@ class FunctionResult(Result):
         f(A) v, in the operator's framework and on its device.
     error : float
         Estimated norm of the error of x.
-    tol : float
-        As asked for.
     """
 
     x: Array = vector()
     error: float
-    tol: float
 
     def _headline(self) -> str:
         return f"f(A) v with error {self.error:.1e}"

@@ -13,9 +13,9 @@ from specop.errors import InvalidInputError
 from specop.krylov.known import checked_deflation
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
-from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
+from specop.spectral.goals import Goal, checked_goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity, spectral_function
 
 __all__ = ["apply_function"]
@@ -30,7 +30,8 @@ def apply_function(
     f: str | Callable[[NDArray[np.float64]], Any],
     v: Array,
     *,
-    tol: float = 1e-6,
+    rtol: float | None = None,
+    atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
     seed: int = 0,
@@ -41,7 +42,7 @@ def apply_function(
 
     Lanczos approximation [1]_ :math:`\|v\| V f(T) e_1` from one Krylov space, exact for polynomials of a degree below
     the number of steps. It stops when the error, judged by what the last two quarters of the steps changed, is below
-    ``tol`` relative, or below rounding. For "sign" and "step" also that part of v counts as error which the run so far
+    the goal, or below rounding. For "sign" and "step" also that part of v counts as error which the run so far
     leaves undecided between both sides of the jump.
 
     Parameters
@@ -52,17 +53,24 @@ def apply_function(
         A callable takes an array of eigenvalues and returns as many values, all finite. "step" is 1 above zero and 0
         elsewhere; for it, "sign" and "sqrt", eigenvalues within rounding of zero are zero.
     v : native vector (n,)
-    tol : float
-        Error relative to the norm of the result.
+        What f(A) is multiplied by.
+    rtol : float, optional
+        Goal for the norm of the error, relative to that of the result: at most ``max(atol, rtol |x|)``. With neither,
+        ``rtol = 1e-6``.
+    atol : float, optional
+        Goal for the norm of the error in units of the result.
     max_matvecs : int, optional
-        Limit on products, and so on memory: each takes one row of length n until the end. Default ``min(n, 500)``. A
+        Limit on all products, and so on memory: each takes one row of length n until the end. Default 500. A
         function that needs more, such as "sign" with eigenvalues on both sides near zero, takes fewer with `deflate`.
     deflate : EigenResult, optional
-        Known eigenpairs of A, for which f is applied directly. Checked as in `trace`.
+        Known eigenpairs of A, for which f is applied directly. One product shows whether they belong to A; those of
+        another matrix are refused.
     seed : int
-        Of nothing but a breakdown; kept with the result.
-    progress, raise_on_failure : bool
-        As in `eigsh`.
+        Seed of the random vectors that symmetry is checked with; nothing else is random.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
@@ -73,7 +81,9 @@ def apply_function(
     ------
     DomainError
         If f is not defined at an eigenvalue that shows: for "log" and "inverse_sqrt" one that is not positive.
-    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError, NotConvergedError
+    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     References
     ----------
@@ -87,47 +97,45 @@ def apply_function(
     >>> specop.apply_function(A, "sqrt", v).x.round(6)
     array([1., 2., 3.])
     """
-    run = Run(A, "apply_function", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
-    function = spectral_function(f)
-    run.backend.check_vector(v, run.A.domain, "v")
-    if not tol > 0:
-        raise InvalidInputError(f"tol must be positive, got {tol!r}.")
-    if max_matvecs is not None and max_matvecs < 1:
-        raise InvalidInputError(f"max_matvecs must be positive, got {max_matvecs!r}.")
-    limit = min(run.n, _PRODUCTS if max_matvecs is None else int(max_matvecs))
-
-    with run:
+    function, goal = spectral_function(f), checked_goal(rtol, atol, None, 1e-6)
+    limit = _PRODUCTS if max_matvecs is None else max_matvecs
+    with Run(
+        A,
+        "apply_function",
+        symmetric=True,
+        limit=limit,
+        seed=seed,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as run:
+        run.backend.check_vector(v, run.A.domain, "v")
         vectors, known = checked_deflation(run, deflate)
-        run.limit = run.products + limit
-        space = KrylovSpace(run, len(known) + limit, 1)
-        along, rest, length = _split(run.A, vectors, v)
+        space = KrylovSpace(run, min(run.n, len(known) + run.left))
+        along, rest, length = _split(run, vectors, v)
         if deflate is not None:
             space.hold(vectors, known, deflate.residuals)
-        values = function(known, space.error_floor, run.A) if len(known) else known
-        approximation = _Approximation(space, function, length)
+        held = along * (function(known, space.error_floor, run.A) if len(known) else known)
+        approximation = _Approximation(space, function, length, goal, float(np.linalg.norm(held)))
         if length:
             space.start(rest)
-            while not approximation.is_accurate(tol, values * along) and not space.is_closed and run.left:
+            while not approximation.is_accurate and not space.is_closed and run.left:
                 space.expand()
                 run.update(f"error {approximation.error:.1e}")
                 approximation.look()
         fixed = sensitivity(function, known, along, np.zeros(0) if deflate is None else deflate.residuals)
-        size = float(np.hypot(np.linalg.norm(values * along), np.linalg.norm(approximation.found)))
-        converged = approximation.is_accurate(tol, values * along)
-        x = space.combine(np.concatenate([values * along, approximation.found]))
+        x = space.combine(np.concatenate([held, approximation.found]))
         run.warn_of_noise()
-    message = "converged"
+    converged, message = approximation.is_accurate, "converged"
     if not converged:
         message = (
             f"apply_function stopped after {run.products} products with an error of about {approximation.error:.1e}, "
-            f"where tol={tol:g} allows {tol * size:.1e}. Raise max_matvecs={limit} or tol, or pass deflate= with the "
-            f"eigenpairs next to where f is not smooth."
+            f"where {approximation.allowed:.1e} is asked for. Raise max_matvecs={limit}, rtol or atol, or pass "
+            f"deflate= with the eigenpairs next to where f is not smooth."
         )
     return run.result(
         FunctionResult,
         x=x,
         error=float(np.hypot(np.hypot(approximation.error, approximation.rounding), fixed)),
-        tol=tol,
         converged=converged,
         message=message,
     )
@@ -136,15 +144,27 @@ def apply_function(
 class _Approximation:
     """The coordinates of f(A) w in the Krylov space of w, and how much they still change."""
 
-    def __init__(self, space: KrylovSpace, function: SpectralFunction, length: float) -> None:
+    def __init__(self, space: KrylovSpace, function: SpectralFunction, length: float, goal: Goal, known: float) -> None:
         self.space = space
         self.function = function
         self.length = length
+        self.goal = goal
+        self.known = known
         self.first = space.size
         self.found = np.zeros(0)
         self.error = np.inf if length else 0.0
         self.rounding = 0.0
         self._progress = Progress()
+
+    @property
+    def allowed(self) -> float:
+        """Error that is accepted of the whole result, of which eigenpairs gave a part of the norm `known`."""
+        return self.goal.tolerance(float(np.hypot(self.known, np.linalg.norm(self.found))))
+
+    @property
+    def is_accurate(self) -> bool:
+        """Whether the change is within the goal, or within rounding."""
+        return self.error <= max(self.allowed, self.rounding)
 
     def look(self) -> None:
         """Compute the coordinates and their error anew, if enough has been added since."""
@@ -166,15 +186,10 @@ class _Approximation:
             open_share = self.function.undecided(space.rule(ritz), space.noise_floor)
             self.error += 2.0 * self.length * open_share**0.5
 
-    def is_accurate(self, tol: float, known: NDArray[np.float64]) -> bool:
-        """Whether the change is within tolerance of the whole result, or within rounding."""
-        size = float(np.hypot(np.linalg.norm(known), np.linalg.norm(self.found)))
-        return self.error <= max(tol * size, self.rounding)
 
-
-def _split(operator: LinearOperator, vectors: list[Array], v: Array) -> tuple[NDArray[np.float64], Array, float]:
+def _split(run: Run, vectors: list[Array], v: Array) -> tuple[NDArray[np.float64], Array, float]:
     """Return the coordinates of v along orthonormal vectors, what is left of it, and the norm of that, 0 if noise."""
-    backend, rest, along = operator.backend, operator.backend.copy(v), []
+    backend, rest, along = run.backend, run.backend.copy(v), []
     (whole,) = backend.to_host(backend.norm(v))
     if not (whole == 0 or 1.0 / _LONGEST < whole < _LONGEST):
         raise InvalidInputError(
@@ -186,6 +201,6 @@ def _split(operator: LinearOperator, vectors: list[Array], v: Array) -> tuple[ND
         along.append(float(overlap))
         rest = backend.axpy_(rest, -float(overlap), vector)
     (length,) = backend.to_host(backend.norm(rest))
-    if length <= 10 * operator.domain.epsilon * whole:
+    if length <= 10 * run.A.domain.epsilon * whole:
         length = np.zeros(())
     return np.array(along, dtype=np.float64), rest, float(length)

@@ -16,6 +16,7 @@ from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.spectral.search import CHECK_ROWS, End, Search, wanted
+from specop.statistics.estimate import check_confidence
 
 __all__ = ["EigshState", "eigsh"]
 
@@ -49,6 +50,7 @@ def eigsh(
     ncv: int | None = None,
     tol: float = 1e-3,
     max_matvecs: int | None = None,
+    confidence: float = 0.99,
     seed: int = 0,
     check_multiplicity: bool = True,
     block_size: int = 1,
@@ -91,6 +93,8 @@ def eigsh(
         Relative residual at which a pair has converged.
     max_matvecs : int, optional
         Limit on products, checks included; default ``max(1000, 50 k)``.
+    confidence : float
+        Probability with which the check finds an eigenvalue that was missed.
     seed : int
         Of the random start vector and of the multiplicity check. The same seed gives the same bits.
     check_multiplicity : bool
@@ -150,10 +154,10 @@ def eigsh(
     capacity = _checked_capacity(run.n, k, ncv, block_size)
     run.limit = _checked_limits(k, tol, max_matvecs)
     call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
-    call |= {"block_size": block_size, "check_multiplicity": check_multiplicity}
+    call |= {"block_size": block_size, "check_multiplicity": check_multiplicity, "confidence": confidence}
     with run:
         space = KrylovSpace(run, capacity, k)
-        search = Search(space, ends, k, tol, check_multiplicity)
+        search = Search(space, ends, k, tol, check_multiplicity, check_confidence(confidence))
         file = None if checkpoint is None else Checkpoint(checkpoint, run, call, {"space": space, "search": search})
         if file is None or not file.resume():
             space.begin(v0, k, block_size, tol)

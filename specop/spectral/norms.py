@@ -6,36 +6,57 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError
-from specop.krylov.ranges import check_size
-from specop.operators.scipy import aslinearoperator
+from specop.arrays.backend import Array
+from specop.errors import InvalidInputError, NotConvergedError
+from specop.krylov.run import Run
+from specop.operators.operator import Composite
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
-from specop.spectral.search import CHECK_CONFIDENCE
 
 __all__ = ["condition_number", "spectral_norm"]
 
 
 def spectral_norm(
-    A: Any, *, tol: float = 1e-3, max_matvecs: int | None = None, seed: int = 0, progress: bool = False
+    A: Any,
+    *,
+    tol: float = 1e-3,
+    max_matvecs: int | None = None,
+    confidence: float = 0.99,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> NormResult:
     """Compute the largest singular value of an operator: for a symmetric one the largest size of an eigenvalue.
 
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Of any shape; unless it is known to be symmetric it is used as ``A.T @ A``, so a product counts twice as much.
+        Of any shape. Unless it is known to be symmetric, A.T @ A is used, each of whose products counts two.
     tol : float
         Relative residual of the eigenvalue, whose error is about the square of that.
-    max_matvecs, seed, progress
-        As in `eigsh`.
+    max_matvecs : int, optional
+        Limit on products with A and A.T; default 1000 with a symmetric A, else 2000.
+    confidence : float
+        Probability with which the check notices an eigenvalue that is larger than the one found.
+    seed : int
+        Seed of the random vectors. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
     NormResult
-        The interval comes from the eigenvalue's bounds, with the confidence of the check in `eigsh`.
+        Its interval comes from the bound of the eigenvalue; nothing in it is random but the check.
+
+    Raises
+    ------
+    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     Examples
     --------
@@ -43,25 +64,32 @@ def spectral_norm(
     >>> round(specop.spectral_norm(np.array([[3.0, 0.0], [4.0, 0.0]])).estimate, 9)
     5.0
     """
-    operator = aslinearoperator(A)
-    symmetric = bool(operator.is_symmetric)
-    used = operator if symmetric else operator.T @ operator
-    eigen = eigsh(
-        used, 1, which="LM" if symmetric else "LA", tol=tol, max_matvecs=max_matvecs, seed=seed, progress=progress
-    )
-    value, error = abs(float(eigen.eigenvalues[0])), float(eigen.bounds[0])
-    if value == 0 and not symmetric:
-        # A.T @ A vanishes where A is zero, or so small that its squares are.
-        size = frobenius_norm(operator, method="hutchinson", max_matvecs=1, seed=seed).estimate
-        check_size(size, operator, squared=True)
-    low, high = max(0.0, value - error), value + error
-    if not symmetric:
-        value, low, high = (float(np.sqrt(max(0.0, x))) for x in (value, low, high))
-    return _result("spectral norm", value, (low, high), eigen, 1 if symmetric else 2)
+    run = Run(A, "spectral_norm", limit=max_matvecs, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    with run:
+        symmetric = bool(run.A.is_symmetric)
+        limit = None if max_matvecs is None else max_matvecs if symmetric else max_matvecs // 2
+        eigen = _outermost(
+            run.A if symmetric else _Gram(run), 1, "LM" if symmetric else "LA", tol, limit, confidence, seed
+        )
+        value, error = abs(float(eigen.eigenvalues[0])), float(eigen.bounds[0])
+        if value == 0 and not symmetric:
+            # A.T @ A vanishes where A is zero, or so small that its squares are.
+            size = frobenius_norm(run.A, method="hutchinson", max_matvecs=1, seed=seed).estimate
+            run.check_size(size, squared=True)
+    found = np.array([value, max(0.0, value - error), value + error])
+    value, low, high = (float(x) for x in (found if symmetric else np.sqrt(found)))
+    return _result(run, "spectral norm", value, (low, high), eigen, confidence)
 
 
 def condition_number(
-    A: Any, *, tol: float = 1e-3, max_matvecs: int | None = None, seed: int = 0, progress: bool = False
+    A: Any,
+    *,
+    tol: float = 1e-3,
+    max_matvecs: int | None = None,
+    confidence: float = 0.99,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> NormResult:
     """Compute the ratio of the largest to the smallest eigenvalue of a definite operator.
 
@@ -71,8 +99,16 @@ def condition_number(
         Symmetric and definite. For others ``condition_number(A.T @ A)`` is the square of what is asked for.
     tol : float
         Relative residual of both eigenvalues.
-    max_matvecs, seed, progress
-        As in `eigsh`.
+    max_matvecs : int, optional
+        Limit on products; default 1000.
+    confidence : float
+        Probability with which the check notices an eigenvalue outside of the two found.
+    seed : int
+        Seed of the random vectors. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
@@ -82,7 +118,11 @@ def condition_number(
     Raises
     ------
     InvalidInputError
-        If eigenvalues of both signs show: the smallest in size then lies inside the spectrum.
+        If A is known not to be symmetric, or eigenvalues of both signs show: the smallest in size then lies inside the
+        spectrum.
+    AsymmetryError, NondeterministicError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     Examples
     --------
@@ -90,44 +130,70 @@ def condition_number(
     >>> round(specop.condition_number(np.diag([1.0, 2.0, 10.0])).estimate, 9)
     10.0
     """
-    operator = aslinearoperator(A)
-    k = min(2, operator.shape[0])
-    eigen = eigsh(operator, k, which="BE", tol=tol, max_matvecs=max_matvecs, seed=seed, progress=progress)
+    with Run(
+        A,
+        "condition_number",
+        symmetric=True,
+        instead="Of A.T @ A it is the square of what is asked for.",
+        limit=max_matvecs,
+        seed=seed,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as run:
+        eigen = _outermost(run.A, min(2, run.n), "BE", tol, max_matvecs, confidence, seed)
     first, last = float(eigen.eigenvalues[0]), float(eigen.eigenvalues[-1])
-    bounds = eigen.bounds
-    if first < -bounds[0] and last > bounds[-1]:
+    if first < -eigen.bounds[0] and last > eigen.bounds[-1]:
         raise InvalidInputError(
-            f"{operator!r} is indefinite, with eigenvalues {first:.6g} and {last:.6g}. Its condition number needs the "
+            f"{run.A!r} is indefinite, with eigenvalues {first:.6g} and {last:.6g}. Its condition number needs the "
             f"smallest in size: take the square root of condition_number(A @ A), or add damping."
         )
-    order = np.argsort(np.abs(eigen.eigenvalues))
-    small, large = np.abs(eigen.eigenvalues)[order[[0, -1]]]
-    below, above = bounds[order[[0, -1]]]
-    rounding = float(operator.domain.epsilon * large)
+    sizes = np.abs(eigen.eigenvalues)
+    order = np.argsort(sizes)[[0, -1]]
+    (small, large), (below, above) = sizes[order], eigen.bounds[order]
     if large == 0:
-        raise InvalidInputError(f"{operator!r} is zero and has no condition number.")
-    estimate = float(large / small) if small > max(below, rounding) else np.inf
+        raise InvalidInputError(f"{run.A!r} is zero and has no condition number.")
+    is_apart = small > max(below, float(run.A.domain.epsilon * large))
+    estimate = float(large / small) if is_apart else np.inf
     lowest = float((large - above) / (small + below)) if small + below > 0 else np.inf
-    highest = float((large + above) / (small - below)) if small > max(below, rounding) else np.inf
-    return _result("condition number", estimate, (max(1.0, lowest), highest), eigen, 1)
+    highest = float((large + above) / (small - below)) if is_apart else np.inf
+    return _result(run, "condition number", estimate, (max(1.0, lowest), highest), eigen, confidence)
+
+
+class _Gram(Composite):
+    """A.T @ A, whose products a run of A counts as two."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__((run.A,), run.A.domain, run.A.domain, is_symmetric=True, is_psd=True)
+        self._run = run
+
+    def _matvec(self, x: Array) -> Array:
+        return self._run.multiply_transposed(self._run.multiply(x))
+
+
+def _outermost(
+    A: Any, k: int, which: str, tol: float, max_matvecs: int | None, confidence: float, seed: int
+) -> EigenResult:
+    """Return the pairs found so far, converged or not: what that means is said once, of the result made from them."""
+    options: dict[str, Any] = {"tol": tol, "max_matvecs": max_matvecs, "confidence": confidence, "seed": seed}
+    try:
+        return eigsh(A, k, which=which, raise_on_failure=True, **options)
+    except NotConvergedError as error:
+        found: EigenResult = error.result
+        return found
 
 
 def _result(
-    quantity: str, value: float, interval: tuple[float, float], eigen: EigenResult, products: int
+    run: Run, quantity: str, value: float, interval: tuple[float, float], eigen: EigenResult, confidence: float
 ) -> NormResult:
-    return NormResult(
+    return run.result(
+        NormResult,
         quantity=quantity,
         estimate=value,
         standard_error=0.0,
         interval=interval,
-        confidence=CHECK_CONFIDENCE,
+        confidence=confidence,
         method="eigenvalues",
         estimates=np.zeros(0),
-        matvecs=products * eigen.matvecs,
         converged=eigen.converged,
         message=eigen.message,
-        samples=eigen.samples,
-        seed=eigen.seed,
-        seconds=eigen.seconds,
-        versions=eigen.versions,
     )

@@ -14,10 +14,7 @@ from specop.krylov.projected import Ritz
 from specop.krylov.space import KrylovSpace
 from specop.statistics.measure import is_ruled_out
 
-__all__ = ["CHECK_CONFIDENCE", "CHECK_ROWS", "End", "Search", "wanted"]
-
-CHECK_CONFIDENCE = 0.99
-"""Probability with which the check finds a missed eigenvalue."""
+__all__ = ["CHECK_ROWS", "End", "Search", "wanted"]
 
 CHECK_ROWS = 12
 """Rows that the check needs for itself."""
@@ -80,6 +77,8 @@ class Search:
         Relative residual at which a pair has converged.
     check_multiplicity : bool
         Whether to look for what the Krylov space could not show.
+    confidence : float
+        Probability with which that finds an eigenvalue that was missed.
 
     Attributes
     ----------
@@ -89,12 +88,15 @@ class Search:
         Why the search ended early, if it did.
     """
 
-    def __init__(self, space: KrylovSpace, ends: list[End], k: int, tol: float, check_multiplicity: bool) -> None:
+    def __init__(
+        self, space: KrylovSpace, ends: list[End], k: int, tol: float, check_multiplicity: bool, confidence: float
+    ) -> None:
         self.run = space.run
         self.space = space
         self.ends = ends
         self.k = k
         self.tol = tol
+        self.confidence = confidence
         self.check_products = 0
         self.failure: str | None = None
         self._check_multiplicity = check_multiplicity
@@ -281,7 +283,7 @@ class Search:
     def _evidence(self, chain: Ritz) -> Callable[[float], bool]:
         """Return the test whether a chain from a random vector rules an eigenvalue out."""
         rule, dimension = self.space.rule(chain), self.space.n - int(chain.rows[0])
-        return lambda mu: is_ruled_out(rule, mu, dimension, CHECK_CONFIDENCE)
+        return lambda mu: is_ruled_out(rule, mu, dimension, self.confidence)
 
     def _is_settled(self, ritz: Ritz, chain: Chain) -> bool:
         """Whether the search has found what is outermost there, and it is not wanted."""

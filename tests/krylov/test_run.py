@@ -22,7 +22,7 @@ A = specop.DiagonalOperator(np.array([1.0, 2.0, 3.0]))
 
 
 def finish(run, converged=True, message="done"):
-    return run.result(FunctionResult, x=np.zeros(3), error=0.0, tol=0.1, converged=converged, message=message)
+    return run.result(FunctionResult, x=np.zeros(3), error=0.0, converged=converged, message=message)
 
 
 def test_a_run_counts_what_it_multiplies_and_knows_what_is_left():

@@ -1,0 +1,229 @@
+"""Sums of a function over the spectrum: by stochastic Lanczos quadrature, or of all eigenvalues where that is less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.arrays import probes
+from specop.errors import InvalidInputError
+from specop.krylov.known import checked_deflation
+from specop.krylov.run import Run
+from specop.krylov.space import LARGEST_BASIS, KrylovSpace
+from specop.results.eigen import EigenResult
+from specop.spectral.goals import STAGE, Goal
+from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity
+from specop.statistics.estimate import Estimate, estimate_from_samples
+
+__all__ = ["SpectralSum", "sum_over_spectrum"]
+
+# Up to here all eigenvalues take fewer products than a few probes of an ordinary function.
+_SMALL = 200
+# Quadrature may be off by this share of the standard error that is asked for.
+_QUADRATURE_SHARE = 0.25
+# Probes whose scatter says roughly how many are needed.
+_FEW = 4
+
+
+@dataclass(frozen=True)
+class SpectralSum:
+    """A sum over the spectrum, with its statistical error in `value` and the error of quadrature or rounding beside it.
+
+    `samples` holds what each probe gave, and `steps` is the most that one took.
+    """
+
+    value: Estimate
+    error: float
+    samples: NDArray[np.float64]
+    steps: int
+    method: str
+    message: str
+
+
+def sum_over_spectrum(
+    run: Run, function: SpectralFunction, goal: Goal, method: str, deflate: EigenResult | None, confidence: float
+) -> SpectralSum:
+    """Return the trace of a function of a symmetric operator.
+
+    Parameters
+    ----------
+    run : Run
+        Makes the products.
+    function : SpectralFunction
+        What is summed.
+    goal : Goal
+        For standard error and quadrature error together.
+    method : {"auto", "quadrature", "exact"}
+        "exact" finds all eigenvalues; "auto" does so where quadrature would take more products.
+    deflate : EigenResult or None
+        Known eigenpairs, which enter as they are.
+    confidence : float
+        Of the interval.
+    """
+    vectors, known = checked_deflation(run, deflate)
+    n = run.n
+    fits = n * n <= LARGEST_BASIS and n <= run.left
+    if method == "exact":
+        _check_exact(run)
+    if method == "exact" or (method == "auto" and fits and n <= _SMALL):
+        return _exact(KrylovSpace(run, n), function, confidence, "all eigenvalues were found")
+    may_turn = method == "auto" and fits
+    space = KrylovSpace(run, n if may_turn else min(n, len(known) + run.left))
+    if deflate is not None:
+        space.hold(vectors, known, deflate.residuals)
+    quadrature = _Quadrature(space, function, known, goal, confidence)
+    if len(known) == n:
+        total = quadrature.certain
+        return SpectralSum(_certain(total, confidence), 0.0, np.zeros(0), 0, "exact", "all eigenvalues were given")
+    most = max(1, run.left // STAGE)
+    while True:
+        if quadrature.sample(min(most, run.left), may_turn):
+            # What a first probe has multiplied is a part of all eigenvalues' space, unless it avoided known ones.
+            space.truncate(space.size if quadrature.is_first and deflate is None else 0)
+            why = f"all eigenvalues were found: quadrature would take more than n={n} products"
+            return _exact(space, function, confidence, why)
+        space.truncate(quadrature.first)
+        accepted = len(quadrature.samples) % STAGE == 0 and quadrature.is_accepted
+        if accepted or quadrature.longest > run.left or run.left == 0:
+            return quadrature.summed(accepted)
+
+
+def _check_exact(run: Run) -> None:
+    n = run.n
+    if n > run.left:
+        raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={run.limit}.")
+    if n * n > LARGEST_BASIS:
+        raise InvalidInputError(f"method='exact' holds n={n} vectors; that is too much. Use method='quadrature'.")
+
+
+def _exact(space: KrylovSpace, function: SpectralFunction, confidence: float, message: str) -> SpectralSum:
+    values, n = space.complete(), space.n
+    total = float(function(values, space.error_floor, space.run.A).sum())
+    error = sensitivity(function, values, np.full(n, 1.0), np.full(n, space.noise_floor))
+    return SpectralSum(_certain(total, confidence), error, np.zeros(0), n, "exact", message)
+
+
+def _certain(total: float, confidence: float) -> Estimate:
+    return Estimate(total, 0.0, (total, total), confidence)
+
+
+class _Quadrature:
+    """The sums that probes gave, and when all eigenvalues would take fewer products."""
+
+    def __init__(
+        self,
+        space: KrylovSpace,
+        function: SpectralFunction,
+        known: NDArray[np.float64],
+        goal: Goal,
+        confidence: float,
+    ) -> None:
+        self.space = space
+        self.run = space.run
+        self.function = function
+        self.goal = goal
+        self.confidence = confidence
+        self.first = space.size
+        self.certain = float(function(known, space.error_floor, self.run.A).sum())
+        self.samples = np.zeros(0)
+        self.errors = np.zeros(0)
+        self.longest = 0
+        self._begun = self.run.products
+
+    @property
+    def value(self) -> Estimate:
+        """Mean of the samples."""
+        return estimate_from_samples(self.samples, self.confidence)
+
+    @property
+    def error(self) -> float:
+        """Quadrature error of the mean."""
+        return float(self.errors.mean())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the rows in the space are those of the first probe."""
+        return len(self.samples) < 2
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether both errors together are within the goal."""
+        return self.goal.accepts(self.value.estimate, self.value.standard_error + self.error)
+
+    def sample(self, most: int, may_turn: bool) -> bool:
+        """Run from another probe; return whether all eigenvalues are to be found instead, from the rows there are."""
+        space, run = self.space, self.run
+        one = _Probe(space, self.function, self.certain, self.goal, most)
+        space.start(probes.sphere(run.backend, run.A.domain, run.seed, len(self.samples)))
+        while not one.is_accurate():
+            if may_turn and not len(self.samples) and STAGE * one.steps > run.n <= run.left + one.steps:
+                return True
+            space.expand()
+        self.longest = max(self.longest, one.steps)
+        self.samples, self.errors = np.append(self.samples, one.estimate), np.append(self.errors, one.error)
+        run.update(f"{self.value.estimate:.5g} +- {self.value.standard_error:.2g}")
+        return may_turn and not self.is_accepted and self._turns_exact(one.steps)
+
+    def _turns_exact(self, steps: int) -> bool:
+        run, count, spent = self.run, len(self.samples), self.run.products - self._begun
+        ahead = run.n - (steps if self.is_first else 0)
+        if run.left < ahead:
+            return False
+        guess = self.goal.probes_needed(count, self.value.estimate, self.value.standard_error) * spent / count
+        is_last_chance = run.left - self.longest < run.n
+        return (
+            (STAGE - count) * spent > ahead * count
+            or (count % STAGE == 0 and guess > run.n)
+            or (is_last_chance and (count < _FEW or 2.0 * guess > run.left))
+        )
+
+    def summed(self, accepted: bool) -> SpectralSum:
+        """Return what there is."""
+        value, message = self.value, "standard error and quadrature error are within tolerance"
+        if not accepted:
+            message = (
+                f"trace_function stopped after {self.run.products} products with a standard error of "
+                f"{value.standard_error:.3g} and a quadrature error of about {self.error:.2g} at "
+                f"{value.estimate:.6g}. Raise max_matvecs={self.run.limit}, rtol or atol, or pass "
+                f"deflate=specop.eigsh(A) to take the largest eigenvalues out."
+            )
+        return SpectralSum(value, self.error, self.samples, self.longest, "quadrature", message)
+
+
+class _Probe:
+    """What the Gauss rule of a growing Lanczos run gives for the sum, and how much that still changes."""
+
+    def __init__(self, space: KrylovSpace, function: SpectralFunction, certain: float, goal: Goal, most: int) -> None:
+        self.space = space
+        self.function = function
+        self.certain = certain
+        self.goal = goal
+        self.most = most
+        self.first = space.size
+        self.dimension = space.n - space.size
+        self.estimate = np.nan
+        self.error = np.inf
+        self._progress = Progress()
+
+    @property
+    def steps(self) -> int:
+        """Products so far."""
+        return self.space.steps - self.first
+
+    def is_accurate(self) -> bool:
+        """Take the sum anew if enough has been added; return whether it may be the last."""
+        space, steps, is_last = self.space, self.steps, self.steps >= self.most or self.space.is_closed
+        if steps == 0 or not (is_last or self._progress.is_due(steps)):
+            return False
+        rule = space.rule(space.ritz(self.first))
+        values = self.function(rule.nodes, space.noise_floor, space.run.A)
+        self.estimate = self.certain + self.dimension * float(rule.weights @ values)
+        self.error = self._progress.error_after(steps, np.array([self.estimate]))
+        self.error += 2.0 * self.dimension * self.function.undecided(rule, space.noise_floor)
+        if space.is_closed:
+            self.error = 0.0
+        shifts = np.full(len(values), space.noise_floor)
+        rounding = sensitivity(self.function, rule.nodes, self.dimension * rule.weights, shifts)
+        return is_last or self.error <= max(_QUADRATURE_SHARE * self.goal.tolerance(self.estimate), rounding)
