@@ -164,7 +164,12 @@ class SpectralDensity(Result):
         known = int(np.diff(self._known_until(ends))[0])
         rest = self.n - int((self.probe < 0).sum())
         if self.probes == 0:
-            return Estimate(estimate, 0.0, (estimate, estimate), self.confidence)
+            # All eigenvalues are known, up to rounding.
+            inside, around = (
+                self._known_until(ends + r * np.array([-1.0, 1.0])) for r in (-self.rounding, self.rounding)
+            )
+            interval = (float(max(0, inside[1] - inside[0])), float(around[1] - around[0]))
+            return Estimate(float(known), 0.0, interval, self.confidence)
         low, high = self.quadrature_bounds(ends)
         least, most = max(0.0, float(low[1] - high[0])), max(0.0, float(high[1] - low[0]))
         limits = self._share_limits(np.array([least]), np.array([most]))

@@ -11,9 +11,10 @@ from specop.arrays import probes as probe_vectors
 from specop.errors import InvalidInputError
 from specop.krylov.known import checked_deflation
 from specop.krylov.run import Run
-from specop.krylov.space import KrylovSpace
+from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
+from specop.statistics.estimate import check_confidence
 from specop.statistics.measure import GaussRule
 
 __all__ = ["spectral_density"]
@@ -59,21 +60,24 @@ def spectral_density(
     steps : int, optional
         Lanczos steps for each probe, at most n; default ``min(30, n)``, or as many as `rtol` takes.
     probes : int, optional
-        Number of random vectors; default 1, or as many as `rtol` takes. With one, integrals have no error bar.
+        Number of random vectors; default 1, or as many as `rtol` takes or `max_matvecs` allows. With one, integrals
+        have no error bar.
     rtol : float, optional
-        Wasserstein-1 distance to the true spectrum, relative to its spread, at which to stop: half of it is for what
-        steps can improve, half for what probes can. The distance is estimated, see Notes.
+        Goal for the Wasserstein-1 distance to the true spectrum, relative to its spread: half of it is for what steps
+        can improve, half for what probes can. The distance is estimated, see Notes.
     max_matvecs : int, optional
-        Limit on products for `rtol`; default 1000.
+        Limit on all products; default 1000 with `rtol`, else what steps and probes take.
     deflate : EigenResult, optional
         Known eigenpairs of A. They enter with weight 1/n each, multiplicity and all, and the quadrature is spent on
-        the rest. Checked as in `trace`.
+        the rest. One product shows whether they belong to A; those of another matrix are refused.
     confidence : float
-        Of the intervals that the result returns.
+        Probability with which the intervals that the result returns cover the truth.
     seed : int
-        Of the random vectors.
-    progress, raise_on_failure : bool
-        As in `eigsh`.
+        Seed of the random vectors. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result so far, instead of warning.
 
     Returns
     -------
@@ -82,7 +86,9 @@ def spectral_density(
 
     Raises
     ------
-    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError, NotConvergedError
+    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     Notes
     -----
@@ -90,6 +96,9 @@ def spectral_density(
     all nodes this bounds the transport that quadrature leaves open. The share F of a random vector's weight below a
     point has the variance 2 F (1 - F) / (n + 2), whose root is integrated over the part of the spectrum without
     recognized eigenvalues. The sum of both is `SpectralDensity.error`.
+
+    Where `steps` and `probes` are left free, all eigenvalues are found instead if that takes fewer products, and each
+    has the weight 1/n: for n up to 30, and where `rtol` would take more than n.
 
     The basis holds one row of length n for each step of a probe; probes come one after the other.
 
@@ -105,41 +114,34 @@ def spectral_density(
     >>> bool(abs(density.cdf(0.5) - 0.5) < 0.1)
     True
     """
-    run = Run(A, "spectral_density", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
-    n = run.n
-    most_steps, most_probes, limit = _checked_budget(n, steps, probes, rtol, max_matvecs, confidence)
-    run.total = most_steps * (probes or 1)
-
-    rules: list[GaussRule] = []
-    with run:
+    check_confidence(confidence)
+    if rtol is not None and not rtol > 0:
+        raise InvalidInputError(f"rtol must be positive, got {rtol!r}.")
+    with Run(
+        A,
+        "spectral_density",
+        symmetric=True,
+        limit=_PRODUCTS if max_matvecs is None and rtol is not None else max_matvecs,
+        seed=seed,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as run:
+        n = run.n
         vectors, known = checked_deflation(run, deflate)
-        rest, checks = n - len(known), run.products
-        most_steps = min(most_steps, rest)
-        space = KrylovSpace(run, len(known) + most_steps)
-        if deflate is not None:
-            space.hold(vectors, known, deflate.residuals)
-
-        def enough(taken: int) -> bool:
-            run.update()
-            if taken >= most_steps:
-                return True
-            # All probes take as many steps as the first one needed.
-            # The decomposition takes more time as the run grows, and its outcome changes less.
-            if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
-                return False
-            return _open([space.rule(space.ritz(len(known)))], known, rest) <= rtol / 2
-
-        while rest and len(rules) < most_probes:
-            vector = probe_vectors.sphere(run.backend, run.A.domain, seed, len(rules))
-            rules.append(space.probe(vector, enough))
-            most_steps = len(rules[0].nodes) if rtol is not None else most_steps
-            accurate = rtol is not None and sum(_errors(rules, known, rest)) <= rtol
-            if (accurate and probes is None) or run.products - checks + most_steps > limit:
-                break
+        most_steps, most_probes = _checked_budget(run, n - len(known), steps, probes, rtol)
+        is_free = steps is None and probes is None and len(known) < n <= run.left and n * n <= LARGEST_BASIS
+        space = KrylovSpace(run, n if is_free else len(known) + most_steps)
+        rules: list[GaussRule] | None = None
+        if not (is_free and n <= _STEPS):
+            if deflate is not None:
+                space.hold(vectors, known, deflate.residuals)
+            rules = _probed(space, known, most_steps, most_probes, rtol, probes is None, is_free)
+        if rules is None:
+            known, rules = space.complete(), []
         run.warn_of_noise()
-    error = sum(_errors(rules, known, rest))
+    error, taken = sum(_errors(rules, known, n - len(known))), max((len(rule.nodes) for rule in rules), default=n)
     converged = rtol is None or error <= rtol
-    message = f"{len(rules)} probe(s) of {most_steps} steps"
+    message = f"{len(rules)} probe(s) of {taken} steps" if rules else "all eigenvalues are known"
     if not converged:
         message = (
             f"spectral_density stopped after {run.products} products ({message}) at an estimated distance of "
@@ -151,7 +153,7 @@ def spectral_density(
         **_quadrature(rules, known, n),
         n=n,
         rounding=space.error_floor,
-        steps=most_steps,
+        steps=taken,
         error=error,
         confidence=confidence,
         converged=converged,
@@ -159,25 +161,74 @@ def spectral_density(
     )
 
 
-def _checked_budget(
-    n: int, steps: int | None, probes: int | None, rtol: float | None, max_matvecs: int | None, confidence: float
-) -> tuple[int, int, int]:
-    """Return the largest numbers of steps, probes and products."""
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
-    if rtol is not None and not rtol > 0:
-        raise InvalidInputError(f"rtol must be positive, got {rtol!r}.")
-    if max_matvecs is not None and (rtol is None or max_matvecs < 1):
-        raise InvalidInputError(f"max_matvecs must be positive and limits what rtol takes, got {max_matvecs!r}.")
-    if rtol is None:
-        steps, probes = min(_STEPS, n) if steps is None else steps, 1 if probes is None else probes
-        limit = steps * probes
-    else:
-        limit = _PRODUCTS if max_matvecs is None else max_matvecs
-        steps, probes = min(limit, n) if steps is None else steps, limit if probes is None else probes
+def _checked_budget(run: Run, rest: int, steps: int | None, probes: int | None, rtol: float | None) -> tuple[int, int]:
+    """Return the largest numbers of steps for the unknown part of the spectrum, and of probes."""
+    n, left = run.n, max(1, run.left)
+    if steps is None:
+        steps = min(n, left, _STEPS if rtol is None else n)
+    if probes is None:
+        probes = left if rtol is not None else 1 if run.limit is None else max(1, left // max(1, steps))
+    elif rtol is None and steps * probes > left:
+        raise InvalidInputError(
+            f"{probes} probes of {steps} steps take {steps * probes} products, above max_matvecs={run.limit}."
+        )
     if not 1 <= steps <= n or probes < 1:
         raise InvalidInputError(f"steps must lie in 1..n={n} and probes be positive, got {steps!r} and {probes!r}.")
-    return steps, probes, limit
+    return min(steps, rest), probes
+
+
+def _probed(
+    space: KrylovSpace,
+    known: NDArray[np.float64],
+    steps: int,
+    probes: int,
+    rtol: float | None,
+    stops_early: bool,
+    may_turn: bool,
+) -> list[GaussRule] | None:
+    """Return the rules of as many probes as it takes; None if all eigenvalues take fewer products.
+
+    The space is then left with what can be a part of them.
+    """
+    run, first, rest = space.run, len(known), space.n - len(known)
+    rules: list[GaussRule] = []
+
+    def is_enough() -> bool:
+        taken = space.steps - first
+        if taken >= steps or space.is_closed:
+            return True
+        # All probes take as many steps as the first one needed.
+        # The decomposition takes more time as the run grows, and its outcome changes less.
+        if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
+            return False
+        return _open([space.rule(space.ritz(first))], known, rest) <= rtol / 2
+
+    while rest and len(rules) < probes:
+        space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, len(rules)))
+        while not is_enough():
+            space.expand()
+            run.update()
+        rules.append(space.rule(space.ritz(first)))
+        if rtol is not None:
+            steps = len(rules[0].nodes)
+            errors = _errors(rules, known, rest)
+            if sum(errors) <= rtol and stops_early:
+                break
+            reusable = steps if len(rules) == 1 and first == 0 else 0
+            if may_turn and _turns_exact(run, errors, rtol, len(rules), steps, reusable):
+                space.truncate(space.size if reusable else 0)
+                return None
+        space.truncate(first)
+        if steps > run.left:
+            break
+    return rules
+
+
+def _turns_exact(run: Run, errors: tuple[float, float], rtol: float, probes: int, steps: int, reusable: int) -> bool:
+    """Whether all eigenvalues take fewer products than the probes that the goal still needs."""
+    by_steps, by_chance = errors
+    needed = probes * (by_chance / (rtol - by_steps)) ** 2 - probes if by_steps < rtol else np.inf
+    return run.left >= run.n - reusable < needed * steps
 
 
 def _quadrature(rules: list[GaussRule], known: NDArray[np.float64], n: int) -> dict[str, Any]:
@@ -197,7 +248,9 @@ def _quadrature(rules: list[GaussRule], known: NDArray[np.float64], n: int) -> d
 
 
 def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:
-    """Whether each node is an eigenvalue, and simple as far as its weight tells."""
+    """Whether each node is an eigenvalue, and simple as far as its weight tells; n nodes leave nothing open."""
+    if len(rule.nodes) == dimension:
+        return np.ones(dimension, dtype=bool)
     resolved = np.abs(rule.couplings) <= _RESOLVED * np.abs(rule.nodes)
     return resolved & (rule.weights * dimension <= _LARGEST_SIMPLE_WEIGHT)
 
@@ -205,6 +258,8 @@ def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:
 def _known_weights(rule: GaussRule, dimension: int) -> NDArray[np.float64]:
     """Give the Ritz values that are simple eigenvalues the weight 1/dimension, and scale the others to the rest."""
     simple = _is_simple(rule, dimension)
+    if len(simple) == dimension:
+        return np.full(dimension, 1.0 / dimension)
     if simple.all() or not simple.any():
         return rule.weights
     scaled = rule.weights * (1.0 - simple.sum() / dimension) / rule.weights[~simple].sum()

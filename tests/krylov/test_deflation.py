@@ -33,17 +33,14 @@ def test_eigenpairs_of_another_matrix_are_refused(case, call):
         call(later, case, known)
 
 
-ESTIMATES = ("trace", "diagonal", "frobenius_norm")
-
-
-@pytest.mark.parametrize("call", ESTIMATES)
+@pytest.mark.parametrize("call", CALLS)
 def test_the_product_that_checks_counts(call):
     known = specop.eigsh(MATRIX, 3)
     with pytest.raises(InvalidInputError, match=rf"{call} has 1 product.* takes one to check"):
         getattr(specop, call)(MATRIX, *ARGUMENTS.get(call, ()), max_matvecs=1, deflate=known)
 
 
-@pytest.mark.parametrize("call", ESTIMATES)
+@pytest.mark.parametrize("call", CALLS)
 def test_eigenpairs_that_are_all_there_are(call):
     known = specop.eigsh(MATRIX, 100, tol=1e-10)
     found = getattr(specop, call)(MATRIX, *ARGUMENTS.get(call, ()), max_matvecs=1, deflate=known)

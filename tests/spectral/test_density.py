@@ -164,6 +164,59 @@ def test_accuracy_that_takes_probes():
         specop.spectral_density(SPECTRAL, rtol=1e-4, max_matvecs=20, raise_on_failure=True)
 
 
+def test_a_limit_alone_is_spent():
+    found = specop.spectral_density(SPECTRAL, max_matvecs=100)
+    assert (found.matvecs, found.probes, found.steps) == (90, 3, 30)
+    found = specop.spectral_density(SPECTRAL, steps=10, max_matvecs=45)
+    assert (found.matvecs, found.probes) == (40, 4)
+    found = specop.spectral_density(SPECTRAL, probes=2, max_matvecs=60)
+    assert (found.matvecs, found.probes) == (60, 2)
+    found = specop.spectral_density(SPECTRAL, max_matvecs=7)
+    assert (found.matvecs, found.probes, found.steps) == (7, 1, 7)
+    known = specop.eigsh(SPECTRAL, 3, tol=1e-2)
+    assert specop.spectral_density(SPECTRAL, max_matvecs=31, deflate=known).matvecs == 31
+
+
+def is_exact(density, values):
+    np.testing.assert_allclose(density.nodes, np.sort(values), atol=1e-9 * np.abs(values).max())
+    np.testing.assert_array_equal(density.weights, np.full(len(values), 1 / len(values)))
+    middle = np.median(values) + 1e-3
+    assert density.count(-np.inf, middle).interval == (np.sum(values <= middle),) * 2
+    return density.probes == 0 and density.error == 0 and "all eigenvalues" in density.message
+
+
+@each_algorithm_case
+@pytest.mark.parametrize("n", [1, 2, 9, 30])
+def test_a_tiny_matrix_has_its_own_eigenvalues(case, n):
+    values = np.repeat(np.random.default_rng(n).normal(size=(n + 1) // 2), 2)[:n]
+    found = specop.spectral_density(case.array(np.diag(values)))
+    assert found.matvecs == n and found.probes == 0
+    np.testing.assert_allclose(found.nodes, np.sort(values), atol=100 * case.eps)
+    np.testing.assert_array_equal(found.weights, np.full(n, 1 / n))
+
+
+@pytest.mark.parametrize("limit", [200, 201, 230, 300, None])
+def test_all_eigenvalues_where_a_goal_takes_more_products(limit):
+    values = np.random.default_rng(1).normal(size=200) ** 3
+    found = specop.spectral_density(spectra.with_spectrum(values), rtol=1e-3, max_matvecs=limit)
+    assert found.converged and found.matvecs == 200 and is_exact(found, values)
+
+
+def test_known_eigenpairs_are_not_used_for_all_eigenvalues():
+    values = np.random.default_rng(1).normal(size=200) ** 3
+    matrix = spectra.with_spectrum(values)
+    found = specop.spectral_density(matrix, rtol=1e-3, deflate=specop.eigsh(matrix, 3, tol=0.1))
+    assert is_exact(found, values) and 200 < found.matvecs < 300
+
+
+@pytest.mark.parametrize("arguments", [{"steps": 30}, {"probes": 1}, {"steps": 30, "probes": 2}])
+def test_what_is_asked_for_is_done(arguments):
+    found = specop.spectral_density(np.diag(np.arange(30.0)), **arguments)
+    assert found.probes >= 1
+    # As many nodes as eigenvalues leave no weight to chance.
+    np.testing.assert_allclose(found.weights, 1 / 30 / found.probes)
+
+
 @each_algorithm_case
 def test_same_seed_gives_the_same_bits(case):
     operator = specop.DiagonalOperator(case.array(spectra.power1()))
@@ -180,9 +233,17 @@ def test_same_seed_gives_the_same_bits(case):
         ({"probes": 0}, "probes"),
         ({"confidence": 2}, "0 and 1"),
         ({"rtol": 0}, "rtol must"),
-        ({"max_matvecs": 5}, "limits what rtol takes"),
+        ({"max_matvecs": 0}, "must be positive"),
+        ({"steps": 3, "probes": 2, "max_matvecs": 5}, "2 probes of 3 steps take 6 products, above max_matvecs=5"),
     ],
 )
 def test_bad_arguments(arguments, text):
     with pytest.raises(InvalidInputError, match=text):
         specop.spectral_density(np.eye(5), **arguments)
+
+
+def test_counts_of_known_eigenvalues_are_as_sharp_as_their_rounding():
+    found = specop.spectral_density(np.diag([1.0, 2.0, 2.0, 3.0]))
+    assert (found.count(1.5, 2.5).estimate, found.count(1.5, 2.5).interval) == (2, (2, 2))
+    assert found.count(0.5, 2.0).interval == (1, 3) and found.count(2.0, 2.0).interval == (0, 2)
+    assert found.count(2.0, 3.5).interval == (1, 3) and found.count(-np.inf, np.inf).interval == (4, 4)

@@ -72,3 +72,52 @@ def test_a_method_that_is_asked_for_is_kept(name, method):
     call, _ = CALLS[name]
     found = call(dense(12), method=method, max_matvecs=10)
     assert found.method == method
+
+
+# Condition numbers up to 1e10: eight probes take more than n products.
+HARD = {"wide": np.geomspace(1e-3, 1e4, 450), "deep": np.geomspace(1e-10, 1, 500)}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("spare", [0, 1, 10, 100, None])
+def test_a_first_probe_that_is_long_becomes_a_part_of_all_eigenvalues(name, spare):
+    values = HARD[name]
+    limit = None if spare is None else len(values) + spare
+    found = specop.logdet(specop.DiagonalOperator(values), max_matvecs=limit)
+    assert (found.method, found.converged, found.matvecs, found.probes) == ("exact", True, len(values), 0)
+    assert found.estimate == pytest.approx(np.log(values).sum(), rel=1e-9)
+    assert "quadrature would take more" in found.message
+
+
+@pytest.mark.parametrize("spare", [0, 5, 20, 40, 60, 100, 200, 400])
+def test_probes_leave_what_all_eigenvalues_take(spare):
+    # A sum near zero takes many probes of few steps each.
+    values = np.linspace(0.5, 2.2, 300)
+    found = specop.logdet(specop.DiagonalOperator(values), rtol=1e-3, max_matvecs=300 + spare)
+    assert found.converged and found.method == "exact" and found.matvecs <= 300 + spare
+    assert found.estimate == pytest.approx(np.log(values).sum(), rel=1e-9)
+
+
+def test_quadrature_that_takes_few_products_is_kept():
+    values = np.linspace(1, 3, 900)
+    for limit in (None, 950, 1000, 1500):
+        found = specop.logdet(specop.DiagonalOperator(values), max_matvecs=limit)
+        assert found.method == "quadrature" and found.matvecs < 100 and found.converged
+    asked = specop.logdet(specop.DiagonalOperator(HARD["wide"]), method="quadrature", rtol=0.5)
+    assert asked.method == "quadrature"
+
+
+def test_known_eigenpairs_are_not_a_part_of_all_eigenvalues():
+    values = HARD["wide"]
+    operator = specop.DiagonalOperator(values)
+    known = specop.eigsh(operator, 3, tol=0.1)
+    found = specop.logdet(operator, rtol=1e-4, deflate=known)
+    assert found.method == "exact" and 450 < found.matvecs < 520
+    assert found.estimate == pytest.approx(np.log(values).sum(), rel=1e-9)
+
+
+def test_an_effective_dimension_turns_too():
+    values = np.geomspace(1e-6, 1e3, 400)
+    found = specop.effective_dimension(specop.DiagonalOperator(values), 1e-4, rtol=1e-5)
+    assert found.method == "exact" and found.matvecs <= 800
+    assert found.estimate == pytest.approx(np.sum(values / (values + 1e-4)), rel=1e-9)
