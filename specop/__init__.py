@@ -26,6 +26,7 @@ from specop.spectral.apply_function import apply_function
 from specop.spectral.diagonal import diagonal
 from specop.spectral.eigsh import EigshState, eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
+from specop.spectral.inertia import inertia
 from specop.spectral.norms import condition_number, spectral_norm
 from specop.spectral.power_iteration import power_iteration
 from specop.spectral.rank import rank
@@ -44,6 +45,7 @@ __all__ = [  # noqa: RUF022 (in the order in which people look for them)
     "diagonal",
     "spectral_density",
     "rank",
+    "inertia",
     "logdet",
     "effective_dimension",
     "trace_function",

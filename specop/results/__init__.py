@@ -3,6 +3,7 @@
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
+from specop.results.inertia import InertiaResult
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
 from specop.results.leave_one_out import LeaveOneOutResult
@@ -25,6 +26,7 @@ __all__ = [
     "EigenResult",
     "Estimate",
     "FunctionResult",
+    "InertiaResult",
     "InfluenceCheck",
     "InfluenceResult",
     "LeaveOneOutResult",

@@ -21,33 +21,44 @@ class RankResult(Result):
 
     Attributes
     ----------
-    rank : float
-        A whole number where it was counted.
+    estimate : float
+        The rank; a whole number where it was counted.
+    standard_error : float
+        Standard error of the rank; 0 where it was counted.
     interval : (float, float)
         Limits of the rank.
-    tol : float
+    threshold : float
         Eigenvalues up to this size count as zero.
     gap : (float, float)
-        The range around `tol` in which no eigenvalue was seen, as sizes. Where no gap was found both are `tol`.
+        The range around the threshold in which no eigenvalue was seen, as sizes. Where no gap was found both are the
+        threshold.
     method : str
         "exact", all eigenvalues outside of the gap were counted; "quadrature", they were estimated.
     confidence : float
-        With which the interval holds.
+        Probability with which the interval holds.
     n : int
-    sizes, weights : ndarray
-        Sizes of eigenvalues and the share of all that each stands for; those below the gap that were not looked at
-        stand at 0.
+        Number of all eigenvalues.
+    sizes : ndarray
+        Sizes of eigenvalues; those below the gap that were not looked at stand at 0.
+    weights : ndarray
+        Share of all eigenvalues that each size stands for.
     """
 
-    rank: float
+    estimate: float
+    standard_error: float
     interval: tuple[float, float] = converted(tuple)
-    tol: float
+    threshold: float
     gap: tuple[float, float] = converted(tuple)
     method: str
     confidence: float
     n: int
     sizes: NDArray[np.float64]
     weights: NDArray[np.float64]
+
+    @property
+    def rank(self) -> float:
+        """The rank, which is the estimate."""
+        return self.estimate
 
     @property
     def nullity(self) -> float:
@@ -66,7 +77,7 @@ class RankResult(Result):
             self.rank,
             interval=self.interval,
             gap=self.gap,
-            threshold=self.tol,
+            threshold=self.threshold,
             title=f"rank {self.rank:g} of {self.n:,} ({low:g} to {high:g}), {self.method}",
             ax=ax,
         )
@@ -75,7 +86,7 @@ class RankResult(Result):
         low, high = self.interval
         gap = f"no eigenvalue seen from {self.gap[0]:.2g} to {self.gap[1]:.2g}"
         if not self.gap[0] < self.gap[1]:
-            gap = f"sizes up to {self.tol:.2g} count as zero, without a gap"
+            gap = f"sizes up to {self.threshold:.2g} count as zero, without a gap"
         return (
             f"rank {self.rank:g} of {self.n} ({100 * self.confidence:g} % interval {low:g} to {high:g}), "
             f"{self.method}: {gap}"

@@ -8,7 +8,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from importlib import metadata
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
@@ -19,8 +19,9 @@ from specop.arrays.backend import backend_of
 from specop.errors import ConvergenceWarning, NotConvergedError
 from specop.results.files import npz_path, read_npz, write_npz
 from specop.results.tables import Column, data_frame, html_table, text_table
+from specop.statistics.estimate import Estimate
 
-__all__ = ["Result", "column", "converted", "delivered", "load", "record", "unsaved", "vector", "versions"]
+__all__ = ["Result", "column", "converted", "delivered", "estimated", "load", "record", "unsaved", "vector", "versions"]
 
 _AnyResult = TypeVar("_AnyResult", bound="Result")
 
@@ -54,6 +55,11 @@ def converted(convert: Callable[[Any], Any]) -> Any:
     return field(metadata={"convert": convert})
 
 
+def estimated() -> Any:
+    """Return a field for an `Estimate`."""
+    return converted(lambda kept: Estimate(**{**kept, "interval": tuple(kept["interval"])}))
+
+
 def unsaved(*, default: Any) -> Any:
     """Return a field for a function of the model: no part of a summary, a file or a pickle.
 
@@ -69,7 +75,7 @@ def unsaved(*, default: Any) -> Any:
     frozen_default=True,
     kw_only_default=True,
     eq_default=False,
-    field_specifiers=(vector, column, converted, unsaved),
+    field_specifiers=(vector, column, converted, estimated, unsaved),
 )
 def record(kind: type[_AnyResult]) -> type[_AnyResult]:
     """Make a class of results a dataclass: frozen, with keywords only, and compared by identity."""
@@ -81,7 +87,8 @@ class Result:
     """What every result says of its making.
 
     A class of results is decorated with `record`, and `load` knows it from its definition on. Fields are numbers,
-    texts and short arrays; those that are something else say so with `vector`, `column`, `converted` or `unsaved`.
+    texts and short arrays; those that are something else say so with `vector`, `column`, `converted`, `estimated` or
+    `unsaved`.
 
     Attributes
     ----------
@@ -131,6 +138,8 @@ class Result:
         for name, value in self._saved().items():
             if isinstance(value, np.generic):
                 value = value.item()
+            elif isinstance(value, Estimate):
+                value = asdict(value)
             if isinstance(value, (bool, int, float, str, tuple, dict, type(None))):
                 header[name] = value
             else:
@@ -145,6 +154,7 @@ class Result:
             if not item.metadata.get("long"):
                 value = getattr(self, item.name)
                 value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+                value = asdict(value) if isinstance(value, Estimate) else value
                 plain[item.name] = list(value) if isinstance(value, tuple) else value
         return plain
 
@@ -165,6 +175,9 @@ class Result:
         for name, value in plain.items():
             if isinstance(getattr(self, name), tuple):
                 row |= dict(zip((f"{name}_low", f"{name}_high"), value, strict=True))
+            elif isinstance(getattr(self, name), Estimate):
+                row |= {name: value["estimate"], f"{name}_standard_error": value["standard_error"]}
+                row |= dict(zip((f"{name}_low", f"{name}_high"), value["interval"], strict=True))
             elif not isinstance(value, (list, dict)):
                 row[name] = value
         return data_frame({}, row)

@@ -165,10 +165,10 @@ class SpectralDensity(Result):
         rest = self.n - int((self.probe < 0).sum())
         if self.probes == 0:
             # All eigenvalues are known, up to rounding.
-            inside, around = (
+            within, around = (
                 self._known_until(ends + r * np.array([-1.0, 1.0])) for r in (-self.rounding, self.rounding)
             )
-            interval = (float(max(0, inside[1] - inside[0])), float(around[1] - around[0]))
+            interval = (float(max(0, within[1] - within[0])), float(around[1] - around[0]))
             return Estimate(float(known), 0.0, interval, self.confidence)
         low, high = self.quadrature_bounds(ends)
         least, most = max(0.0, float(low[1] - high[0])), max(0.0, float(high[1] - low[0]))

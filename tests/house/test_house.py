@@ -17,6 +17,7 @@ HOMES = {
     "spectral.diagonal": ["diagonal"],
     "spectral.spectral_density": ["spectral_density"],
     "spectral.rank": ["rank"],
+    "spectral.inertia": ["inertia"],
     "spectral.trace_function": ["logdet", "effective_dimension", "trace_function"],
     "spectral.apply_function": ["apply_function"],
     "spectral.norms": ["spectral_norm", "condition_number"],

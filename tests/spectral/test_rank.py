@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 
 import specop
 from cases import each_algorithm_case
-from specop.errors import ConvergenceWarning, InvalidInputError
+from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError
 
 
 def constructed(n, rank, copies=1, seed=0):
@@ -23,7 +23,8 @@ def test_low_ranks_take_about_as_many_products(case, rank, copies):
     result = specop.rank(specop.DiagonalOperator(case.array(constructed(2000, rank, copies))))
     assert (result.rank, result.interval, result.method) == (rank, (rank, rank), "exact")
     assert result.nullity == 2000 - rank and result.matvecs <= rank + 4 * copies + 20
-    assert 1e-9 < result.gap[0] < result.tol < result.gap[1] == pytest.approx(1e-2 if rank > copies else 5, rel=1e-2)
+    assert 1e-9 < result.gap[0] < result.threshold < result.gap[1]
+    assert result.gap[1] == pytest.approx(1e-2 if rank > copies else 5, rel=1e-2)
 
 
 def test_many_nonzero_eigenvalues():
@@ -111,6 +112,20 @@ def test_intervals_cover_in_many_runs(name):
     assert coverage(LOW[name], 200) >= 180
 
 
+@pytest.mark.parametrize("products", [1, 2, 3, 5, 9, 199, 200])
+def test_the_limit_is_that_of_all_products(products):
+    with pytest.warns(ConvergenceWarning, match="estimates their number"):
+        result = specop.rank(specop.DiagonalOperator(np.linspace(0.5, 5, 3000)), max_matvecs=products)
+    assert 0 < result.matvecs <= products
+    assert result.interval[0] <= result.rank == result.estimate <= result.interval[1]
+
+
+def test_failure_raises_on_request():
+    with pytest.raises(NotConvergedError, match="Raise max_matvecs=200") as caught:
+        specop.rank(specop.DiagonalOperator(LOW["flat"]), max_matvecs=200, raise_on_failure=True)
+    assert caught.value.result.method == "quadrature" and caught.value.result.standard_error > 0
+
+
 def test_kept_and_drawn(tmp_path):
     result = specop.rank(specop.DiagonalOperator(constructed(300, 20)))
     result.save(tmp_path / "rank.npz")
@@ -126,7 +141,7 @@ def test_kept_and_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"tol": -1}, "tol must"),
+        ({"threshold": -1}, "threshold must"),
         ({"confidence": 1}, "between 0 and 1"),
         ({"max_matvecs": 0}, "must be positive"),
         ({"seed": -1}, "seed must"),
