@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -13,16 +13,14 @@ from jax import Array
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
+from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.calling import calling_function
 from specop.objectives.likelihoods import Likelihood, label_noise, recognise
-from specop.objectives.parameters import checked_shapes
+from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
     check_samples_first,
     dependent_samples,
     not_finite,
-    parameter_changed,
-    several_devices,
     wrong_likelihood,
 )
 from specop_jax import programs
@@ -84,29 +82,27 @@ def _describe(
     return TreeModel(calling_function(model, criterion, forward), params)
 
 
-class JaxAutodiff(Batched):
+class JaxAutodiff(OneBatch):
     """`specop.objectives.Autodiff` on JAX."""
 
     backend: JaxBackend = backend
     trees = TREES
+    is_out_of_memory = staticmethod(is_out_of_memory)
 
-    def __init__(self, model: Model, names: tuple[str, ...], likelihood: str | None) -> None:
+    def __init__(
+        self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None = None
+    ) -> None:
         self.model = model
-        self.names = names
-        self.likelihood = likelihood
         _, arrays = self._read()
-        devices = {device_of(array, repr(name)) for name, array in arrays.items() if isinstance(array, Array)}
-        selected = {name: arrays[name] for name in names}
         for name, array in selected.items():
             require_precision(array.dtype, f"parameter {name!r}")
-        if len(devices) > 1:
-            raise several_devices([*devices], "put them on one with jax.device_put(params, device)")
-        self.device = devices.pop() if devices else jax.devices()[0]
+        devices = {device_of(array, repr(name)) for name, array in arrays.items() if isinstance(array, Array)}
+        self.device = one_device(devices or jax.devices()[:1], "put them on one with jax.device_put(params, device)")
         self.form = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
         dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in self.form) else np.float32)
-        self.shapes = tuple(shape for shape, _ in self.form)
-        self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
-        self.layout = Layout(sum(self.sizes), dtype, self.device)
+        # Not the arrays themselves: they would outlive a model that is trained further.
+        kinds = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in selected.items()}
+        super().__init__(model, kinds, likelihood, fixed_randomness, lambda size: Layout(size, dtype, self.device))
         self._programs: dict[Any, Any] = {}
 
     @property
@@ -118,26 +114,6 @@ class JaxAutodiff(Batched):
         exact = setting in ("highest", "float32")
         return coarsest if exact or coarsest < 1e-10 else max(coarsest, products)
 
-    def restrict(self, select: Any) -> JaxAutodiff:
-        """Return the same for a part of the parameters selected now."""
-        return JaxAutodiff(self.model, self.model.select(select, among=self.names), self.likelihood)
-
-    def flatten(self, tree: Any) -> Array:
-        """Return a parameter structure as a vector."""
-        shapes = dict(zip(self.names, self.shapes, strict=True))
-        parts = checked_shapes(self.model.arrays_of(tree, self.names), shapes, lambda one: getattr(one, "shape", None))
-        return programs.join([on_device(part, self.device) for part in parts], self.layout.dtype)
-
-    def point(self) -> Array:
-        """Return the current values as a vector."""
-        _, leaves = self._read()
-        return programs.join(self._points(leaves), self.layout.dtype)
-
-    def unflatten(self, vector: Array) -> Any:
-        """Return a vector in the structure of the parameters; of a module, a mapping by name."""
-        self.backend.check_vector(vector, self.layout, "the vector")
-        return self.model.structure_of(dict(zip(self.names, programs.split(vector, self.form), strict=True)))
-
     def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return the loss and the identities of its arrays, which are immutable; of NumPy arrays a checksum."""
         loss, arrays = self._read()
@@ -148,10 +124,6 @@ class JaxAutodiff(Batched):
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
         return free_memory(self.device)
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Return whether an error says that the device's memory is used up."""
-        return is_out_of_memory(error)
 
     def preserved(self) -> AbstractContextManager[None]:
         """JAX has no global random state."""
@@ -261,7 +233,7 @@ class JaxAutodiff(Batched):
         loss, leaves = self._read()
         arrays, frame = TREES.take_apart(batch)
         others = [None if name in set(self.names) else leaf for name, leaf in leaves.items()]
-        points = self._points(leaves) if theta is None else programs.split(theta, self.form)
+        points = self._held(leaves) if theta is None else self._split(theta)
         arguments = points, others, arrays
         key = (kind, loss, frame, tuple((array.shape, array.dtype) for array in arrays))
         if key not in self._programs:
@@ -281,14 +253,19 @@ class JaxAutodiff(Batched):
                     f"forward=lambda model, batch: (model(batch[0]), penalty(model)), which the criterion adds up."
                 )
 
-    def _points(self, leaves: dict[str, Any]) -> list[Array]:
-        """Return the selected parameters as the model has them now: it may hold other arrays than at first."""
-        for name, (shape, dtype) in zip(self.names, self.form, strict=True):
-            now = leaves.get(name)
-            if now is None or (tuple(now.shape), now.dtype) != (shape, dtype):
-                what = "is gone" if now is None else f"is now {now.dtype} of shape {now.shape}"
-                raise parameter_changed(name, what)
-        return [on_device(leaves[name], self.device) for name in self.names]
+    def _current(self) -> list[Array]:
+        _, leaves = self._read()
+        return self._held(leaves)
+
+    def _held(self, leaves: dict[str, Any]) -> list[Array]:
+        found = unchanged(self.parameters, leaves, lambda array: (tuple(array.shape), np.dtype(array.dtype)))
+        return [on_device(array, self.device) for array in found]
+
+    def _join(self, parts: Sequence[Any]) -> Array:
+        return programs.join([on_device(part, self.device) for part in parts], self.layout.dtype)
+
+    def _split(self, vector: Array) -> list[Array]:
+        return programs.split(vector, self.form)
 
     def _read(self) -> tuple[Loss, dict[str, Any]]:
         loss, arrays = self.model.read()

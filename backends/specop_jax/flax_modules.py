@@ -53,7 +53,7 @@ class NnxModel:
             if isinstance(layer, nnx.BatchNorm) and not layer.use_running_average:
                 raise layer_mixes_samples(f"{'.'.join(map(str, path))!r} (BatchNorm)", "Call model.eval()")
 
-    def select(self, select: Any, among: Collection[str] | None = None) -> tuple[str, ...]:
+    def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return all floating-point parameters, or those that `select` names."""
         paths = jax.tree_util.tree_leaves_with_path(nnx.state(self.module, nnx.Param))
         named = {name: leaf for name, (_, leaf) in zip(_names(paths), paths, strict=True) if real(leaf)}
@@ -63,7 +63,7 @@ class NnxModel:
             named = {name: named[name] for name in among}
         if isinstance(select, nnx.Module):
             select = self._name_of(select)
-        return tuple(named) if select is None or select == "" else choose(named, select)
+        return named if select is None or select == "" else {name: named[name] for name in choose(named, select)}
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the arrays of a mapping by parameter name."""

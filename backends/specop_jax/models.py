@@ -54,8 +54,8 @@ class Model(Protocol):
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs are known to depend on the other samples of its batch."""
 
-    def select(self, select: Any, among: Collection[str] | None = None) -> tuple[str, ...]:
-        """Return the names of the chosen parameters."""
+    def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
+        """Return the chosen parameters by name."""
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected arrays of a parameter structure by name."""
@@ -88,9 +88,9 @@ class TreeModel:
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""
 
-    def select(self, select: Any, among: Collection[str] | None = None) -> tuple[str, ...]:
-        """Return the names of all floating-point leaves, or of those that `select` names."""
-        return tuple(self.tree.select(select, among))
+    def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
+        """Return all floating-point leaves, or those that `select` names."""
+        return self.tree.select(select, among)
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected leaves of a structure like the parameters."""

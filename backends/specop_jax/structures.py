@@ -41,7 +41,7 @@ TREES = Trees(
     unflatten=jax.tree_util.tree_unflatten,
     names=_names,
     as_array=_as_array,
-    length=lambda array: array.shape[0] if array.ndim else None,
+    shape=lambda array: getattr(array, "shape", None),
     between=lambda array, start, stop: kernels.rows_between(array, start, stop - start),
     at=lambda array, indices: array[indices],
 )

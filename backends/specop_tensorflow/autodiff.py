@@ -13,25 +13,23 @@ from typing import Any
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
-from tensorflow.python.client import device_lib
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
-from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
+from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
+from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
     dependent_samples,
     not_finite,
-    parameter_changed,
-    several_devices,
     wrong_likelihood,
 )
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
+from specop_tensorflow.memory import free_memory, is_out_of_memory
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.products import JacobianProduct
 from specop_tensorflow.samples import SampleRows, sample_weights
@@ -68,28 +66,19 @@ def make_autodiff(
     return TensorflowAutodiff(described, described.select(select), name, fixed_randomness)
 
 
-class TensorflowAutodiff(Batched):
+class TensorflowAutodiff(OneBatch):
     """`specop.objectives.Autodiff` on gradient tapes."""
 
     backend: TensorflowBackend = backend
     trees = TREES
+    is_out_of_memory = staticmethod(is_out_of_memory)
 
     def __init__(
         self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None
     ) -> None:
-        self.model = model
-        self.likelihood = likelihood
-        self.fixed_randomness = fixed_randomness
-        self.parameters = dict(selected)
-        self.names = tuple(selected)
-        self.shapes = tuple(tuple(like.shape.as_list()) for like in selected.values())
-        self.sizes = tuple(like.shape.num_elements() for like in selected.values())
-        devices = {parameter.device for parameter in selected.values()}
-        if len(devices) > 1:
-            raise several_devices([*devices], "build the model inside tf.device(...)")
-        (self.device,) = devices
+        self.device = one_device({like.device for like in selected.values()}, "build the model inside tf.device(...)")
         dtype = max((numpy_dtype(like.dtype) for like in selected.values()), key=lambda kind: kind.itemsize)
-        self.layout = Layout(sum(self.sizes), dtype, self.device)
+        super().__init__(model, selected, likelihood, fixed_randomness, lambda size: Layout(size, dtype, self.device))
         self._traces: dict[Any, Any] = {}
 
     @property
@@ -98,24 +87,6 @@ class TensorflowAutodiff(Batched):
         coarsest = self._rounding()
         tf32 = on_gpu(self.device) and tf.config.experimental.tensor_float_32_execution_enabled()
         return max(coarsest, 2.0**-11) if tf32 and coarsest > 1e-10 else coarsest
-
-    def restrict(self, select: Any) -> TensorflowAutodiff:
-        """Return the same for a part of the parameters selected now."""
-        chosen = self.model.select(select, among=self.parameters)
-        return TensorflowAutodiff(self.model, chosen, self.likelihood, self.fixed_randomness)
-
-    def flatten(self, tree: Any) -> tf.Tensor:
-        """Return a parameter structure, or a mapping from names to tensors, as a vector."""
-        return self._vector(self.model.tensors_of(tree, self.parameters))
-
-    def point(self) -> tf.Tensor:
-        """Return the current values as a vector."""
-        return self._vector([tf.convert_to_tensor(parameter) for parameter in self._current().values()])
-
-    def unflatten(self, vector: tf.Tensor) -> Any:
-        """Return a vector in the structure of the parameters: a mapping by name, or what the function takes."""
-        self.backend.check_vector(vector, self.layout, "the vector")
-        return self.model.structure_of(self._derivatives(self.parameters).split(vector))
 
     def fingerprint(self, *, fixed: bool = False) -> tuple[int, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
@@ -127,15 +98,7 @@ class TensorflowAutodiff(Batched):
 
     def free_memory(self) -> int:
         """Bytes that are free on the parameters' device."""
-        if not on_gpu(self.device):
-            return int(psutil.virtual_memory().available)
-        name = self.device.partition("device:")[2]
-        (limit,) = (one.memory_limit for one in device_lib.list_local_devices() if one.name.endswith(name))
-        return int(limit - tf.config.experimental.get_memory_info(name)["current"])
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Return whether an error says that the device's memory is used up."""
-        return isinstance(error, tf.errors.ResourceExhaustedError)
+        return free_memory(self.device)
 
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
@@ -332,7 +295,7 @@ class TensorflowAutodiff(Batched):
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
         arrays, frame = TREES.take_apart(self.prepare(batch))
         specs = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
-        current = self._current()
+        current = dict(zip(self.names, self._current(), strict=True))
         values = {} if theta is None else self._derivatives(current).split(theta)
         reads = self.model.reads_variables
         points = {} if reads else {**self.model.named_state(), **values}
@@ -346,23 +309,21 @@ class TensorflowAutodiff(Batched):
         given = [tf.convert_to_tensor(point) for point in points.values()]
         return trace, trace.inputs(given, arrays, shadows, operands), shadows
 
-    def _current(self) -> dict[str, Any]:
-        """Return the selected parameters as the model has them now: it may hold other variables than at first."""
-        held = self.model.named_state()
-        for name, known in self.parameters.items():
-            now = held.get(name)
-            if now is None or (now.shape, now.dtype, now.device) != (known.shape, known.dtype, known.device):
-                what = "is gone" if now is None else f"is now {tuple(now.shape)}, {now.dtype.name}, on {now.device}"
-                raise parameter_changed(name, what)
-        return {name: held[name] for name in self.names}
+    def _current(self) -> list[Any]:
+        return unchanged(
+            self.parameters, self.model.named_state(), lambda one: (tuple(one.shape), one.dtype.name, one.device)
+        )
 
     def _rounding(self) -> float:
         """Return the rounding error of the least exact dtype in use."""
         dtypes = {like.dtype.name for like in self.parameters.values()} | self.model.compute_dtypes()
         return max(_EPSILON[name] for name in dtypes)
 
-    def _vector(self, parts: Sequence[tf.Tensor]) -> tf.Tensor:
-        return tf.concat([tf.reshape(tf.cast(part, self.layout.dtype), [-1]) for part in parts], 0)
+    def _join(self, parts: Sequence[Any]) -> tf.Tensor:
+        return self._derivatives(self.parameters).vector(dict(zip(self.names, parts, strict=True)))
+
+    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        return list(self._derivatives(self.parameters).split(vector).values())
 
     def _checked(self, loss: tf.Tensor, theta: tf.Tensor | None) -> tf.Tensor:
         if not np.isfinite(loss.numpy()):
@@ -381,6 +342,6 @@ class TensorflowAutodiff(Batched):
     def _not_finite(self, what: str, theta: tf.Tensor | None) -> NonFiniteError:
         state = {name: tf.convert_to_tensor(tensor) for name, tensor in self.model.named_state().items()}
         if theta is not None:
-            state |= self._derivatives(self.parameters).split(theta)
+            state |= dict(zip(self.names, self._split(theta), strict=True))
         real = {name: tensor for name, tensor in state.items() if tensor.dtype.is_floating}
         return not_finite(what, [name for name, one in real.items() if not tf.reduce_all(tf.math.is_finite(one))])

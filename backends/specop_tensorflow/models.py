@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module, inputs
-from specop.objectives.parameters import ParameterTree, by_name, checked_shapes, trained
+from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_mixes_samples, no_mean
 from specop_tensorflow.structures import TREES
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
 
-_TENSORS = (tf.Tensor, tf.Variable, keras.Variable)
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
@@ -54,8 +53,8 @@ class Model(Protocol):
     def compute_dtypes(self) -> set[str]:
         """Return the dtypes in which layers compute, where they are not those of their parameters."""
 
-    def tensors_of(self, tree: Any, like: Mapping[str, Any]) -> list[tf.Tensor]:
-        """Return the tensors of a parameter structure in the order of `like`."""
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
+        """Return what a parameter structure holds for these names."""
 
     def structure_of(self, values: dict[str, tf.Tensor]) -> Any:
         """Return named tensors as the user's structure."""
@@ -113,9 +112,9 @@ class ModuleModel:
         """Return that of a Keras loss; a module computes in the dtypes of its variables."""
         return _criterion_dtypes(self.criterion)
 
-    def tensors_of(self, tree: Any, like: Mapping[str, Any]) -> list[tf.Tensor]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the tensors of a mapping by parameter name."""
-        return _tensors(by_name(tree, like), like)
+        return by_name(tree, names)
 
     def structure_of(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return a mapping by parameter name."""
@@ -191,7 +190,10 @@ class FunctionModel:
     def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
         self.calling = calling_function(function, _in_order(criterion), forward)
         self.criterion = criterion
-        if not all(leaf is None or isinstance(leaf, _TENSORS) for leaf in TREES.flatten(params)[0]):
+        if not all(
+            leaf is None or isinstance(leaf, (tf.Tensor, tf.Variable, keras.Variable))
+            for leaf in TREES.flatten(params)[0]
+        ):
             raise InvalidInputError("params must be a structure (dict, list, tuple, ...) of tensors or variables.")
         self.tree = ParameterTree(TREES, params, lambda tensor: tensor.dtype.is_floating)
 
@@ -226,9 +228,9 @@ class FunctionModel:
         """Return that of a Keras loss; a function computes in the dtypes of its parameters."""
         return _criterion_dtypes(self.criterion)
 
-    def tensors_of(self, tree: Any, like: Mapping[str, Any]) -> list[tf.Tensor]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected leaves of a structure like params."""
-        return _tensors(self.tree.arrays_of(tree, like), like)
+        return self.tree.arrays_of(tree, names)
 
     def structure_of(self, values: dict[str, tf.Tensor]) -> Any:
         """Return params with the named leaves replaced."""
@@ -269,9 +271,3 @@ def _named(found: Sequence[tuple[str, Any, bool]]) -> dict[str, tuple[Any, bool]
             unique, number = f"{name}_{number}", number + 1
         named[unique] = (variable, bool(trainable))
     return named
-
-
-def _tensors(found: Mapping[str, Any], like: Mapping[str, Any]) -> list[tf.Tensor]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in like.items()}
-    checked = checked_shapes(found, shapes, lambda one: tuple(one.shape) if isinstance(one, _TENSORS) else None)
-    return [tf.convert_to_tensor(tensor) for tensor in checked]

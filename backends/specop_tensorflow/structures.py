@@ -16,6 +16,8 @@ from specop.objectives.trees import Trees
 
 __all__ = ["TREES"]
 
+_ARRAYS = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray, np.generic)
+
 
 def _names(structure: Any) -> list[str]:
     paths, *_ = optree.tree_flatten_with_path(structure, none_is_leaf=True)
@@ -24,10 +26,8 @@ def _names(structure: Any) -> list[str]:
 
 def _as_tensor(leaf: Any) -> Any:
     """Return a tensor, a variable or a NumPy array as it is."""
-    if isinstance(leaf, (tf.Tensor, tf.Variable, np.ndarray, np.generic)):
-        return leaf
-    if isinstance(leaf, keras.Variable):
-        return leaf.value
+    if isinstance(leaf, _ARRAYS):
+        return leaf.value if isinstance(leaf, keras.Variable) else leaf
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
         raise InvalidInputError(
             f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with "
@@ -46,7 +46,7 @@ TREES = Trees(
     unflatten=optree.tree_unflatten,
     names=_names,
     as_array=_as_tensor,
-    length=lambda tensor: int(tensor.shape[0]) if len(tensor.shape) else None,
+    shape=lambda tensor: tuple(tensor.shape) if isinstance(tensor, _ARRAYS) else None,
     between=lambda tensor, start, stop: tensor[start:stop],
     at=tf.gather,
 )

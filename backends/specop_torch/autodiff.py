@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
-from specop.objectives.autodiff import Batched, Linearization, Matrix, Same
+from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
-from specop.objectives.refusals import independent, parameter_changed, several_devices, wrong_likelihood
+from specop.objectives.parameters import one_device, unchanged
+from specop.objectives.refusals import independent, wrong_likelihood
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums
 from specop_torch.custom_functions import check_custom_functions
@@ -64,11 +65,12 @@ def make_autodiff(
     return TorchAutodiff(described, described.select(select), name, fixed_randomness)
 
 
-class TorchAutodiff(Batched):
+class TorchAutodiff(OneBatch):
     """`specop.objectives.Autodiff` on torch autograd."""
 
     backend: TorchBackend = backend
     trees = TREES
+    is_out_of_memory = staticmethod(is_out_of_memory)
 
     def __init__(
         self,
@@ -77,20 +79,13 @@ class TorchAutodiff(Batched):
         likelihood: str | None,
         fixed_randomness: int | None,
     ) -> None:
-        self.model = model
-        self.likelihood = likelihood
-        self.parameters = dict(selected)
-        self.names = tuple(selected)
-        self.shapes = tuple(tuple(tensor.shape) for tensor in selected.values())
-        self.sizes = tuple(tensor.numel() for tensor in selected.values())
-        devices = {tensor.device for tensor in selected.values()}
-        if len(devices) > 1:
-            raise several_devices([*devices], "move the model to one")
-        (self.device,) = devices
+        self.device = one_device({tensor.device for tensor in selected.values()}, "move the model to one")
+        self.dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
+        super().__init__(
+            model, selected, likelihood, fixed_randomness, lambda size: Layout(size, self.dtype, self.device)
+        )
         self._evaluation = Evaluation(model, self.device, fixed_randomness)
         self._seen_through = False
-        dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
-        self.layout = Layout(sum(self.sizes), dtype, self.device)
 
     @property
     def precision(self) -> float:
@@ -102,24 +97,6 @@ class TorchAutodiff(Batched):
         tf32 = self.device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
         return max(coarsest, 2.0**-11) if tf32 and coarsest > 1e-10 else coarsest
 
-    def restrict(self, select: Any) -> TorchAutodiff:
-        """Return the same for a part of the parameters selected now."""
-        chosen = self.model.select(select, among=self.parameters)
-        return TorchAutodiff(self.model, chosen, self.likelihood, self._evaluation.fixed_randomness)
-
-    def flatten(self, tree: Any) -> Tensor:
-        """Return a parameter structure, or a mapping from names to tensors, as a vector."""
-        return self._vector(self.model.tensors_of(tree, self.parameters))
-
-    def point(self) -> Tensor:
-        """Return the current values as a vector."""
-        return self._vector(self._current())
-
-    def unflatten(self, vector: Tensor) -> Any:
-        """Return a vector in the structure of the parameters: a mapping by name, or what the function takes."""
-        self.backend.check_vector(vector, self.layout, "the vector")
-        return self.model.structure_of(dict(zip(self.names, self._split(vector), strict=True)))
-
     def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
@@ -130,10 +107,6 @@ class TorchAutodiff(Batched):
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
         return free_memory(self.device)
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Return whether an error says that the device's memory is used up."""
-        return is_out_of_memory(error)
 
     def preserved(self) -> contextlib.AbstractContextManager[None]:
         """Put torch's random state back on leaving."""
@@ -174,7 +147,7 @@ class TorchAutodiff(Batched):
         with torch.enable_grad(), self._evaluation.running(twice_differentiable=False):
             points = self._leaves(theta, requires_grad=True)
             loss, gradients = self._differentiate(points, self._own(), batch, create_graph=False)
-            return loss.detach(), self._vector(gradients)
+            return loss.detach(), self._join(gradients)
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""
@@ -184,18 +157,17 @@ class TorchAutodiff(Batched):
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
         with torch.enable_grad(), self._evaluation.running():
-            form, multiply = self._multiply(theta, batch, matrix, retain_graph=True)
-            parts, tape = record(multiply, form.inputs(vector))
+            product = self._product(theta, batch, matrix, retain_graph=True)
+            parts, tape = record(product.multiply, product.inputs(vector.detach()))
         held = held_bytes(tape.constants, self.model.state())
         # The retained graph costs about as much a product as the tape; it only holds more.
-        apply = _Apply(form, tape.replay if isinstance(tape, Tape) else multiply)
-        return Linearization(form.result(parts), apply, held)
+        apply = replace(product, multiply=tape.replay) if isinstance(tape, Tape) else product
+        return Linearization(product.result(parts), apply, held)
 
     def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
         """Return the product with a vector and keep nothing."""
         with torch.enable_grad(), self._evaluation.running():
-            form, multiply = self._multiply(theta, batch, matrix, retain_graph=False)
-            return form.result(multiply(form.inputs(vector)))
+            return self._product(theta, batch, matrix, retain_graph=False)(vector)
 
     def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], Tensor]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
@@ -211,44 +183,42 @@ class TorchAutodiff(Batched):
 
         def between(start: int, stop: int) -> Tensor:
             with torch.enable_grad(), self._evaluation.running():
-                return self._vectors(rows(start, stop), (stop - start,))
+                return self._join(rows(start, stop), (stop - start,))
 
         return between
 
-    def _multiply(
-        self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool
-    ) -> tuple[_Form, Multiply]:
-        """Return the product with a matrix as a function of tensors, and how these make vectors."""
+    def _product(self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool) -> _Product:
         leaves, own = self._leaves(theta, requires_grad=True), self._own()
-        form, multiply = self.model.holding(leaves, lambda: self._multiply_at(leaves, own, batch, matrix, retain_graph))
-        return form, lambda tensors: self.model.holding(leaves, lambda: multiply(tensors))
+        product = self.model.holding(leaves, lambda: self._product_at(leaves, own, batch, matrix, retain_graph))
+        return replace(product, multiply=lambda tensors: self.model.holding(leaves, lambda: product.multiply(tensors)))
 
-    def _multiply_at(
+    def _product_at(
         self, leaves: dict[str, Tensor], own: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
-    ) -> tuple[_Form, Multiply]:
+    ) -> _Product:
         points = list(leaves.values())
         if matrix.kind == "hessian":
             _, gradients = self._differentiate(leaves, own, batch, create_graph=True)
-            return _Form(self), double_backward(gradients, points, retain_graph=retain_graph)
+            return _Product(self._split, double_backward(gradients, points, retain_graph=retain_graph), self._join)
         outputs = self._evaluation.outputs(leaves, batch)
         refuse_bypassed(outputs, own)
         if not outputs.requires_grad:
             raise self._independent()
         pull = transposed_jacobian(outputs, points)
+        shape, dtype = outputs.shape, outputs.dtype
         if matrix.kind == "transposed jacobian":
-            return _Form(self, domain=_Kind.of(outputs)), pull
+            return _Product(lambda vector: [vector.reshape(shape).to(dtype)], pull, self._join)
         refuse_first_order(outputs)
         check_custom_functions(outputs, lambda: self._evaluation.outputs(leaves, batch), curved=False)
         push = jacobian(outputs, points)
         if matrix.kind == "jacobian":
-            return _Form(self, codomain=_Kind.of(outputs)), push
+            return _Product(self._split, push, lambda parts: self._flat(parts[0], shape.numel()))
         middle = self._output_matrix(leaves, outputs.detach(), batch, matrix)
 
         def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
             (along,) = push(vectors)
             return [None] * len(points) if along is None else pull([middle(along)])
 
-        return _Form(self), multiply
+        return _Product(self._split, multiply, self._join)
 
     def _output_matrix(
         self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
@@ -290,14 +260,9 @@ class TorchAutodiff(Batched):
         }
 
     def _current(self) -> list[Tensor]:
-        """Return the selected parameters as the model has them now: it may hold other tensors than at first."""
-        held = dict(self.model.named_state())
-        for name, known in self.parameters.items():
-            now = held.get(name)
-            if now is None or (now.shape, now.dtype, now.device) != (known.shape, known.dtype, known.device):
-                what = "is gone" if now is None else f"is now {tuple(now.shape)}, {now.dtype}, on {now.device}"
-                raise parameter_changed(name, what)
-        return [held[name] for name in self.names]
+        return unchanged(
+            self.parameters, dict(self.model.named_state()), lambda one: (tuple(one.shape), one.dtype, one.device)
+        )
 
     def _differentiate(
         self, points: dict[str, Tensor], own: dict[str, Tensor], batch: Any, *, create_graph: bool
@@ -343,11 +308,8 @@ class TorchAutodiff(Batched):
             for piece, tensor in zip(vector.split(self.sizes), self.parameters.values(), strict=True)
         ]
 
-    def _vector(self, parts: Sequence[Tensor | None]) -> Tensor:
-        return self._vectors(parts, ())
-
-    def _vectors(self, parts: Sequence[Tensor | None], rows: tuple[int, ...]) -> Tensor:
-        dtype = torch_dtype(self.layout.dtype)
+    def _join(self, parts: Sequence[Tensor | None], rows: tuple[int, ...] = ()) -> Tensor:
+        dtype = torch_dtype(self.dtype)
         flat = [
             torch.zeros(*rows, size, dtype=dtype, device=self.device)
             if part is None
@@ -356,48 +318,21 @@ class TorchAutodiff(Batched):
         ]
         return torch.cat(flat, dim=-1)
 
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a tensor of outputs is like, without the memory."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Kind:
-        return cls(tensor.shape, tensor.dtype)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How a product's operand and result are laid out: as outputs of that kind, or as parameters."""
-
-    autodiff: TorchAutodiff
-    domain: _Kind | None = None
-    codomain: _Kind | None = None
-
-    def inputs(self, vector: Tensor) -> list[Tensor]:
-        if self.domain is None:
-            return self.autodiff._split(vector.detach())
-        return [vector.detach().reshape(self.domain.shape).to(self.domain.dtype)]
-
-    def result(self, parts: Sequence[Tensor | None]) -> Tensor:
-        if self.codomain is None:
-            return self.autodiff._vector(parts)
-        dtype = torch_dtype(self.autodiff.layout.dtype)
-        if parts[0] is None:
-            return torch.zeros(self.codomain.shape.numel(), dtype=dtype, device=self.autodiff.device)
+    def _flat(self, outputs: Tensor | None, size: int) -> Tensor:
+        dtype = torch_dtype(self.dtype)
+        if outputs is None:
+            return torch.zeros(size, dtype=dtype, device=self.device)
         # A copy: what a tape returns may be a constant of it.
-        return parts[0].detach().reshape(-1).to(dtype, copy=True)
+        return outputs.detach().reshape(-1).to(dtype, copy=True)
 
 
 @dataclass(frozen=True)
-class _Apply:
-    """Product from what is kept: a tape, or a graph."""
+class _Product:
+    """A product of vectors, made of one of tensors: by autograd, or from what is kept, a tape or a graph."""
 
-    form: _Form
+    inputs: Callable[[Tensor], list[Tensor]]
     multiply: Multiply
+    result: Callable[[Sequence[Tensor | None]], Tensor]
 
     def __call__(self, vector: Tensor) -> Tensor:
-        return self.form.result(self.multiply(self.form.inputs(vector)))
+        return self.result(self.multiply(self.inputs(vector.detach())))

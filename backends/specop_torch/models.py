@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_function, calling_module
-from specop.objectives.parameters import ParameterTree, by_name, checked_shapes, trained
+from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean
 from specop_torch.structures import TREES
 
@@ -50,8 +50,8 @@ class Model(Protocol):
     def modes(self) -> tuple[int, ...]:
         """Return the switches that the loss depends on."""
 
-    def tensors_of(self, tree: Any, like: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the tensors of a parameter structure in the order of `like`."""
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
+        """Return what a parameter structure holds for these names."""
 
     def structure_of(self, values: dict[str, Tensor]) -> Any:
         """Return named tensors as the user's structure."""
@@ -125,9 +125,9 @@ class ModuleModel:
         """Return which layers are in training mode."""
         return tuple(int(layer.training) for layer in self.module.modules())
 
-    def tensors_of(self, tree: Any, like: Mapping[str, Tensor]) -> list[Tensor]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the tensors of a mapping by parameter name."""
-        return checked_shapes(by_name(tree, like), _shapes(like), _shape)
+        return by_name(tree, names)
 
     def structure_of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a mapping by parameter name."""
@@ -208,21 +208,13 @@ class FunctionModel:
         """A function has no switches."""
         return ()
 
-    def tensors_of(self, tree: Any, like: Mapping[str, Tensor]) -> list[Tensor]:
+    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected leaves of a structure like params."""
-        return checked_shapes(self.tree.arrays_of(tree, like), _shapes(like), _shape)
+        return self.tree.arrays_of(tree, names)
 
     def structure_of(self, values: Mapping[str, Tensor]) -> Any:
         """Return params with the named leaves replaced."""
         return self.tree.structure({name: tensor.detach() for name, tensor in self.tree.arrays.items()} | dict(values))
-
-
-def _shape(tensor: Any) -> tuple[int, ...] | None:
-    return tuple(tensor.shape) if isinstance(tensor, Tensor) else None
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _drops_out(layer: nn.Module) -> bool:

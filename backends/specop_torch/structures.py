@@ -32,7 +32,7 @@ TREES = Trees(
     unflatten=optree.tree_unflatten,
     names=_names,
     as_array=_as_tensor,
-    length=lambda tensor: tensor.shape[0] if tensor.ndim else None,
+    shape=lambda tensor: tuple(tensor.shape) if isinstance(tensor, Tensor) else None,
     between=lambda tensor, start, stop: tensor[start:stop],
     at=lambda tensor, indices: tensor.index_select(0, torch.from_numpy(indices).to(tensor.device)),
 )

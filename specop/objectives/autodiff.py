@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
+from specop.objectives.parameters import checked_shapes
 from specop.objectives.trees import Trees
 
 __all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]
@@ -188,10 +190,61 @@ class Autodiff(Protocol):
         """
 
 
-class Batched:
-    """Base of adapters whose batches are structures of arrays."""
+class OneBatch:
+    """Base of adapters: a described model, some of its parameters as one vector, and batches that hold arrays.
 
+    Parameters
+    ----------
+    model : object
+        With the methods ``select(select, among)``, ``arrays_of(structure, names)`` and ``structure_of(values)``.
+    selected : mapping from names to arrays
+        The parameters, in the order of the vector.
+    likelihood : str or None
+        As in `Autodiff`.
+    fixed_randomness : int or None
+        Seed of every forward pass.
+    layout : callable
+        ``layout(size)``: describes a vector of that many entries.
+    """
+
+    backend: Backend
     trees: Trees
+
+    def __init__(
+        self,
+        model: Any,
+        selected: Mapping[str, Array],
+        likelihood: str | None,
+        fixed_randomness: int | None,
+        layout: Callable[[int], Layout],
+    ) -> None:
+        self.model = model
+        self.parameters = dict(selected)
+        self.likelihood = likelihood
+        self.fixed_randomness = fixed_randomness
+        self.names = tuple(selected)
+        self.shapes = tuple(self.trees.shape(array) or () for array in selected.values())
+        self.sizes = tuple(map(math.prod, self.shapes))
+        self.layout = layout(sum(self.sizes))
+
+    def restrict(self, select: Any) -> Self:
+        """Return the same for a part of the parameters selected now."""
+        chosen = self.model.select(select, among=self.parameters)
+        return type(self)(self.model, chosen, self.likelihood, self.fixed_randomness)  # type: ignore[call-arg]
+
+    def point(self) -> Array:
+        """Return the selected parameters' current values as a vector."""
+        return self._join(self._current())
+
+    def flatten(self, tree: Any) -> Array:
+        """Return a parameter structure, or a mapping by name, as a vector."""
+        found = self.model.arrays_of(tree, self.names)
+        return self._join(checked_shapes(found, dict(zip(self.names, self.shapes, strict=True)), self.trees.shape))
+
+    def unflatten(self, vector: Array) -> Any:
+        """Return a vector in the structure of the parameters: a mapping by name, or what the function takes."""
+        self.backend.check_vector(vector, self.layout, "the vector")
+        return self.model.structure_of(dict(zip(self.names, self._split(vector), strict=True)))
 
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch."""
@@ -204,3 +257,15 @@ class Batched:
     def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
         """Return the batch's samples at these places."""
         return self.trees.pick(batch, indices)
+
+    def _current(self) -> list[Array]:
+        """Return the selected parameters as the model has them now: it may hold other arrays than at first."""
+        raise NotImplementedError
+
+    def _join(self, parts: Sequence[Array]) -> Array:
+        """Return arrays of the parameters' shapes as a vector."""
+        raise NotImplementedError
+
+    def _split(self, vector: Array) -> Sequence[Array]:
+        """Return a vector as arrays of the parameters' shapes and dtypes."""
+        raise NotImplementedError

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, ParametersChangedError
 from specop.objectives.select import choose
 from specop.objectives.trees import Trees
 
-__all__ = ["ParameterTree", "by_name", "checked_shapes", "trained"]
+__all__ = ["ParameterTree", "by_name", "checked_shapes", "one_device", "trained", "unchanged"]
 
 
 class ParameterTree:
@@ -90,6 +90,36 @@ def trained(named: Mapping[str, Array], select: Any, constants: Collection[str],
             stacklevel=6,
         )
     return chosen
+
+
+def unchanged(
+    known: Mapping[str, Array], held: Mapping[str, Array], kind_of: Callable[[Array], tuple[Any, ...]]
+) -> list[Array]:
+    """Return the arrays that a model holds now, or raise ParametersChangedError unless they are of the kinds known.
+
+    Parameters
+    ----------
+    known, held : mapping from names to arrays
+        The selected parameters at first; all parameters now.
+    kind_of : callable
+        Returns what an array must keep, such as shape, dtype and device.
+    """
+    for name, array in known.items():
+        now = held.get(name)
+        if now is None or kind_of(now) != kind_of(array):
+            what = "is gone" if now is None else f"is now of {', '.join(map(str, kind_of(now)))}"
+            raise ParametersChangedError(f"parameter {name!r} {what}. Make a new objective for the changed model.")
+    return [held[name] for name in known]
+
+
+def one_device(devices: Collection[Any], remedy: str) -> Any:
+    """Return the device of a model's arrays, or raise InvalidInputError if there are several."""
+    if len(set(devices)) > 1:
+        raise InvalidInputError(
+            f"the selected parameters lie on several devices, {sorted(set(map(str, devices)))}. Select a part of the "
+            f"model that lies on one, or {remedy}."
+        )
+    return next(iter(devices))
 
 
 def by_name(structure: Any, names: Collection[str]) -> dict[str, Any]:

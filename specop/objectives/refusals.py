@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError, ParametersChangedError
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
 
 __all__ = [
     "check_samples_first",
@@ -23,9 +23,7 @@ __all__ = [
     "no_scalar",
     "not_finite",
     "not_real_outputs",
-    "parameter_changed",
     "refusing_global_draws",
-    "several_devices",
     "wrong_likelihood",
 ]
 
@@ -127,19 +125,6 @@ def not_finite(what: str, bad: Sequence[str]) -> NonFiniteError:
         else "All parameters are finite: look at the data, and for log(0), division by zero or overflow."
     )
     return NonFiniteError(f"{what}. {where}")
-
-
-def parameter_changed(name: str, now: str) -> ParametersChangedError:
-    """Error for a parameter that the model does not hold any more as it was."""
-    return ParametersChangedError(f"parameter {name!r} {now}. Make a new objective for the changed model.")
-
-
-def several_devices(devices: Sequence[Any], remedy: str) -> InvalidInputError:
-    """Error for parameters that lie on more than one device."""
-    return InvalidInputError(
-        f"the selected parameters lie on several devices, {sorted(map(str, devices))}. Select a part of the model that "
-        f"lies on one, or {remedy}."
-    )
 
 
 def dependent_samples(start: int, stop: int) -> InvalidInputError:

@@ -34,8 +34,8 @@ class Trees:
         ``names(structure)``: where the leaves are, such as ``layers.0.w``.
     as_array : callable
         ``as_array(leaf)``: the leaf as an array, or None if it is none.
-    length : callable
-        ``length(array)``: its leading dimension, or None of a scalar.
+    shape : callable
+        ``shape(array)``: a tuple of int, or None for what is no array of the framework's.
     between : callable
         ``between(array, start, stop)``: entries of the leading dimension.
     at : callable
@@ -46,7 +46,7 @@ class Trees:
     unflatten: Callable[[Any, list[Any]], Any]
     names: Callable[[Any], list[str]]
     as_array: Callable[[Any], Array | None]
-    length: Callable[[Array], int | None]
+    shape: Callable[[Any], tuple[int, ...] | None]
     between: Callable[[Array, int, int], Array]
     at: Callable[[Array, NDArray[np.intp]], Array]
 
@@ -93,7 +93,7 @@ class Trees:
 
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch: the leading dimension of its first array that has one."""
-        return next((length for length in map(self.length, self.arrays(batch)) if length is not None), 1)
+        return next((shape[0] for shape in map(self.shape, self.arrays(batch)) if shape), 1)
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
@@ -119,7 +119,7 @@ class Trees:
     def have_samples(self, arrays: list[Array]) -> list[bool]:
         """Return which of a batch's arrays have an entry for each sample."""
         count = self.count(arrays)
-        return [self.length(array) == count for array in arrays]
+        return [shape[:1] == (count,) for shape in map(self.shape, arrays) if shape is not None]
 
 
 @dataclasses.dataclass(frozen=True)
