@@ -1,6 +1,13 @@
 """JAX adapter: vectors are one-dimensional jax arrays on the parameters' device."""
 
+import jax
+
 from specop_jax.arrays import JaxBackend, backend
 from specop_jax.autodiff import make_autodiff
 
-__all__ = ["JaxBackend", "backend", "make_autodiff"]
+__all__ = ["JaxBackend", "backend", "make_autodiff", "processes"]
+
+
+def processes() -> int:
+    """Return the number of processes in the group of jax.distributed."""
+    return jax.process_count()

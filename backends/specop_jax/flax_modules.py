@@ -13,10 +13,9 @@ from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_module
-from specop.objectives.parameters import by_name
-from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples
-from specop.objectives.select import choose
-from specop_jax.models import CRITERION, Loss, real
+from specop.objectives.parameters import by_name, chosen_of
+from specop.objectives.refusals import complex_parameters, layer_in_training_mode, layer_mixes_samples
+from specop_jax.models import CRITERION, Loss, is_complex, real
 from specop_jax.structures import names_of
 
 __all__ = ["NnxModel"]
@@ -56,14 +55,20 @@ class NnxModel:
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return all floating-point parameters, or those that `select` names."""
         paths = jax.tree_util.tree_leaves_with_path(nnx.state(self.module, nnx.Param))
-        named = {name: leaf for name, (_, leaf) in zip(_names(paths), paths, strict=True) if real(leaf)}
+        held = {name: leaf for name, (_, leaf) in zip(_names(paths), paths, strict=True)}
+        named = {name: leaf for name, leaf in held.items() if real(leaf)}
+        complex_ones = {name: leaf for name, leaf in held.items() if is_complex(leaf)}
+        if among is None and select is None and complex_ones:
+            raise complex_parameters([*complex_ones])
         if not named:
             raise InvalidInputError("the module holds no floating-point nnx.Param.")
         if among is not None:
             named = {name: named[name] for name in among}
         if isinstance(select, nnx.Module):
             select = self._name_of(select)
-        return named if select is None or select == "" else {name: named[name] for name in choose(named, select)}
+        if select is None or select == "":
+            return named
+        return {name: named[name] for name in chosen_of(named, complex_ones, select)}
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the arrays of a mapping by parameter name."""

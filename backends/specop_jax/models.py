@@ -21,7 +21,7 @@ from specop.objectives.parameters import ParameterTree
 from specop.objectives.trees import Frame
 from specop_jax.structures import TREES, names_of
 
-__all__ = ["CRITERION", "Loss", "Model", "TreeModel", "equinox_model", "real"]
+__all__ = ["CRITERION", "Loss", "Model", "TreeModel", "equinox_model", "is_complex", "real"]
 
 CRITERION = "with the mean loss criterion(outputs, y)"
 """What a module lacks that comes without a criterion."""
@@ -78,7 +78,9 @@ class TreeModel:
 
     def __init__(self, calling: Calling, tree: Any, *, is_module: bool = False) -> None:
         self.is_module = is_module
-        self.tree = ParameterTree(TREES, tree, real)
+        self.tree = ParameterTree(TREES, tree, real, is_complex)
+        if not is_module:
+            _refuse_numbers(tree)
         self.loss = _TreeLoss(calling, self.tree.frame)
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
@@ -139,6 +141,21 @@ def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | N
     return TreeModel(calling, module, is_module=True)
 
 
+def _refuse_numbers(params: Any) -> None:
+    """Raise InvalidInputError if Python floats are among the parameters: jax.grad would differentiate them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, (float, complex)) and not isinstance(leaf, np.generic):
+            raise InvalidInputError(
+                f"the parameter {names_of([path])[0]!r} is the Python number {leaf!r}. Pass it as a JAX array if "
+                f"it is a parameter, and leave it to the function itself if it is a constant."
+            )
+
+
 def real(array: Any) -> bool:
     """Whether derivatives with respect to the array exist."""
     return bool(jnp.issubdtype(array.dtype, np.floating))
+
+
+def is_complex(array: Any) -> bool:
+    """Whether the array holds complex numbers."""
+    return bool(jnp.issubdtype(array.dtype, np.complexfloating))

@@ -98,7 +98,9 @@ class ModuleModel:
         real = {name: variable for name, variable in named.items() if variable.dtype.is_floating}
         if isinstance(select, tf.Module):
             select = list(select.variables)
-        return trained(real, select, self.constants(), unfreeze="Set trainable = True on their layer")
+        complex_ones = {name: variable for name, variable in named.items() if variable.dtype.is_complex}
+        unfreeze = "Set trainable = True on their layer"
+        return trained(real, select, self.constants(), complex_ones=complex_ones, unfreeze=unfreeze)
 
     def named_state(self) -> dict[str, Any]:
         """Return all variables by name."""
@@ -195,7 +197,9 @@ class FunctionModel:
             for leaf in TREES.flatten(params)[0]
         ):
             raise InvalidInputError("params must be a structure (dict, list, tuple, ...) of tensors or variables.")
-        self.tree = ParameterTree(TREES, params, lambda tensor: tensor.dtype.is_floating)
+        self.tree = ParameterTree(
+            TREES, params, lambda tensor: tensor.dtype.is_floating, lambda tensor: tensor.dtype.is_complex
+        )
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
         """Return the mean loss."""

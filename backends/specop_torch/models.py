@@ -67,8 +67,7 @@ class ModuleModel:
         reduction = getattr(criterion, "reduction", "mean")
         if reduction != "mean":
             raise no_mean(reduction, "mean")
-        # torch.compile has returned silently wrong second derivatives; the module below it is the same function.
-        self.module = getattr(module, "_orig_mod", module)
+        self.module = _unwrapped(module)
         self.check_modes = check_modes
         self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
         self._replaced = _Replaced(self.module)
@@ -110,7 +109,9 @@ class ModuleModel:
         real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
         if isinstance(select, nn.Module):
             select = list(select.parameters())
-        return trained(real, select, self.constants, unfreeze="Call requires_grad_() on them")
+        complex_ones = {name: tensor for name, tensor in named.items() if tensor.is_complex()}
+        unfreeze = "Call requires_grad_() on them"
+        return trained(real, select, self.constants, complex_ones=complex_ones, unfreeze=unfreeze)
 
     def named_state(self) -> Iterable[tuple[str, Tensor]]:
         """Yield parameters and buffers."""
@@ -171,7 +172,7 @@ class FunctionModel:
         self.calling = calling_function(function, criterion, forward)
         if not all(leaf is None or isinstance(leaf, Tensor) for leaf in TREES.flatten(params)[0]):
             raise InvalidInputError("params must be a structure (dict, list, tuple, ...) of tensors.")
-        self.tree = ParameterTree(TREES, params, Tensor.is_floating_point)
+        self.tree = ParameterTree(TREES, params, Tensor.is_floating_point, Tensor.is_complex)
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
@@ -215,6 +216,30 @@ class FunctionModel:
     def structure_of(self, values: Mapping[str, Tensor]) -> Any:
         """Return params with the named leaves replaced."""
         return self.tree.structure({name: tensor.detach() for name, tensor in self.tree.arrays.items()} | dict(values))
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module below what compiles it or spreads it over devices and processes: the same function.
+
+    torch.compile has returned silently wrong second derivatives, and the hooks of DistributedDataParallel wait for
+    other processes.
+    """
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):
+            module = module._orig_mod  # type: ignore[assignment]
+        else:
+            break
+    # By name, because importing them takes long: DTensor and FlatParameter hold a part of what they stand for.
+    sharded = [name for name, one in module.named_parameters() if type(one).__name__ in ("DTensor", "FlatParameter")]
+    if sharded:
+        raise InvalidInputError(
+            f"{len(sharded)} parameters are sharded over processes, such as {sharded[0]!r}: this one holds a part of "
+            f"each. Gather the full parameters into a plain module in one process, such as by "
+            f"torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+        )
+    return module
 
 
 def _drops_out(layer: nn.Module) -> bool:

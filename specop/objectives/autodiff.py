@@ -153,6 +153,9 @@ class Autodiff(Protocol):
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch."""
 
+    def leading(self, structure: Any) -> int | None:
+        """Return the leading dimension of the first array in a batch or a part of one, None where there is none."""
+
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
 
@@ -249,6 +252,10 @@ class OneBatch:
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch."""
         return self.trees.count(batch)
+
+    def leading(self, structure: Any) -> int | None:
+        """Return the leading dimension of the first array in a batch or a part of one, None where there is none."""
+        return self.trees.leading(structure)
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""

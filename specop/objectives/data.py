@@ -27,6 +27,8 @@ class _BatchReader(Protocol):
 
     def count(self, batch: Any) -> int: ...
 
+    def leading(self, structure: Any) -> int | None: ...
+
     def take(self, batch: Any, start: int, stop: int) -> Any: ...
 
     def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any: ...
@@ -207,9 +209,13 @@ class Batches:
         seen: list[tuple[int, ...]] = []
         weights: list[float] = []
         counts: list[int] = []
+        unequal: tuple[int, ...] | None = None
         with self._random_states_preserved():
             for batch in self._source:
                 counts.append(self._reader.count(batch))
+                lengths = self._lengths(batch) if self._weight is None and unequal is None else ()
+                if len(set(lengths)) > 1:
+                    unequal = (len(weights), *lengths)
                 weights.append(self._checked_weight(batch, len(weights)))
                 if not self._in_memory:
                     seen.append(self._reader.batch_fingerprint(batch))
@@ -222,10 +228,22 @@ class Batches:
             raise InvalidInputError("the data holds no batch. Check the length of the data set and drop_last.")
         if not sum(weights) > 0:
             raise InvalidInputError("all batches have weight zero: no loss term counts.")
+        if unequal is not None and len(weights) > 1:
+            raise InvalidInputError(
+                f"batch {unequal[0]} is a pair (x, y) whose leading dimensions are {unequal[1]} and {unequal[2]}: how "
+                f"much each batch counts in the mean over all is not known. Pass weight=lambda batch: ..., the number "
+                f"of terms in the batch's mean loss, such as len(batch[1]) where time comes first in x."
+            )
         self._kept, self._seen, self._counts, self._weights = kept, seen, counts, weights
         self._versions = [self._reader.batch_versions(batch) for batch in kept or []]
         if kept is not None:
             self._budget.reserve(self, held)
+
+    def _lengths(self, batch: Any) -> tuple[int, ...]:
+        """Return the leading dimensions of x and y of a batch (x, y), as far as they have any."""
+        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        found = [self._reader.leading(part) for part in batch] if is_pair else []
+        return tuple(length for length in found if length is not None)
 
     def _checked_weight(self, batch: Any, number: int) -> float:
         weight = self._weight_of(batch)

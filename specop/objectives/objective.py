@@ -13,6 +13,7 @@ from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
+from specop.objectives.refusals import check_processes
 
 __all__ = ["objective"]
 
@@ -29,6 +30,7 @@ def objective(
     likelihood: str | None = None,
     memory_budget: int | None = None,
     fixed_randomness: int | None = None,
+    parallel: bool | None = None,
 ) -> Objective:
     r"""Describe the mean loss of a model over data as a function of a parameter vector.
 
@@ -71,6 +73,10 @@ def objective(
     fixed_randomness : int, optional
         Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
         with batch normalization in training mode. Without it both raise.
+    parallel : bool, optional
+        What one process of several is to do (torch.distributed, jax.distributed, tf.distribute): False looks at the
+        model and the data of this process alone, and sees through DistributedDataParallel. True, the data of all
+        processes together, is not available yet. In a group of more than one process the default raises.
 
     Returns
     -------
@@ -110,12 +116,17 @@ def objective(
             f"criterion must be a function, criterion(outputs, y), or a loss object that can be called; got "
             f"{criterion!r}. Names are not looked up: pass what they stand for."
         )
+    if inspect.isclass(criterion):
+        raise InvalidInputError(
+            f"criterion is the class {criterion.__name__}: pass an object of it, {criterion.__name__}(...)."
+        )
     adapter = framework_adapter(_representative(model, params))
     if not hasattr(adapter, "make_autodiff"):
         raise InvalidInputError(
             f"{adapter.backend.name} arrays have no derivatives: pass parameters of a framework that has automatic "
             f"differentiation, or wrap your own product in specop.FunctionOperator."
         )
+    check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel)
     if data is None and params is None:
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
     if memory_budget is not None and memory_budget < 0:

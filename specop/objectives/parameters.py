@@ -8,10 +8,11 @@ from typing import Any
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, ParametersChangedError
+from specop.objectives.refusals import complex_parameters
 from specop.objectives.select import choose
 from specop.objectives.trees import Trees
 
-__all__ = ["ParameterTree", "by_name", "checked_shapes", "one_device", "trained", "unchanged"]
+__all__ = ["ParameterTree", "by_name", "checked_shapes", "chosen_of", "one_device", "trained", "unchanged"]
 
 
 class ParameterTree:
@@ -21,8 +22,8 @@ class ParameterTree:
     ----------
     trees : Trees
     structure : structure of arrays
-    is_real : callable
-        ``is_real(array)``: whether there are derivatives with respect to it.
+    is_real, is_complex : callable
+        Whether an array holds floating-point or complex numbers.
 
     Attributes
     ----------
@@ -31,12 +32,19 @@ class ParameterTree:
         Puts the structure together.
     """
 
-    def __init__(self, trees: Trees, structure: Any, is_real: Callable[[Array], bool]) -> None:
+    def __init__(
+        self,
+        trees: Trees,
+        structure: Any,
+        is_real: Callable[[Array], bool],
+        is_complex: Callable[[Array], bool],
+    ) -> None:
         arrays, self.frame = trees.take_apart(structure)
         self.arrays: dict[str, Array] = dict(zip(trees.named(structure), arrays, strict=True))
         self._trees = trees
         self._is_real = is_real
-        if not any(map(is_real, arrays)):
+        self._complex = [name for name, array in self.arrays.items() if is_complex(array)]
+        if not self._complex and not any(map(is_real, arrays)):
             raise InvalidInputError(
                 f"there is no floating-point array among the {len(trees.flatten(structure)[0])} leaves of the "
                 f"parameters. Pass a structure (dict, list, tuple, ...) of the framework's arrays, and numbers as such."
@@ -44,8 +52,13 @@ class ParameterTree:
 
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Array]:
         """Return the floating-point arrays, or those of them that `select` names."""
+        if among is None and select is None and self._complex:
+            raise complex_parameters(self._complex)
         real = {name: self.arrays[name] for name in among or self.arrays if self._is_real(self.arrays[name])}
-        return real if select is None else {name: real[name] for name in choose(real, select)}
+        if select is None:
+            return real
+        complex_ones = {name: self.arrays[name] for name in self._complex}
+        return {name: real[name] for name in chosen_of(real, complex_ones, select)}
 
     def arrays_of(self, structure: Any, names: Collection[str]) -> dict[str, Any]:
         """Return named leaves of a structure like the parameters."""
@@ -60,20 +73,33 @@ class ParameterTree:
         return self.frame.fill(values.get(name, array) for name, array in self.arrays.items())
 
 
-def trained(named: Mapping[str, Array], select: Any, constants: Collection[str], *, unfreeze: str) -> dict[str, Array]:
+def trained(
+    named: Mapping[str, Array],
+    select: Any,
+    constants: Collection[str],
+    *,
+    complex_ones: Mapping[str, Array],
+    unfreeze: str,
+) -> dict[str, Array]:
     """Return the parameters of a module that are trained, or those that `select` names; frozen ones with a warning.
 
     Parameters
     ----------
     named : mapping from names to arrays
+        Real parameters.
     select : str, array, callable, list or None
         As in `choose`.
     constants : collection of str
         Names of frozen parameters.
+    complex_ones : mapping from names to arrays
+        Complex parameters, which are refused where they are trained or named.
     unfreeze : str
         What to do with these.
     """
     if select is None:
+        moving_complex = [name for name in complex_ones if name not in constants]
+        if moving_complex:
+            raise complex_parameters(moving_complex)
         moving = {name: array for name, array in named.items() if name not in constants}
         if not moving:
             raise InvalidInputError(
@@ -81,8 +107,13 @@ def trained(named: Mapping[str, Array], select: Any, constants: Collection[str],
                 f"you want."
             )
         return moving
-    chosen = {name: named[name] for name in choose(named, select)}
+    chosen = {name: named[name] for name in chosen_of(named, complex_ones, select)}
     frozen = [name for name in chosen if name in constants]
+    if len(frozen) == len(chosen):
+        raise InvalidInputError(
+            f"all {len(frozen)} selected parameters are frozen, such as {frozen[0]!r}: the loss has no derivatives in "
+            f"them. {unfreeze}, or select others."
+        )
     if frozen:
         warnings.warn(
             f"{len(frozen)} selected parameters are frozen, such as {frozen[0]!r}: they count as constants, and their "
@@ -120,6 +151,15 @@ def one_device(devices: Collection[Any], remedy: str) -> Any:
             f"model that lies on one, or {remedy}."
         )
     return next(iter(devices))
+
+
+def chosen_of(named: Mapping[str, Array], complex_ones: Mapping[str, Array], select: Any) -> tuple[str, ...]:
+    """Return the names that `select` picks, or raise InvalidInputError if complex parameters are among them."""
+    chosen = choose({**named, **complex_ones}, select)
+    refused = [name for name in chosen if name in complex_ones]
+    if refused:
+        raise complex_parameters(refused)
+    return chosen
 
 
 def by_name(structure: Any, names: Collection[str]) -> dict[str, Any]:

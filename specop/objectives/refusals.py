@@ -12,7 +12,9 @@ import numpy as np
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
 
 __all__ = [
+    "check_processes",
     "check_samples_first",
+    "complex_parameters",
     "criterion_of_parameters",
     "dependent_samples",
     "independent",
@@ -41,6 +43,38 @@ def check_samples_first(shape: Sequence[int], count: int) -> None:
             f"the outputs have shape {tuple(shape)}, but the batch has {count} samples: which rows belong to "
             f"which sample is not known. Return outputs with the samples first, and flatten them in the criterion."
         )
+
+
+def check_processes(processes: int, parallel: bool | None) -> None:
+    """Raise InvalidInputError unless it is clear what one process of several is to do.
+
+    Parameters
+    ----------
+    processes : int
+        Number of processes, or replicas, in the framework's group.
+    parallel : bool or None
+        As the user gave it.
+    """
+    if parallel is None and processes > 1:
+        raise InvalidInputError(
+            f"this is one of {processes} processes, and its data may be a part of all. Pass parallel=False to look at "
+            f"the model and the data of this process alone, as when only the first process does it; parallel=True, all "
+            f"processes together, is not available yet."
+        )
+    if parallel:
+        raise InvalidInputError(
+            "parallel=True, the data of all processes together, is not available yet. Give one process all data, and "
+            "pass parallel=False there."
+        )
+
+
+def complex_parameters(names: Sequence[str]) -> InvalidInputError:
+    """Error for parameters that are trained and complex."""
+    return InvalidInputError(
+        f"{len(names)} parameters are complex, such as {names[0]!r}; curvature is that of real ones. Hold real and "
+        f"imaginary parts as one real array with a last dimension of 2, and make the complex one in the forward pass; "
+        f"or leave them out, as constants, by select=."
+    )
 
 
 def criterion_of_parameters() -> InvalidInputError:
@@ -89,7 +123,8 @@ def no_mean(reduction: str, mean: str) -> InvalidInputError:
     """Error for a criterion that is no mean over the batch."""
     return InvalidInputError(
         f"the criterion has reduction={reduction!r}; curvature is defined here for the mean loss. Use "
-        f"reduction={mean!r}; multiply the operator by the number of samples for the sum."
+        f"reduction={mean!r}; for the sum, multiply the operator by the number of terms that the mean divides by: "
+        f"entries of the outputs for a squared error, counted tokens for a language model, samples for classes."
     )
 
 

@@ -93,7 +93,12 @@ class Trees:
 
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch: the leading dimension of its first array that has one."""
-        return next((shape[0] for shape in map(self.shape, self.arrays(batch)) if shape), 1)
+        found = self.leading(batch)
+        return 1 if found is None else found
+
+    def leading(self, structure: Any) -> int | None:
+        """Return the leading dimension of the first array that has one, or None."""
+        return next((shape[0] for shape in map(self.shape, self.arrays(structure)) if shape), None)
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
