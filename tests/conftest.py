@@ -4,6 +4,7 @@ import importlib
 import os
 import random
 import re
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # JAX reads it when it is imported; float64 is off by default.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+# What XLA has compiled once, it compiles for no other test and no other worker of this run: models and kernels are made
+# anew in every test, and most are programs that were there before. The events that tests count come all the same.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Figures are written to files; no window is opened.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -36,6 +41,14 @@ _LIBRARIES = {
     "keras": "tensorflow",
 }
 _WORDS = re.compile("|".join(map(re.escape, _LIBRARIES)))
+
+
+def pytest_configure(config):
+    """Make the folder of compiled programs, for this process and for its workers."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 def pytest_collection_modifyitems(items):

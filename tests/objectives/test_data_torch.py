@@ -1,6 +1,5 @@
 """The data: a mean that does not depend on its batches, and batches that are the same in each pass."""
 
-import dataclasses
 from collections import UserDict
 
 import pytest
@@ -75,34 +74,21 @@ def test_weights_that_make_no_mean(weight, message):
         specop.objective(model, criterion, batch, weight=weight).loss()
 
 
-@dataclasses.dataclass
-class Batch:
-    inputs: torch.Tensor
-    target: torch.Tensor
-    note: str = "kept as it is"
+def test_a_batch_of_any_structure_with_a_model():
+    model, _, (x, y) = problem("mlp")
+    objective = specop.objective(
+        model,
+        lambda outputs, batch: F.cross_entropy(outputs, batch["target"]),
+        {"inputs": x, "target": y},
+        forward=lambda model, batch: model(batch["inputs"]),
+    )
+    close(objective.hessian().to_dense(), exact(model, F.cross_entropy, (x, y))[2])
 
 
-@pytest.mark.parametrize("kind", ["dict", "dataclass", "numpy", "list batches", "data loader"])
-def test_batches_of_any_structure(kind):
-    model, criterion, (x, y) = problem("mlp")
-    hessian = exact(model, criterion, (x, y))[2]
-    keywords = {}
-    if kind in ("dict", "dataclass"):
-        keywords["forward"] = lambda model, batch: model(read(batch, "inputs"))
-        objective_criterion = lambda outputs, batch: F.cross_entropy(outputs, read(batch, "target"))  # noqa: E731
-        data = {"inputs": x, "target": y} if kind == "dict" else Batch(x, y)
-    else:
-        objective_criterion = criterion
-        data = {
-            "numpy": (x.numpy(), y.numpy()),
-            "list batches": [[x[:4], y[:4]], [x[4:], y[4:]]],
-            "data loader": DataLoader(TensorDataset(x, y), batch_size=4),
-        }[kind]
-    close(specop.objective(model, objective_criterion, data, **keywords).hessian().to_dense(), hessian)
-
-
-def read(batch, key):
-    return batch[key] if isinstance(batch, dict) else getattr(batch, key)
+def test_a_data_loader():
+    model, criterion, batch = problem("mlp")
+    loader = DataLoader(TensorDataset(*batch), batch_size=4)
+    close(specop.objective(model, criterion, loader).hessian().to_dense(), exact(model, criterion, batch)[2])
 
 
 # --- Data that is not there twice -------------------------------------------------------------------------------------

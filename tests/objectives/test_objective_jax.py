@@ -1,6 +1,5 @@
 """Objectives on small JAX models: right answers, the model unharmed, and errors that say what to do."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -115,80 +114,6 @@ def test_fused_attention():
     close(objective.hessian().to_dense(), dense(objective, loss, batch, objective.flatten(params)), 1e-5)
 
 
-def test_select_and_restrict_give_principal_blocks():
-    loss, params, batch = problem("mlp")
-    whole = specop.objective(loss, data=batch, params=params)
-    assert whole.names == ("layers.0.b", "layers.0.w", "layers.1.w")
-    hessian = np.asarray(whole.hessian().to_dense())
-    places = {"layers.0.b": slice(0, 4), "layers.0": slice(0, 16), "*.w": slice(4, 28)}
-    for select, place in places.items():
-        block = specop.objective(loss, data=batch, params=params, select=select)
-        close(block.hessian().to_dense(), hessian[place, place])
-        close(whole.restrict(select).hessian().to_dense(), hessian[place, place])
-    for select in ([params["layers"][0]["b"]], lambda name, array: array.ndim == 1):
-        assert whole.restrict(select).names == ("layers.0.b",)
-    with pytest.raises(InvalidInputError, match=r"matches no parameter. There are: layers.0.b, layers.0.w"):
-        whole.restrict("nothing")
-
-
-def test_a_structure_times_the_operator_is_a_structure():
-    loss, params, batch = problem("mlp")
-    objective = specop.objective(loss, data=batch, params=params)
-    product = objective.hessian() @ params
-    theta = objective.flatten(params)
-    close(objective.flatten(product), dense(objective, loss, batch, theta) @ theta)
-    assert product["layers"][1]["w"].shape == (4, 3)
-    with pytest.raises(InvalidInputError, match="a structure like params"):
-        objective.flatten({"w": theta})
-
-
-def test_a_function_with_a_criterion():
-    loss, params, batch = problem("mlp")
-
-    def outputs(p, batch):
-        return jnp.tanh(batch[0] @ p["layers"][0]["w"] + p["layers"][0]["b"]) @ p["layers"][1]["w"]
-
-    objective = specop.objective(outputs, cross_entropy, split(batch, 7, 4), params=params)
-    close(objective.loss(), loss(params, batch))
-    close(objective.hessian().to_dense(), specop.objective(loss, data=batch, params=params).hessian().to_dense())
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_parameters_have_float32_vectors(dtype):
-    loss, params, batch = problem("mlp")
-    half = jax.tree.map(lambda array: array.astype(dtype), params)
-    objective = specop.objective(loss, data=batch, params=half)
-    H = objective.hessian()
-    assert H.dtype == np.float32 and H.precision == float(jnp.finfo(dtype).eps)
-    exact = specop.objective(loss, data=batch, params=jax.tree.map(lambda array: array.astype("float64"), half))
-    # Data is float64, so only the parameters' own derivatives are rounded.
-    close(H.to_dense(), exact.hessian().to_dense(), tol=10 * H.precision)
-
-
-@dataclasses.dataclass
-class Batch:
-    inputs: object
-    target: object
-    note: str = "kept as it is"
-
-
-@pytest.mark.parametrize("kind", ["dict", "dataclass", "numpy", "nested"])
-def test_batches_of_any_structure(kind):
-    loss, params, (x, y) = problem("mlp")
-    data, pair = {
-        "dict": ({"x": x, "y": y, "z": None}, lambda batch: (batch["x"], batch["y"])),
-        "dataclass": (Batch(x, np.asarray(y)), lambda batch: (batch.inputs, batch.target)),
-        "numpy": ((np.asarray(x), np.asarray(y)), lambda batch: batch),
-        "nested": (
-            ({"inner": [Batch(x, y)]},),
-            lambda batch: (batch[0]["inner"][0].inputs, batch[0]["inner"][0].target),
-        ),
-    }[kind]
-    objective = specop.objective(lambda p, batch: loss(p, pair(batch)), data=data, params=params)
-    close(objective.hessian().to_dense(), specop.objective(loss, data=(x, y), params=params).hessian().to_dense())
-    assert objective.samples == 11
-
-
 # --- What changes under an operator -----------------------------------------------------------------------------------
 
 
@@ -204,16 +129,6 @@ def test_numpy_parameters_that_change():
     with pytest.raises(ParametersChangedError, match="changed since this operator was made"):
         H @ jnp.ones(4)
     assert not np.allclose(objective.hessian().to_dense(), before)
-
-
-def test_numpy_data_that_changes():
-    loss, params, (x, y) = problem("mlp")
-    x = np.array(x)
-    H = specop.objective(loss, data=(x, y), params=params).hessian()
-    H @ jnp.ones(28)
-    x += 1
-    with pytest.raises(specop.errors.NondeterministicError, match="batch 0 was written into"):
-        H @ jnp.ones(28)
 
 
 # --- Losses that cannot be used ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import specop_torch.autodiff as module
 from specop.objectives.autodiff import HESSIAN
 from specop.testing import check_objective
 from specop_torch.tape import Tape, Untapeable
-from torch_cases import MODELS, WEIGHTS, close, exact, labels, outputs, params, principal, problem, split, spy
+from torch_cases import MODELS, WEIGHTS, close, exact, principal, problem, split, spy
 
 # --- Right answers on every path --------------------------------------------------------------------------------------
 
@@ -119,43 +119,6 @@ def test_a_wrong_tape_is_noticed_and_not_used(monkeypatch):
 
 
 # --- Functions of a structure -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("with_criterion", [True, False])
-def test_a_function_of_a_structure(with_criterion):
-    batch = (torch.randn(11, 3).double(), labels(11))
-    tree = params()
-
-    def loss(p, batch):
-        return F.cross_entropy(outputs(p, batch), batch[1])
-
-    args = (outputs, F.cross_entropy) if with_criterion else (loss, None)
-    objective = specop.objective(*args, split(batch, 7, 4), params=tree)
-    theta = objective.flatten(tree)
-    hessian = torch.autograd.functional.hessian(lambda theta: loss(objective.unflatten(theta), batch), theta)
-    assert objective.n == 27 and len(objective.names) == 3
-    close(objective.hessian().to_dense(), hessian)
-    close(objective.hessian(theta).to_dense(), hessian)
-    # A structure times the operator is a structure.
-    product = objective.hessian() @ tree
-    close(objective.flatten(product), hessian @ theta)
-    assert product["layers"][1]["w"].shape == (3, 4)
-    block = objective.restrict("layers.0.w")
-    close(block.hessian().to_dense(), principal(objective, hessian, block.names))
-
-
-def rosenbrock(x, _):
-    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-
-
-def test_rosenbrock():
-    objective = specop.objective(rosenbrock, params=torch.ones(2).double())
-    values = torch.linalg.eigvalsh(objective.hessian().to_dense())
-    assert values.tolist() == pytest.approx([0.399361, 1001.60064], rel=1e-6)
-    assert (objective.loss(), objective.samples) == (0, 1)
-    ten = specop.objective(rosenbrock, params=torch.ones(10).double()).hessian()
-    values = specop.eigsh(ten, k=10, tol=1e-8).eigenvalues
-    assert values.sum() == pytest.approx(9018) and values[[0, -1]].tolist() == pytest.approx([0.498752, 1762.84088])
 
 
 # --- Precision --------------------------------------------------------------------------------------------------------

@@ -67,6 +67,19 @@ def squared_error(outputs, targets):
     return jnp.mean((outputs - targets) ** 2)
 
 
+tanh = jnp.tanh
+
+
+def centred(x):
+    """Without the mean over samples."""
+    return x - x.mean(0)
+
+
+def swapped(x):
+    """With the last two dimensions in the other order."""
+    return x.swapaxes(-1, -2)
+
+
 def mlp(params, batch):
     w1, b1, w2, b2, w3, b3 = params
     x, _ = batch

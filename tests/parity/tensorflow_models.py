@@ -75,6 +75,19 @@ def squared_error(outputs, targets):
     return tf.reduce_mean((outputs - targets) ** 2)
 
 
+tanh = tf.tanh
+
+
+def centred(x):
+    """Without the mean over samples."""
+    return x - tf.reduce_mean(x, 0)
+
+
+def swapped(x):
+    """With the last two dimensions in the other order."""
+    return tf.linalg.matrix_transpose(x)
+
+
 def gelu(x):
     # tf.nn.gelu rounds a constant to float32, which shows in the tenth digit.
     return 0.5 * x * (1 + tf.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))

@@ -56,6 +56,19 @@ def cross_entropy(logits, labels):
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
+squared_error, tanh, binary_cross_entropy = F.mse_loss, torch.tanh, F.binary_cross_entropy_with_logits
+
+
+def centred(x):
+    """Without the mean over samples."""
+    return x - x.mean(0)
+
+
+def swapped(x):
+    """With the last two dimensions in the other order."""
+    return x.transpose(-1, -2)
+
+
 def mlp(params, batch):
     w1, b1, w2, b2, w3, b3 = params
     x, _ = batch
@@ -101,6 +114,6 @@ MODELS = {
     "mlp": (mlp, cross_entropy),
     "cnn": (cnn, cross_entropy),
     "transformer": (transformer, cross_entropy),
-    "wide and deep": (wide_and_deep, F.binary_cross_entropy_with_logits),
-    "regression": (mlp, F.mse_loss),
+    "wide and deep": (wide_and_deep, binary_cross_entropy),
+    "regression": (mlp, squared_error),
 }
