@@ -31,10 +31,10 @@ from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
 from specop_tensorflow.memory import free_memory, is_out_of_memory
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
-from specop_tensorflow.products import JacobianProduct
+from specop_tensorflow.products import Product
 from specop_tensorflow.samples import SampleRows, sample_weights
 from specop_tensorflow.structures import TREES
-from specop_tensorflow.traces import FirstOrder, Linear, Whole
+from specop_tensorflow.traces import Linear, Trace
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
 
@@ -137,14 +137,14 @@ class TensorflowAutodiff(OneBatch):
     # Derivatives
     def loss(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
         """Return the loss as a scalar."""
-        trace, inputs, _ = self._bound("gradient", FirstOrder, theta, batch)
-        (loss,) = trace.loss(*inputs)
+        trace, inputs, _ = self._bound(Trace, Derivatives.gradient, theta, batch)
+        (loss,) = trace.first(*inputs)
         return self._checked(loss, theta)
 
     def gradient(self, theta: tf.Tensor | None, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Return loss and gradient."""
-        trace, inputs, _ = self._bound("gradient", FirstOrder, theta, batch)
-        loss, gradient = trace.gradient(*inputs)
+        trace, inputs, _ = self._bound(Trace, Derivatives.gradient, theta, batch)
+        loss, gradient = trace.call(*inputs)
         return self._checked(loss, theta), gradient
 
     def output_size(self, theta: tf.Tensor | None, batch: Any) -> int:
@@ -167,9 +167,7 @@ class TensorflowAutodiff(OneBatch):
     def sample_gradients(self, theta: tf.Tensor | None, batch: Any) -> Callable[[int, int], tf.Tensor]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
         self.model.refuse_coupled_samples()
-        count = self.count(batch)
-        weighted = functools.partial(sample_weights, samples=count)
-        trace, inputs, _ = self._bound("sample weights", Whole, theta, batch, run=weighted)
+        trace, inputs, _ = self._bound(Trace, sample_weights, theta, batch)
         if trace.draws:
             raise InvalidInputError(
                 "the model draws random numbers under one fixed mask for the whole batch, so that gradients of single "
@@ -182,11 +180,8 @@ class TensorflowAutodiff(OneBatch):
         sliced = tuple(TREES.have_samples(TREES.arrays(batch)))
 
         def between(start: int, stop: int) -> tf.Tensor:
-            part, spec = weights[start:stop], tf.TensorSpec([stop - start, *weights.shape[1:]], weights.dtype)
-            some = self.take(batch, start, stop)
-            trace, inputs, _ = self._bound(
-                ("samples", sliced), Whole, theta, some, spec, run=SampleRows(sliced), operands=[part]
-            )
+            part, some = weights[start:stop], self.take(batch, start, stop)
+            trace, inputs, _ = self._bound(Trace, SampleRows(sliced), theta, some, [part], _spec(part))
             alone, rows = trace.call(*inputs)
             self._check_independent(alone, outputs[start:stop], start, stop)
             return rows
@@ -197,53 +192,29 @@ class TensorflowAutodiff(OneBatch):
         self, theta: tf.Tensor | None, batch: Any, matrix: Matrix
     ) -> tuple[Linear, list[tf.Tensor], dict[str, Any]]:
         """Return a trace of products with a matrix, what it keeps, and the variables that this reads."""
-        if matrix.kind == "hessian":
-            trace, inputs, shadows = self._bound(
-                matrix.kind, Linear, theta, batch, self._spec(), run=Derivatives.product
-            )
-            loss, *boundary = trace.before(*inputs)
-            self._checked(loss, theta)
-            return trace, boundary, shadows
-        if matrix.kind in ("jacobian", "transposed jacobian"):
-            spec = self._spec() if matrix.kind == "jacobian" else tf.TensorSpec([None], self.layout.dtype)
-            run = JacobianProduct(matrix.kind, self.count(batch), None)
-            trace, inputs, shadows = self._bound(matrix.kind, Linear, theta, batch, spec, run=run)
-            finite, *boundary = trace.before(*inputs)
-            self._check_outputs(finite, theta)
-            return trace, boundary, shadows
         if matrix.kind == "empirical fisher":
             self.model.refuse_coupled_samples()
-        if self.likelihood is None or matrix.kind == "empirical fisher":
-            return self._middle(theta, batch, matrix, None)[:3]
-        for likelihood in self._readings(self.likelihood, theta, batch):
-            made = self._middle(theta, batch, matrix, likelihood)
-            if fits(made[3].numpy(), self._rounding() ** 0.5):
-                return made[:3]
-        raise wrong_likelihood(self.likelihood, self._outputs(theta, batch).shape)
+        spec = tf.TensorSpec([None if matrix.kind == "transposed jacobian" else self.layout.n], self.layout.dtype)
+        for likelihood in self._readings(theta, batch, matrix):
+            noise = [self._noise(theta, batch, matrix, likelihood)] if matrix.kind == "sampled fisher" else []
+            specs = [tf.TensorSpec([None, None], tf.float64) for _ in noise]
+            run = Product(matrix.kind, likelihood)
+            trace, inputs, shadows = self._bound(Linear, run, theta, batch, noise, *specs, spec)
+            finite, loss, measured, *boundary = trace.before(*inputs)
+            self._check_outputs(finite, theta)
+            self._checked(loss, theta)
+            if likelihood is None or fits(measured.numpy(), self._rounding() ** 0.5):
+                return trace, boundary, shadows
+        raise wrong_likelihood(str(self.likelihood), self._outputs(theta, batch).shape)
 
-    def _readings(self, name: str, theta: tf.Tensor | None, batch: Any) -> Iterator[Likelihood]:
-        first, *_ = readings(FUNCTIONS, name, 1)
-        yield first
+    def _readings(self, theta: tf.Tensor | None, batch: Any, matrix: Matrix) -> Iterator[Any]:
+        """Yield how the outputs may be read, or None where no likelihood matters."""
+        if self.likelihood is None or matrix.kind not in ("ggn", "fisher", "sampled fisher"):
+            yield None
+            return
+        yield from readings(FUNCTIONS, self.likelihood, 1)
         # How many dimensions there are takes another trace, so nobody asks before it matters.
-        yield from readings(FUNCTIONS, name, self._outputs(theta, batch).shape.rank)[1:]
-
-    def _middle(
-        self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood | None
-    ) -> tuple[Linear, list[tf.Tensor], dict[str, Any], tf.Tensor]:
-        """Return the same for J'M J, and what tells whether M is that of the likelihood."""
-        noise, specs = [], []
-        if matrix.kind == "sampled fisher":
-            assert likelihood is not None
-            noise.append(self._noise(theta, batch, matrix, likelihood))
-            specs.append(tf.TensorSpec([None, None], tf.float64))
-        run = JacobianProduct(matrix.kind, self.count(batch), likelihood)
-        trace, inputs, shadows = self._bound(
-            (matrix.kind, likelihood), Linear, theta, batch, *specs, self._spec(), run=run, operands=noise
-        )
-        finite, loss, measured, *boundary = trace.before(*inputs)
-        self._check_outputs(finite, theta)
-        self._checked(loss, theta)
-        return trace, boundary, shadows, measured
+        yield from readings(FUNCTIONS, self.likelihood, self._outputs(theta, batch).shape.rank)[1:]
 
     def _noise(self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood) -> tf.Tensor:
         shape = self._outputs(theta, batch).shape
@@ -254,7 +225,7 @@ class TensorflowAutodiff(OneBatch):
             return tf.convert_to_tensor(label_noise(likelihood.name, matrix, self.count(batch), terms))
 
     def _outputs(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
-        trace, inputs, _ = self._bound("outputs", Whole, theta, batch, run=Derivatives.outputs)
+        trace, inputs, _ = self._bound(Trace, Derivatives.outputs, theta, batch)
         (outputs,) = trace.call(*inputs)
         self._check_outputs(tf.reduce_all(tf.math.is_finite(outputs)), theta)
         return outputs
@@ -262,44 +233,39 @@ class TensorflowAutodiff(OneBatch):
     def _derivatives(self, selected: Mapping[str, Any]) -> Derivatives:
         return Derivatives(self.model, selected, self.layout.dtype)
 
-    def _spec(self) -> tf.TensorSpec:
-        return tf.TensorSpec([self.layout.n], self.layout.dtype)
-
     def _bound(
         self,
-        key: Any,
         kind: Any,
+        run: Callable[..., Any],
         theta: tf.Tensor | None,
         batch: Any,
-        *rest: tf.TensorSpec,
-        run: Callable[..., Any] = Derivatives.gradient,
         operands: Sequence[tf.Tensor] = (),
+        *rest: tf.TensorSpec,
     ) -> tuple[Any, list[Any], dict[str, Any]]:
         """Return the trace for this batch, its inputs, and the variables that stand in for the model's own at theta.
 
         Parameters
         ----------
-        key : hashable
-            Stands for `kind` and `run`.
         kind : type
-            Of the trace.
+            `Trace` or `Linear`.
+        run : callable
+            ``run(derivatives, values, batch, *arguments)`` is what is traced; hashable, and equal only to what computes
+            the same.
         theta, batch
             To be evaluated at.
-        *rest : tf.TensorSpec
-            Of further arguments of `run`.
-        run : callable
-            ``run(derivatives, values, batch, *arguments)`` is what is traced.
         operands : sequence of tf.Tensor
             The further arguments, a vector apart.
+        *rest : tf.TensorSpec
+            Of all further arguments.
         """
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
         arrays, frame = TREES.take_apart(self.prepare(batch))
-        specs = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
+        specs = [_spec(array) for array in arrays]
         current = dict(zip(self.names, self._current(), strict=True))
         values = {} if theta is None else self._derivatives(current).split(theta)
         reads = self.model.reads_variables
         points = {} if reads else {**self.model.named_state(), **values}
-        key = (key, frame, *specs, self.model.constants(), tuple(map(id, current.values())))
+        key = (kind, run, frame, *specs, self.model.constants(), tuple(map(id, current.values())))
         if key not in self._traces:
             derivatives = self._derivatives(current)
             traced = functools.partial(run, derivatives)
@@ -345,3 +311,7 @@ class TensorflowAutodiff(OneBatch):
             state |= dict(zip(self.names, self._split(theta), strict=True))
         real = {name: tensor for name, tensor in state.items() if tensor.dtype.is_floating}
         return not_finite(what, [name for name, one in real.items() if not tf.reduce_all(tf.math.is_finite(one))])
+
+
+def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)

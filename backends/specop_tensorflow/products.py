@@ -1,4 +1,4 @@
-"""Products with matrices made of the Jacobian of the outputs, as they are traced."""
+"""Products with matrices of one batch, as they are traced."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import FUNCTIONS
 from specop_tensorflow.missing_derivatives import refusing_first_order
 from specop_tensorflow.outputs import output_gradient, output_hessian
+from specop_tensorflow.structures import TREES
 
-__all__ = ["JacobianProduct"]
+__all__ = ["Product"]
 
 
 @dataclass(frozen=True)
-class JacobianProduct:
-    """J v, J'u or J'M J v for the Jacobian J of a batch's outputs.
+class Product:
+    """H v, or J v, J'u or J'M J v for the Jacobian J of a batch's outputs.
 
     Parameters
     ----------
     kind : str
         As that of `specop.objectives.Matrix`.
-    samples : int
-        In the batch.
     likelihood : Likelihood, optional
         That the criterion is claimed to be of.
     """
 
     kind: str
-    samples: int
     likelihood: Likelihood | None
 
     def __call__(
@@ -42,9 +40,13 @@ class JacobianProduct:
     ) -> tuple[tf.Tensor, ...]:
         """Return whether the outputs are finite, the loss, what tells whether the likelihood fits, and the product.
 
-        Operands are the random numbers of a sampled Fisher matrix, and the vector. Of a Jacobian nothing but the
-        outputs is looked at.
+        Operands are the random numbers of a sampled Fisher matrix, and the vector. What a matrix does not depend on
+        is not looked at.
         """
+        fine, zero, measured = tf.constant(True), tf.zeros([], derivatives.dtype), tf.zeros([3], tf.float64)
+        if self.kind == "hessian":
+            loss, product = derivatives.product(values, batch, *operands)
+            return fine, loss, measured, product
         *noise, vector = operands
         sources = derivatives.sources(values)
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
@@ -73,28 +75,28 @@ class JacobianProduct:
         finite = tf.reduce_all(tf.math.is_finite(outputs))
         if self.kind == "transposed jacobian":
             u = tf.cast(tf.reshape(vector, tf.shape(outputs)), outputs.dtype)
-            return finite, derivatives.vector(pull(tf.ensure_shape(u, outputs.shape)))
+            return finite, zero, measured, derivatives.vector(pull(tf.ensure_shape(u, outputs.shape)))
         if self.kind == "jacobian":
-            return finite, tf.reshape(tf.cast(push(vector), derivatives.dtype), [-1])
-        loss, measured, multiply = self._middle(derivatives, values, batch, tf.stop_gradient(outputs), *noise)
+            return finite, zero, measured, tf.reshape(tf.cast(push(vector), derivatives.dtype), [-1])
+        loss, found, multiply = self._middle(derivatives, values, batch, tf.stop_gradient(outputs), *noise)
+        measured = measured if found is None else tf.stack(found)
         return finite, loss, measured, derivatives.vector(pull(multiply(push(vector))))
 
     def _middle(
         self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, z: tf.Tensor, *noise: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    ) -> tuple[tf.Tensor, Any, Callable[[tf.Tensor], tf.Tensor]]:
         """Return the loss, what `fits` looks at, and u -> M u."""
         criterion = derivatives.criterion(values, batch)
         curvature = functools.partial(output_hessian, criterion)
         loss, gradient = output_gradient(criterion, z)
-        measured = tf.zeros([3], tf.float64)
         if self.kind == "empirical fisher":
-            check_samples_first(z.shape, self.samples)
-            return loss, measured, by_sample(FUNCTIONS, gradient, z.shape.rank)
-        if self.likelihood is not None:
-            weights, found = self.likelihood.terms(curvature, z)
-            measured = tf.stack(found)
-            if self.kind == "fisher":
-                return loss, measured, self.likelihood.information(z, weights)
-            if self.kind == "sampled fisher":
-                return loss, measured, self.likelihood.sampled(z, weights, *noise)
-        return loss, measured, curvature(z)
+            check_samples_first(z.shape, TREES.count(batch))
+            return loss, None, by_sample(FUNCTIONS, gradient, z.shape.rank)
+        if self.likelihood is None:
+            return loss, None, curvature(z)
+        weights, measured = self.likelihood.terms(curvature, z)
+        if self.kind == "ggn":
+            return loss, measured, curvature(z)
+        if self.kind == "fisher":
+            return loss, measured, self.likelihood.information(z, weights)
+        return loss, measured, self.likelihood.sampled(z, weights, *noise)

@@ -22,11 +22,11 @@ __all__ = ["SampleRows", "sample_weights"]
 
 
 def sample_weights(
-    derivatives: Derivatives, values: Mapping[str, Any], batch: Any, samples: int
+    derivatives: Derivatives, values: Mapping[str, Any], batch: Any
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return whether the outputs are finite, the loss, the outputs z, and r."""
     outputs = derivatives.outputs(values, batch)
-    check_samples_first(outputs.shape, samples)
+    check_samples_first(outputs.shape, TREES.count(batch))
     loss, gradient = output_gradient(derivatives.criterion(values, batch), outputs)
     return tf.reduce_all(tf.math.is_finite(outputs)), loss, outputs, gradient
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,13 @@ from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
 from specop_tensorflow.missing_derivatives import differentiable_moments, refuse_assumed_zeros
 
-__all__ = ["FirstOrder", "Linear", "Whole"]
+__all__ = ["Linear", "Trace"]
 
 Functions = Callable[..., list[tf.Tensor]]
 Batch = tuple[list[tf.TensorSpec], Frame]
 
 
-class _Trace:
+class Trace:
     """A traced function and its inputs.
 
     Parameters
@@ -88,6 +89,16 @@ class _Trace:
                     f"derivative would lack that part. Use the parameters that the function is called with."
                 )
 
+    @functools.cached_property
+    def call(self) -> Functions:
+        """The compiled function, ``call(*inputs) -> [outputs]``."""
+        return self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
+
+    @functools.cached_property
+    def first(self) -> Functions:
+        """The same for the first output alone."""
+        return self.graph.function(self.graph.inputs, self.graph.outputs[:1], asserting=True)
+
     @property
     def draws(self) -> bool:
         """Whether the forward pass draws random numbers, under our own seed."""
@@ -111,42 +122,7 @@ class _Trace:
         return [*points, *arrays, *operands, *captured]
 
 
-class Whole(_Trace):
-    """A function as it is.
-
-    Attributes
-    ----------
-    call : callable
-        ``call(*inputs) -> [outputs]``.
-    """
-
-    def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any, *rest: Any
-    ) -> None:
-        super().__init__(derivatives, points, batch, seed, run, *rest)
-        self.call: Functions = self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
-
-
-class FirstOrder(_Trace):
-    """Loss and gradient.
-
-    Attributes
-    ----------
-    loss : callable
-        ``loss(*inputs) -> [loss]``.
-    gradient : callable
-        ``gradient(*inputs) -> [loss, gradient]``.
-    """
-
-    def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any
-    ) -> None:
-        super().__init__(derivatives, points, batch, seed, run)
-        self.loss: Functions = self.graph.function(self.graph.inputs, self.graph.outputs[:1], asserting=True)
-        self.gradient: Functions = self.graph.function(self.graph.inputs, self.graph.outputs, asserting=True)
-
-
-class Linear(_Trace):
+class Linear(Trace):
     """Products with a matrix, cut at what does not depend on the vector.
 
     Parameters
@@ -162,10 +138,8 @@ class Linear(_Trace):
         ``after(*boundary, vector) -> [product]``.
     """
 
-    def __init__(
-        self, derivatives: Derivatives, points: Mapping[str, Any], batch: Batch, seed: int | None, run: Any, *rest: Any
-    ) -> None:
-        super().__init__(derivatives, points, batch, seed, run, *rest)
+    def __init__(self, derivatives: Derivatives, points: Mapping[str, Any], *arguments: Any) -> None:
+        super().__init__(derivatives, points, *arguments)
         given = self.graph.inputs[: len(points)]
         refuse_assumed_zeros(self.graph, [*given, *(self.graph.handles[place] for place in self._places.values())])
         position = len(self.graph.inputs) - len(self.graph.captured) - 1

@@ -198,7 +198,7 @@ def test_samples_that_depend_on_each_other_are_refused():
 
 BAD = {
     "no outputs": (lambda w, batch: tf.reduce_sum(w), None, "without a criterion"),
-    "several outputs": (lambda w, batch: (w, w), lambda z, y: tf.reduce_sum(z[0]), "one real tensor, got tuple"),
+    "several outputs": (lambda w, batch: (w, w), lambda z, y: tf.reduce_sum(z[0]), "one real array, got tuple"),
     "constant criterion": (lambda w, batch: batch[0] @ w, lambda z, y: tf.constant(1.0), "does not depend on the out"),
     "constant outputs": (lambda w, batch: batch[0], cross_entropy, "does not depend on any of the 1 selected"),
     "flattened": (lambda w, batch: tf.reshape(batch[0] @ w, [-1]), lambda z, y: tf.reduce_sum(z**2), r"shape \(33,\)"),
