@@ -76,7 +76,7 @@ def analyse(quick: bool) -> Answer:
     k = 3 if quick else 9
     of_hessian = specop.eigsh(H, k=k, which="LA")
     found = {"Hessian": H}
-    found |= {f"{kind} Fisher": objective.fisher(kind) for kind in ("exact", "mc", "empirical")}
+    found |= {f"{kind} Fisher": objective.fisher(kind=kind) for kind in ("exact", "mc", "empirical")}
     matrices = {}
     for name, A in found.items():
         eigen = of_hessian if A is H else specop.eigsh(A, k=k, which="LA")

@@ -258,7 +258,7 @@ def reference(model, criterion, batch):
 def operator(objective, kind, theta=None):
     if kind in ("hessian", "ggn", "jacobian", "gradient_covariance", "finite_difference_hessian"):
         return getattr(objective, kind)(theta)
-    return objective.fisher("exact" if kind == "fisher" else kind, theta, seed=3, samples=2)
+    return objective.fisher(theta, kind="exact" if kind == "fisher" else kind, seed=3, draws=2)
 
 
 class Cube(torch.autograd.Function):

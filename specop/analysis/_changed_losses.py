@@ -7,10 +7,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
-from specop.objectives.inverse_products import checked_damping, curvature_matrix
 from specop.objectives.mean import Objective
 from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
+from specop.solvers.operands import checked_damping
 
 __all__ = ["ChangedLoss", "check_same_point", "check_separable", "check_some_stay"]
 
@@ -79,9 +79,9 @@ class ChangedLoss:
     def hessian(self, theta: Array | None = None) -> LinearOperator:
         """Return the matrix that stands for the second derivatives; without a point, at the model's own."""
         (_, first), *others = self.parts
-        total: LinearOperator = curvature_matrix(first, self.matrix, theta)
+        total: LinearOperator = first.matrix(self.matrix, theta)
         for weight, part in others:
-            total = total + weight * curvature_matrix(part, self.matrix, theta)
+            total = total + weight * part.matrix(self.matrix, theta)
         return total + self.damping * identity_like(total) if self.damping else total
 
 

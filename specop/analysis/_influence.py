@@ -14,12 +14,12 @@ from specop.analysis._leave_one_out import leave_one_out
 from specop.analysis._many_solves import ManySolves
 from specop.arrays.backend import Array, Backend, backend_of, shape_of
 from specop.errors import InvalidInputError
-from specop.objectives.inverse_products import checked_damping
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.influence import InfluenceResult
 from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.result import versions
+from specop.solvers.operands import checked_damping
 
 __all__ = ["influence"]
 

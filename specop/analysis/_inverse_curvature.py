@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import DomainError, InvalidInputError
-from specop.objectives.inverse_products import checked_damping, curvature_matrix
 from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict
 from specop.solvers.decompositions import decomposed
+from specop.solvers.operands import checked_damping
 from specop.solvers.solve import solve
 from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
 from specop.spectral.diagonal import diagonal
@@ -103,7 +103,7 @@ def inverse_curvature(
         return _of_rows(_sample_gradients(objective, theta, left), backend_of(theta), damping, blocks)
     if blocks is not None:
         raise InvalidInputError(f"blocks= belongs to matrix={_ROWS!r}, got matrix={matrix!r}.")
-    curvature = curvature_matrix(objective, matrix, theta)
+    curvature = objective.matrix(matrix, theta)
     if len(left) > _DENSE:
         raise InvalidInputError(
             f"matrix={matrix!r} is inverted as a dense matrix, for at most {_DENSE} weights; there are {len(left)}. "
@@ -122,7 +122,7 @@ def curvature_diagonal(
             total += _squares(backend, block)
             samples += backend.shape(block)[0]
         return total / samples, 0
-    restricted = restrict(curvature_matrix(objective, matrix, theta), left)
+    restricted = restrict(objective.matrix(matrix, theta), left)
     found = diagonal(restricted, method="exact")
     (entries,) = backend_of(theta).to_host(found.x)
     lowest = int(np.argmin(entries))

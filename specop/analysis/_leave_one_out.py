@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
-from specop.objectives.inverse_products import checked_damping
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.solve import SolveResult
+from specop.solvers.operands import checked_damping
 from specop.solvers.solve import solve
 
 __all__ = ["leave_one_out"]

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.objectives.inverse_products import curvature_matrix
 from specop.objectives.mean import Objective
 from specop.operators.explicit import DenseOperator
 from specop.operators.identity import identity_like
@@ -55,7 +54,7 @@ class ManySolves:
         self.matvecs, self.converged, self.message = 0, True, "converged"
         self._dense = None
         if options.keys() <= {"rtol", "atol"} and objective.n <= min(_LARGEST, _EACH * count):
-            operator = curvature_matrix(objective, matrix)
+            operator = objective.matrix(matrix)
             damped = operator + damping * identity_like(operator) if damping else operator
             self._dense = DenseOperator(damped.to_dense(), is_symmetric=True)
             self._inverse = inverse(self._dense)

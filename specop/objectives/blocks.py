@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,8 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
-from specop.objectives.curvature import CurvatureOperator
-from specop.objectives.products import Multiply, accumulate
-from specop.operators.operator import Composite
+from specop.objectives.products import Multiply, Products, accumulate
+from specop.operators.operator import Composite, LinearOperator
 
 __all__ = ["BlockDiagonalOperator", "CouplingOperator"]
 
@@ -22,17 +22,26 @@ __all__ = ["BlockDiagonalOperator", "CouplingOperator"]
 class BlockDiagonalOperator(Composite):
     """Diagonal blocks of a curvature matrix; made by `CurvatureOperator.block_diagonal`.
 
+    Parameters
+    ----------
+    operator : LinearOperator
+        The whole matrix.
+    products : Products
+        What multiplies by it.
+    blocks : sequence of selections, optional
+        Disjoint parts that cover all parameters; default: one for each module.
+
     Attributes
     ----------
     names : tuple of tuple of str
         The parameters of each block.
     """
 
-    def __init__(self, operator: CurvatureOperator, blocks: Sequence[Any] | None) -> None:
+    def __init__(self, operator: LinearOperator, products: Products, blocks: Sequence[Any] | None) -> None:
         super().__init__((operator,), operator.domain, operator.codomain, is_symmetric=True, is_psd=operator.is_psd)
-        autodiff = operator.products.autodiff
+        autodiff = products.point.autodiff
         self.names = _by_module(autodiff.names) if blocks is None else _selected(autodiff, blocks)
-        self._products = operator.products
+        self._products = products
         self._slices = [_slices(autodiff, names) for names in self.names]
         self._indices = [_indices(slices) for slices in self._slices]
 
@@ -40,6 +49,12 @@ class BlockDiagonalOperator(Composite):
         if self._products.matrix.kind == "empirical fisher":
             return self._products.over_samples(x, self._add_samples)
         return self._products.combined(x, self._multiply)
+
+    @contextmanager
+    def _brief_session(self) -> Iterator[None]:
+        # Gradients of samples run the model, whatever linearizations are held.
+        with self.session():
+            yield
 
     def _multiply(self, multiply: Multiply, x: Array) -> Array:
         """Return the sum over blocks of P P' A P P' x, with the columns of P in the block."""
@@ -67,10 +82,19 @@ class BlockDiagonalOperator(Composite):
 
 
 class CouplingOperator(Composite):
-    """Block of a curvature matrix between two parts; made by `CurvatureOperator.coupling`."""
+    """Block of a curvature matrix between two parts; made by `CurvatureOperator.coupling`.
 
-    def __init__(self, operator: CurvatureOperator, rows: Any, columns: Any) -> None:
-        autodiff = operator.products.autodiff
+    Parameters
+    ----------
+    operator : LinearOperator
+        The whole matrix.
+    autodiff : Autodiff
+        Of its model.
+    rows, columns : str, list, module or callable
+        Selections of parameters.
+    """
+
+    def __init__(self, operator: LinearOperator, autodiff: Autodiff, rows: Any, columns: Any) -> None:
         self._rows, self._columns = (
             _indices(_slices(autodiff, autodiff.restrict(select).names)) for select in (rows, columns)
         )

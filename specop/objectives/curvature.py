@@ -1,21 +1,21 @@
-"""Curvature operators: matrices of a mean loss over a data set, made by the methods of `Objective`."""
+"""Curvature operators: symmetric matrices of a mean loss at one point, made by the methods of `Objective`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.arrays.layout import Layout
-from specop.objectives.autodiff import Autodiff
-from specop.objectives.products import JacobianProducts, Plan, Products
+from specop.errors import ParametersChangedError
+from specop.objectives.blocks import BlockDiagonalOperator, CouplingOperator
+from specop.objectives.point import Point
+from specop.objectives.products import Plan, Products
 from specop.operators.operator import Composite, LinearOperator
 
-__all__ = ["CurvatureOperator", "GradientCovariance", "JacobianOperator", "Watched"]
-
-Unchanged = Callable[[], AbstractContextManager[None]]
+__all__ = ["CurvatureOperator", "GradientCovariance", "Watched"]
 
 
 class Watched(LinearOperator):
@@ -23,17 +23,25 @@ class Watched(LinearOperator):
 
     Parameters
     ----------
-    autodiff : Autodiff
-    unchanged : callable
-        Returns a context manager that raises ParametersChangedError unless the model stays where it was.
+    point : Point
+        The domain's vectors are parameters there.
+    *products : Products
+        What multiplies, if linearizations are held.
+    codomain : Layout, optional
+        Of products; default: that of the parameters.
+    **facts : bool or None
+        What is known of the matrix.
+
+    Attributes
+    ----------
+    point : Point
+    products : tuple of Products
     """
 
-    def __init__(
-        self, autodiff: Autodiff, unchanged: Unchanged, codomain: Layout | None = None, **facts: bool | None
-    ) -> None:
-        super().__init__(autodiff.backend, autodiff.layout, codomain, **facts)
-        self._autodiff = autodiff
-        self._unchanged = unchanged
+    def __init__(self, point: Point, *products: Products, codomain: Layout | None = None, **facts: bool | None) -> None:
+        super().__init__(point.backend, point.autodiff.layout, codomain, **facts)
+        self.point = point
+        self.products = products
         self._is_watched = False
 
     @contextmanager
@@ -41,19 +49,40 @@ class Watched(LinearOperator):
         if self._is_watched:
             yield
             return
-        with self._unchanged():
-            self._is_watched = True
-            try:
+        try:
+            with self.point.unchanged():
+                self._is_watched = True
+                try:
+                    yield
+                finally:
+                    self._is_watched = False
+        except ParametersChangedError:
+            # What was linearized meanwhile may be of another point.
+            for products in self.products:
+                products.release()
+            raise
+
+    @contextmanager
+    def _brief_session(self) -> Iterator[None]:
+        if self._is_watched or not (self.products and all(products.are_settled for products in self.products)):
+            with self.session():
                 yield
-            finally:
-                self._is_watched = False
+            return
+        # Nothing of the user's runs: one look, at the end, sees what two would.
+        with self.point.autodiff.preserved():
+            yield
+        self.point.check()
 
     @property
     def precision(self) -> float:
-        return self._autodiff.precision
+        return self.point.autodiff.precision
+
+    @property
+    def samples(self) -> int:
+        return self.point.data.samples
 
     def flatten(self, tree: Any) -> Array:
-        return self._autodiff.flatten(tree)
+        return self.point.autodiff.flatten(tree)
 
 
 class CurvatureOperator(Watched):
@@ -62,32 +91,21 @@ class CurvatureOperator(Watched):
     Parameters
     ----------
     products : Products
-    unchanged : callable
-        Returns a context manager that raises ParametersChangedError unless the model stays where it was.
+        With the matrix, at the point where the operator belongs.
     is_psd : bool, optional
-        What is known of the matrix.
+        Whether the matrix is positive semidefinite; None for unknown.
     """
 
-    def __init__(self, products: Products, unchanged: Unchanged, is_psd: bool | None = None) -> None:
-        super().__init__(products.autodiff, unchanged, is_symmetric=True, is_psd=is_psd)
-        self._products = products
+    def __init__(self, products: Products, is_psd: bool | None = None) -> None:
+        super().__init__(products.point, products, is_symmetric=True, is_psd=is_psd)
 
     def _matvec(self, x: Array) -> Array:
-        return self._products(x)
-
-    @property
-    def samples(self) -> int:
-        return self._products.data.samples
-
-    @property
-    def products(self) -> Products:
-        """What multiplies, for operators made of this one."""
-        return self._products
+        return self.products[0](x)
 
     def plan(self) -> Plan:
         """Return how products are computed; batches that are not linearized yet are, within the memory budget."""
         with self.session():
-            return self._products.plan(probes.rademacher(self.backend, self.domain, 0, 0))
+            return self.products[0].plan(probes.rademacher(self.backend, self.domain, 0, 0))
 
     def block_diagonal(self, blocks: Sequence[Any] | None = None) -> LinearOperator:
         """Return the matrix without what couples different blocks of parameters.
@@ -103,9 +121,7 @@ class CurvatureOperator(Watched):
         A product with K blocks costs K products with this operator on shared linearizations, in one pass over the data.
         Of an empirical Fisher matrix it costs the samples' gradients once, for any K.
         """
-        from specop.objectives.blocks import BlockDiagonalOperator
-
-        return BlockDiagonalOperator(self, blocks)
+        return BlockDiagonalOperator(self, self.products[0], blocks)
 
     def coupling(self, rows: Any, columns: Any) -> LinearOperator:
         """Return the rectangular block that couples two parts of the parameters, such as two layers.
@@ -120,12 +136,10 @@ class CurvatureOperator(Watched):
         A product costs one with this operator: restrict the objective to the two parts first where they are a small
         part of the model.
         """
-        from specop.objectives.blocks import CouplingOperator
-
-        return CouplingOperator(self, rows, columns)
+        return CouplingOperator(self, self.point.autodiff, rows, columns)
 
     def unflatten(self, vector: Array) -> Any:
-        return self._autodiff.unflatten(vector)
+        return self.point.autodiff.unflatten(vector)
 
 
 class GradientCovariance(Composite):
@@ -138,29 +152,3 @@ class GradientCovariance(Composite):
     def _matvec(self, x: Array) -> Array:
         (along,) = self.backend.to_host(self.backend.dot(self.gradient, x))
         return self.backend.axpy_(self.parts[0]._matvec(x), -float(along), self.gradient)
-
-
-class JacobianOperator(Watched):
-    """Jacobian of all outputs of an objective at one point, outputs x parameters.
-
-    Parameters
-    ----------
-    products : JacobianProducts
-        With the Jacobian; its ``transposed`` is set.
-    unchanged : callable
-        As for `CurvatureOperator`.
-    """
-
-    def __init__(self, products: JacobianProducts, unchanged: Unchanged) -> None:
-        super().__init__(products.autodiff, unchanged, products.outputs)
-        self._products = products
-
-    def _matvec(self, x: Array) -> Array:
-        return self._products(x)
-
-    def _rmatvec(self, y: Array) -> Array:
-        return self._products.transposed(y)
-
-    @property
-    def samples(self) -> int:
-        return self._products.data.samples

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
-from specop.objectives.autodiff import Autodiff
 from specop.objectives.curvature import Watched
-from specop.objectives.data import Batches
+from specop.objectives.loss import mean_gradient
+from specop.objectives.point import Point
 
 __all__ = ["DifferenceOperator"]
 
@@ -23,14 +22,8 @@ class DifferenceOperator(Watched):
 
     Parameters
     ----------
-    autodiff : Autodiff
-    data : Batches
-    gradient : callable
-        ``gradient(theta)`` over all data.
-    theta : native vector
-        The point.
-    unchanged : callable
-        Returns a context manager that raises ParametersChangedError unless the model stays where it was.
+    point : Point
+        Where the matrix belongs.
 
     Attributes
     ----------
@@ -38,27 +31,14 @@ class DifferenceOperator(Watched):
         Length of the step in parameter space.
     """
 
-    def __init__(
-        self,
-        autodiff: Autodiff,
-        data: Batches,
-        gradient: Callable[[Array], Array],
-        theta: Array,
-        unchanged: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        super().__init__(autodiff, unchanged, is_symmetric=True)
-        self._data = data
-        self._gradient = gradient
-        self._theta = theta
+    def __init__(self, point: Point) -> None:
+        super().__init__(point, is_symmetric=True)
+        self._theta = point.autodiff.point() if point.theta is None else point.theta
         self.step, self._error = self._best_step()
 
     @property
     def precision(self) -> float:
-        return max(self._error, self._autodiff.precision)
-
-    @property
-    def samples(self) -> int:
-        return self._data.samples
+        return max(self._error, super().precision)
 
     def _matvec(self, x: Array) -> Array:
         return self._difference(x, self.step)
@@ -67,9 +47,12 @@ class DifferenceOperator(Watched):
         (length,) = self.backend.to_host(self.backend.norm(x))
         if length == 0:
             return self.backend.copy(x)
-        ahead = self._gradient(self.backend.axpy_(self.backend.copy(self._theta), step / float(length), x))
-        behind = self._gradient(self.backend.axpy_(self.backend.copy(self._theta), -step / float(length), x))
+        ahead, behind = (self._gradient(sign * step / float(length), x) for sign in (1, -1))
         return self.backend.scale_(self.backend.axpy_(ahead, -1.0, behind), float(length) / (2 * step))
+
+    def _gradient(self, step: float, x: Array) -> Array:
+        theta = self.backend.axpy_(self.backend.copy(self._theta), step, x)
+        return mean_gradient(replace(self.point, theta=theta))
 
     def _best_step(self) -> tuple[float, float]:
         """Return the step that agrees best with those around it, and by how much they differ.

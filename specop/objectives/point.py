@@ -1,74 +1,84 @@
-"""Whether the model and its data are still as they were."""
+"""Point: a model, its data, what memory they may take, and the parameters that they are looked at with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, Backend
+from specop.arrays.memory import MemoryBudget
 from specop.errors import ParametersChangedError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
 
-__all__ = ["Point", "unchanged"]
+__all__ = ["Point"]
 
 
+@dataclass(frozen=True, eq=False)
 class Point:
-    """Where an operator belongs: the parameters that were given, or the model's own, and all that must stay.
-
-    Parameters
-    ----------
-    autodiff : Autodiff
-    data : Batches
-    theta : native vector or None
-        None for the model's parameters.
+    """Where a matrix of a mean loss belongs; made by `Point.of`.
 
     Attributes
     ----------
-    theta : native vector or None
-        A copy.
-    fingerprint : object
-        Of all that must stay; comparable.
-    """
-
-    def __init__(self, autodiff: Autodiff, data: Batches, theta: Array | None) -> None:
-        self._autodiff, self._data, self._fixed = autodiff, data, theta is not None
-        self.theta = None if theta is None else autodiff.backend.copy(theta)
-        self.fingerprint = autodiff.fingerprint(fixed=self._fixed)
-
-    def unchanged(self) -> AbstractContextManager[None]:
-        """Return a context that raises ParametersChangedError unless the model is there, at entry and exit."""
-        return unchanged(self._autodiff, self._data, since=self.fingerprint, fixed=self._fixed)
-
-
-@contextmanager
-def unchanged(autodiff: Autodiff, data: Batches, *, since: Any = None, fixed: bool = False) -> Iterator[None]:
-    """Raise ParametersChangedError unless the model is at a fingerprint, by default its present one, at entry and exit.
-
-    Parameters
-    ----------
     autodiff : Autodiff
+        Derivatives of the model for one batch.
     data : Batches
-        Which must stay too.
-    since : object, optional
-        The fingerprint.
-    fixed : bool
-        Whether the selected parameters may change, because theta is given.
+        What the loss is the mean over.
+    budget : MemoryBudget
+        What batches and linearizations may take.
+    theta : native vector or None
+        The selected parameters; None for those that the model has.
+    fingerprint : object
+        Of all that must stay as it is; comparable.
     """
-    found = autodiff.fingerprint(fixed=fixed)
-    if since is not None and found != since:
-        raise ParametersChangedError(
-            "the model's parameters, buffers or modes have changed since this operator was made, so its products "
-            "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
-            "with objective.hessian(theta)."
-        )
-    data.check_unchanged()
-    with autodiff.preserved():
-        yield
-    data.check_unchanged()
-    if autodiff.fingerprint(fixed=fixed) != found:
-        raise ParametersChangedError(
-            "the model's parameters, buffers or modes changed during this call. Do not train or load weights "
-            "while curvature is computed; if the forward pass updates the model itself, call model.eval()."
-        )
+
+    autodiff: Autodiff
+    data: Batches
+    budget: MemoryBudget
+    theta: Array | None
+    fingerprint: Any
+
+    @classmethod
+    def of(cls, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None = None) -> Point:
+        """Return the point of a model as it is now, with the selected parameters fixed at a copy of `theta`."""
+        held = None if theta is None else autodiff.backend.copy(theta)
+        return cls(autodiff, data, budget, held, autodiff.fingerprint(fixed=held is not None))
+
+    @property
+    def backend(self) -> Backend:
+        """Array primitives of the model's framework."""
+        return self.autodiff.backend
+
+    def check(self) -> None:
+        """Raise ParametersChangedError or NondeterministicError unless model and data are as they were."""
+        if self._has_moved():
+            raise ParametersChangedError(
+                "the model's parameters, buffers or modes have changed since this operator was made, so its products "
+                "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
+                "with objective.hessian(theta)."
+            )
+        self.data.check_unchanged()
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Check at entry and exit, and put random states back."""
+        self.check()
+        with self.staying():
+            yield
+
+    @contextmanager
+    def staying(self) -> Iterator[None]:
+        """Check at exit only, for a point that has just been made, and put random states back."""
+        with self.autodiff.preserved():
+            yield
+        self.data.check_unchanged()
+        if self._has_moved():
+            raise ParametersChangedError(
+                "the model's parameters, buffers or modes changed during this call. Do not train or load weights "
+                "while curvature is computed; if the forward pass updates the model itself, call model.eval()."
+            )
+
+    def _has_moved(self) -> bool:
+        return bool(self.autodiff.fingerprint(fixed=self.theta is not None) != self.fingerprint)

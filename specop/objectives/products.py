@@ -7,16 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.arrays.backend import Array, Backend
-from specop.arrays.memory import MemoryBudget
-from specop.objectives.autodiff import Autodiff, Matrix
-from specop.objectives.data import Batches
+from specop.objectives.autodiff import Matrix
+from specop.objectives.point import Point
 from specop.objectives.splitting import block_bytes, fitting, gradient_blocks
 
-__all__ = ["JacobianProducts", "Multiply", "Plan", "Products", "accumulate"]
+__all__ = ["Multiply", "Plan", "Products", "accumulate", "are_adjoint"]
 
 Multiply = Callable[[Array], Array]
 
@@ -56,24 +52,15 @@ class Products:
 
     Parameters
     ----------
-    autodiff : Autodiff
-    data : Batches
-    budget : MemoryBudget
-        What linearizations may take.
-    theta : native vector or None
-        The point; None for the model's own parameters.
+    point : Point
+        Its budget says how much linearizations may take.
     matrix : Matrix
         Symmetric.
     """
 
-    def __init__(
-        self, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None, matrix: Matrix
-    ) -> None:
-        self.autodiff = autodiff
-        self.data = data
+    def __init__(self, point: Point, matrix: Matrix) -> None:
+        self.point = point
         self.matrix = matrix
-        self._budget = budget
-        self._theta = theta
         self.release()
 
     def release(self) -> None:
@@ -83,16 +70,22 @@ class Products:
         self._bytes = 0
         self._witness: tuple[Array, Array] | None = None
         self._mistrusted = False
-        self._limit = self.data.limit
+        self._limit = self.point.data.limit
 
     @property
     def held_bytes(self) -> int:
         """Memory that linearizations hold."""
         return self._bytes
 
+    @property
+    def are_settled(self) -> bool:
+        """Whether the next product is replayed from what is held: it runs no code of the user's and reads no data."""
+        return self._linear is not None and None not in self._linear and self._witness is None and not self._is_split
+
     def __call__(self, vector: Array) -> Array:
         """Return the product with a vector, in fresh storage."""
-        return self._fitting(lambda: self._multiply(vector))
+        self.point.budget.use(self)
+        return fitting(self.point, self._multiply, vector)
 
     def combined(self, vector: Array, combine: Callable[[Multiply, Array], Array]) -> Array:
         """Return the sum over batches of what `combine` makes of several products with the batch's own matrix.
@@ -105,7 +98,8 @@ class Products:
         combine : callable
             ``combine(multiply, vector)`` calls ``multiply`` for each product.
         """
-        return self._fitting(lambda: self._combine(vector, combine))
+        self.point.budget.use(self)
+        return fitting(self.point, self._combine, vector, combine)
 
     def over_samples(self, vector: Array, add: Callable[[Array | None, Array, float, Array], Array]) -> Array:
         """Return what `add` accumulates over blocks of the samples' gradients.
@@ -116,16 +110,8 @@ class Products:
         add : callable
             ``add(total, rows, factor, vector)``; the empirical Fisher matrix is the sum of ``factor * rows.T @ rows``.
         """
-
-        def in_one_pass() -> Array:
-            total: Array | None = None
-            with self.data.reading() as batches:
-                for batch, share, _ in batches:
-                    for rows in gradient_blocks(self.autodiff, self._theta, batch, block_bytes(self._budget.total)):
-                        total = add(total, rows, self._factor(share), vector)
-            return total
-
-        return self._fitting(in_one_pass)
+        self.point.budget.use(self)
+        return fitting(self.point, self._over_samples, vector, add)
 
     def recomputed(self, vector: Array) -> Array:
         """Return the product with a vector by automatic differentiation, whatever is kept."""
@@ -141,24 +127,21 @@ class Products:
         cost = sum(share * (fast if linear else slow) for linear, (share, _) in zip(held, self._places, strict=True))
         return Plan(
             batches=len(held),
-            kept=len(held) if self.data.are_kept else 0,
+            kept=len(held) if self.point.data.are_kept else 0,
             linearized=sum(held),
             recomputed=len(held) - sum(held),
             bytes=self._bytes,
             cost=cost,
         )
 
-    def _fitting(self, call: Callable[[], Array]) -> Array:
-        self._budget.use(self)
-
-        def at_this_size() -> Array:
-            if self._limit != self.data.limit:
-                self.release()
-            return call()
-
-        return fitting(self.autodiff, self.data, self._theta, at_this_size)
+    @property
+    def _is_split(self) -> bool:
+        """Whether the data are read in smaller pieces than those that were linearized."""
+        return self._limit != self.point.data.limit
 
     def _multiply(self, vector: Array) -> Array:
+        if self._is_split:
+            self.release()
         if self._linear is None:
             return self._linearize(vector)
         product = self._add_up(vector, self._linear)
@@ -171,7 +154,7 @@ class Products:
         return product
 
     def _combine(self, vector: Array, combine: Callable[[Multiply, Array], Array]) -> Array:
-        while self._linear is None or self._witness is not None:
+        while self._linear is None or self._witness is not None or self._is_split:
             self._multiply(vector)
         total: Array | None = None
         with self._reading(self._linear) as batches:
@@ -180,47 +163,56 @@ class Products:
                 total = self._add(total, share, first, combine(multiply, vector))
         return total
 
+    def _over_samples(self, vector: Array, add: Callable[[Array | None, Array, float, Array], Array]) -> Array:
+        total: Array | None = None
+        with self.point.data.reading() as batches:
+            for batch, share, _ in batches:
+                for rows in gradient_blocks(self.point, batch, block_bytes(self.point)):
+                    total = add(total, rows, self._factor(share), vector)
+        return total
+
     def _linearized_once(self, batch: Any, first: int) -> Multiply:
         made: list[Multiply] = []
         matrix = self._matrix_at(first)
 
         def multiply(vector: Array) -> Array:
             if self._mistrusted:
-                return self.autodiff.product(self._theta, batch, vector, matrix)
+                return self.point.autodiff.product(self.point.theta, batch, vector, matrix)
             if made:
                 return made[0](vector)
-            linearization = self.autodiff.linearize(self._theta, batch, vector, matrix)
+            linearization = self.point.autodiff.linearize(self.point.theta, batch, vector, matrix)
             made.append(linearization.apply)
             return linearization.first
 
         return multiply
 
     def _linearize(self, vector: Array) -> Array:
-        reach, largest, held = self._budget.reach(), 0, 0
+        autodiff, theta, budget = self.point.autodiff, self.point.theta, self.point.budget
+        reach, largest, held = budget.reach(), 0, 0
         linear: list[Multiply | None] = []
         total: Array | None = None
         places: list[tuple[float, int]] = []
-        with self.data.reading() as batches:
+        with self.point.data.reading() as batches:
             for batch, share, first in batches:
                 places.append((share, first))
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)
                 # Batches are much alike: the largest so far tells whether another one is worth a try.
                 if largest <= reach - held:
-                    made = self.autodiff.linearize(self._theta, batch, operand, matrix)
+                    made = autodiff.linearize(theta, batch, operand, matrix)
                     largest = max(largest, made.bytes)
                     fits = made.bytes <= reach - held
                     if fits:
                         held += made.bytes
-                        self._budget.leave(reach - held, self)
+                        budget.leave(reach - held, self)
                     linear.append(made.apply if fits else None)
                     part = made.first
                 else:
                     linear.append(None)
-                    part = self.autodiff.product(self._theta, batch, operand, matrix)
+                    part = autodiff.product(theta, batch, operand, matrix)
                 total = self._add(total, share, first, part)
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes = linear, places, held
-        self._witness = (self.autodiff.backend.copy(vector), self.autodiff.backend.copy(total))
+        self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))
         return total
 
     def _add_up(self, vector: Array, linear: list[Multiply | None] | None) -> Array:
@@ -231,7 +223,7 @@ class Products:
                 operand = self._operand(vector, first)
                 apply = None if linear is None else linear[number]
                 if apply is None:
-                    part = self.autodiff.product(self._theta, batch, operand, self._matrix_at(first))
+                    part = self.point.autodiff.product(self.point.theta, batch, operand, self._matrix_at(first))
                 else:
                     part = apply(operand)
                 total = self._add(total, share, first, part)
@@ -240,7 +232,7 @@ class Products:
     def _reading(self, linear: list[Multiply | None] | None) -> Any:
         # Where everything is kept there is no need to touch the data.
         if linear is None or None in linear:
-            return self.data.reading()
+            return self.point.data.reading()
         return nullcontext((None, *place) for place in self._places)
 
     def _matrix_at(self, first: int) -> Matrix:
@@ -251,80 +243,22 @@ class Products:
         return vector
 
     def _add(self, total: Array | None, share: float, first: int, part: Array) -> Array:
-        return accumulate(self.autodiff.backend, total, self._factor(share), part)
+        return accumulate(self.point.backend, total, self._factor(share), part)
 
     def _factor(self, share: float) -> float:
         if self.matrix.kind == "empirical fisher":
             # Rows are what samples add to the mean gradient of their batch: a fraction 1/m of the whole one's terms.
-            return share * share * self.data.samples
+            return share * share * self.point.data.samples
         return share
 
     def _agrees(self, vector: Array, product: Array, witness: Array, witnessed: Array) -> bool:
         """Whether the first replayed product fits the one that automatic differentiation computed."""
-        return _adjoint(self.autodiff, vector, product, witness, witnessed)
+        return are_adjoint(self.point, vector, product, witness, witnessed)
 
 
-class JacobianProducts(Products):
-    """Products with the Jacobian of all outputs, or with its transpose.
-
-    Parameters
-    ----------
-    matrix : Matrix
-        Jacobian or transposed Jacobian.
-
-    Attributes
-    ----------
-    outputs : Layout
-        Of all outputs.
-    transposed : JacobianProducts
-        Products with the transposed matrix.
-    """
-
-    transposed: JacobianProducts
-
-    def __init__(
-        self, autodiff: Autodiff, data: Batches, budget: MemoryBudget, theta: Array | None, matrix: Matrix
-    ) -> None:
-        super().__init__(autodiff, data, budget, theta, matrix)
-        self._rows: dict[int, NDArray[np.intp]] = {}
-        self._rows_limit = data.limit
-        size = fitting(autodiff, data, theta, self._find_rows)
-        self.outputs = autodiff.layout.of_length(size)
-
-    def _find_rows(self) -> int:
-        """Find which outputs belong to which batch, and return their number."""
-        self._rows.clear()
-        end = 0
-        with self.data.reading() as batches:
-            for batch, _, first in batches:
-                start, end = end, end + self.autodiff.output_size(self._theta, batch)
-                self._rows[first] = np.arange(start, end, dtype=np.intp)
-        self._rows_limit = self.data.limit
-        return end
-
-    def _rows_of(self, first: int) -> NDArray[np.intp]:
-        if self._rows_limit != self.data.limit:
-            self._find_rows()
-        return self._rows[first]
-
-    def _operand(self, vector: Array, first: int) -> Array:
-        if self.matrix.kind == "jacobian":
-            return vector
-        return self.autodiff.backend.gather(vector, self._rows_of(first))
-
-    def _add(self, total: Array | None, share: float, first: int, part: Array) -> Array:
-        if self.matrix.kind == "jacobian":
-            part = self.autodiff.backend.scatter(part, self._rows_of(first), self.outputs)
-        return accumulate(self.autodiff.backend, total, 1.0, part)
-
-    def _agrees(self, vector: Array, product: Array, witness: Array, witnessed: Array) -> bool:
-        # What was recorded is of this matrix, not of its transpose: that takes one product more.
-        return _adjoint(self.autodiff, vector, product, product, self.transposed.recomputed(product))
-
-
-def _adjoint(autodiff: Autodiff, x: Array, image: Array, y: Array, transposed: Array) -> bool:
+def are_adjoint(point: Point, x: Array, image: Array, y: Array, transposed: Array) -> bool:
     """Whether ``y'(A x) = x'(A'y)`` to within rounding, for ``image = A x`` and ``transposed = A'y``."""
-    backend = autodiff.backend
+    backend = point.backend
     left, right, *lengths = backend.to_host(
         backend.dot(y, image),
         backend.dot(x, transposed),
@@ -333,7 +267,7 @@ def _adjoint(autodiff: Autodiff, x: Array, image: Array, y: Array, transposed: A
     # y'(A x) is at most |y||A x|, and x'(A'y) at most |x||A'y|.
     scale = float(lengths[2] * lengths[1] + lengths[0] * lengths[3])
     # Not finite: let the algorithm that asked say so.
-    return not bool(abs(left - right) > autodiff.precision**0.5 * scale)
+    return not bool(abs(left - right) > point.autodiff.precision**0.5 * scale)
 
 
 def accumulate(backend: Backend, total: Array | None, share: float, part: Array) -> Array:

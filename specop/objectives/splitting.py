@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: in halves, if the loss is the mean over them."""
+"""Passes over data that do not fit into memory: batches in halves, if the loss is the mean over them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
-from specop.objectives.autodiff import Autodiff
-from specop.objectives.data import Batches
+from specop.objectives.point import Point
 
 __all__ = ["block_bytes", "fitting", "gradient_blocks"]
 
@@ -21,46 +20,44 @@ _BLOCK_SHARE, _BLOCK_BYTES = 8, 2**25
 _COARSEST = 0.03
 
 
-def fitting(autodiff: Autodiff, data: Batches, theta: Array | None, call: Callable[[], T]) -> T:
-    """Return what a call gives that passes over the data, with batches halved until memory suffices.
+def fitting(point: Point, one_pass: Callable[..., T], *arguments: Any) -> T:
+    """Return what one pass over the data gives, with batches halved until memory suffices.
 
     The size that fits is remembered by the data. Before the first split the loss must prove additive: of a contrastive
     loss, or with batch normalization in training mode, the mean over halves is another function.
 
     Parameters
     ----------
-    autodiff : Autodiff
-    data : Batches
-    theta : native vector or None
+    point : Point
         Where the loss is compared.
-    call : callable
-        Without effects that a failure leaves behind.
+    one_pass : callable
+        Called with the arguments; without effects that a failure leaves behind.
     """
     while True:
         try:
-            return call()
+            return one_pass(*arguments)
         except Exception as caught:
-            if not autodiff.is_out_of_memory(caught):
+            if not point.autodiff.is_out_of_memory(caught):
                 raise
-            if data.largest() < 2:
+            if point.data.largest() < 2:
                 caught.add_note("A single sample does not fit into memory: select a part of the parameters.")
                 raise
             message = str(caught)
         # Not inside the handler: there the traceback still holds the memory of the call that failed.
-        if data.limit is None:
-            _check_additive(autodiff, data, theta, message)
-        data.halve()
+        if point.data.limit is None:
+            _check_additive(point, message)
+        point.data.halve()
 
 
-def _check_additive(autodiff: Autodiff, data: Batches, theta: Array | None, message: str) -> None:
-    backend = autodiff.backend
+def _check_additive(point: Point, message: str) -> None:
+    autodiff, data = point.autodiff, point.data
     with data.reading() as batches:
         whole = max((batch for batch, _, _ in batches), key=autodiff.count)
         while True:
             halves = [half for half in data.pieces(whole, (autodiff.count(whole) + 1) // 2) if half[1] > 0]
             try:
-                total, *losses = backend.to_host(
-                    autodiff.loss(theta, whole), *(autodiff.loss(theta, half) for half, _ in halves)
+                total, *losses = point.backend.to_host(
+                    autodiff.loss(point.theta, whole), *(autodiff.loss(point.theta, half) for half, _ in halves)
                 )
                 break
             except Exception as caught:
@@ -78,15 +75,16 @@ def _check_additive(autodiff: Autodiff, data: Batches, theta: Array | None, mess
         )
 
 
-def block_bytes(budget: int) -> int:
-    """Return the memory that a block of samples' gradients may take under a memory budget."""
-    return min(budget // _BLOCK_SHARE, _BLOCK_BYTES)
+def block_bytes(point: Point) -> int:
+    """Return the memory that a block of samples' gradients may take under the memory budget."""
+    return min(point.budget.total // _BLOCK_SHARE, _BLOCK_BYTES)
 
 
-def gradient_blocks(autodiff: Autodiff, theta: Array | None, batch: Any, size: int) -> Iterator[Array]:
+def gradient_blocks(point: Point, batch: Any, size: int) -> Iterator[Array]:
     """Yield what each sample of a batch adds to its gradient, as many rows at a time as bytes and memory allow."""
+    autodiff = point.autodiff
     rows = max(1, size // (autodiff.layout.n * autodiff.layout.dtype.itemsize))
-    gradients = autodiff.sample_gradients(theta, batch)
+    gradients = autodiff.sample_gradients(point.theta, batch)
     start, count = 0, autodiff.count(batch)
     while start < count:
         stop = min(start + rows, count)

@@ -44,5 +44,7 @@ class IdentityOperator(Composite):
         # The identity does not depend on the operator whose space it borrowed.
         yield
 
+    _brief_session = session
+
     def _matvec(self, x: Array) -> Array:
         return self.backend.copy(x)

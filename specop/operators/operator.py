@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from numbers import Real
 from typing import Any
 
@@ -101,6 +101,10 @@ class LinearOperator(abc.ABC):
         """
         yield
 
+    def _brief_session(self) -> AbstractContextManager[None]:
+        """Return a session for a single product, in which an operator may look less often."""
+        return self.session()
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns, (m, n)."""
@@ -140,13 +144,13 @@ class LinearOperator(abc.ABC):
             If ``x`` has another framework, shape, dtype or device than the operator's vectors.
         """
         self.backend.check_vector(x, self.domain, f"the operand of a {self.shape[0]} x {self.shape[1]} operator")
-        with self.session():
+        with self._brief_session():
             return self._matvec(x)
 
     def rmatvec(self, y: Array) -> Array:
         """Return ``A.T @ y`` for one native vector of length m."""
         self.backend.check_vector(y, self.codomain, f"the operand of a {self.shape[1]} x {self.shape[0]} operator")
-        with self.session():
+        with self._brief_session():
             return self._rmatvec(y)
 
     def flatten(self, tree: Any) -> Array | None:
@@ -245,6 +249,13 @@ class Composite(LinearOperator):
         with ExitStack() as stack:
             for part in self.parts:
                 stack.enter_context(part.session())
+            yield
+
+    @contextmanager
+    def _brief_session(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part._brief_session())
             yield
 
     @property

@@ -13,7 +13,7 @@ from specop.arrays.backend import Array, checked_columns
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
 
-__all__ = ["Operands", "checked_accuracy", "checked_operands", "checked_start"]
+__all__ = ["Operands", "checked_accuracy", "checked_damping", "checked_operands", "checked_start"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ def checked_accuracy(rtol: float, atol: float) -> None:
             raise InvalidInputError(f"{name} must be a finite number >= 0, got {value!r}.")
     if rtol >= 1 or rtol == atol == 0:
         raise InvalidInputError(f"rtol must lie below 1, and one of rtol and atol above 0: got {rtol!r}, {atol!r}.")
+
+
+def checked_damping(damping: float) -> float:
+    """Return a damping, or raise InvalidInputError unless it is a finite number >= 0."""
+    if isinstance(damping, bool) or not (np.isfinite(damping) and damping >= 0):
+        raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
+    return float(damping)
 
 
 def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Array], bool, bool]:

@@ -96,4 +96,4 @@ def test_operators_of_an_objective_share_its_memory(framework):
                     *(A.backend.to_numpy(product) for product in (A @ v, kinds[kind] @ v)), rtol=0, atol=1e-12
                 )
             assert A.plan().recomputed == 0
-        assert H.products.held_bytes < held["hessian"] and G.products.held_bytes == held["ggn"]
+        assert H.products[0].held_bytes < held["hessian"] and G.products[0].held_bytes == held["ggn"]

@@ -32,7 +32,7 @@ KINDS = ["ggn", "fisher", "mc", "empirical", "jacobian"]
 def operator(objective, kind, seed=3):
     if kind in ("ggn", "jacobian"):
         return getattr(objective, kind)()
-    return objective.fisher("exact" if kind == "fisher" else kind, seed=seed, samples=2)
+    return objective.fisher(kind="exact" if kind == "fisher" else kind, seed=seed, draws=2)
 
 
 def reference(objective, batch):
@@ -139,7 +139,7 @@ def test_the_sampled_fisher_converges_to_the_exact_one(claimed):
     objective = make(criterion=criterion, likelihood=claimed, y=jax.nn.one_hot(labels(8), 3))
     exact = np.asarray(objective.fisher().to_dense())
     close(exact, objective.ggn().to_dense())
-    found = np.asarray(objective.fisher("mc", samples=4000).to_dense())
+    found = np.asarray(objective.fisher(kind="mc", draws=4000).to_dense())
     assert 1e-6 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.1
 
 
@@ -171,7 +171,7 @@ def test_rows_are_gradients_of_samples():
         one = jax.grad(lambda theta, x=x, y=y: cross_entropy(network(objective.unflatten(theta), (x, y)), y))
         close(row, one(objective.theta))
     v = normal(objective.n)
-    close(objective.fisher("empirical").block_diagonal(["*"]) @ v, rows.T @ (rows @ np.asarray(v)) / 8)
+    close(objective.fisher(kind="empirical").block_diagonal(["*"]) @ v, rows.T @ (rows @ np.asarray(v)) / 8)
 
 
 def test_samples_that_depend_on_each_other_are_refused():
@@ -180,7 +180,7 @@ def test_samples_that_depend_on_each_other_are_refused():
         list(mixing.per_sample_gradients())
     fewer = make(lambda p, batch: network(p, batch)[:6], lambda z, y: cross_entropy(z, y[:6]))
     with pytest.raises(InvalidInputError, match=r"outputs have shape \(6, 3\), but the batch has 8 samples"):
-        fewer.fisher("empirical").to_dense()
+        fewer.fisher(kind="empirical").to_dense()
 
 
 def test_batch_normalization_in_training_mode_has_no_samples():
@@ -188,7 +188,7 @@ def test_batch_normalization_in_training_mode_has_no_samples():
     model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     batch = (normal(8, 3, dtype="float32"), labels(8))
     objective = specop.objective(model, cross_entropy, batch, fixed_randomness=0)
-    for call in (lambda: list(objective.per_sample_gradients()), objective.fisher("empirical").to_dense):
+    for call in (lambda: list(objective.per_sample_gradients()), objective.fisher(kind="empirical").to_dense):
         with pytest.raises(InvalidInputError, match=r"layer 'layers.1' \(BatchNorm\).*single samples do not exist"):
             call()
     assert np.isfinite(np.asarray(objective.ggn().to_dense())).all()

@@ -33,7 +33,7 @@ def test_matrices_of_keras_models(name):
     close(objective.fisher().to_dense(), J.T @ H @ J)
     rows = np.concatenate([block.numpy() for block in objective.per_sample_gradients()])
     close(rows.mean(0), objective.gradient())
-    close(objective.fisher("empirical").to_dense(), rows.T @ rows / 11)
+    close(objective.fisher(kind="empirical").to_dense(), rows.T @ rows / 11)
 
 
 def test_loops_of_the_graph():
@@ -115,8 +115,8 @@ def test_ignored_classes_and_classes_in_the_second_dimension():
         likelihood="categorical",
     )
     for kind in ("exact", "mc"):
-        expected = last.fisher(kind, samples=3).to_dense()
-        close(second.fisher(kind, samples=3).to_dense(), expected)
+        expected = last.fisher(kind=kind, draws=3).to_dense()
+        close(second.fisher(kind=kind, draws=3).to_dense(), expected)
     close(last.fisher().to_dense(), last.ggn().to_dense())
 
 
@@ -124,7 +124,7 @@ def test_a_wrong_likelihood_is_noticed():
     model, _, batch = problem("mlp")
     for claimed, factor in (("bernoulli", 1), ("gaussian", 1), ("categorical", 2)):
         objective = specop.objective(model, lambda z, y, f=factor: cross_entropy(f * z, y), batch, likelihood=claimed)
-        for matrix in (objective.ggn(), objective.fisher(), objective.fisher("mc")):
+        for matrix in (objective.ggn(), objective.fisher(), objective.fisher(kind="mc")):
             with pytest.raises(InvalidInputError, match=f"not the negative log-likelihood of a {claimed} variable"):
                 matrix @ tf.ones([31], tf.float64)
 
@@ -151,9 +151,9 @@ def test_at_another_point_and_after_a_change():
 def matrices(objective, theta=None):
     return [
         objective.ggn(theta),
-        objective.fisher("exact", theta),
-        objective.fisher("mc", theta),
-        objective.fisher("empirical", theta),
+        objective.fisher(theta, kind="exact"),
+        objective.fisher(theta, kind="mc"),
+        objective.fisher(theta, kind="empirical"),
         objective.jacobian(theta),
     ]
 
@@ -163,7 +163,7 @@ def test_a_matrix_is_traced_once_and_cut_at_the_vector():
     objective = specop.objective(model, criterion, batch)
     v = tf.ones([31], tf.float64)
     for seed in range(3):
-        objective.fisher("mc", seed=seed, samples=seed + 1) @ v
+        objective.fisher(kind="mc", seed=seed, draws=seed + 1) @ v
     # Outputs, for their shape, and the matrix.
     _, trace = objective._autodiff._traces.values()
     again = [node.op for node in trace.after.graph.as_graph_def().node]
@@ -180,7 +180,7 @@ def test_samples_that_depend_on_each_other_are_refused():
     batch, layers = (normal(11, 3), labels(11)), keras.layers
     normalized = keras.Sequential([layers.Input((3,)), layers.BatchNormalization(dtype="float64")])
     objective = specop.objective(normalized, CROSS_ENTROPY, batch, fixed_randomness=0)
-    for call in (lambda: next(objective.per_sample_gradients()), objective.fisher("empirical").to_dense):
+    for call in (lambda: next(objective.per_sample_gradients()), objective.fisher(kind="empirical").to_dense):
         with pytest.raises(InvalidInputError, match="batch normalization in training mode"):
             call()
     assert np.isfinite(objective.ggn().to_dense()).all()
@@ -209,7 +209,7 @@ BAD = {
 def test_errors_say_what_to_do(name):
     function, criterion, message = BAD[name]
     objective = specop.objective(function, criterion, (normal(11, 3), labels(11)), params=normal(3, 3))
-    A = objective.fisher("empirical") if name == "flattened" else objective.ggn()
+    A = objective.fisher(kind="empirical") if name == "flattened" else objective.ggn()
     with pytest.raises(InvalidInputError, match=message):
         A.to_dense()
 

@@ -85,7 +85,7 @@ def test_empirical_fisher_and_covariance(name, path, monkeypatch):
     rows = 11 * (r.reshape(11, -1, 1) * J.reshape(11, z.numel() // 11, -1)).sum(1)
     objective = make(name, path, monkeypatch)
     close(rows.mean(0), objective.gradient())
-    empirical = objective.fisher("empirical")
+    empirical = objective.fisher(kind="empirical")
     covariance = objective.gradient_covariance()
     assert empirical.is_psd and covariance.is_psd
     multiplies(empirical, rows.T @ rows / 11)
@@ -205,7 +205,7 @@ def test_everything_is_taped(monkeypatch):
 def test_samples_that_are_not_rows_of_the_outputs():
     objective = make("tied")
     with pytest.raises(InvalidInputError, match=r"outputs have shape \(10, 6\), but the batch has 5 samples"):
-        objective.fisher("empirical").to_dense()
+        objective.fisher(kind="empirical").to_dense()
 
 
 def test_outputs_that_are_no_tensor():
@@ -253,9 +253,9 @@ def test_eigenvalues_of_the_ggn_are_those_of_the_kernel():
 
 OPERATORS = {
     "ggn": lambda o: o.ggn(),
-    "exact fisher": lambda o: o.fisher("exact"),
-    "sampled fisher": lambda o: o.fisher("mc", samples=2),
-    "empirical fisher": lambda o: o.fisher("empirical"),
+    "exact fisher": lambda o: o.fisher(kind="exact"),
+    "sampled fisher": lambda o: o.fisher(kind="mc", draws=2),
+    "empirical fisher": lambda o: o.fisher(kind="empirical"),
     "jacobian": lambda o: o.jacobian(),
     "covariance": lambda o: o.gradient_covariance(),
     "differences": lambda o: o.finite_difference_hessian(),

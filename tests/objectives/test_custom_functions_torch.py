@@ -173,8 +173,8 @@ def objective(criterion, activation=torch.tanh, dtype=torch.float64, **keywords)
 MATRICES = {
     "hessian": lambda objective: objective.hessian(),
     "ggn": lambda objective: objective.ggn(),
-    "fisher": lambda objective: objective.fisher("exact"),
-    "sampled": lambda objective: objective.fisher("mc"),
+    "fisher": lambda objective: objective.fisher(kind="exact"),
+    "sampled": lambda objective: objective.fisher(kind="mc"),
     "jacobian": lambda objective: objective.jacobian(),
 }
 LIKELIHOOD = {"fisher": "categorical", "sampled": "categorical"}
@@ -194,7 +194,7 @@ def test_a_fused_loss_whose_gradient_is_a_constant_is_named(fused, kind, dtype):
             MATRICES[kind](found) @ found.theta
     assert fused.__dict__["forward"] is forward
     # Samples' gradients and the outputs' derivatives are those of a right first derivative.
-    found.fisher("empirical") @ found.theta
+    found.fisher(kind="empirical") @ found.theta
     found.jacobian() @ found.theta
 
 

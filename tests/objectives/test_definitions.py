@@ -77,7 +77,7 @@ def matrices(framework, shape):
 def derivatives(framework, shape, select):
     """One-batch derivatives, with all that is compiled for them."""
     chosen = None if select is None else list(select)
-    return models(framework).objective(SHAPES[shape], "float64", select=chosen).hessian().products.autodiff
+    return models(framework).objective(SHAPES[shape], "float64", select=chosen).hessian().point.autodiff
 
 
 def objective(framework, shape, select, sizes, budget):
@@ -93,7 +93,7 @@ def objective(framework, shape, select, sizes, budget):
 
 def curvature(found, kind):
     if kind in ("exact", "mc", "empirical"):
-        return found.fisher(kind, samples=DRAWS, seed=SEED)
+        return found.fisher(kind=kind, draws=DRAWS, seed=SEED)
     return found.gradient_covariance() if kind == "covariance" else getattr(found, kind)()
 
 

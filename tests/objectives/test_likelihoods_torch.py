@@ -76,14 +76,14 @@ def test_the_sampled_fisher_converges_to_the_exact_one(case):
     model, criterion, batch = problem(SAMPLED[case][0])
     objective = specop.objective(model, criterion, batch, likelihood=SAMPLED[case][1])
     expected = objective.fisher().to_dense()
-    draws = torch.stack([objective.fisher("mc", samples=20, seed=seed).to_dense() for seed in range(40)])
+    draws = torch.stack([objective.fisher(kind="mc", draws=20, seed=seed).to_dense() for seed in range(40)])
     # Every entry of the mean within five standard errors, and the errors as small as they should be.
     error = (draws.mean(0) - expected).abs()
     assert (error <= 5 * draws.std(0) / 40**0.5 + 1e-12).all()
     assert error.norm() < 0.1 * expected.norm()
-    many = objective.fisher("mc", samples=800).to_dense()
+    many = objective.fisher(kind="mc", draws=800).to_dense()
     assert (many - expected).norm() < 0.1 * expected.norm()
-    one = objective.fisher("mc").to_dense()
+    one = objective.fisher(kind="mc").to_dense()
     assert (one - expected).norm() > 0.1 * expected.norm()
 
 
@@ -94,9 +94,9 @@ def test_draws_belong_to_seed_and_sample(case):
     first = specop.objective(model, criterion, split(batch, 5, 4, 2), **keywords)
     torch.rand(3)
     again = specop.objective(model, criterion, split(batch, 1, 3, 7), memory_budget=0, **keywords)
-    F_ = first.fisher("mc", samples=2, seed=5).to_dense()
-    close(again.fisher("mc", samples=2, seed=5).to_dense(), F_)
-    assert (first.fisher("mc", samples=2, seed=6).to_dense() - F_).norm() > 1e-3 * F_.norm()
+    F_ = first.fisher(kind="mc", draws=2, seed=5).to_dense()
+    close(again.fisher(kind="mc", draws=2, seed=5).to_dense(), F_)
+    assert (first.fisher(kind="mc", draws=2, seed=6).to_dense() - F_).norm() > 1e-3 * F_.norm()
 
 
 def test_a_wrong_likelihood_is_noticed():
@@ -118,20 +118,23 @@ def test_a_wrong_likelihood_is_noticed():
         for kind in ("fisher", "mc", "ggn"):
             with pytest.raises(InvalidInputError, match=f"not the negative log-likelihood of a {claimed} variable"):
                 operator(objective, kind).to_dense()
-        assert torch.isfinite(objective.fisher("empirical").to_dense()).all()
+        assert torch.isfinite(objective.fisher(kind="empirical").to_dense()).all()
 
 
 def test_a_criterion_without_a_known_likelihood():
     model, _, (x, y) = problem("mlp")
     objective = specop.objective(model, lambda z, y: F.cross_entropy(z, y), (x, y))
     for kind in ("exact", "mc"):
-        with pytest.raises(InvalidInputError, match=rf"fisher\('{kind}'\) needs to know the likelihood.*empirical"):
-            objective.fisher(kind)
+        with pytest.raises(
+            InvalidInputError, match=rf"fisher\(kind='{kind}'\) needs to know the likelihood.*empirical"
+        ):
+            objective.fisher(kind=kind)
     assert objective.ggn().is_psd is None
     for arguments, message in [
         ({"kind": "true"}, "kind must be 'exact', 'mc' or 'empirical', got 'true'"),
-        ({"kind": "mc", "samples": 0}, "samples must be a positive integer, got 0"),
+        ({"kind": "mc", "draws": 0}, "draws must be a positive integer, got 0"),
         ({"kind": "mc", "seed": -1}, "seed must be"),
+        ({"theta": "mc"}, r"theta is a parameter vector, got 'mc'. Pass fisher\(kind='mc'\)"),
     ]:
         with pytest.raises(InvalidInputError, match=message):
             specop.objective(model, F.cross_entropy, (x, y)).fisher(**arguments)

@@ -16,10 +16,10 @@ CALLS = {
     "gradient": lambda objective: objective.gradient(),
     "hessian": lambda objective: twice(objective.hessian()),
     "ggn": lambda objective: twice(objective.ggn()),
-    "mc": lambda objective: twice(objective.fisher("mc", samples=2)),
-    "empirical": lambda objective: twice(objective.fisher("empirical")),
+    "mc": lambda objective: twice(objective.fisher(kind="mc", draws=2)),
+    "empirical": lambda objective: twice(objective.fisher(kind="empirical")),
     "blocks": lambda objective: twice(objective.ggn().block_diagonal()),
-    "empirical blocks": lambda objective: twice(objective.fisher("empirical").block_diagonal()),
+    "empirical blocks": lambda objective: twice(objective.fisher(kind="empirical").block_diagonal()),
     "jacobian": lambda objective: twice(objective.jacobian()),
     "transposed jacobian": lambda objective: twice(objective.jacobian().T),
     "differences": lambda objective: objective.finite_difference_hessian() @ torch.ones(objective.n).double(),
@@ -143,7 +143,7 @@ def test_other_errors_pass(monkeypatch):
 
 def test_memory_of_a_cpu_runs_out_too():
     model, criterion, batch = problem("mlp")
-    autodiff = specop.objective(model, criterion, batch).hessian().products.autodiff
+    autodiff = specop.objective(model, criterion, batch).hessian().point.autodiff
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert autodiff.is_out_of_memory(caught.value) and not autodiff.is_out_of_memory(RuntimeError("no"))

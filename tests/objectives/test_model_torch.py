@@ -40,8 +40,8 @@ CALLS = {
     "recomputed": lambda make: make(memory_budget=0).hessian().to_dense(),
     "theta": lambda make: make().hessian(ones(make)) @ ones(make),
     "ggn": lambda make: make().ggn().to_dense(),
-    "fisher": lambda make: make().fisher("mc", samples=2).to_dense(),
-    "blocks": lambda make: make().fisher("empirical").block_diagonal() @ ones(make),
+    "fisher": lambda make: make().fisher(kind="mc", draws=2).to_dense(),
+    "blocks": lambda make: make().fisher(kind="empirical").block_diagonal() @ ones(make),
     "jacobian": lambda make: make(memory_budget=0).jacobian().T.to_dense(),
     "differences": lambda make: make().finite_difference_hessian() @ ones(make),
     "sample gradients": lambda make: list(make().per_sample_gradients()),
@@ -292,7 +292,7 @@ def test_release_frees_and_nothing_else():
     before = H @ v
     objective.release()
     objective.release()
-    assert H._products._linear is None
+    assert H.products[0].held_bytes == 0
     close(H @ v, before)
     close(objective.hessian() @ v, before)
 
@@ -414,7 +414,7 @@ def test_a_penalty_in_the_criterion_counts(forward):
     close(penalty, theta @ theta)
     for call in (
         lambda: objective.ggn() @ theta,
-        lambda: objective.fisher("empirical") @ theta,
+        lambda: objective.fisher(kind="empirical") @ theta,
         lambda: list(objective.per_sample_gradients()),
         lambda: objective.gradient_covariance() @ theta,
     ):
@@ -478,3 +478,20 @@ def test_checkpointing_is_right_at_every_point():
         close(found @ theta, expected @ theta)
     low = specop.objective(Checkpointed(model), criterion, batch, memory_budget=0)
     close(low.hessian(theta) @ theta, plain.hessian(theta) @ theta)
+
+
+def test_what_was_linearized_while_the_model_moved_is_forgotten():
+    """The model comes back to where it was, and products are right again."""
+    model, criterion, batch = problem("mlp")
+    H = specop.objective(model, criterion, batch).hessian()
+    bias, v = model[0].bias.data.clone(), torch.ones(31).double()
+
+    def training(*_):
+        model[0].bias.data.add_(0.1)
+
+    hook = model[0].register_forward_pre_hook(training)
+    with pytest.raises(ParametersChangedError, match="during this call"):
+        H @ v
+    hook.remove()
+    model[0].bias.data.copy_(bias)
+    close(H @ v, exact(model, criterion, batch)[2] @ v)

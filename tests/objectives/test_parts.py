@@ -136,7 +136,7 @@ def test_batches_are_halved_until_they_fit(framework, call, monkeypatch):
 
 def limit_memory(monkeypatch, framework, most):
     """Let the adapter run out of memory above a number of samples; return the numbers that were tried."""
-    adapter = type(objective(framework, "mlp", "float64").hessian().products.autodiff)
+    adapter = type(objective(framework, "mlp", "float64").hessian().point.autodiff)
     tried = []
 
     def limited(method):

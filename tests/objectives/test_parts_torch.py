@@ -103,8 +103,8 @@ def test_a_linear_loss_has_no_curvature():
 CURVATURES = {
     "hessian": lambda objective: objective.hessian(),
     "ggn": lambda objective: objective.ggn(),
-    "mc": lambda objective: objective.fisher("mc", samples=2),
-    "empirical": lambda objective: objective.fisher("empirical"),
+    "mc": lambda objective: objective.fisher(kind="mc", draws=2),
+    "empirical": lambda objective: objective.fisher(kind="empirical"),
 }
 
 

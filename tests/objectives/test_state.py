@@ -29,7 +29,7 @@ def roundtrip(found):
 
 
 def fisher(found):
-    return [found.fisher(kind) @ found.theta for kind in ("exact", "mc", "empirical")]
+    return [found.fisher(kind=kind) @ found.theta for kind in ("exact", "mc", "empirical")]
 
 
 def jacobian(found):
@@ -60,6 +60,7 @@ METHODS = {
     "inverse_fisher": lambda found: found.inverse_fisher(0.1) @ found.theta,
     "jacobian": jacobian,
     "loss": lambda found: (found.loss(), found.loss(found.theta)),
+    "matrix": lambda found: found.matrix("ggn") @ found.theta,
     "n": structure,
     "names": structure,
     "per_sample_gradients": lambda found: list(found.per_sample_gradients()),
@@ -133,7 +134,7 @@ QUIET = {"identity_like"} | {
 
 
 def test_every_public_name_is_called():
-    public = {name for name in vars(specop.Objective) if not name.startswith("_")}
+    public = {name for name in dir(specop.Objective) if not name.startswith("_")}
     assert public == set(METHODS)
     functions = {name for name in specop.__all__ if name.islower() and callable(getattr(specop, name))}
     assert functions - {"objective", "load"} == set(FUNCTIONS)

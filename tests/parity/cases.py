@@ -47,7 +47,7 @@ def operator(found, kind):
     """A curvature matrix of an objective."""
     if kind in ("hessian", "ggn", "jacobian"):
         return getattr(found, kind)()
-    return found.fisher("exact" if kind == "fisher" else kind, samples=2, seed=5)
+    return found.fisher(kind="exact" if kind == "fisher" else kind, draws=2, seed=5)
 
 
 def models(framework):

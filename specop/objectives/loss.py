@@ -1,0 +1,225 @@
+"""MeanLoss: the mean loss over data as a function of a parameter vector, its gradient and those of single samples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specop.arrays.backend import Array
+from specop.arrays.memory import MemoryBudget
+from specop.errors import InvalidInputError
+from specop.objectives.autodiff import Autodiff
+from specop.objectives.data import Batches
+from specop.objectives.point import Point
+from specop.objectives.products import accumulate
+from specop.objectives.select import checked_samples
+from specop.objectives.splitting import block_bytes as default_block_bytes
+from specop.objectives.splitting import fitting, gradient_blocks
+
+__all__ = ["MeanLoss", "mean_gradient"]
+
+
+class MeanLoss:
+    """What an objective is before its matrices.
+
+    Parameters
+    ----------
+    autodiff : Autodiff
+        Derivatives of the model for one batch.
+    data : Batches
+        What the loss is the mean over.
+    budget : MemoryBudget
+        What batches and linearizations may take.
+    """
+
+    def __init__(self, autodiff: Autodiff, data: Batches, budget: MemoryBudget) -> None:
+        self._autodiff = autodiff
+        self._data = data
+        self._budget = budget
+
+    @property
+    def n(self) -> int:
+        """Number of selected parameters."""
+        return self._autodiff.layout.n
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the selected parameters, in the order of the vector."""
+        return self._autodiff.names
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where the entries of each parameter stand in a vector."""
+        ends = list(itertools.accumulate(self._autodiff.sizes))
+        sizes = zip(self.names, self._autodiff.sizes, ends, strict=True)
+        return {name: slice(end - size, end) for name, size, end in sizes}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter."""
+        return dict(zip(self.names, self._autodiff.shapes, strict=True))
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the data."""
+        return self._data.samples
+
+    @property
+    def terms(self) -> float:
+        """Number of loss terms in the data: the sum of the batches' weights, by default of their samples."""
+        return self._data.terms
+
+    @property
+    def theta(self) -> Array:
+        """The current values of the selected parameters, a copy as a native vector (n,)."""
+        return self._autodiff.point()
+
+    def flatten(self, tree: Any) -> Array:
+        """Return a parameter structure, for a module a mapping from names to tensors, as a native vector."""
+        return self._autodiff.flatten(tree)
+
+    def unflatten(self, vector: Array) -> Any:
+        """Return a native vector in the structure of the parameters."""
+        return self._autodiff.unflatten(vector)
+
+    def loss(self, theta: Array | None = None) -> Array:
+        """Return the mean loss as a native scalar.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        point = self._at(theta)
+        with point.staying():
+            return fitting(point, _mean_loss, point)
+
+    def gradient(self, theta: Array | None = None) -> Array:
+        """Return the gradient of the mean loss as a native vector (n,).
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        point = self._at(theta)
+        with point.staying():
+            return mean_gradient(point)
+
+    def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
+        r"""Yield the gradients of single samples, as the rows of native (b, n) blocks in the order of the data.
+
+        Row i is m times what sample i of m adds to the gradient of L, so that the mean of all rows is that gradient and
+        the empirical Fisher matrix is ``G.T @ G / m``: the gradient of the sample's own loss where the criterion is a
+        plain mean over samples. A sample is an entry of the outputs' leading dimension. Batch normalization in training
+        mode, and whatever else makes samples depend on each other, raises.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        block_bytes : int, optional
+            Memory for a block, at least one row; computing it takes a few times as much. Default: 32 MiB, or an
+            eighth of the memory budget if that is less. On a GPU larger blocks may be faster.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+        >>> sum(block.sum(0) for block in objective.per_sample_gradients()).shape
+        torch.Size([4])
+        """
+        if block_bytes is not None and block_bytes <= 0:
+            raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
+        point = self._at(theta)
+        return _sample_gradients(point, block_bytes or default_block_bytes(point))
+
+    def batches(self) -> list[Self]:
+        """Return an objective of each batch, with the same parameters; together they hold all data.
+
+        Batches of weight zero have none. The objective is the mean of these, weighted by their numbers of loss terms.
+        """
+        with self._at(None).staying(), self._data.reading() as batches:
+            return [type(self)(self._autodiff, self._data.of(batch), self._budget) for batch, _, _ in batches]
+
+    def subset(self, indices: ArrayLike) -> Self:
+        """Return the mean loss over some of the samples, with the same parameters.
+
+        Parameters
+        ----------
+        indices : array_like of int
+            Distinct numbers of samples, in the order in which the data give them; any order. The subset has the order
+            of the data.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
+        >>> objective.subset([0, 5]).samples
+        2
+        """
+        with self._at(None).staying():
+            chosen = checked_samples(indices, self._data.samples)
+            return type(self)(self._autodiff, self._data.subset(np.sort(chosen)), self._budget)
+
+    def restrict(self, select: Any) -> Self:
+        """Return the objective as a function of a part of its parameters; the others stay where they are.
+
+        Parameters
+        ----------
+        select : str, list, module or callable
+            A name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of those or of parameters, a
+            module, or a predicate of (name, parameter).
+        """
+        return type(self)(self._autodiff.restrict(select), self._data, self._budget)
+
+    def __repr__(self) -> str:
+        layout = self._autodiff.layout
+        return f"<Objective of {self.n} parameters in {len(self.names)} arrays, {layout.dtype}, {layout.device}>"
+
+    def _at(self, theta: Array | None) -> Point:
+        if theta is not None:
+            self._autodiff.backend.check_vector(theta, self._autodiff.layout, "theta")
+        return Point.of(self._autodiff, self._data, self._budget, theta)
+
+
+def mean_gradient(point: Point) -> Array:
+    """Return the gradient of the mean loss as a native vector."""
+    return fitting(point, _mean_gradient, point)
+
+
+def _mean_loss(point: Point) -> Array:
+    total: Array | None = None
+    with point.data.reading() as batches:
+        for batch, share, _ in batches:
+            # A copy, because a loss may be one of the parameters themselves.
+            part = point.backend.copy(point.autodiff.loss(point.theta, batch))
+            total = accumulate(point.backend, total, share, part)
+    return total
+
+
+def _mean_gradient(point: Point) -> Array:
+    total: Array | None = None
+    with point.data.reading() as batches:
+        for batch, share, _ in batches:
+            _, part = point.autodiff.gradient(point.theta, batch)
+            total = accumulate(point.backend, total, share, part)
+    return total
+
+
+def _sample_gradients(point: Point, block_bytes: int) -> Iterator[Array]:
+    for batch, share, _ in point.data.one_by_one():
+        blocks = gradient_blocks(point, batch, block_bytes)
+        while True:
+            # Watched while it computes; in between, control is the user's.
+            with point.unchanged():
+                block = next(blocks, None)
+            if block is None:
+                break
+            yield point.backend.scale_(block, share * point.data.samples)
