@@ -4,7 +4,6 @@ import copy
 import random
 
 import numpy as np
-import optree
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -168,10 +167,7 @@ def split(batch, *sizes):
 
 def principal(objective, hessian, names):
     """The block of the full Hessian that belongs to these names."""
-    indices = objective.unflatten(torch.arange(objective.n).to(hessian.dtype))
-    if not isinstance(indices, dict) or set(indices) != set(objective.names):
-        indices = dict(zip(objective.names, optree.tree_leaves(indices), strict=True))
-    chosen = torch.cat([indices[name].flatten() for name in names]).long()
+    chosen = torch.cat([torch.arange(objective.n)[objective.slices[name]] for name in names])
     return hessian[chosen][:, chosen]
 
 

@@ -4,8 +4,9 @@ from torch import distributed
 
 from specop_torch.arrays import TorchBackend, backend
 from specop_torch.autodiff import make_autodiff
+from specop_torch.normalizers import normalizer
 
-__all__ = ["TorchBackend", "backend", "make_autodiff", "processes"]
+__all__ = ["TorchBackend", "backend", "make_autodiff", "normalizer", "processes"]
 
 
 def processes() -> int:

@@ -14,8 +14,18 @@ from specop.objectives.trees import Trees
 __all__ = ["TREES"]
 
 
+# In it, dicts keep the order in which their user wrote them: concatenated values are then vectors.
+_NAMESPACE = "specop"
+
+
+def _flatten(structure: Any) -> tuple[list[Any], Any]:
+    with optree.dict_insertion_ordered(True, namespace=_NAMESPACE):
+        return optree.tree_flatten(structure, none_is_leaf=True, namespace=_NAMESPACE)
+
+
 def _names(structure: Any) -> list[str]:
-    paths, *_ = optree.tree_flatten_with_path(structure, none_is_leaf=True)
+    with optree.dict_insertion_ordered(True, namespace=_NAMESPACE):
+        paths, *_ = optree.tree_flatten_with_path(structure, none_is_leaf=True, namespace=_NAMESPACE)
     return [".".join(map(str, path)) or "params" for path in paths]
 
 
@@ -28,7 +38,7 @@ def _as_tensor(leaf: Any) -> Tensor | None:
 
 
 TREES = Trees(
-    flatten=lambda structure: optree.tree_flatten(structure, none_is_leaf=True),
+    flatten=_flatten,
     unflatten=optree.tree_unflatten,
     names=_names,
     as_array=_as_tensor,

@@ -249,7 +249,7 @@ class Batches:
         weight = self._weight_of(batch)
         if not (np.isfinite(weight) and weight >= 0):
             raise InvalidInputError(f"the weight of batch {number} is {weight}; it must be finite and not negative.")
-        if self._weight is None and weight == 0:
+        if weight == 0 and self._reader.leading(batch) == 0:
             raise InvalidInputError(f"batch {number} is empty: its leading dimension is 0.")
         return weight
 

@@ -11,6 +11,7 @@ from typing import Any
 from specop.arrays.backend import framework_adapter
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
+from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
 from specop.objectives.refusals import check_processes
@@ -62,8 +63,10 @@ def objective(
         ``forward(model, batch) -> outputs``, for batches that are not pairs, and for models of single samples:
         ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
     weight : callable, optional
-        ``weight(batch)``: number of terms in the batch's mean; default: its leading dimension. For language models
-        with padding, the number of counted tokens; see the second example.
+        ``weight(batch)``: number of terms in the batch's mean. Default: what a criterion of torch's own divides by
+        (samples, summed weights of classes, labels that are not ignored, entries), for others the leading dimension.
+        For language models with padding and a criterion of your own, the number of counted tokens; see the second
+        example.
     likelihood : {"categorical", "bernoulli", "gaussian"}, optional
         What the criterion is the negative logarithm of, for `Objective.fisher`, where that cannot be told from the
         criterion itself: cross-entropy of class logits, cross-entropy of single logits, squared error. It is checked.
@@ -141,7 +144,21 @@ def objective(
         fixed_randomness=fixed_randomness,
     )
     budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
+    if weight is None and forward is None and hasattr(adapter, "normalizer"):
+        weight = _own_weight(adapter.normalizer(criterion), autodiff)
     return Objective(autodiff, Batches(data, autodiff, weight, budget), budget)
+
+
+def _own_weight(normalizer: Callable[[Any], float] | None, autodiff: Autodiff) -> Callable[[Any], float] | None:
+    """Return the weight of a batch (x, y) by what its criterion divides by, if that is known."""
+    if normalizer is None:
+        return None
+
+    def weight(batch: Any) -> float:
+        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        return normalizer(batch[1]) if is_pair else autodiff.count(batch)
+
+    return weight
 
 
 def _representative(model: Any, params: Any) -> Any:

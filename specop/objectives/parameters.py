@@ -62,11 +62,13 @@ class ParameterTree:
 
     def arrays_of(self, structure: Any, names: Collection[str]) -> dict[str, Any]:
         """Return named leaves of a structure like the parameters."""
-        _, treedef = self._trees.flatten(structure)
-        if treedef != self.frame.treedef:
-            raise InvalidInputError(f"expected a structure like params, {self.frame.treedef}; got {treedef}.")
         named = self._trees.named(structure)
-        return {name: named.get(name) for name in names}
+        if named.keys() != self.arrays.keys():
+            raise InvalidInputError(
+                f"expected a structure like params, with the arrays {', '.join(self.arrays)}; got one with "
+                f"{', '.join(named) or 'no array'}."
+            )
+        return {name: named[name] for name in names}
 
     def structure(self, values: Mapping[str, Array]) -> Any:
         """Return the structure with named arrays replaced."""

@@ -1,5 +1,6 @@
 """What is differentiated is what the user trains: parameters left out, and batches that would count wrongly."""
 
+import functools
 import subprocess
 import sys
 
@@ -146,6 +147,77 @@ def test_pairs_of_different_lengths_need_a_weight(framework):
     assert float(found.loss()) == pytest.approx(2 + (2 * 9 + 4 * 36) / 6)
     # One batch is what it is, however it counts.
     assert float(specop.objective(loss, params=params, data=batches[0]).loss()) == pytest.approx(11)
+
+
+@pytest.mark.parametrize("framework", ["torch", "tensorflow"])
+def test_vectors_follow_the_order_in_which_a_dict_was_written(framework):
+    _, array = FUNCTIONS[framework]
+    params = {"w": array(np.arange(3.0)), "b": array(np.full(2, 7.0))}
+
+    def loss(params, batch):
+        return (params["w"][0] * params["b"][0]) ** 2
+
+    found = specop.objective(loss, params=params, data=array(np.zeros(1)))
+    assert found.names == ("w", "b")
+    np.testing.assert_array_equal(np.asarray(found.theta), [0, 1, 2, 7, 7])
+    other_order = {"b": params["b"], "w": params["w"]}
+    np.testing.assert_array_equal(np.asarray(found.flatten(other_order)), [0, 1, 2, 7, 7])
+    assert list(found.unflatten(found.theta)) == ["w", "b"]
+    with pytest.raises(InvalidInputError, match="with the arrays w, b; got one with w"):
+        found.flatten({"w": params["w"]})
+
+
+CLASSES = torch.tensor([1.0, 5.0, 0.2], dtype=torch.double)
+CRITERIA = {
+    "class weights": nn.CrossEntropyLoss(weight=CLASSES),
+    "ignored labels": nn.CrossEntropyLoss(ignore_index=1),
+    "label smoothing": nn.CrossEntropyLoss(weight=CLASSES, label_smoothing=0.3),
+    "negative log-likelihood": nn.NLLLoss(weight=CLASSES),
+    "default ignore_index": nn.functional.cross_entropy,
+    "partial": functools.partial(nn.functional.cross_entropy, ignore_index=2),
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_the_mean_does_not_depend_on_the_batches(name):
+    """Batches count by what the criterion divides by; reference: one batch, and torch's own loss of all data."""
+    generator = torch.Generator().manual_seed(4)
+    model = nn.Linear(4, 3, dtype=torch.double)
+    x = torch.randn(7, 4, generator=generator, dtype=torch.double)
+    y = torch.tensor([0, 1, 2, 1, 0, -100 if name == "default ignore_index" else 2, 1])
+    whole, split = (
+        specop.objective(model, CRITERIA[name], batches)
+        for batches in ([(x, y)], [(x[:2], y[:2]), (x[2:3], y[2:3]), (x[3:], y[3:])])
+    )
+    assert float(split.loss()) == pytest.approx(CRITERIA[name](model(x), y).item(), rel=1e-12)
+    np.testing.assert_allclose(split.hessian().to_dense(), whole.hessian().to_dense(), atol=1e-12)
+    np.testing.assert_allclose(split.gradient(), whole.gradient(), atol=1e-12)
+
+
+def test_tokens_and_entries_count_one_by_one():
+    """Sequences of two lengths: the mean over all tokens is not that of the batches weighted by their sequences."""
+    model = nn.Linear(2, 3, dtype=torch.double)
+    batches = [
+        (
+            torch.full((samples, steps, 2), float(steps), dtype=torch.double),
+            torch.zeros(samples, steps, dtype=torch.long),
+        )
+        for samples, steps in ((2, 3), (4, 5))
+    ]
+    criterion = nn.CrossEntropyLoss()
+    moved = specop.objective(nn.Sequential(model, _Channels()), criterion, batches)
+    outputs = torch.cat([model(x).reshape(-1, 3) for x, _ in batches])
+    assert float(moved.loss()) == pytest.approx(criterion(outputs, torch.zeros(26, dtype=torch.long)).item(), rel=1e-12)
+    squares = [(x, x[..., :1] * 0) for x, _ in batches]
+    single = nn.Linear(2, 1, dtype=torch.double)
+    found = specop.objective(single, nn.MSELoss(), squares)
+    entries = torch.cat([single(x).reshape(-1) for x, _ in squares])
+    assert float(found.loss()) == pytest.approx((entries**2).mean().item(), rel=1e-12)
+
+
+class _Channels(nn.Module):
+    def forward(self, x):
+        return x.movedim(-1, 1)
 
 
 def test_distributed_data_parallel_is_seen_through_and_groups_are_asked_for_a_word():

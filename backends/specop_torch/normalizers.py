@@ -1,0 +1,70 @@
+"""What torch's own criteria divide by: the number of terms, or the sum of their weights, in the mean over a batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["normalizer"]
+
+# Those that average over classes' weights at the labels, and those that average over all entries of the target.
+_LABELS = {functional.cross_entropy, functional.nll_loss}
+_LABEL_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_ENTRIES = {
+    *(
+        functional.mse_loss,
+        functional.l1_loss,
+        functional.smooth_l1_loss,
+        functional.huber_loss,
+        functional.soft_margin_loss,
+    ),
+    *(functional.binary_cross_entropy, functional.binary_cross_entropy_with_logits),
+}
+_ENTRY_LOSSES = (
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.SoftMarginLoss),
+    *(nn.BCELoss, nn.BCEWithLogitsLoss),
+)
+
+
+def normalizer(criterion: Any) -> Callable[[Any], float] | None:
+    """Return what a criterion of torch divides its sum by, as a function of the target.
+
+    Parameters
+    ----------
+    criterion : callable
+        A loss of `torch.nn` or a function of `torch.nn.functional`, possibly a `functools.partial` of one with keyword
+        arguments.
+
+    Returns
+    -------
+    callable or None
+        None for a criterion of which that is not known.
+    """
+    if isinstance(criterion, _LABEL_LOSSES):
+        return functools.partial(_counted, weight=criterion.weight, ignore_index=criterion.ignore_index)
+    if isinstance(criterion, _ENTRY_LOSSES):
+        return _entries
+    options: Mapping[str, Any] = {}
+    if isinstance(criterion, functools.partial) and not criterion.args:
+        criterion, options = criterion.func, criterion.keywords
+    if criterion in _LABELS:
+        return functools.partial(_counted, weight=options.get("weight"), ignore_index=options.get("ignore_index", -100))
+    return _entries if criterion in _ENTRIES else None
+
+
+def _counted(given: Any, weight: Tensor | None, ignore_index: int) -> float:
+    target = torch.as_tensor(given)
+    if target.is_floating_point():
+        # Probabilities of classes, in the second dimension: torch divides by the number of terms, whatever the weights.
+        return float(target.numel() / (target.shape[1] if target.ndim > 1 else target.shape[0]))
+    labels = target[target != ignore_index]
+    return float(labels.numel() if weight is None else weight.double()[labels.to(weight.device)].sum())
+
+
+def _entries(given: Any) -> float:
+    return float(torch.as_tensor(given).numel())
