@@ -177,7 +177,7 @@ class TensorflowAutodiff(OneBatch):
         self._check_outputs(finite, theta)
         self._checked(loss, theta)
         batch = self.prepare(batch)
-        sliced = tuple(TREES.have_samples(TREES.arrays(batch)))
+        sliced = tuple(TREES.have_samples(batch))
 
         def between(start: int, stop: int) -> tf.Tensor:
             part, some = weights[start:stop], self.take(batch, start, stop)

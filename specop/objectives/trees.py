@@ -113,7 +113,7 @@ class Trees:
     def samples(self, batch: Any) -> tuple[list[Array], Callable[[Iterable[Array]], Any]]:
         """Return the arrays with an entry for each sample, and what makes a batch of others in their place."""
         arrays, frame = self.take_apart(batch)
-        chosen = self.have_samples(arrays)
+        chosen = self.have_samples(batch)
 
         def rebuild(replaced: Iterable[Array]) -> Any:
             waiting = iter(replaced)
@@ -121,10 +121,11 @@ class Trees:
 
         return list(itertools.compress(arrays, chosen)), rebuild
 
-    def have_samples(self, arrays: list[Array]) -> list[bool]:
+    def have_samples(self, batch: Any) -> list[bool]:
         """Return which of a batch's arrays have an entry for each sample."""
-        count = self.count(arrays)
-        return [shape[:1] == (count,) for shape in map(self.shape, arrays) if shape is not None]
+        shapes = [self.shape(array) or () for array in self.arrays(batch)]
+        count = self.count(batch)
+        return [shape[:1] == (count,) for shape in shapes]
 
 
 @dataclasses.dataclass(frozen=True)
