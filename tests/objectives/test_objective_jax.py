@@ -1,5 +1,6 @@
 """Objectives on small JAX models: right answers, the model unharmed, and errors that say what to do."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -53,6 +54,22 @@ def test_integer_leaves_numbers_and_unused_leaves():
     assert objective.names == ("host", "unused", "w") and objective.n == 10
     found = objective.hessian().to_dense()
     assert not np.asarray(found)[:4].any() and np.asarray(found)[4:, 4:].any()
+
+
+def test_parameters_in_a_dataclass_that_jax_does_not_know():
+    @dataclasses.dataclass
+    class Layer:
+        w: jax.Array
+        name: str = "first"
+
+    def loss(params, x):
+        return (jnp.tanh(x @ params["layer"].w) ** 2).mean()
+
+    w, x = normal(3, 2), normal(5, 3, seed=1)
+    objective = specop.objective(loss, params={"layer": Layer(w)}, data=x)
+    assert objective.names == ("layer.w",)
+    close(objective.gradient(), jax.grad(lambda w: loss({"layer": Layer(w)}, x))(w).reshape(-1))
+    assert objective.unflatten(objective.gradient())["layer"].name == "first"
 
 
 def masked_cross_entropy(outputs, labels):
