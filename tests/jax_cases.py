@@ -78,7 +78,7 @@ def problem(name, n=11):
         "attention": (attention, {"embedding": normal(6, 4), "qkv": normal(4, 12)}, (tokens, tokens[:, ::-1])),
         "constants": (
             constants_and_unused,
-            {"columns": jnp.array([2, 0]), "w": normal(2, 3), "power": 1.5, "host": np.ones(2), "unused": normal(2)},
+            {"columns": jnp.array([2, 0]), "w": normal(2, 3), "power": 2, "host": np.ones(2), "unused": normal(2)},
             (x, y),
         ),
         "backward only": (backward_only, normal(3, 3), (x, y)),
