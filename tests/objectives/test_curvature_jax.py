@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import specop
 from jax_cases import Compilations, close, cross_entropy, labels, normal, once, split
-from specop.errors import InvalidInputError, NonFiniteError
+from specop.errors import InvalidInputError
 
 
 def network(p, batch):
@@ -105,22 +105,6 @@ def test_half_precision_parameters_have_float32_vectors():
 # --- Likelihoods ------------------------------------------------------------------------------------------------------
 
 
-def mean_square(z, y):
-    return jnp.square(z - y).mean()
-
-
-def test_classes_in_the_second_dimension():
-    def tokens(p, batch):
-        return batch[0].reshape(4, 2, 3) @ p["w"] @ p["v"]
-
-    expected = make(tokens, lambda z, y: cross_entropy(z, y.reshape(4, 2))).ggn().to_dense()
-    found = make(
-        lambda p, batch: tokens(p, batch).swapaxes(1, 2),
-        lambda z, y: cross_entropy(z.swapaxes(1, 2), y.reshape(4, 2)),
-    )
-    close(found.fisher().to_dense(), expected)
-
-
 def test_a_weighted_criterion_has_its_weights_in_the_fisher():
     weights = jnp.array([1.0, 0.2, 3.0])
 
@@ -132,55 +116,7 @@ def test_a_weighted_criterion_has_its_weights_in_the_fisher():
     close(objective.fisher().to_dense(), objective.ggn().to_dense())
 
 
-@pytest.mark.parametrize("claimed", ["gaussian", "bernoulli"])
-def test_the_sampled_fisher_converges_to_the_exact_one(claimed):
-    bernoulli = claimed == "bernoulli"
-    criterion = (lambda z, y: (jax.nn.softplus(z) - y * z).mean()) if bernoulli else mean_square
-    objective = make(criterion=criterion, likelihood=claimed, y=jax.nn.one_hot(labels(8), 3))
-    exact = np.asarray(objective.fisher().to_dense())
-    close(exact, objective.ggn().to_dense())
-    found = np.asarray(objective.fisher(kind="mc", draws=4000).to_dense())
-    assert 1e-6 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.1
-
-
-def test_a_wrong_likelihood_is_noticed():
-    with pytest.raises(InvalidInputError, match="likelihood must be one of categorical, bernoulli, gaussian, got 'po"):
-        make(likelihood="poisson")
-    for criterion, claimed in [
-        (lambda z, y: mean_square(z, jax.nn.one_hot(y, 3)), "categorical"),
-        (cross_entropy, "bernoulli"),
-        (lambda z, y: -mean_square(z, 0.0), "gaussian"),
-        (lambda z, y: cross_entropy(2 * z, y), "categorical"),
-    ]:
-        objective = make(criterion=criterion, likelihood=claimed)
-        for kind in ("ggn", "fisher", "mc"):
-            with pytest.raises(InvalidInputError, match=rf"not the negative log-likelihood of a {claimed} variable"):
-                operator(objective, kind).to_dense()
-    with pytest.raises(InvalidInputError, match="needs to know the likelihood"):
-        make(likelihood=None).fisher()
-
-
 # --- Samples ----------------------------------------------------------------------------------------------------------
-
-
-def test_rows_are_gradients_of_samples():
-    objective = make(sizes=(5, 3))
-    rows = np.concatenate([np.asarray(b) for b in objective.per_sample_gradients(block_bytes=2 * objective.n * 8)])
-    for row, *sample in zip(rows, normal(8, 3), labels(8), strict=True):
-        x, y = (jnp.asarray(part)[None] for part in sample)
-        one = jax.grad(lambda theta, x=x, y=y: cross_entropy(network(objective.unflatten(theta), (x, y)), y))
-        close(row, one(objective.theta))
-    v = normal(objective.n)
-    close(objective.fisher(kind="empirical").block_diagonal(["*"]) @ v, rows.T @ (rows @ np.asarray(v)) / 8)
-
-
-def test_samples_that_depend_on_each_other_are_refused():
-    mixing = make(lambda p, batch: network(p, (batch[0] - batch[0].mean(0), None)))
-    with pytest.raises(InvalidInputError, match="outputs of samples 0 to 7 depend on the rest of their batch"):
-        list(mixing.per_sample_gradients())
-    fewer = make(lambda p, batch: network(p, batch)[:6], lambda z, y: cross_entropy(z, y[:6]))
-    with pytest.raises(InvalidInputError, match=r"outputs have shape \(6, 3\), but the batch has 8 samples"):
-        fewer.fisher(kind="empirical").to_dense()
 
 
 def test_batch_normalization_in_training_mode_has_no_samples():
@@ -195,24 +131,6 @@ def test_batch_normalization_in_training_mode_has_no_samples():
 
 
 # --- What cannot be ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_function_of_the_loss_alone_has_no_outputs(kind):
-    objective = specop.objective(lambda p, _: (p**2).mean(), params=jnp.ones(3))
-    with pytest.raises(InvalidInputError, match=r"without a criterion|likelihood of labels"):
-        operator(objective, kind).to_dense()
-
-
-def test_outputs_that_are_no_finite_array():
-    pair = make(lambda p, batch: (network(p, batch), 1), lambda z, y: cross_entropy(z[0], y))
-    with pytest.raises(InvalidInputError, match=r"outputs must be one real array, got tuple.*logits alone"):
-        pair.ggn().to_dense()
-    infinite = make()
-    theta = infinite.theta.at[0].set(jnp.inf)
-    for kind in ("ggn", "jacobian"):
-        with pytest.raises(NonFiniteError, match=r"outputs hold NaN or infinity.*: v"):
-            getattr(infinite, kind)(theta).to_dense()
 
 
 def test_a_criterion_without_a_second_derivative_is_named():

@@ -7,7 +7,7 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 import specop
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+from specop.errors import InvalidInputError, ParametersChangedError
 from tensorflow_cases import (
     CROSS_ENTROPY,
     close,
@@ -103,30 +103,11 @@ def test_a_loss_of_single_precision_is_recognised_on_outputs_of_double_precision
     assert function.fisher().precision == np.finfo(np.float32).eps
 
 
-def test_ignored_classes_and_classes_in_the_second_dimension():
+def test_ignored_classes():
     x, y, w = normal(5, 4, 3), tf.reshape(labels(20), [5, 4]), normal(3, 3, seed=1)
     ignoring = LOSSES.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1, dtype="float64")
-    last = specop.objective(lambda w, batch: tf.tanh(batch[0]) @ w, ignoring, (x, y), params=w)
-    second = specop.objective(
-        lambda w, batch: tf.transpose(tf.tanh(batch[0]) @ w, [0, 2, 1]),
-        lambda z, y: ignoring(y, tf.transpose(z, [0, 2, 1])),
-        (x, y),
-        params=w,
-        likelihood="categorical",
-    )
-    for kind in ("exact", "mc"):
-        expected = last.fisher(kind=kind, draws=3).to_dense()
-        close(second.fisher(kind=kind, draws=3).to_dense(), expected)
-    close(last.fisher().to_dense(), last.ggn().to_dense())
-
-
-def test_a_wrong_likelihood_is_noticed():
-    model, _, batch = problem("mlp")
-    for claimed, factor in (("bernoulli", 1), ("gaussian", 1), ("categorical", 2)):
-        objective = specop.objective(model, lambda z, y, f=factor: cross_entropy(f * z, y), batch, likelihood=claimed)
-        for matrix in (objective.ggn(), objective.fisher(), objective.fisher(kind="mc")):
-            with pytest.raises(InvalidInputError, match=f"not the negative log-likelihood of a {claimed} variable"):
-                matrix @ tf.ones([31], tf.float64)
+    objective = specop.objective(lambda w, batch: tf.tanh(batch[0]) @ w, ignoring, (x, y), params=w)
+    close(objective.fisher().to_dense(), objective.ggn().to_dense())
 
 
 # --- Points and traces ------------------------------------------------------------------------------------------------
@@ -188,20 +169,10 @@ def test_samples_that_depend_on_each_other_are_refused():
     with pytest.raises(InvalidInputError, match="under one fixed mask for the whole batch"):
         next(masked.per_sample_gradients())
 
-    def mixing(w, batch):
-        return (batch[0] - tf.reduce_mean(batch[0], 0)) @ w
-
-    mixed = specop.objective(mixing, CROSS_ENTROPY, batch, params=normal(3, 3))
-    with pytest.raises(InvalidInputError, match="outputs of samples 0 to 10 depend on the rest"):
-        next(mixed.per_sample_gradients())
-
 
 BAD = {
-    "no outputs": (lambda w, batch: tf.reduce_sum(w), None, "without a criterion"),
-    "several outputs": (lambda w, batch: (w, w), lambda z, y: tf.reduce_sum(z[0]), "one real array, got tuple"),
     "constant criterion": (lambda w, batch: batch[0] @ w, lambda z, y: tf.constant(1.0), "does not depend on the out"),
     "constant outputs": (lambda w, batch: batch[0], cross_entropy, "does not depend on any of the 1 selected"),
-    "flattened": (lambda w, batch: tf.reshape(batch[0] @ w, [-1]), lambda z, y: tf.reduce_sum(z**2), r"shape \(33,\)"),
 }
 
 
@@ -209,18 +180,8 @@ BAD = {
 def test_errors_say_what_to_do(name):
     function, criterion, message = BAD[name]
     objective = specop.objective(function, criterion, (normal(11, 3), labels(11)), params=normal(3, 3))
-    A = objective.fisher(kind="empirical") if name == "flattened" else objective.ggn()
     with pytest.raises(InvalidInputError, match=message):
-        A.to_dense()
-
-
-def test_outputs_that_are_not_finite():
-    model, criterion, batch = problem("mlp")
-    model.get_layer("head").bias.assign([np.inf, 0, 0])
-    objective = specop.objective(model, criterion, batch)
-    for call in (objective.jacobian, objective.ggn().to_dense, lambda: next(objective.per_sample_gradients())):
-        with pytest.raises(NonFiniteError, match=r"outputs hold NaN or infinity.*head/bias"):
-            call()
+        objective.ggn().to_dense()
 
 
 def test_exhausted_memory_is_recognised():

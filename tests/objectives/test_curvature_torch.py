@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import specop
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+from specop.errors import InvalidInputError, ParametersChangedError
 from specop.testing import check_operator
 from specop_torch.tape import Tape, Untapeable
 from torch_cases import (
@@ -21,8 +21,6 @@ from torch_cases import (
     close,
     labels,
     operator,
-    outputs,
-    params,
     problem,
     reference,
     split,
@@ -140,21 +138,6 @@ def test_at_another_point(kind):
     close(at.to_dense(), expected)
 
 
-def test_a_function_of_a_structure():
-    batch = (torch.randn(11, 3).double(), labels(11))
-    objective = specop.objective(outputs, F.cross_entropy, split(batch, 7, 4), params=params())
-
-    def at(theta):
-        return outputs(objective.unflatten(theta), batch)
-
-    J = torch.autograd.functional.jacobian(at, objective.theta).flatten(0, 1)
-    close(objective.jacobian().to_dense(), J)
-    z = at(objective.theta)
-    H = torch.autograd.functional.hessian(lambda z: F.cross_entropy(z, batch[1]), z).reshape(33, 33)
-    close(objective.ggn().to_dense(), J.T @ H @ J)
-    close(objective.fisher().to_dense(), J.T @ H @ J)
-
-
 # --- What cannot be ---------------------------------------------------------------------------------------------------
 
 KINDS = ["ggn", "fisher", "mc", "empirical", "gradient_covariance", "jacobian"]
@@ -175,13 +158,6 @@ def test_an_operator_belongs_to_one_point(kind):
     close(operator(objective, kind).to_dense(), after)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_function_of_the_loss_alone_has_no_outputs(kind):
-    objective = specop.objective(lambda p, _: (p**2).mean(), params=torch.ones(3))
-    with pytest.raises(InvalidInputError, match=r"without a criterion|likelihood of labels"):
-        operator(objective, kind).to_dense()
-
-
 def test_a_wrong_tape_is_noticed_and_not_used(monkeypatch):
     expected = {kind: operator(make("mlp"), kind).to_dense() for kind in KINDS}
     replay = Tape.replay
@@ -200,30 +176,6 @@ def test_everything_is_taped(monkeypatch):
                 A = operator(make(name), kind)
                 A @ torch.ones(A.shape[1]).double()
     assert kinds and Untapeable not in kinds
-
-
-def test_samples_that_are_not_rows_of_the_outputs():
-    objective = make("tied")
-    with pytest.raises(InvalidInputError, match=r"outputs have shape \(10, 6\), but the batch has 5 samples"):
-        objective.fisher(kind="empirical").to_dense()
-
-
-def test_outputs_that_are_no_tensor():
-    model, _, batch = problem("mlp")
-    objective = specop.objective(
-        model, lambda z, y: F.cross_entropy(z[0], y[1]), batch, forward=lambda model, batch: (model(batch[0]), 1)
-    )
-    with pytest.raises(InvalidInputError, match=r"outputs must be one real array, got tuple.*logits alone"):
-        objective.ggn().to_dense()
-
-
-def test_outputs_that_are_not_finite():
-    model, criterion, batch = problem("mlp")
-    objective = specop.objective(model, criterion, batch)
-    with torch.no_grad():
-        model[2].weight[0, 0] = float("inf")
-    with pytest.raises(NonFiniteError, match=r"outputs hold NaN or infinity.*2\.weight"):
-        objective.jacobian()
 
 
 def test_a_criterion_that_ignores_the_outputs():
