@@ -12,26 +12,11 @@ import optree
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop.objectives.trees import Trees
+from specop.objectives.trees import Trees, by_optree
 
 __all__ = ["TREES"]
 
 _ARRAYS = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray, np.generic)
-
-
-# In it, dicts keep the order in which their user wrote them: concatenated values are then vectors.
-_NAMESPACE = "specop"
-
-
-def _flatten(structure: Any) -> tuple[list[Any], Any]:
-    with optree.dict_insertion_ordered(True, namespace=_NAMESPACE):
-        return optree.tree_flatten(structure, none_is_leaf=True, namespace=_NAMESPACE)
-
-
-def _names(structure: Any) -> list[str]:
-    with optree.dict_insertion_ordered(True, namespace=_NAMESPACE):
-        paths, *_ = optree.tree_flatten_with_path(structure, none_is_leaf=True, namespace=_NAMESPACE)
-    return [".".join(map(str, path)) or "params" for path in paths]
 
 
 def _as_tensor(leaf: Any) -> Any:
@@ -52,9 +37,7 @@ def _as_tensor(leaf: Any) -> Any:
 
 
 TREES = Trees(
-    flatten=_flatten,
-    unflatten=optree.tree_unflatten,
-    names=_names,
+    **by_optree(optree),
     as_array=_as_tensor,
     shape=lambda tensor: tuple(tensor.shape) if isinstance(tensor, _ARRAYS) else None,
     between=lambda tensor, start, stop: tensor[start:stop],

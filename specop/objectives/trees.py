@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 
-__all__ = ["Constant", "Frame", "Trees"]
+__all__ = ["Constant", "Frame", "Trees", "by_optree"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, types.MethodType)
 
@@ -126,6 +126,29 @@ class Trees:
         shapes = [self.shape(array) or () for array in self.arrays(batch)]
         count = self.count(batch)
         return [shape[:1] == (count,) for shape in shapes]
+
+
+def by_optree(optree: Any) -> dict[str, Any]:
+    """Return how structures are flattened by the library optree, for the functions of `Trees` of these names.
+
+    Parameters
+    ----------
+    optree : module
+        Which adapters depend on, and the core does not.
+    """
+    # In it, dicts keep the order in which their user wrote them: concatenated values are then vectors.
+    options = {"none_is_leaf": True, "namespace": "specop"}
+
+    def flatten(structure: Any) -> tuple[list[Any], Any]:
+        with optree.dict_insertion_ordered(True, namespace="specop"):
+            return optree.tree_flatten(structure, **options)
+
+    def names(structure: Any) -> list[str]:
+        with optree.dict_insertion_ordered(True, namespace="specop"):
+            paths, *_ = optree.tree_flatten_with_path(structure, **options)
+        return [".".join(map(str, path)) or "params" for path in paths]
+
+    return {"flatten": flatten, "unflatten": optree.tree_unflatten, "names": names}
 
 
 @dataclasses.dataclass(frozen=True)

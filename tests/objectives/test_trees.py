@@ -118,9 +118,10 @@ def test_parameters_have_the_names_of_their_places(trees, minicupy):
     assert list(tree.arrays) == ["pair.x", "tokens.ids", "scale.0", "scale.1"]
     assert list(tree.select(None)) == ["pair.x", "scale.0", "scale.1"]
     assert list(tree.select("scale", among=["pair.x", "scale.1"])) == ["scale.1"]
-    moved = tree.structure({"scale.1": "moved"})
-    assert moved["scale"] == (params["scale"][0], "moved") and moved["pair"].x is params["pair"].x
-    assert tree.arrays_of(moved, ["scale.1", "pair.x"]) == {"scale.1": None, "pair.x": params["pair"].x}
+    other = minicupy.asarray(np.ones(3))
+    moved = tree.structure({"scale.1": other})
+    assert moved["scale"] == (params["scale"][0], other) and moved["pair"].x is params["pair"].x
+    assert tree.arrays_of(moved, ["scale.1", "pair.x"]) == {"scale.1": other, "pair.x": params["pair"].x}
     with pytest.raises(InvalidInputError, match="expected a structure like params"):
         tree.arrays_of({"pair": params["pair"]}, ["pair.x"])
 
