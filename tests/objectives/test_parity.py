@@ -40,12 +40,8 @@ def test_loss_and_derivatives(framework, name, dtype):
     close(numpy(found.gradient()), gradient, dtype)
     H = found.hessian()
     assert H.dtype == dtype
-    if dtype == "float64":
-        close(numpy(H.to_dense()), hessian, dtype)
-    else:
-        block = np.random.default_rng(0).standard_normal((3, problem.n))
-        for vector in block:
-            close(numpy(H @ H.backend.from_host(vector, H.domain)), hessian @ vector, dtype)
+    for vector in np.random.default_rng(0).standard_normal((3, problem.n)):
+        close(numpy(H @ H.backend.from_host(vector, H.domain)), hessian @ vector, dtype)
 
 
 # In single precision one model is enough: that dtypes are kept is no matter of the model.
