@@ -1,1 +1,1 @@
-"""The command line and its report."""
+"""The command line and its page."""

@@ -1,4 +1,4 @@
-"""The command line's entry point; the commands are in `specop.report.commands`."""
+"""main: where the command line begins; the commands are in `specop.report.commands`."""
 
 from __future__ import annotations
 

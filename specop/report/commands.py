@@ -1,4 +1,4 @@
-"""The commands `specop demo` and `specop report`."""
+"""commands: `specop demo` and `specop report`, with their options."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import click
 
 from specop.errors import ConvergenceWarning, InvalidInputError, NoiseWarning, SpecopError
 from specop.objectives.mean import Objective
+from specop.report.page import render
 from specop.report.report import Settings, make_report
 from specop.report.task_files import TaskError, load_objective, task_errors
-from specop.report.text import render
 from specop.results.result import versions
 
 __all__ = ["commands"]

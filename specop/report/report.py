@@ -1,4 +1,4 @@
-"""The curvature report of an objective: its numbers, and the files they go to."""
+"""make_report, Report and Settings: the curvature of an objective in numbers, and the files that they go to."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ class Settings:
         Relative residual of the eigenpairs.
     trace_rtol : float
         Relative standard error of the trace.
-    steps, probes : int
-        Of the spectral density.
+    steps : int
+        Lanczos steps for each probe of the spectral density.
+    probes : int
+        Number of random probes of the spectral density.
     seed : int
-        Of all random vectors.
+        Seed of all random vectors.
     """
 
     k: int
@@ -58,17 +60,24 @@ class Report:
     ----------
     source : str
         Where the objective came from.
-    n, samples : int
-        Parameters and data samples.
+    n : int
+        Number of parameters.
+    samples : int or None
+        Number of data samples, where it is known.
     dtype, device : str
-        Of the vectors.
+        Number type and place of the vectors.
     loss, gradient_norm : float
+        The mean loss and the Euclidean norm of its gradient.
     largest : EigenResult
+        The largest eigenvalues of the Hessian.
     smallest : EigenResult or None
-        None if none were asked for.
+        The smallest ones; None if none were asked for.
     trace : TraceResult
+        The Hessian's trace.
     density : SpectralDensity
+        The Hessian's spectral density.
     settings : Settings
+        What was asked for.
     folder : Path
         Where the files are.
     """
@@ -124,12 +133,13 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     Parameters
     ----------
     source : str
-        What to call it.
+        What to call the objective.
     load : callable
         Returns the objective. It is called once the folder and the extras are known to be there.
     folder : Path
         Where to write; made if it is missing.
     settings : Settings
+        What to compute.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Task files: Python files with a function `objective()`, and one line for whatever goes wrong in them."""
+"""load_objective: run a task file, and tell in one line what goes wrong in it (TaskError, task_errors)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def load_objective(path: Path) -> Objective:
     Parameters
     ----------
     path : Path
+        A Python file with a function `objective()`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The curvature report as a page of text for a terminal."""
+"""render: the curvature report as a page of text for a terminal."""
 
 from __future__ import annotations
 
