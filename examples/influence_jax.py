@@ -76,13 +76,13 @@ def main(checked: int = 50) -> Answer:
 
     check = specop.analysis.validate_influence(train_loss, test_loss, first, samples=checked)
     print(check)
-    newton = specop.analysis.influence(train_loss, test_loss, damping=L2, samples=check.indices, newton=True)
+    newton = specop.analysis.influence(train_loss, test_loss, damping=L2, indices=check.indices, newton=True)
     newton_correlation = float(np.corrcoef(newton.scores, check.actual)[0, 1])
     print(f"predicted by a Newton step: correlation {newton_correlation:.4f}\n")
 
     harmful, _ = first.most_harmful(20)
     removed = specop.analysis.retrain(train_loss, without=harmful, damping=L2)
-    fitted_again = specop.analysis.retrain(train_loss, without=harmful, damping=L2, start=zeros)
+    fitted_again = specop.analysis.retrain(train_loss, without=harmful, damping=L2, theta=zeros)
     print(f"without 20 patients, from the old fit: {removed}\nwithout 20 patients, from zero: {fitted_again}")
     return Answer(first, newton, check, newton_correlation, removed, fitted_again)
 

@@ -85,7 +85,7 @@ def main(count: int = 400, removed: int = 30, plot: str | os.PathLike[str] = "in
     check = specop.analysis.validate_influence(train_loss, test_loss, first, samples=removed)
     print("", check, sep="\n")
     # One Newton step without the image takes a solve for each, so it is for these only.
-    newton = specop.analysis.influence(train_loss, test_loss, damping=L2, samples=check.indices, newton=True)
+    newton = specop.analysis.influence(train_loss, test_loss, damping=L2, indices=check.indices, newton=True)
     newton_correlation = float(np.corrcoef(newton.scores, check.actual)[0, 1])
     print(f"predicted by a Newton step: correlation {newton_correlation:.4f}, {newton.matvecs} products")
 

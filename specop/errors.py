@@ -15,6 +15,7 @@ __all__ = [
     "NondeterministicError",
     "NotConvergedError",
     "ParametersChangedError",
+    "QuadraticModelWarning",
     "SpecopError",
 ]
 
@@ -65,3 +66,7 @@ class ConvergenceWarning(UserWarning):
 
 class NoiseWarning(UserWarning):
     """Products are less exact than their dtype promises; the bounds were widened accordingly."""
+
+
+class QuadraticModelWarning(UserWarning):
+    """Curvature says less of the loss than what is made of it: no minimum is near, or the loss is not quadratic."""

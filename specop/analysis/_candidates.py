@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specop.arrays.backend import backend_of
 from specop.errors import InvalidInputError
+from specop.objectives.select import choose
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -29,17 +32,32 @@ class Candidates:
         Number of the group that an entry belongs to; -1 for entries that stay.
     labels : tuple of str
         A name for each group; empty where each weight is its own.
+    attached : ndarray (n,) of bool
+        Entries of biases and of factors of normalization that go with the weights of their group.
+    layer : ndarray (n,) of int
+        Number of the parameter, that with the group's weights, which must not lose too many of its groups.
     """
 
     group: NDArray[np.intp]
     labels: tuple[str, ...]
+    attached: NDArray[np.bool_]
+    layer: NDArray[np.intp]
+
+    def left(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Return which entries are there at a point: those that are not zero, and those that may not go."""
+        alive = values != 0
+        if self.labels:
+            # A bias that happens to be zero is there as long as its weights are.
+            living = np.unique(self.group[alive & (self.group >= 0)])
+            alive |= self.attached & np.isin(self.group, living)
+        return np.flatnonzero(alive | (self.group < 0))
 
     def among(self, left: NDArray[np.intp]) -> Members:
         """Return what is still there of each group when only these entries of the vector are."""
         group = self.group[left]
         places = np.flatnonzero(group >= 0)
-        numbers, owners = np.unique(group[places], return_inverse=True)
-        return Members(numbers, places, owners)
+        numbers, first, owners = np.unique(group[places], return_index=True, return_inverse=True)
+        return Members(numbers, places, owners, self.layer[left[places[first]]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +72,14 @@ class Members:
         Where their weights stand among those that are left.
     owners : ndarray of int
         Which of the k groups each of these belongs to.
+    layers : ndarray (k,) of int
+        Number of each group's parameter.
     """
 
     numbers: NDArray[np.intp]
     places: NDArray[np.intp]
     owners: NDArray[np.intp]
+    layers: NDArray[np.intp]
 
     @property
     def sizes(self) -> NDArray[np.intp]:
@@ -78,20 +99,26 @@ class Members:
         return self.places[np.isin(self.owners, groups)]
 
 
-def candidates_of(objective: Objective, groups: Any) -> Candidates:
-    """Return what `groups` of `saliency` means for an objective's parameters.
-
-    Parameters
-    ----------
-    objective : Objective
-    groups : as in `saliency`
-    """
+def candidates_of(objective: Objective, groups: Any, exclude: Any) -> Candidates:
+    """Return what `groups` and `exclude` of `saliency` mean for an objective's parameters."""
+    layer = np.repeat(np.arange(len(objective.shapes)), [int(np.prod(shape)) for shape in objective.shapes.values()])
     group = np.full(objective.n, -1, dtype=np.intp)
-    matrices = [name for name, shape in objective.shapes.items() if len(shape) >= 2]
+    attached = np.zeros(objective.n, dtype=bool)
     if not isinstance(groups, str) and groups is not None:
-        return _given(group, groups)
+        return Candidates(group, _given(group, groups), attached, layer)
     if groups is not None and groups not in _AXES:
         raise InvalidInputError(f"groups must be 'rows', 'columns' or a list of index arrays, got {groups!r}.")
+    out: tuple[str, ...] = ()
+    if exclude is None:
+        out = _outputs(objective, _AXES[groups]) if groups is not None else ()
+    elif isinstance(exclude, str) or len(exclude):
+        out = choose(objective.shapes, exclude, "exclude")
+    matrices = [name for name, shape in objective.shapes.items() if len(shape) >= 2 and name not in out]
+    if not matrices and out:
+        raise InvalidInputError(
+            f"nothing is left that may go without {', '.join(out)}"
+            f"{', whose groups are the outputs' if exclude is None else ''}. Pass exclude=() to let them go too."
+        )
     if not matrices:
         raise InvalidInputError(
             f"no parameter has two or more dimensions, and others, such as biases, are not pruned by default: there "
@@ -101,18 +128,71 @@ def candidates_of(objective: Objective, groups: Any) -> Candidates:
         for name in matrices:
             where = objective.slices[name]
             group[where] = np.arange(where.start, where.stop)
-        return Candidates(group, ())
+        return Candidates(group, (), attached, layer)
     labels: list[str] = []
     for name in matrices:
         shape = objective.shapes[name]
         axis = _AXES[groups] % len(shape)
-        numbers = len(labels) + np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        group[objective.slices[name]] = np.broadcast_to(numbers, shape).reshape(-1)
+        numbers = len(labels) + np.arange(shape[axis])
+        group[objective.slices[name]] = np.broadcast_to(
+            numbers.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape
+        ).reshape(-1)
+        for vector in _vectors_with(objective, name, axis):
+            where = objective.slices[vector]
+            if vector not in out and not attached[where].any():
+                group[where], attached[where], layer[where] = numbers, True, layer[objective.slices[name].start]
         labels += [f"{name}[{i}]" if axis == 0 else f"{name}[..., {i}]" for i in range(shape[axis])]
-    return Candidates(group, tuple(labels))
+    return Candidates(group, tuple(labels), attached, layer)
 
 
-def _given(group: NDArray[np.intp], groups: Iterable[Any]) -> Candidates:
+def _vectors_with(objective: Objective, name: str, axis: int) -> list[str]:
+    """Return the biases and factors of normalization that have an entry for each slice of a matrix.
+
+    They are those of the matrix's own module, and of modules without a matrix that come right after it, as batch
+    normalization does.
+    """
+    shapes, names = objective.shapes, list(objective.shapes)
+    own = name.rpartition(".")[0]
+    lengths = shapes[name]
+    outputs = 0 if backend_of(objective.theta).name == "torch" else len(lengths) - 1
+    if axis != outputs and lengths.count(lengths[axis]) > 1:
+        return []
+    with_matrix = {other.rpartition(".")[0] for other, shape in shapes.items() if len(shape) >= 2}
+    before = itertools.takewhile(lambda other: len(shapes[other]) < 2, reversed(names[: names.index(name)]))
+    after = itertools.takewhile(lambda other: len(shapes[other]) < 2, names[names.index(name) + 1 :])
+    near = [other for other in before if other.rpartition(".")[0] == own]
+    near += [other for other in after if other.rpartition(".")[0] not in with_matrix - {own}]
+    return [other for other in near if shapes[other] == (lengths[axis],)]
+
+
+def _outputs(objective: Objective, axis: int) -> tuple[str, ...]:
+    """Return the parameters whose slices along an axis are the outputs: no other slice changes one of them."""
+    try:
+        transposed = objective.jacobian().T
+    except InvalidInputError:
+        # A loss without a criterion has no outputs.
+        return ()
+    count, rest = divmod(transposed.shape[1], objective.samples)
+    if rest or count < 2:
+        return ()
+    backend = transposed.backend
+    weights = np.random.default_rng(0).uniform(1.0, 2.0, transposed.shape[1])
+    touched: list[dict[str, NDArray[np.intp]]] = []
+    for output in range(2):
+        chosen = np.where(np.arange(len(weights)) % count == output, weights, 0.0)
+        (slopes,) = backend.to_host(transposed @ backend.from_host(chosen, transposed.domain))
+        touched.append({})
+        for name, shape in objective.shapes.items():
+            if len(shape) >= 2:
+                others = tuple(i for i in range(len(shape)) if i != axis % len(shape))
+                moves = (slopes[objective.slices[name]].reshape(shape) != 0).any(axis=others)
+                touched[-1][name] = np.flatnonzero(moves)
+    first, second = touched
+    return tuple(name for name in first if len(first[name]) == len(second[name]) == 1 and first[name] != second[name])
+
+
+def _given(group: NDArray[np.intp], groups: Iterable[Any]) -> tuple[str, ...]:
+    """Number the entries of given groups in place; return the groups' names."""
     count = 0
     for number, given in enumerate(groups):
         indices = np.asarray(given)
@@ -129,4 +209,4 @@ def _given(group: NDArray[np.intp], groups: Iterable[Any]) -> Candidates:
         count += 1
     if not count:
         raise InvalidInputError("groups is empty: nothing could be removed.")
-    return Candidates(group, tuple(f"group {number}" for number in range(count)))
+    return tuple(f"group {number}" for number in range(count))

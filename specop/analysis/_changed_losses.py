@@ -39,7 +39,7 @@ class ChangedLoss:
     added : Objective, optional
         Of the same model, with the data to add.
     matrix : str
-        What stands for the second derivatives, as in `Objective.solve`.
+        What stands for the second derivatives: "hessian", "ggn", "fisher" or "empirical fisher".
     """
 
     def __init__(
@@ -62,12 +62,13 @@ class ChangedLoss:
             check_same_point(objective, added, "added")
             self.parts.append((added.terms / objective.terms, added))
 
-    def loss(self, theta: Array) -> Array:
-        """Return the value at a point as a native scalar."""
-        total = 0.5 * self.damping * self.backend.dot(theta, theta)
-        for weight, part in self.parts:
-            total = total + weight * part.loss(theta)
-        return total
+    def loss(self, theta: Array) -> float:
+        """Return the value at a point."""
+        losses = [part.loss(theta) for _, part in self.parts]
+        square, *found = map(float, self.backend.to_host(self.backend.dot(theta, theta), *losses))
+        return 0.5 * self.damping * square + sum(
+            weight * loss for (weight, _), loss in zip(self.parts, found, strict=True)
+        )
 
     def gradient(self, theta: Array) -> Array:
         """Return the gradient at a point."""
@@ -85,7 +86,7 @@ class ChangedLoss:
         return total + self.damping * identity_like(total) if self.damping else total
 
 
-def check_separable(objective: Objective) -> None:
+def check_separable(objective: Objective, theta: Array | None = None) -> None:
     """Raise InvalidInputError unless the loss is the weighted mean of those of two parts of the samples.
 
     Every second sample against the others: that cuts through each batch, and shows a coupling as clearly as any cut.
@@ -95,7 +96,7 @@ def check_separable(objective: Objective) -> None:
         raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")
     parts = [objective.subset(even), objective.subset(odd)]
     backend = backend_of(objective.theta)
-    whole, *losses = (float(x) for x in backend.to_host(objective.loss(), *(part.loss() for part in parts)))
+    whole, *losses = map(float, backend.to_host(objective.loss(theta), *(part.loss(theta) for part in parts)))
     mean = sum(part.terms / objective.terms * loss for part, loss in zip(parts, losses, strict=True))
     tolerance = min(_ROUNDING * objective.hessian().precision, _COARSEST) * max(abs(whole), *map(abs, losses))
     if abs(mean - whole) > tolerance:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,18 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.analysis._changed_losses import check_same_point, check_separable
-from specop.analysis._leave_one_out import leave_one_out
-from specop.analysis._many_solves import ManySolves
-from specop.arrays.backend import Array, Backend, backend_of, shape_of
+from specop.analysis._leave_one_out import ROWS, curvature_solves, newton_changes
+from specop.analysis._quadratic_model import row_norms, warn_of_slope
+from specop.arrays.backend import Array, backend_of, shape_of
 from specop.errors import InvalidInputError
+from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.influence import InfluenceResult
-from specop.results.leave_one_out import LeaveOneOutResult
-from specop.results.result import versions
+from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
 from specop.solvers.operands import checked_damping
+from specop.solvers.woodbury.row_forms import row_forms
 
 __all__ = ["influence"]
+
+# All samples' gradients are held up to so many samples, and entries.
+_ROWS, _ENTRIES = 2000, 40_000_000
 
 
 def influence(
@@ -30,10 +33,17 @@ def influence(
     *,
     damping: float,
     matrix: str = "hessian",
-    samples: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     per_sample: bool = False,
     newton: bool = False,
-    **options: Any,
+    theta: Array | None = None,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    max_matvecs: int | None = None,
+    preconditioner: Any = None,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> InfluenceResult:
     r"""Predict how the removal of training samples changes a quantity, to first order.
 
@@ -59,21 +69,34 @@ def influence(
         objective of the function or as its gradient; the i-th unit vector stands for the i-th parameter. Default: the
         loss of each sample itself, its self-influence.
     damping : float
-        As above, at least 0.
+        Strength d of the L2 penalty, at least 0.
     matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
-        As in `Objective.solve`. The Gauss-Newton matrix is positive semidefinite where the Hessian may not be.
-    samples : array_like of int, optional
+        What stands for H, all of the mean loss: its Hessian, the generalized Gauss-Newton matrix, which is positive
+        semidefinite where the Hessian may not be, the Fisher matrix, or the mean of :math:`g_i g_i^T`.
+    indices : array_like of int, optional
         Numbers of the training samples to score, in the order of the data; default: all.
     per_sample : bool
         Score the loss of each test sample by itself. One solution, a vector of length n, is held for each.
     newton : bool
         Predict by one Newton step on the remaining data, as `leave_one_out` does, instead of the derivative, and
         evaluate the loss of `on` at the predicted parameters. That is a solve for each training sample, not for each
-        test loss: meant for few `samples`, such as those that the derivative finds. It is much closer to retraining
+        test loss: meant for few `indices`, such as those that the derivative finds. It is much closer to retraining
         where single samples matter.
-    **options
-        Of `specop.solve`: rtol, max_matvecs, preconditioner, progress, ... Test samples are solved for together; where
-        they are many and parameters few, by the inverse of the matrix.
+    theta : native vector (n,), optional
+        The trained parameters, at which everything is evaluated; default: the model's current ones.
+    rtol, atol : float
+        Goal for the residual of each solve with the right-hand side b, the larger of ``rtol |b|`` and `atol`. Test
+        samples are solved for together; where they are many and parameters few, by the inverse of the matrix.
+    max_matvecs : int, optional
+        Limit on products with the matrix in all; default: that of each solve, see `specop.solve`.
+    preconditioner : LinearOperator, optional
+        An approximation of the inverse of the damped matrix: see `specop.nystrom_preconditioner`.
+    seed : int
+        Seed of the random vectors that a solve needs after a breakdown.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError instead of warning where a solve did not reach its goal.
 
     Returns
     -------
@@ -84,11 +107,15 @@ def influence(
     ------
     InvalidInputError
         If the loss is not the mean over samples, so that what a sample adds is not known.
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     Warns
     -----
     ConvergenceWarning
         If a solve did not reach its tolerance.
+    QuadraticModelWarning
+        If the gradient of the penalized loss is larger than its standard error over the samples: no minimum is near.
 
     References
     ----------
@@ -106,118 +133,138 @@ def influence(
     >>> specop.analysis.influence(train, test, damping=0.01, per_sample=True).scores.shape
     (8, 5)
     """
-    started = time.perf_counter()
-    damping, theta = checked_damping(damping), objective.theta
-    backend = backend_of(theta)
-    chosen = np.arange(objective.samples) if samples is None else checked_samples(samples, objective.samples)
-    if not newton:
-        check_separable(objective)
-    options = {"matrix": matrix, "damping": damping, **options}
-    solved: ManySolves | LeaveOneOutResult
-    if on is None:
-        if per_sample or newton:
-            raise InvalidInputError("per_sample=True and newton=True need something to look at in on=.")
-        scores, solved = _self_influence(objective, backend, np.sort(chosen), options)
-        quantity = "the loss of each one itself"
-    else:
-        columns, quantity = _gradients(objective, backend, on, per_sample)
-        if newton:
-            evaluated = on if isinstance(on, Objective) and not per_sample else None
-            scores, solved = _by_newton_steps(objective, backend, np.sort(chosen), columns, evaluated, options)
-        else:
-            scores, solved = _by_derivatives(objective, backend, np.sort(chosen), columns, options)
-        if not per_sample and len(backend.shape(on)) != 2:
-            scores = scores[:, 0]
-    gradient = objective.gradient()
-    loss_slope, slope = (
-        float(x) for x in backend.to_host(backend.norm(gradient), backend.norm(backend.axpy_(gradient, damping, theta)))
-    )
-    return InfluenceResult(
-        scores=scores[np.argsort(np.argsort(chosen))],
-        indices=chosen,
-        quantity=quantity,
-        newton=newton,
-        damping=damping,
-        matrix=matrix,
-        residuals=np.concatenate(solved.residuals) if isinstance(solved, ManySolves) else solved.residuals,
-        gradient_norm=slope,
-        loss_gradient_norm=loss_slope,
-        matvecs=solved.matvecs,
-        seconds=time.perf_counter() - started,
+    damping = checked_damping(damping)
+    backend = backend_of(objective.theta)
+    chosen = np.arange(objective.samples) if indices is None else checked_samples(indices, objective.samples)
+    ordered = np.sort(chosen)
+    if on is None and (per_sample or newton):
+        raise InvalidInputError("per_sample=True and newton=True need something to look at in on=.")
+    check_separable(objective, theta)
+    with Task(
+        "influence",
+        backend,
+        seed=seed,
         samples=objective.samples,
-        seed=0,
-        converged=solved.converged,
-        message=solved.message,
-        versions=versions(backend.name),
-    )
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as task:
+        attempts = Attempts(
+            task, rtol=rtol, atol=atol, max_matvecs=max_matvecs, preconditioner=preconditioner, seed=seed
+        )
+        gradients, quantity = _gradients(objective, on, per_sample, theta)
+        if newton:
+            norms = np.concatenate([row_norms(backend, rows) for rows in _rows(objective, ordered, theta)])
+            changes = newton_changes(attempts, objective, list(ordered[:, None]), damping, matrix, theta)
+            level = on if isinstance(on, Objective) and not per_sample else None
+            scores = _differences(objective, changes, gradients, level, theta)
+        elif matrix == ROWS and damping > 0 and _rows_fit(objective):
+            scores, norms = _by_rows(attempts, objective, ordered, gradients, damping, theta)
+        else:
+            solves = curvature_solves(attempts, objective, len(gradients) or len(chosen), damping, matrix, theta)
+            scores, norms = _by_solves(solves, objective, ordered, gradients, theta)
+        is_single = on is not None and not per_sample and len(shape_of(on)) != 2
+        gradient, point = objective.gradient(theta), objective.theta if theta is None else theta
+        norm = backend.norm(gradient)
+        loss_slope, slope = map(float, backend.to_host(norm, backend.norm(backend.axpy_(gradient, damping, point))))
+        warn_of_slope(slope, norms, objective.samples)
+        return task.result(
+            InfluenceResult,
+            scores=(scores[:, 0] if is_single else scores)[np.argsort(np.argsort(chosen))],
+            indices=chosen,
+            quantity=quantity,
+            newton=newton,
+            damping=damping,
+            matrix=matrix,
+            residuals=np.concatenate(attempts.residuals),
+            gradient_norm=slope,
+            loss_gradient_norm=loss_slope,
+            converged=attempts.converged,
+            message=attempts.message,
+        )
 
 
-def _gradients(objective: Objective, backend: Backend, on: Any, per_sample: bool) -> tuple[list[Array], str]:
+def _gradients(objective: Objective, on: Any, per_sample: bool, theta: Array | None) -> tuple[list[Array], str]:
     """Return the gradients of what is looked at, and what that is in words."""
+    backend = backend_of(objective.theta)
+    if on is None:
+        return [], "the loss of each one itself"
     if isinstance(on, Objective):
         check_same_point(objective, on, "on")
         if not per_sample:
-            return [on.gradient()], f"the mean loss of {on.samples} test samples"
-        rows = [row for block in on.per_sample_gradients() for row in backend.columns(backend.transpose(block))]
+            return [on.gradient(theta)], f"the mean loss of {on.samples} test samples"
+        rows = [row for block in on.per_sample_gradients(theta) for row in backend.columns(backend.transpose(block))]
         return rows, f"the loss of each of {on.samples} test samples"
     if per_sample:
         raise InvalidInputError(f"per_sample=True needs a test objective in on=, got {type(on).__name__}.")
-    dimensions = len(backend.shape(on))
+    dimensions = len(shape_of(on))
     if dimensions == 2:
         columns = backend.columns(on)
         return columns, f"{len(columns)} quantities with given gradients"
     return [on if dimensions else objective.flatten(on)], "a quantity with a given gradient"
 
 
-def _by_derivatives(
-    objective: Objective,
-    backend: Backend,
-    chosen: NDArray[np.intp],
-    columns: list[Array],
-    options: dict[str, Any],
-) -> tuple[NDArray[np.float64], ManySolves]:
-    solves = ManySolves(objective, len(columns), **options)
-    solutions = backend.transpose(solves(backend.stack_columns(columns)))
-    blocks = [backend.row_products([rows], [solutions]) for rows in _rows(objective, chosen)]
-    return np.concatenate(blocks) * _share(objective, chosen), solves
+_Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def _by_newton_steps(
+def _by_solves(
+    solves: ManySolves,
     objective: Objective,
-    backend: Backend,
     chosen: NDArray[np.intp],
-    columns: list[Array],
-    on: Objective | None,
-    options: dict[str, Any],
-) -> tuple[NDArray[np.float64], LeaveOneOutResult]:
-    """Predict changes of the loss of `on` by evaluating it, or without one of what has the gradients in `columns`."""
-    found = leave_one_out(objective, chosen, newton=True, **options)
+    gradients: list[Array],
+    theta: Array | None,
+) -> _Scores:
+    """Return the derivatives, and the norms of the samples' gradients."""
+    backend = backend_of(objective.theta)
+    solutions = solves(backend.stack_columns(gradients)) if gradients else None
+    scores, norms = [], []
+    for rows in _rows(objective, chosen, theta):
+        norms.append(row_norms(backend, rows))
+        scores.append(solves(backend.transpose(rows)).paired(rows) if solutions is None else solutions.products(rows))
+    return np.concatenate(scores) * _share(objective, chosen), np.concatenate(norms)
+
+
+def _rows_fit(objective: Objective) -> bool:
+    """Return whether all samples' gradients are held; those of few parameters are added up instead."""
+    return objective.n > LARGEST and objective.samples <= _ROWS and objective.n * objective.samples <= _ENTRIES
+
+
+def _by_rows(
+    attempts: Attempts,
+    objective: Objective,
+    chosen: NDArray[np.intp],
+    gradients: list[Array],
+    damping: float,
+    theta: Array | None,
+) -> _Scores:
+    """Return the same for the empirical Fisher matrix, whose inverse has a closed form in its rows."""
+    backend = backend_of(objective.theta)
+    rows = list(_rows(objective, np.arange(objective.samples), theta))
+    others = [backend.stack(gradients)] if gradients else rows
+    forms, residuals = row_forms(backend, rows, others, damping)
+    attempts.residuals.append(residuals if gradients else residuals[chosen])
+    scores = forms[chosen] if gradients else forms.diagonal()[chosen]
+    return scores / objective.samples, np.concatenate([row_norms(backend, block) for block in rows])[chosen]
+
+
+def _differences(
+    objective: Objective, changes: list[Array], gradients: list[Array], on: Objective | None, theta: Array | None
+) -> NDArray[np.float64]:
+    """Return by how much changes of the parameters change the loss of `on`, or without one what has these gradients."""
+    backend = backend_of(objective.theta)
     if on is None:
-        rows = backend.transpose(backend.stack_columns(columns))
-        return backend.row_products([backend.transpose(found.changes)], [rows]), found
-    theta = objective.theta
-    points = [backend.axpy_(change, 1.0, theta) for change in backend.columns(found.changes)]
-    before, *after = (float(x) for x in backend.to_host(on.loss(theta), *(on.loss(point) for point in points)))
-    return np.array(after)[:, None] - before, found
+        rows, others = (backend.transpose(backend.stack_columns(several)) for several in (changes, gradients))
+        return backend.row_products([rows], [others])
+    at = objective.theta if theta is None else theta
+    losses = [on.loss(theta), *(on.loss(backend.axpy_(change, 1.0, at)) for change in changes)]
+    before, *after = (float(loss) for loss in backend.to_host(*losses))
+    return np.array(after)[:, None] - before
 
 
-def _self_influence(
-    objective: Objective, backend: Backend, chosen: NDArray[np.intp], options: dict[str, Any]
-) -> tuple[NDArray[np.float64], ManySolves]:
-    values: list[float] = []
-    solves = ManySolves(objective, len(chosen), **options)
-    for rows in _rows(objective, chosen):
-        block = backend.transpose(rows)
-        pairs = zip(backend.columns(block), backend.columns(solves(block)), strict=True)
-        values += [float(x) for x in backend.to_host(*(backend.dot(row, solution) for row, solution in pairs))]
-    return np.array(values) * _share(objective, chosen), solves
-
-
-def _rows(objective: Objective, chosen: NDArray[np.intp]) -> Iterator[Array]:
+def _rows(objective: Objective, chosen: NDArray[np.intp], theta: Array | None) -> Iterator[Array]:
     """Yield the gradients of samples, in the order of the data."""
     part = objective if len(chosen) == objective.samples else objective.subset(chosen)
     count = 0
-    for block in part.per_sample_gradients():
+    for block in part.per_sample_gradients(theta):
         count += shape_of(block)[0]
         yield block
     if count != len(chosen):

@@ -15,7 +15,6 @@ from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict
 from specop.solvers.decompositions import decomposed
 from specop.solvers.operands import checked_damping
-from specop.solvers.solve import solve
 from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
 from specop.spectral.diagonal import diagonal
 
@@ -43,43 +42,11 @@ class InverseCurvature:
         Of the inverse.
     damping : float
         As used.
-    products : int
-        With the curvature matrix, that this took.
     """
 
     operator: LinearOperator
     diagonal: NDArray[np.float64]
     damping: float
-    products: int
-
-    def removal(self, weights: Array, chosen: NDArray[np.intp]) -> tuple[Array, float]:
-        """Return what all weights become without the chosen ones, and the rise of the quadratic model from its minimum.
-
-        The others move to the minimum of the quadratic model under the constraint that all chosen weights are zero
-        together. That is one update with the inverse of their whole block, not a sum of updates for single weights,
-        each of which would bring the others back.
-        """
-        backend, A = self.operator.backend, self.operator
-        gone = backend.gather(weights, chosen)
-        rtol = max(A.domain.epsilon**0.75, 30 * A.precision)
-        multipliers = solve(restrict(A, chosen), gone, rtol=rtol, raise_on_failure=True).x
-        change = A._matvec(backend.scatter(multipliers, chosen, A.domain))
-        (twice,) = backend.to_host(backend.dot(gone, multipliers))
-        moved = backend.axpy_(backend.copy(weights), -1.0, change)
-        # Zero by construction: the difference leaves rounding.
-        left = np.setdiff1d(np.arange(A.shape[0]), chosen)
-        return backend.scatter(backend.gather(moved, left), left, A.domain), float(twice) / 2
-
-    def cost(self, weights: Array, group: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
-        """Return half of w'x, and x = ([H^-1]_QQ)^-1 w for a group Q: all weights move by -H^-1[:, Q] x without it."""
-        backend, A = self.operator.backend, self.operator
-        n = A.shape[0]
-        unit = np.zeros((n, len(group)))
-        unit[group, np.arange(len(group))] = 1.0
-        native = backend.from_host(unit, A.domain)
-        gone, columns = backend.to_host(backend.gather(weights, group), A @ native)
-        multipliers: NDArray[np.float64] = np.asarray(np.linalg.solve(columns[group], gone), dtype=np.float64)
-        return float(gone @ multipliers) / 2, multipliers
 
 
 def inverse_curvature(
@@ -91,7 +58,7 @@ def inverse_curvature(
     ----------
     objective : Objective
     matrix, damping, blocks
-        As in `saliency`.
+        The arguments of `saliency`.
     theta : native vector (n,)
         Where.
     left : ndarray of int
@@ -112,19 +79,16 @@ def inverse_curvature(
     return _of_dense(curvature, matrix, damping, left)
 
 
-def curvature_diagonal(
-    objective: Objective, matrix: str, theta: Array, left: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], int]:
-    """Return the diagonal of a curvature matrix at some of the weights, and the products that it took."""
+def curvature_diagonal(objective: Objective, matrix: str, theta: Array, left: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the diagonal of a curvature matrix at some of the weights."""
     if matrix == _ROWS:
         backend, total, samples = backend_of(theta), np.zeros(len(left)), 0
         for block in _sample_gradients(objective, theta, left):
             total += _squares(backend, block)
             samples += backend.shape(block)[0]
-        return total / samples, 0
+        return total / samples
     restricted = restrict(objective.matrix(matrix, theta), left)
-    found = diagonal(restricted, method="exact")
-    (entries,) = backend_of(theta).to_host(found.x)
+    (entries,) = backend_of(theta).to_host(diagonal(restricted, method="exact").x)
     lowest = int(np.argmin(entries))
     rounding = 100 * restricted.precision * float(np.abs(entries).max())
     if entries[lowest] < -rounding:
@@ -133,7 +97,7 @@ def curvature_diagonal(
             f"this point is no minimum, and a saliency H w^2 / 2 would be negative. Take matrix='ggn' or "
             f"matrix={_ROWS!r}, which are positive semidefinite."
         )
-    return np.maximum(entries, 0.0), found.matvecs
+    return np.maximum(entries, 0.0)
 
 
 def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blocks: Any) -> InverseCurvature:
@@ -153,7 +117,7 @@ def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blo
     # The diagonal of an inverse is never below the inverse of the diagonal. In single precision small entries are lost
     # to rounding, or negative: their weights, the most significant ones, would go first.
     entries = np.maximum(entries, 1.0 / (moments + found.damping))
-    return InverseCurvature(found.operator(), entries, found.damping, 0)
+    return InverseCurvature(found.operator(), entries, found.damping)
 
 
 def _of_dense(
@@ -171,7 +135,7 @@ def _of_dense(
             f"cost. Pass damping above {found.least_damping:.3g}{remedy}."
         )
     operator, diagonal = found.inverse(damping)
-    return InverseCurvature(operator, diagonal, float(damping), len(left))
+    return InverseCurvature(operator, diagonal, float(damping))
 
 
 def _sample_gradients(objective: Objective, theta: Array, left: NDArray[np.intp]) -> Iterator[Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,26 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
-from specop.arrays.backend import Array, Backend, backend_of
+from specop.analysis._quadratic_model import warn_of_slope
+from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
+from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.leave_one_out import LeaveOneOutResult
-from specop.results.solve import SolveResult
+from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
 from specop.solvers.operands import checked_damping
-from specop.solvers.solve import solve
 
-__all__ = ["leave_one_out"]
+__all__ = ["ROWS", "curvature_solves", "leave_one_out", "newton_changes"]
+
+ROWS = "empirical fisher"
 
 
 def leave_one_out(
     objective: Objective,
-    samples: Sequence[Any] | NDArray[np.intp] | None = None,
+    indices: Sequence[Any] | NDArray[np.intp] | None = None,
     *,
     damping: float,
     matrix: str = "hessian",
     newton: bool = False,
-    **options: Any,
+    theta: Array | None = None,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    max_matvecs: int | None = None,
+    preconditioner: Any = None,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> LeaveOneOutResult:
     r"""Predict the parameters that training without some samples would give.
 
@@ -52,17 +61,30 @@ def leave_one_out(
     ----------
     objective : Objective
         The training loss, at the trained parameters.
-    samples : sequence of int, or of sequences of int, optional
+    indices : sequence of int, or of sequences of int, optional
         Numbers of samples, in the order of the data, to leave out one at a time, or groups of them to leave out
         together. Default: each sample. A vector of length n is held for each.
     damping : float
-        Strength of the L2 penalty that the model was trained with, at least 0; see `influence`.
-    matrix : {"hessian", "ggn", "fisher"}
-        As in `Objective.solve`; for the derivative also "empirical fisher".
+        Strength d of the L2 penalty that the model was trained with, at least 0.
+    matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
+        What stands for H, all of the mean loss: its Hessian, the generalized Gauss-Newton matrix, the Fisher matrix,
+        or, for the derivative only, the mean of the samples' :math:`g_i g_i^T`.
     newton : bool
         Use the matrix of the remaining data. Groups share their products without it, and have their own with it.
-    **options
-        Of `specop.solve`: rtol, max_matvecs, preconditioner, progress, ...
+    theta : native vector (n,), optional
+        The trained parameters, at which everything is evaluated; default: the model's current ones.
+    rtol, atol : float
+        Goal for the residual of each solve with the right-hand side b, the larger of ``rtol |b|`` and `atol`.
+    max_matvecs : int, optional
+        Limit on products with the matrix in all; default: that of each solve, see `specop.solve`.
+    preconditioner : LinearOperator, optional
+        An approximation of the inverse of the damped matrix: see `specop.nystrom_preconditioner`.
+    seed : int
+        Seed of the random vectors that a solve needs after a breakdown.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError instead of warning where a solve did not reach its goal.
 
     Returns
     -------
@@ -73,6 +95,15 @@ def leave_one_out(
     ------
     InvalidInputError
         If the loss is not the mean over samples, so that what a sample adds is not known.
+    NotConvergedError
+        Only with ``raise_on_failure``.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a solve did not reach its tolerance.
+    QuadraticModelWarning
+        If the gradient of the penalized loss is larger than its standard error over the samples: no minimum is near.
 
     References
     ----------
@@ -88,67 +119,96 @@ def leave_one_out(
     >>> specop.analysis.leave_one_out(objective, [[0, 5, 6]], damping=0.1, newton=True).changes.shape
     torch.Size([4, 1])
     """
-    started = time.perf_counter()
-    damping = checked_damping(damping)
-    if newton and matrix == "empirical fisher":
-        raise InvalidInputError(
-            "newton=True needs second derivatives: matrix='hessian', 'ggn' or 'fisher', got 'empirical fisher'."
-        )
-    groups = _checked_groups(objective, samples)
+    groups = _checked_groups(objective, indices)
     for group in groups:
         check_some_stay(objective, group)
-    check_separable(objective)
+    check_separable(objective, theta)
     backend = backend_of(objective.theta)
-    if newton:
-        solved = [_newton_step(objective, group, damping, matrix, options) for group in groups]
-        changes = backend.stack_columns([result.solution for result in solved])
-    else:
-        rhs = [_part_of(objective, backend, group) for group in groups]
-        solved = [objective.solve(backend.stack_columns(rhs), matrix=matrix, damping=damping, **options)]
-        changes = solved[0].solution
-    # What is to be said of all solves together: a failure, or an indefinite matrix.
-    worst = min(solved, key=lambda result: (result.converged, result.message == "converged"))
-    return LeaveOneOutResult(
-        changes=changes,
-        indices=np.concatenate(groups),
-        sizes=np.array([len(group) for group in groups]),
-        newton=newton,
-        damping=damping,
-        matrix=matrix,
-        residuals=np.concatenate([result.residuals for result in solved]),
-        matvecs=sum(result.matvecs for result in solved),
-        seconds=time.perf_counter() - started,
+    parts = [_part_of(objective, group, theta) for group in groups]
+    sizes = np.array([len(group) for group in groups])
+    with Task(
+        "leave_one_out",
+        backend,
+        seed=seed,
         samples=objective.samples,
-        seed=worst.seed,
-        converged=worst.converged,
-        message=worst.message,
-        versions=worst.versions,
-        unflatten=objective.unflatten,
-    )
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as task:
+        attempts = Attempts(
+            task, rtol=rtol, atol=atol, max_matvecs=max_matvecs, preconditioner=preconditioner, seed=seed
+        )
+        if newton:
+            changes = newton_changes(attempts, objective, groups, damping, matrix, theta)
+        else:
+            solves = curvature_solves(attempts, objective, len(groups), damping, matrix, theta)
+            changes = solves(backend.stack_columns(parts)).columns()
+        slope = ChangedLoss(objective, damping).gradient(objective.theta if theta is None else theta)
+        norm, *norms = map(float, backend.to_host(backend.norm(slope), *(backend.norm(part) for part in parts)))
+        warn_of_slope(norm, np.array(norms) * objective.samples / sizes, objective.samples, sizes)
+        return task.result(
+            LeaveOneOutResult,
+            changes=backend.stack_columns(changes),
+            indices=np.concatenate(groups),
+            sizes=sizes,
+            newton=newton,
+            damping=checked_damping(damping),
+            matrix=matrix,
+            residuals=np.concatenate(attempts.residuals),
+            converged=attempts.converged,
+            message=attempts.message,
+            unflatten=objective.unflatten,
+        )
 
 
-def _checked_groups(objective: Objective, samples: Any) -> list[NDArray[np.intp]]:
+def curvature_solves(
+    attempts: Attempts, objective: Objective, count: int, damping: float, matrix: str, theta: Array | None
+) -> ManySolves:
+    """Return solves with a damped curvature matrix for so many right-hand sides."""
+    entries = None
+    if matrix == ROWS and damping > 0 and objective.n <= LARGEST:
+        # One pass over the samples' gradients, where each product would take another.
+        blocks = objective.per_sample_gradients(theta)
+        backend = backend_of(objective.theta)
+        moments = sum(backend.block_products(block, objective.n)[0] for block in blocks)
+        entries = np.asarray(moments / objective.samples + damping * np.eye(objective.n))
+    damped = ChangedLoss(objective, damping, matrix=matrix).hessian(theta)
+    return ManySolves(attempts, damped, count, entries)
+
+
+def newton_changes(
+    attempts: Attempts,
+    objective: Objective,
+    groups: list[NDArray[np.intp]],
+    damping: float,
+    matrix: str,
+    theta: Array | None,
+) -> list[Array]:
+    """Return how the parameters change without each group, by one Newton step on the remaining data."""
+    if matrix == ROWS:
+        raise InvalidInputError(
+            f"newton=True needs second derivatives: matrix='hessian', 'ggn' or 'fisher', got {ROWS!r}."
+        )
+    changes = []
+    for group in groups:
+        changed = ChangedLoss(objective, damping, without=group, matrix=matrix)
+        changes.append(attempts.solve(changed.hessian(theta), _part_of(objective, group, theta)))
+    return changes
+
+
+def _checked_groups(objective: Objective, indices: Any) -> list[NDArray[np.intp]]:
     count = objective.samples
-    if samples is None:
+    if indices is None:
         return list(np.arange(count)[:, None])
-    if len(samples) == 0:
+    if len(indices) == 0:
         raise InvalidInputError(f"no samples to leave out: pass numbers from 0 to {count - 1}, or None for each one.")
     # Groups may differ in size, so that NumPy would make no array of them.
-    if np.ndim(samples[0]) == 0:
-        return list(checked_samples(samples, count)[:, None])
-    return [checked_samples(group, count) for group in samples]
+    if np.ndim(indices[0]) == 0:
+        return list(checked_samples(indices, count)[:, None])
+    return [checked_samples(group, count) for group in indices]
 
 
-def _part_of(objective: Objective, backend: Backend, group: NDArray[np.intp]) -> Array:
+def _part_of(objective: Objective, group: NDArray[np.intp], theta: Array | None) -> Array:
     """Return what a group adds to the gradient of the mean loss."""
     part = objective.subset(group)
-    return backend.scale_(part.gradient(), part.terms / objective.terms)
-
-
-def _newton_step(
-    objective: Objective, group: NDArray[np.intp], damping: float, matrix: str, options: dict[str, Any]
-) -> SolveResult:
-    changed = ChangedLoss(objective, damping, without=group, matrix=matrix)
-    (weight, part) = changed.parts[1]
-    rhs = changed.backend.scale_(part.gradient(), -weight)
-    return solve(changed.hessian(), rhs, **options)
+    gradient = part.gradient(theta)
+    return backend_of(gradient).scale_(gradient, part.terms / objective.terms)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.analysis._candidates import candidates_of
-from specop.analysis._saliency import Scores, check_method, checked_point, scores_at
+from specop.analysis._candidates import Candidates, candidates_of
+from specop.analysis._quadratic_model import FAR, far_behind
+from specop.analysis._saliency import Scores, check_method, checked_point, scores_at, warn_of_point
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
+from specop.krylov.run import Task
 from specop.results.prune import PruneResult
-from specop.results.result import versions
+from specop.solvers.constrained import with_zeros
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -36,7 +37,12 @@ def prune(
     damping: float | None = None,
     blocks: Any = None,
     groups: Any = None,
+    exclude: Any = None,
+    layer_limit: float | None = None,
+    trust: float | None = FAR,
     theta: Array | None = None,
+    progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> PruneResult:
     """Set the least significant weights to zero, and for "obs" let all others make up for it.
 
@@ -51,25 +57,62 @@ def prune(
     sparsity : float
         Share of weights to be zero at the end, from 0 to 1, of those that may go at all. It is not exceeded, and
         missed by less than a weight or a group.
-    method, matrix, damping, blocks, groups
-        As in `saliency`. Groups are ranked by their saliency for each of their weights.
+    method : {"obs", "obd", "magnitude"}
+        How saliencies are computed: optimal brain surgeon, optimal brain damage, or half the square of the weight; see
+        `saliency`.
+    matrix : {"empirical fisher", "hessian", "ggn", "fisher"}
+        The curvature matrix behind them. All but the first are for at most 1000 weights with "obs".
+    damping : float, optional
+        Multiple of the identity that is added before an inversion; default: a hundredth of the mean of the matrix's
+        diagonal, in each step anew.
+    blocks : int or sequence of slice, optional
+        Only diagonal blocks of the empirical Fisher matrix; default: all of it.
+    groups : {"rows", "columns"} or sequence of index arrays, optional
+        Weights that go together, ranked by their saliency for each weight. Rows are the slices of each parameter along
+        its first axis: output neurons and output channels in PyTorch. Columns are those along the last axis: the same
+        in JAX and TensorFlow. Biases and factors of normalization with an entry for each slice go with it. Heads and
+        all else are arrays of indices into the parameter vector; ``objective.slices`` tells where a parameter stands.
+    exclude : str, callable or list, optional
+        Parameters that stay, as `select` of `specop.objective` names them. Default: those whose rows or columns are the
+        outputs themselves, so that no class is removed; () for none. Index arrays are taken as given.
+    layer_limit : float, optional
+        Largest share of zeros in one parameter, so that no layer is removed whole; default: ``1 - (1 - sparsity) / 5``.
+    trust : float, optional
+        Stop before a step in which the loss rises by more than this multiple of what is expected and of a hundredth of
+        the loss; None: never.
     steps : int or sequence of float
         Number of steps, each of which removes the same share of the weights that are left; 1 is one-shot. Or the
         sparsity after each step, ascending, the last one being `sparsity`: any other schedule.
     theta : native vector (n,), optional
         Where to start; default: the model's current parameters. Weights that are zero there count as
         removed: an earlier result's ``theta``, also after training under its `masks`, goes on from there.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError instead of warning where it stopped before `sparsity`.
 
     Returns
     -------
     PruneResult
+        With `converged` where `sparsity` was reached.
 
     Raises
     ------
     InvalidInputError
         If more weights are zero already than asked for, among others.
-    DomainError, NonFiniteError
-        As in `saliency`.
+    DomainError
+        If the damped matrix is not positive definite, naming its eigenvalue; or if the matrix is zero.
+    NonFiniteError
+        If the parameters are not finite.
+    NotConvergedError
+        Only with ``raise_on_failure``.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a step was not taken, because the loss would rise far more than expected.
+    QuadraticModelWarning
+        If the gradient is larger than its standard error over the samples: no minimum is near.
 
     Notes
     -----
@@ -88,50 +131,62 @@ def prune(
     16
     >>> _ = model.load_state_dict(result.parameters)
     """
-    started = time.perf_counter()
     check_method(method)
-    candidates = candidates_of(objective, groups)
+    candidates = candidates_of(objective, groups, exclude)
+    limit = 1.0 - (1.0 - sparsity) / 5 if layer_limit is None else layer_limit
     at = checked_point(objective, theta)
     backend = backend_of(at)
     (values,) = backend.to_host(at)
     may = candidates.group >= 0
-    left = np.flatnonzero((values != 0) | ~may)
+    left = candidates.left(values)
     count = int(may.sum())
     targets = _targets(sparsity, steps, 1.0 - np.count_nonzero(may[left]) / count)
 
-    losses, products = [_loss(objective, at)], 0
-    expected, dampings, sparsities = [], [], []
-    for target in targets:
-        surplus = np.count_nonzero(may[left]) - math.ceil((1.0 - target) * count - _ROUNDING)
-        scores = scores_at(objective, method, matrix, damping, blocks, candidates, at, left)
-        at, left, change = _without(at, left, _chosen(scores, surplus), scores)
-        products += scores.products
-        expected.append(float("nan") if method == "magnitude" else change)
-        dampings.append(scores.damping)
-        sparsities.append(1.0 - np.count_nonzero(may[left]) / count)
-        losses.append(_loss(objective, at))
-    mask = np.zeros(objective.n, dtype=bool)
-    mask[left] = True
-    return PruneResult(
-        theta=at,
-        mask=mask,
-        prunable=may,
-        sparsities=np.array(sparsities),
-        losses=np.array(losses),
-        expected=np.array(expected),
-        dampings=np.array(dampings),
-        shapes=objective.shapes,
-        method=method,
-        matrix=matrix,
-        unflatten=objective.unflatten,
-        matvecs=products,
-        seconds=time.perf_counter() - started,
-        samples=objective.samples,
-        seed=0,
-        converged=True,
-        message=f"{len(targets)} steps",
-        versions=versions(backend.name),
-    )
+    with Task(
+        "prune", backend, samples=objective.samples, progress=progress, raise_on_failure=raise_on_failure
+    ) as task:
+        warn_of_point(objective, method, at)
+        losses = [_loss(objective, at)]
+        expected, dampings, sparsities, message = [], [], [], f"{len(targets)} steps"
+        for target in targets:
+            surplus = np.count_nonzero(may[left]) - math.ceil((1.0 - target) * count - _ROUNDING)
+            scores = scores_at(objective, method, matrix, damping, blocks, candidates, at, left)
+            chosen = _chosen(scores, surplus, _spare(candidates, left, limit))
+            pruned, kept, change = _without(at, left, chosen, scores)
+            change = float("nan") if method == "magnitude" else change
+            share, loss = 1.0 - np.count_nonzero(may[kept]) / count, _loss(objective, pruned)
+            rise = loss - losses[-1]
+            if trust is not None and far_behind(rise, change, losses[-1], trust):
+                message = (
+                    f"stopped before step {len(losses)} of {len(targets)}, to {100 * share:.3g} % zeros: the loss "
+                    f"would rise from {losses[-1]:.3g} by {rise:.2g}, where {change:.2g} is expected. Take more steps, "
+                    f"train in between, or pass trust=None to go on all the same."
+                )
+                break
+            at, left = pruned, kept
+            expected.append(change)
+            dampings.append(scores.damping)
+            sparsities.append(share)
+            losses.append(loss)
+            task.update(f"step {len(sparsities)} of {len(targets)}, loss {losses[-1]:.4g}")
+        mask = np.zeros(objective.n, dtype=bool)
+        mask[left] = True
+        return task.result(
+            PruneResult,
+            theta=at,
+            mask=mask,
+            prunable=may,
+            sparsities=np.array(sparsities),
+            losses=np.array(losses),
+            expected=np.array(expected),
+            dampings=np.array(dampings),
+            shapes=objective.shapes,
+            method=method,
+            matrix=matrix,
+            unflatten=objective.unflatten,
+            converged=len(sparsities) == len(targets),
+            message=message,
+        )
 
 
 def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> NDArray[np.float64]:
@@ -153,10 +208,30 @@ def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> N
     return given
 
 
-def _chosen(scores: Scores, surplus: int) -> NDArray[np.intp]:
-    """Return which candidates go: the least significant ones for their size, with at most `surplus` weights."""
-    sizes = scores.members.sizes
+def _spare(candidates: Candidates, left: NDArray[np.intp], limit: float) -> NDArray[np.intp]:
+    """Return how many weights each parameter may still lose."""
+    may = candidates.group >= 0
+    size = int(candidates.layer.max()) + 1
+    there = np.bincount(candidates.layer[left[may[left]]], minlength=size)
+    all_of_it = np.bincount(candidates.layer[may], minlength=size)
+    return there - np.ceil((1.0 - limit) * all_of_it - _ROUNDING).astype(np.intp)
+
+
+def _chosen(scores: Scores, surplus: int, spare: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return which candidates go: the least significant ones for their size, with at most `surplus` weights.
+
+    Of each parameter no more than it has to spare.
+    """
+    sizes, layers = scores.members.sizes, scores.members.layers
     order = np.argsort(scores.costs / sizes, kind="stable")
+    # What goes of a candidate's own parameter until then: sums that begin anew in each.
+    by_layer = np.argsort(layers[order], kind="stable")
+    sums = np.cumsum(sizes[order][by_layer])
+    first = np.unique(layers[order][by_layer], return_index=True)[1]
+    begun = np.repeat(sums[first] - sizes[order][by_layer][first], np.diff([*first, len(order)]))
+    within = np.empty(len(order), dtype=np.intp)
+    within[by_layer] = sums - begun
+    order = order[within <= spare[layers[order]]]
     return order[np.cumsum(sizes[order]) <= surplus]
 
 
@@ -169,7 +244,7 @@ def _without(
     kept = np.delete(left, chosen)
     if scores.inverse is not None and len(chosen):
         weights = backend.gather(theta, left)
-        moved, rise = scores.inverse.removal(weights, chosen)
+        moved, rise = with_zeros(scores.inverse.operator, weights, chosen)
         shift = backend.axpy_(backend.copy(moved), -1.0, weights)
         (slope,) = backend.to_host(backend.dot(scores.gradient, shift))
         return backend.scatter(moved, left, layout), kept, rise + float(slope)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
-from specop.arrays.backend import Array
-from specop.errors import ConvergenceWarning, InvalidInputError
+from specop.arrays.backend import Array, shape_of
+from specop.errors import InvalidInputError
+from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
-from specop.results.result import versions
 from specop.results.retrain import RetrainResult
 from specop.solvers.newton import Minimum, newton
 
-__all__ = ["minimized", "retrain"]
+__all__ = ["minimized", "retrain", "shortfall"]
 
 _STEPS = 100
 
@@ -29,12 +27,15 @@ def retrain(
     damping: float,
     without: ArrayLike | None = None,
     added: Objective | None = None,
-    start: Any = None,
+    theta: Any = None,
     steps: int | None = None,
     gtol: float = 1e-6,
     rtol: float = 1e-4,
     matrix: str = "hessian",
     max_matvecs: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> RetrainResult:
     r"""Train on, after samples were removed or added, by Newton steps from the old solution.
 
@@ -55,12 +56,12 @@ def retrain(
     objective : Objective
         The old training loss, at the old solution.
     damping : float
-        Strength d of the L2 penalty, at least 0; see `influence`.
+        Strength d of the L2 penalty, at least 0.
     without : array_like of int, optional
         Numbers of the samples to remove, in the order of the data.
     added : Objective, optional
         Of the same model, with the data to add.
-    start : native vector (n,) or parameter structure, optional
+    theta : native vector (n,) or parameter structure, optional
         Where to begin; default: the model's parameters. With those of before training, the cost is that of
         training anew.
     steps : int, optional
@@ -72,11 +73,26 @@ def retrain(
     matrix : {"hessian", "ggn", "fisher"}
         What stands for the second derivatives.
     max_matvecs : int, optional
-        Limit on all products with second derivatives.
+        Limit on products with second derivatives in all; default: 10,000 in each step.
+    seed : int
+        Seed of the random vectors that a solve needs after a breakdown.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError instead of warning where `gtol` was not reached and the number of steps not
+        given.
 
     Returns
     -------
     RetrainResult
+        With `converged` where `gtol` was reached.
+
+    Raises
+    ------
+    InvalidInputError
+        If the loss is not the mean over samples, so that what a sample adds is not known.
+    NotConvergedError
+        Only with ``raise_on_failure``.
 
     Warns
     -----
@@ -97,7 +113,6 @@ def retrain(
     >>> result.gradient_norm < 1e-5
     True
     """
-    started = time.perf_counter()
     if not (np.isfinite(gtol) and gtol > 0):
         raise InvalidInputError(f"gtol must be a positive number, got {gtol!r}.")
     if steps is not None and (isinstance(steps, bool) or steps < 1):
@@ -109,39 +124,45 @@ def retrain(
         check_some_stay(objective, removed)
         check_separable(objective)
     changed = ChangedLoss(objective, damping, without=removed if removed.size else None, added=added, matrix=matrix)
-    point = objective.theta if start is None else start if hasattr(start, "shape") else objective.flatten(start)
-    found = minimized(changed, point, gtol, steps, rtol, max_matvecs)
-    result = RetrainResult(
-        theta=found.x,
-        loss=found.value,
-        gradient_norms=np.array(found.gradient_norms),
-        gtol=gtol,
-        gradients=found.gradients,
-        losses=found.values,
-        removed=removed,
-        added=0 if added is None else added.samples,
-        damping=changed.damping,
-        matrix=matrix,
-        matvecs=found.matvecs,
-        seconds=time.perf_counter() - started,
+    start = objective.theta if theta is None else theta if shape_of(theta) else objective.flatten(theta)
+    with Task(
+        "retrain",
+        changed.backend,
+        seed=seed,
         samples=objective.samples,
-        seed=0,
-        converged=found.converged,
-        message=found.message,
-        versions=versions(changed.backend.name),
-        unflatten=objective.unflatten,
-    )
-    if not found.converged and steps is None:
-        warnings.warn(
-            f"the gradient has the norm {result.gradient_norm:.2e}, where {gtol:.2e} is asked for: {found.message}.",
-            ConvergenceWarning,
-            stacklevel=2,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as task:
+        found = minimized(changed, start, gtol, rtol, steps=steps, max_matvecs=max_matvecs, seed=seed)
+        return task.result(
+            RetrainResult,
+            theta=found.x,
+            loss=found.value,
+            gradient_norms=np.array(found.gradient_norms),
+            gtol=gtol,
+            gradients=found.gradients,
+            losses=found.values,
+            removed=removed,
+            added=0 if added is None else added.samples,
+            damping=changed.damping,
+            matrix=matrix,
+            # A number of steps that was asked for is no failure.
+            stopped=steps is not None,
+            converged=found.converged,
+            message=found.message if found.converged else shortfall(found, gtol),
+            unflatten=objective.unflatten,
         )
-    return result
 
 
 def minimized(
-    changed: ChangedLoss, start: Array, gtol: float, steps: int | None, rtol: float, max_matvecs: int | None
+    changed: ChangedLoss,
+    start: Array,
+    gtol: float,
+    rtol: float,
+    *,
+    steps: int | None = None,
+    max_matvecs: int | None = None,
+    seed: int = 0,
 ) -> Minimum:
     """Minimize a changed loss by Newton's method."""
     return newton(
@@ -153,4 +174,10 @@ def minimized(
         max_steps=_STEPS if steps is None else steps,
         rtol=rtol,
         max_matvecs=max_matvecs,
+        seed=seed,
     )
+
+
+def shortfall(found: Minimum, gtol: float) -> str:
+    """Return what is to be said of a minimum that was not reached."""
+    return f"the gradient has the norm {found.gradient_norms[-1]:.2e}, where {gtol:.2e} is asked for: {found.message}."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 
 from specop.analysis._candidates import Candidates, Members, candidates_of
 from specop.analysis._inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
+from specop.analysis._quadratic_model import far_behind, row_norms, warn_of_slope
 from specop.arrays.backend import Array, backend_of
-from specop.errors import InvalidInputError, NonFiniteError
-from specop.results.result import versions
+from specop.errors import InvalidInputError, NonFiniteError, QuadraticModelWarning
+from specop.krylov.run import Task, level_of_user
 from specop.results.saliency import SaliencyResult
+from specop.solvers.constrained import with_zeros, zeroing_cost
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
-__all__ = ["Scores", "check_method", "checked_point", "saliency", "scores_at"]
+__all__ = ["Scores", "check_method", "checked_point", "saliency", "scores_at", "warn_of_point"]
 
 _METHODS = ("obs", "obd", "magnitude")
+# Which removals are measured at once: places in the order, as shares of it.
+_TRIED = np.array([0.0, 0.1, 0.25, 0.5])
 
 
 def saliency(
@@ -33,7 +37,9 @@ def saliency(
     damping: float | None = None,
     blocks: Any = None,
     groups: Any = None,
+    exclude: Any = None,
     theta: Array | None = None,
+    progress: bool = False,
 ) -> SaliencyResult:
     r"""Return by how much the mean loss rises without a weight, in a quadratic model of it at a minimum.
 
@@ -67,21 +73,35 @@ def saliency(
         holds the gradients of all samples or a matrix with a column for each parameter, whichever is smaller.
     groups : {"rows", "columns"} or sequence of index arrays, optional
         Weights that go together. Rows are the slices of each parameter along its first axis: output neurons and output
-        channels in PyTorch. Columns are those along the last axis: the same in JAX and TensorFlow. Heads and all else
-        are arrays of indices into the parameter vector; ``objective.slices`` tells where a parameter stands.
+        channels in PyTorch. Columns are those along the last axis: the same in JAX and TensorFlow. Biases and factors
+        of normalization with an entry for each slice go with it. Heads and all else are arrays of indices into the
+        parameter vector; ``objective.slices`` tells where a parameter stands.
+    exclude : str, callable or list, optional
+        Parameters that stay, as `select` of `specop.objective` names them. Default: those whose rows or columns are the
+        outputs themselves, so that no class is removed; () for none. Index arrays are taken as given.
     theta : native vector (n,), optional
         Where; default: the model's current parameters.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
 
     Returns
     -------
     SaliencyResult
         With `least` and `measured`: the least significant ones, with the expected and the measured change of the loss.
+        Some removals are measured at once, and the result says where the expectation does not hold.
 
     Raises
     ------
     DomainError
         If the damped matrix is not positive definite, naming its eigenvalue; or if the matrix is zero.
     InvalidInputError, NonFiniteError
+        If an argument does not fit, or the parameters are not finite.
+
+    Warns
+    -----
+    QuadraticModelWarning
+        If a removal costs more than twenty times what is expected and a hundredth of the loss; or if the gradient is
+        larger than its standard error over the samples, so that no minimum is near.
 
     References
     ----------
@@ -103,40 +123,75 @@ def saliency(
     >>> len(scores.measured(3))
     3
     """
-    started = time.perf_counter()
     check_method(method)
-    candidates = candidates_of(objective, groups)
+    candidates = candidates_of(objective, groups, exclude)
     at = checked_point(objective, theta)
     backend, (values,) = backend_of(at), backend_of(at).to_host(at)
-    left = np.flatnonzero((values != 0) | (candidates.group < 0))
+    left = candidates.left(values)
     if not (candidates.group[left] >= 0).any():
         raise InvalidInputError("all weights that may go are zero already: none has a saliency.")
-    found = scores_at(objective, method, matrix, damping, blocks, candidates, at, left)
-    whole = backend.layout(at)
-    size = len(candidates.labels) or whole.n
-    saliencies, slopes = np.full((2, size), np.nan)
-    saliencies[found.members.numbers], slopes[found.members.numbers] = found.costs, found.slopes
-    layout = whole.of_length(size)
-    return SaliencyResult(
-        saliency=backend.from_host(saliencies, layout),
-        slopes=slopes,
-        order=found.members.numbers[np.argsort(found.costs, kind="stable")],
-        theta=at,
-        group=candidates.group,
-        labels=candidates.labels,
-        shapes=objective.shapes,
-        method=method,
-        matrix=matrix,
-        damping=found.damping,
-        loss_without=_loss_without(objective, at, left, found.inverse),
-        matvecs=found.products,
-        seconds=time.perf_counter() - started,
-        samples=objective.samples,
-        seed=0,
-        converged=True,
-        message=f"{len(found.costs)} saliencies",
-        versions=versions(backend.name),
-    )
+    with Task("saliency", backend, samples=objective.samples, progress=progress) as task:
+        found = scores_at(objective, method, matrix, damping, blocks, candidates, at, left)
+        warn_of_point(objective, method, at)
+        order = found.members.numbers[np.argsort(found.costs, kind="stable")]
+        loss_without = _loss_without(objective, at, left, found.inverse)
+        whole = backend.layout(at)
+        size = len(candidates.labels) or whole.n
+        saliencies, slopes = np.full((2, size), np.nan)
+        saliencies[found.members.numbers], slopes[found.members.numbers] = found.costs, found.slopes
+        result = task.result(
+            SaliencyResult,
+            saliency=backend.from_host(saliencies, whole.of_length(size)),
+            slopes=slopes,
+            order=order,
+            theta=at,
+            group=candidates.group,
+            labels=candidates.labels,
+            shapes=objective.shapes,
+            method=method,
+            matrix=matrix,
+            damping=found.damping,
+            loss=loss_without(np.empty(0, dtype=np.intp)),
+            tried=np.zeros(0, dtype=np.intp),
+            tried_expected=np.zeros(0),
+            tried_measured=np.zeros(0),
+            loss_without=loss_without,
+            converged=True,
+            message=f"{len(found.costs)} saliencies",
+        )
+    return result if method == "magnitude" else _tried(result)
+
+
+def _tried(result: SaliencyResult) -> SaliencyResult:
+    """Return the result with some removals measured; warn where they cost far more than expected."""
+    places = np.unique((_TRIED * (len(result.order) - 1)).astype(int))
+    found = result.measured(result.order[places])
+    expected, measured = (np.array([getattr(one, name) for one in found]) for name in ("expected", "measured"))
+    far = far_behind(measured, expected, result.loss)
+    if far.any():
+        worst = found[int(np.argmax(np.where(far, measured - expected, -np.inf)))]
+        warnings.warn(
+            f"without {worst.name} alone the loss of {result.loss:.3g} changes by {worst.measured:+.2g}, where "
+            f"{worst.expected:+.2g} is expected: the quadratic model does not hold that far. Rank by measured(...), or "
+            f"remove in small steps with prune(...).",
+            QuadraticModelWarning,
+            stacklevel=level_of_user(),
+        )
+    return replace(result, tried=result.order[places], tried_expected=expected, tried_measured=measured)
+
+
+def warn_of_point(objective: Objective, method: str, theta: Array) -> None:
+    """Warn if a point that a quadratic model is made of is no minimum, where samples' gradients tell."""
+    if method == "magnitude":
+        return
+    backend = backend_of(theta)
+    try:
+        norms = [row_norms(backend, rows) for rows in objective.per_sample_gradients(theta)]
+    except InvalidInputError:
+        # Samples that depend on each other have no gradients of their own.
+        return
+    (slope,) = backend.to_host(backend.norm(objective.gradient(theta)))
+    warn_of_slope(float(slope), np.concatenate(norms), objective.samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +207,7 @@ class Scores:
     slopes : ndarray
         What the gradient adds to the expected changes of the loss; nothing at a minimum.
     damping : float
-    products : int
+        Multiple of the identity that was added; NaN without one.
     inverse : InverseCurvature or None
         For "obs".
     gradient : native vector or None
@@ -163,7 +218,6 @@ class Scores:
     costs: NDArray[np.float64]
     slopes: NDArray[np.float64]
     damping: float
-    products: int
     inverse: InverseCurvature | None = None
     gradient: Array | None = None
 
@@ -196,21 +250,21 @@ def scores_at(
         gradient = backend.gather(objective.gradient(theta), left)
         (along,) = backend.to_host(inverse.operator @ gradient)
         if candidates.labels:
-            found = [(places, *inverse.cost(weights, places)) for places in members.each()]
+            found = [(places, *zeroing_cost(inverse.operator, weights, places)) for places in members.each()]
             costs = np.array([cost for _, cost, _ in found])
             slopes = np.array([-float(along[places] @ multipliers) for places, _, multipliers in found])
         else:
             costs = members.sums(values**2 / (2 * inverse.diagonal))
             slopes = members.sums(-along * values / inverse.diagonal)
-        return Scores(members, costs, slopes, inverse.damping, inverse.products, inverse, gradient)
+        return Scores(members, costs, slopes, inverse.damping, inverse, gradient)
     if damping is not None or blocks is not None:
         raise InvalidInputError(f"method={method!r} inverts nothing and takes neither damping= nor blocks=.")
     if method == "magnitude":
-        return Scores(members, members.sums(values**2 / 2), np.zeros(len(members.numbers)), float("nan"), 0)
-    curvature, products = curvature_diagonal(objective, matrix, theta, left)
+        return Scores(members, members.sums(values**2 / 2), np.zeros(len(members.numbers)), float("nan"))
+    curvature = curvature_diagonal(objective, matrix, theta, left)
     (along,) = backend.to_host(backend.gather(objective.gradient(theta), left))
     costs, slopes = members.sums(curvature * values**2 / 2), members.sums(-along * values)
-    return Scores(members, costs, slopes, float("nan"), products)
+    return Scores(members, costs, slopes, float("nan"))
 
 
 def check_method(method: str) -> None:
@@ -243,7 +297,7 @@ def _loss_without(
     def loss(entries: NDArray[np.intp]) -> float:
         chosen = np.flatnonzero(np.isin(left, entries))
         if inverse is not None and len(chosen):
-            moved, _ = inverse.removal(weights, chosen)
+            moved, _ = with_zeros(inverse.operator, weights, chosen)
             at = backend.scatter(moved, left, layout)
         else:
             kept = np.delete(left, chosen)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.analysis._changed_losses import ChangedLoss, check_same_point, check_separable
-from specop.analysis._retrain import minimized
-from specop.arrays.backend import Array, Backend, backend_of
-from specop.errors import ConvergenceWarning, InvalidInputError
-from specop.krylov.progress import progress_bar
+from specop.analysis._retrain import minimized, shortfall
+from specop.arrays.backend import Array, Backend, backend_of, shape_of
+from specop.errors import InvalidInputError
+from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
@@ -26,10 +24,14 @@ def validate_influence(
     on: Any,
     influence: InfluenceResult,
     *,
-    samples: int | ArrayLike = 50,
+    samples: int = 50,
+    indices: ArrayLike | None = None,
+    theta: Array | None = None,
     gtol: float = 1e-6,
     rtol: float = 1e-4,
+    seed: int = 0,
     progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> InfluenceCheck:
     r"""Retrain without some samples, and compare what that changes with the influences that were predicted.
 
@@ -45,82 +47,89 @@ def validate_influence(
         What the influences are on, as it was given to `influence`.
     influence : InfluenceResult
         Its damping is used for retraining too. Scores of several test samples are averaged.
-    samples : int or array_like of int
-        How many of the most influential samples, of either sign; or the numbers of those to look at.
+    samples : int
+        Number of samples to look at: those with the largest scores, of either sign.
+    indices : array_like of int, optional
+        Numbers of the samples to look at, instead.
+    theta : native vector (n,), optional
+        The trained parameters, from which the reference is sought; default: the model's current ones.
     gtol : float
         Norm of the gradient to which every minimum is found.
     rtol : float
         Relative residual of each Newton step's solve.
+    seed : int
+        Seed of the random vectors that a solve needs after a breakdown.
     progress : bool
-        Show a progress bar.
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError instead of warning where a minimum was not reached.
 
     Returns
     -------
     InfluenceCheck
         With both changes, their correlations, and `plot`.
     """
-    started = time.perf_counter()
     scores = influence.scores if influence.scores.ndim == 1 else influence.scores.mean(axis=1)
-    places = _places(influence, scores, samples)
+    places = _places(influence, scores, samples, indices)
     chosen = influence.indices[places]
-    check_separable(objective)
+    check_separable(objective, theta)
     backend = backend_of(objective.theta)
     if isinstance(on, Objective):
         check_same_point(objective, on, "on")
-    elif len(getattr(on, "shape", ())) != 1:
+    elif len(shape_of(on)) != 1:
         raise InvalidInputError(
             f"on must be an objective or a native vector ({objective.n},), got {type(on).__name__}."
         )
 
-    whole = ChangedLoss(objective, influence.damping)
-    reference = minimized(whole, objective.theta, gtol, None, rtol, None)
-    runs = [reference]
-    level = _level(backend, on, reference.x)
-    changes = []
-    with progress_bar(progress, "retraining") as update:
+    with Task(
+        "validate_influence",
+        backend,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as task:
+        start = objective.theta if theta is None else theta
+        minima = [minimized(ChangedLoss(objective, influence.damping), start, gtol, rtol, seed=seed)]
         for index in chosen:
             changed = ChangedLoss(objective, influence.damping, without=[index])
-            runs.append(minimized(changed, reference.x, gtol, None, rtol, None))
-            changes.append(_level(backend, on, runs[-1].x) - level)
-            update(len(runs) - 1, f"of {len(chosen)}")
-    norms = np.array([run.gradient_norms[-1] for run in runs])
-    failed = next((run for run in runs if not run.converged), None)
-    actual = np.array(changes)
-    result = InfluenceCheck(
-        indices=chosen,
-        predicted=scores[places],
-        actual=actual,
-        gradient_norms=norms,
-        correlation=_correlation(scores[places], actual),
-        rank_correlation=_correlation(_ranks(scores[places]), _ranks(actual)),
-        quantity=influence.quantity,
-        damping=influence.damping,
-        gtol=gtol,
-        matvecs=sum(run.matvecs for run in runs),
-        seconds=time.perf_counter() - started,
-        samples=objective.samples,
-        seed=0,
-        converged=failed is None,
-        message="converged" if failed is None else failed.message,
-        versions=influence.versions,
-    )
-    if failed is not None:
-        warnings.warn(
-            f"{int((norms > gtol).sum())} of {len(runs)} minima were not reached; the largest gradient has the norm "
-            f"{norms.max():.2e}, where {gtol:.2e} is asked for: {failed.message}.",
-            ConvergenceWarning,
-            stacklevel=2,
+            minima.append(minimized(changed, minima[0].x, gtol, rtol, seed=seed))
+            task.update(f"{len(minima) - 1} of {len(chosen)} samples")
+        level, *levels = (_level(backend, on, minimum.x) for minimum in minima)
+        predicted, actual = scores[places], np.array(levels) - level
+        norms = np.array([minimum.gradient_norms[-1] for minimum in minima])
+        failed = [minimum for minimum in minima if not minimum.converged]
+        worst = max(failed, key=lambda minimum: minimum.gradient_norms[-1], default=None)
+        return task.result(
+            InfluenceCheck,
+            indices=chosen,
+            predicted=predicted,
+            actual=actual,
+            gradient_norms=norms,
+            correlation=_correlation(predicted, actual),
+            rank_correlation=_correlation(_ranks(predicted), _ranks(actual)),
+            quantity=influence.quantity,
+            damping=influence.damping,
+            gtol=gtol,
+            converged=worst is None,
+            message="converged"
+            if worst is None
+            else f"{len(failed)} of {len(minima)} minima were not reached; of the worst {shortfall(worst, gtol)}",
         )
-    return result
 
 
-def _places(influence: InfluenceResult, scores: NDArray[np.float64], samples: int | ArrayLike) -> NDArray[np.intp]:
+def _places(
+    influence: InfluenceResult, scores: NDArray[np.float64], samples: int, indices: ArrayLike | None
+) -> NDArray[np.intp]:
     """Return where the samples to look at stand among the scores."""
-    if isinstance(samples, (int, np.integer)):
-        if samples < 2:
-            raise InvalidInputError(f"samples must be at least 2 for a correlation, got {samples}.")
+    if indices is None:
+        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 2:
+            raise InvalidInputError(
+                f"samples must be a number of samples, at least 2 for a correlation, got {samples!r}. To choose some, "
+                f"pass indices=."
+            )
         return np.argsort(-np.abs(scores), kind="stable")[: int(samples)]
-    wanted = np.asarray(samples)
+    wanted = np.atleast_1d(np.asarray(indices))
     where = {int(index): place for place, index in enumerate(influence.indices)}
     missing = [int(index) for index in wanted if int(index) not in where]
     if missing:

@@ -35,7 +35,7 @@ from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.results.result import Result, versions
 
-__all__ = ["Run", "Task"]
+__all__ = ["Run", "Task", "level_of_user"]
 
 _AnyResult = TypeVar("_AnyResult", bound=Result)
 _innermost: ContextVar[Task | None] = ContextVar("specop_task", default=None)
@@ -47,7 +47,7 @@ _LARGEST = {8: 1e70, 4: 1e30}
 class Task:
     """One call of a public function: its seed, its clock, its bar, and the stamp of its result.
 
-    A task that begins inside another one shows no bar, and the outer one counts its products.
+    A task that begins inside another one shows no bar of its own, and the outer one counts its products.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Task:
         message : str
             Why the method stopped; where it failed, also what to do.
         stopped : bool
-            Whether the caller's own callback ended it, which is no failure.
+            Whether it ended where the caller wanted it to, by a callback or after some steps, which is no failure.
         **fields
             What the kind adds to the fields of `Result`.
 
@@ -160,7 +160,7 @@ class Task:
         if not converged and not stopped:
             if self._raise_on_failure:
                 raise NotConvergedError(message, made)
-            warnings.warn(message, ConvergenceWarning, stacklevel=_level_of_user())
+            warnings.warn(message, ConvergenceWarning, stacklevel=level_of_user())
         return made
 
     def _count(self, products: int) -> None:
@@ -347,7 +347,7 @@ class Run(Task):
             f"stay below {self.clean_asymmetry:.0e}: they carry noise (reduced-precision matrix products, atomics, a "
             f"matrix that is only nearly symmetric). Error bounds were widened; run in a higher precision for more.",
             NoiseWarning,
-            stacklevel=_level_of_user(),
+            stacklevel=level_of_user(),
         )
         return True
 
@@ -384,7 +384,7 @@ class Run(Task):
             )
 
 
-def _level_of_user() -> int:
+def level_of_user() -> int:
     """Return the stacklevel, for a warning from the caller, of the first frame outside of this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "specop":

@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError
 __all__ = ["checked_samples", "choose"]
 
 
-def choose(named: Mapping[str, Array], select: Any) -> tuple[str, ...]:
+def choose(named: Mapping[str, Array], select: Any, argument: str = "select") -> tuple[str, ...]:
     """Return the names of the parameters that a pattern, a list of patterns or arrays, or a predicate picks.
 
     Parameters
@@ -24,6 +24,8 @@ def choose(named: Mapping[str, Array], select: Any) -> tuple[str, ...]:
     select : str, array, callable or list
         A pattern with wildcards; the name of a parameter or of a module, whose parameters it then stands for; a
         predicate of (name, array); or a list of names, patterns and arrays.
+    argument : str
+        What the public function calls it, for errors.
     """
     if isinstance(select, type):
         raise InvalidInputError(f"select takes names, a list or a predicate of (name, array), got the class {select}.")
@@ -33,7 +35,7 @@ def choose(named: Mapping[str, Array], select: Any) -> tuple[str, ...]:
         wanted = [select] if isinstance(select, str) or hasattr(select, "shape") else list(select)
         chosen = [name for name, array in named.items() if any(_matches(name, array, one) for one in wanted)]
     if not chosen:
-        raise InvalidInputError(f"select={select!r} matches no parameter. There are: {', '.join(named)}.")
+        raise InvalidInputError(f"{argument}={select!r} matches no parameter. There are: {', '.join(named)}.")
     return tuple(chosen)
 
 

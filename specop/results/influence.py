@@ -29,11 +29,12 @@ class InfluenceResult(Result):
     matrix : str
         "hessian", "ggn", "fisher" or "empirical fisher".
     residuals : ndarray
-        Norms of b - A x of the solves.
+        Norms of b - A x for the solves, one for each right-hand side; estimates where the inverse has a closed form.
     gradient_norm : float
-        Of the penalized loss where the influences were computed: large where that is no minimum.
+        Euclidean norm of the gradient of the penalized loss where the influences were computed: large where that is no
+        minimum.
     loss_gradient_norm : float
-        The same without the penalty.
+        Euclidean norm of the gradient of the loss without its penalty.
     """
 
     indices: NDArray[np.intp] = column()
@@ -52,14 +53,22 @@ class InfluenceResult(Result):
         Parameters
         ----------
         count : int
-            At most; only positive scores are returned.
+            Largest number of samples; only positive scores are returned.
         column : int, optional
-            Of the scores; default: their mean over columns.
+            Which column of the scores to rank by; default: their mean over columns.
         """
         return self._first(count, column, 1.0)
 
     def most_harmful(self, count: int = 10, column: int | None = None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Return numbers and scores of the samples whose removal decreases the quantity most, as `most_helpful`."""
+        """Return numbers and scores of the samples whose removal decreases the quantity most, largest decrease first.
+
+        Parameters
+        ----------
+        count : int
+            Largest number of samples; only negative scores are returned.
+        column : int, optional
+            Which column of the scores to rank by; default: their mean over columns.
+        """
         return self._first(count, column, -1.0)
 
     def _first(self, count: int, column: int | None, sign: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

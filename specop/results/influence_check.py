@@ -24,17 +24,19 @@ class InfluenceCheck(Result):
     indices : ndarray (k,)
         Numbers of the samples that were removed, one at a time.
     predicted, actual : ndarray (k,)
-        Changes of the quantity.
+        Changes of the quantity, by the influences and by retraining.
     gradient_norms : ndarray (k + 1,)
-        At the minimum of all data and at each of the others.
+        Norm of the gradient at the minimum of all data, and at each of the others.
     correlation : float
-        Pearson's, between both changes.
+        Pearson's correlation of both changes.
     rank_correlation : float
-        Spearman's.
+        Spearman's correlation, that of their ranks.
     quantity : str
         What changes, in words.
-    damping, gtol : float
-        As used.
+    damping : float
+        Strength of the L2 penalty.
+    gtol : float
+        Norm of the gradient that every minimum was to reach.
     """
 
     indices: NDArray[np.intp] = column("sample")

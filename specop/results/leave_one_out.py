@@ -25,7 +25,7 @@ class LeaveOneOutResult(Result):
     indices : ndarray
         Numbers of the samples of all groups, one group after the other.
     sizes : ndarray (k,)
-        Number of samples in each.
+        Number of samples in each group.
     newton : bool
         Whether the matrix is that of the remaining data.
     damping : float
@@ -33,7 +33,7 @@ class LeaveOneOutResult(Result):
     matrix : str
         "hessian", "ggn", "fisher" or "empirical fisher".
     residuals : ndarray (k,)
-        Norms of b - A x of the solves.
+        Norms of b - A x for the solve of each group.
     """
 
     changes: Array = vector()
@@ -56,7 +56,7 @@ class LeaveOneOutResult(Result):
         return backend.index(backend.transpose(self.changes), i)
 
     def change_tree(self, i: int) -> Any:
-        """Return the same in the structure of the parameters, where the result was not read from a file."""
+        """Return the change without group i in the structure of the parameters; a vector in a result from a file."""
         return self.change(i) if self.unflatten is None else self.unflatten(self.change(i))
 
     def _lines(self) -> list[str]:

@@ -41,8 +41,10 @@ class PruneResult(Result):
         Multiple of the identity added in each step; NaN without one.
     shapes : dict
         Shapes of the parameters by name, in the order of the vector.
-    method, matrix : str
-        As asked for.
+    method : str
+        "obs", "obd" or "magnitude".
+    matrix : str
+        The curvature matrix behind the saliencies.
     """
 
     theta: Array = vector()

@@ -25,11 +25,11 @@ class RetrainResult(Result):
     loss : float
         Penalized loss there, with the weights that the samples had before.
     gradient_norms : ndarray
-        Norm of its gradient at the start and after each step.
+        Norm of the penalized loss's gradient, at the start and after each step.
     gtol : float
-        What it was to reach.
+        Norm of the gradient that was to be reached.
     gradients, losses : int
-        Evaluations; `matvecs` are the products with second derivatives.
+        Numbers of gradients and losses evaluated; `matvecs` are the products with second derivatives.
     removed : ndarray
         Numbers of the samples that were removed.
     added : int

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
@@ -67,10 +67,19 @@ class SaliencyResult(Result):
         Names of the groups; empty for single weights.
     shapes : dict
         Shapes of the parameters by name, in the order of the vector.
-    method, matrix : str
-        As asked for.
+    method : str
+        "obs", "obd" or "magnitude".
+    matrix : str
+        The curvature matrix behind the saliencies.
     damping : float
         Multiple of the identity that was added before the inversion; NaN without one.
+    loss : float
+        Mean loss at the parameters.
+    tried : ndarray of int
+        Numbers of some entries or groups that were removed, each alone, to see whether the model holds; none for the
+        magnitude.
+    tried_expected, tried_measured : ndarray
+        Changes of the mean loss without them, by the quadratic model and as measured.
     """
 
     saliency: Array = vector()
@@ -83,32 +92,44 @@ class SaliencyResult(Result):
     method: str
     matrix: str
     damping: float
+    loss: float
+    tried: NDArray[np.intp]
+    tried_expected: NDArray[np.float64]
+    tried_measured: NDArray[np.float64]
     loss_without: Callable[[NDArray[np.intp]], float] | None = unsaved(default=None)
 
     def least(self, m: int = 10) -> list[Removal]:
         """Return the m least significant weights or groups with their expected changes of the loss."""
+        return self._removals(self.order[:m])
+
+    def measured(self, which: int | ArrayLike = 10) -> list[Removal]:
+        """Return weights or groups with measured changes: each is removed, alone, and the loss of all data evaluated.
+
+        For "obs" the other weights make up for it, as the expectation assumes. It costs one loss for each.
+
+        Parameters
+        ----------
+        which : int or array_like of int
+            How many of the least significant ones, or the numbers of those to measure.
+        """
+        if self.loss_without is None:
+            raise InvalidInputError("this result was loaded from a file and has no model. Call saliency(...) again.")
+        numbers = self.order[:which] if isinstance(which, (int, np.integer)) else np.asarray(which)
+        return [
+            replace(one, measured=self.loss_without(np.array(one.indices)) - self.loss)
+            for one in self._removals(numbers)
+        ]
+
+    def _removals(self, numbers: NDArray[np.intp]) -> list[Removal]:
         saliency, theta = (backend_of(x).to_host(x)[0] for x in (self.saliency, self.theta))
         found = []
-        for number in self.order[:m].tolist():
+        for number in numbers.tolist():
             members = np.flatnonzero(self.group == number) if self.labels else np.array([number])
             size = float(np.linalg.norm(theta[members]))
             expected = float("nan") if self.method == "magnitude" else float(saliency[number] + self.slopes[number])
             name = self.labels[number] if self.labels else self._name(number)
             found.append(Removal(name, tuple(members.tolist()), size, expected, float("nan")))
         return found
-
-    def measured(self, m: int = 10) -> list[Removal]:
-        """Return the same with measured changes: each is removed, alone, and the loss of all data evaluated.
-
-        For "obs" the other weights make up for it, as the expectation assumes. It costs m evaluations of the loss.
-        """
-        if self.loss_without is None:
-            raise InvalidInputError("this result was loaded from a file and has no model. Call saliency(...) again.")
-        before = self.loss_without(np.empty(0, dtype=np.intp))
-        return [
-            Removal(one.name, one.indices, one.size, one.expected, self.loss_without(np.array(one.indices)) - before)
-            for one in self.least(m)
-        ]
 
     def _name(self, entry: int) -> str:
         for name, shape in self.shapes.items():
@@ -123,6 +144,11 @@ class SaliencyResult(Result):
         damped = "" if np.isnan(self.damping) else f" with damping {self.damping:.3g}"
         matrix = "" if self.method == "magnitude" else f" on the {self.matrix}{damped}"
         return f"saliencies of {len(self.order)} {what}, {self.method}{matrix}"
+
+    def _lines(self) -> list[str]:
+        tried = zip(self._removals(self.tried), self.tried_measured, strict=True)
+        texts = [f"{one.name} {one.expected:+.2g} ({measured:+.2g})" for one, measured in tried]
+        return [*super()._lines(), *([f"loss changes expected (and measured): {', '.join(texts)}"] if texts else [])]
 
     def _columns(self) -> dict[str, Column]:
         return _table(self.least(len(self.order)))

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from specop.errors import DomainError, InvalidInputError
+from specop.errors import DomainError
+from specop.krylov.run import Run
 from specop.operators.explicit import DenseOperator
 from specop.operators.operator import LinearOperator
 
@@ -50,8 +51,8 @@ class Decomposition:
         """Damping above which A + damping I is positive definite beyond rounding; negative where A is."""
         return self.rounding - float(self.values[0])
 
-    def inverse(self, damping: float = 0.0) -> tuple[DenseOperator, NDArray[np.float64]]:
-        """Return ``(A + damping I)^-1`` as a native operator that knows its sign, and its diagonal in float64.
+    def regular(self, damping: float = 0.0) -> NDArray[np.float64]:
+        """Return the eigenvalues of A + damping I.
 
         Raises
         ------
@@ -65,6 +66,11 @@ class Decomposition:
                 f"{self.operator!r} is singular to rounding: it has the eigenvalue {smallest:.3g} beside one of "
                 f"{np.abs(values).max():.3g}. Add damping, such as A + d * identity_like(A)."
             )
+        return values
+
+    def inverse(self, damping: float = 0.0) -> tuple[DenseOperator, NDArray[np.float64]]:
+        """Return ``(A + damping I)^-1`` as a native operator that knows its sign, and its diagonal in float64."""
+        values = self.regular(damping)
         inverted = (self.vectors / values) @ self.vectors.T
         layout = self.operator.domain.of_length(len(values))
         native = self.operator.backend.from_host(inverted, layout)
@@ -87,8 +93,7 @@ def decomposed(operator: LinearOperator, matrix: NDArray[np.float64] | None = No
 
 
 def dense_on_host(operator: LinearOperator) -> NDArray[np.float64]:
-    """Return an operator's entries, by n products, or raise InvalidInputError if they are not finite."""
-    (matrix,) = operator.backend.to_host(operator.to_dense())
-    if not np.isfinite(matrix).all():
-        raise InvalidInputError(f"{operator!r} holds NaN or infinity.")
-    return matrix
+    """Return an operator's entries, by n products."""
+    with Run(operator, "the dense matrix") as run:
+        units = (run.backend.from_host(row, operator.domain) for row in np.eye(run.n))
+        return np.stack(run.to_host(*[run.multiply(unit) for unit in units]), axis=1)

@@ -9,7 +9,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.errors import DomainError, InvalidInputError
+from specop.errors import DomainError, InvalidInputError, NonFiniteError
 from specop.operators.explicit import DenseOperator, DiagonalOperator, LowRankOperator
 from specop.operators.identity import IdentityOperator
 from specop.operators.operator import (
@@ -194,7 +194,10 @@ def _is_held(operator: LinearOperator) -> bool:
 
 
 def _inverted_dense(operator: LinearOperator) -> LinearOperator:
-    matrix, backend = dense_on_host(operator), operator.backend
+    try:
+        matrix, backend = dense_on_host(operator), operator.backend
+    except NonFiniteError as error:
+        raise InvalidInputError(f"{operator!r} holds NaN or infinity.") from error
     rounding = len(matrix) * operator.precision
     if np.abs(matrix - matrix.T).max() <= rounding * np.abs(matrix).max():
         return decomposed(operator, matrix).inverse()[0]

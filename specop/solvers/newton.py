@@ -51,7 +51,7 @@ class Minimum:
 
 
 def newton(
-    value: Callable[[Array], Array],
+    value: Callable[[Array], float],
     gradient: Callable[[Array], Array],
     hessian: Callable[[Array], LinearOperator],
     start: Array,
@@ -60,6 +60,7 @@ def newton(
     max_steps: int,
     rtol: float,
     max_matvecs: int | None = None,
+    seed: int = 0,
 ) -> Minimum:
     r"""Minimize a function until its gradient is small.
 
@@ -73,7 +74,7 @@ def newton(
     Parameters
     ----------
     value : callable
-        ``value(x)``, the function at a native vector, as a device scalar.
+        ``value(x)``, the function at a native vector, as a float.
     gradient : callable
         ``gradient(x)``, its gradient there, as a native vector in fresh storage.
     hessian : callable
@@ -88,6 +89,8 @@ def newton(
         Goal for the residual of each step's solve, relative to the norm of the gradient.
     max_matvecs : int, optional
         Limit on all products with second derivatives; without one each solve has the default limit of `solve`.
+    seed : int
+        Seed of the random vectors that a solve needs after a breakdown.
 
     Returns
     -------
@@ -97,7 +100,7 @@ def newton(
     ----------
     .. [1] J. Nocedal and S. J. Wright, Numerical Optimization (2006), section 10.3 and chapter 7.
     """
-    run = _Run(value, gradient, hessian, start, rtol, max_matvecs)
+    run = _Run(value, gradient, hessian, start, rtol, max_matvecs, seed)
     message = f"the limit of {max_steps} steps is reached"
     for _ in range(max_steps):
         if run.norms[-1] <= gtol:
@@ -130,17 +133,18 @@ class _Run:
 
     def __init__(
         self,
-        value: Callable[[Array], Array],
+        value: Callable[[Array], float],
         gradient: Callable[[Array], Array],
         hessian: Callable[[Array], LinearOperator],
         start: Array,
         rtol: float,
         max_matvecs: int | None,
+        seed: int,
     ) -> None:
         self.backend = backend_of(start)
         self.layout = self.backend.layout(start)
         self._value, self._gradient, self._hessian = value, gradient, hessian
-        self._rtol, self._max_matvecs = rtol, max_matvecs
+        self._rtol, self._max_matvecs, self._seed = rtol, max_matvecs, seed
         self.matvecs = self.gradients = self.values = 0
         self.shift = 0.0
         self.x = self.backend.copy(start)
@@ -196,7 +200,7 @@ class _Run:
         operator = hessian + self.shift * identity_like(hessian) if self.shift else hessian
         left = None if self._max_matvecs is None else self._max_matvecs - self.matvecs
         try:
-            result = solve(operator, rhs, rtol=rtol, max_matvecs=left, raise_on_failure=True)
+            result = solve(operator, rhs, rtol=rtol, max_matvecs=left, seed=self._seed, raise_on_failure=True)
         except NotConvergedError as error:
             # An inexact step is a step: what it is worth shows in the function.
             result = error.result
@@ -213,11 +217,10 @@ class _Run:
     def _value_at(self, x: Array) -> float:
         self.values += 1
         try:
-            (value,) = self.backend.to_host(self._value(x))
+            return self._value(x)
         except NonFiniteError:
             # Too long a step; a shorter one is tried.
             return float("inf")
-        return float(value)
 
     def _gradient_at(self, x: Array) -> tuple[Array, float]:
         self.gradients += 1

@@ -10,10 +10,12 @@ import pytest
 import specop
 from specop.analysis import influence, leave_one_out, retrain, validate_influence
 from specop.arrays.backend import backend_of
-from specop.errors import InvalidInputError
+from specop.errors import ConvergenceWarning, InvalidInputError, NotConvergedError, QuadraticModelWarning
 
 FRAMEWORKS = [name for name in ("torch", "jax", "tensorflow") if find_spec(name) and find_spec(f"specop_{name}")]
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
+# Most of these points are no minima; test_points_that_are_no_minimum looks at the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:the gradient has the norm:specop.errors.QuadraticModelWarning")
 
 RNG = np.random.default_rng(0)
 M, P, DAMPING = 17, 4, 0.05
@@ -117,7 +119,7 @@ def test_influence_is_the_derivative(framework):
     assert found.gradient_norm == pytest.approx(np.linalg.norm(gradients.mean(0) + DAMPING * OFFSET))
     single = influence(objective, test, per_sample=True, **options)
     np.testing.assert_allclose(single.scores, exact, rtol=0, atol=1e-11)
-    some = influence(objective, test, samples=[9, 2, 16], **options)
+    some = influence(objective, test, indices=[9, 2, 16], **options)
     np.testing.assert_allclose(some.scores, found.scores[[9, 2, 16]], rtol=0, atol=1e-12)
     parameter = influence(objective, ARRAYS[framework](np.eye(P)[1]), **options)
     np.testing.assert_allclose(parameter.scores, np.linalg.solve(A, gradients.T)[1] / M, rtol=0, atol=1e-11)
@@ -126,7 +128,7 @@ def test_influence_is_the_derivative(framework):
     itself = influence(objective, **options)
     own = np.einsum("ij,ij->i", gradients, np.linalg.solve(A, gradients.T).T) / M
     np.testing.assert_allclose(itself.scores, own, rtol=0, atol=1e-11)
-    few = influence(objective, samples=[5, 1], **options)
+    few = influence(objective, indices=[5, 1], **options)
     np.testing.assert_allclose(few.scores, own[[5, 1]], rtol=0, atol=1e-11)
 
 
@@ -150,8 +152,8 @@ def test_retraining_is_the_refit(framework):
 def test_a_newton_prediction_of_a_loss_is_what_retraining_gives(framework):
     best = ridge(X, Y, DAMPING)
     objective, test = least_squares(framework, best, batches=2), least_squares(framework, best, X_TEST, Y_TEST)
-    predicted = influence(objective, test, damping=DAMPING, samples=[3, 1, 8], newton=True, rtol=1e-13)
-    check = validate_influence(objective, test, predicted, samples=[8, 3, 1], gtol=1e-11)
+    predicted = influence(objective, test, damping=DAMPING, indices=[3, 1, 8], newton=True, rtol=1e-13)
+    check = validate_influence(objective, test, predicted, indices=[8, 3, 1], gtol=1e-11)
     np.testing.assert_array_equal(check.indices, [8, 3, 1])
     np.testing.assert_allclose(check.predicted, check.actual, rtol=0, atol=1e-10)
     assert check.correlation == pytest.approx(1) and check.rank_correlation == pytest.approx(1)
@@ -167,6 +169,45 @@ def test_subsets_follow_the_order_of_the_data(framework):
     assert part.samples == part.terms == 4 and objective.terms == M
     nested = part.subset([1, 3]).gradient()
     np.testing.assert_allclose(host(nested), rows[[1, 3]].mean(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error::specop.errors.QuadraticModelWarning")
+@pytest.mark.parametrize("newton", [False, True])
+def test_points_that_are_no_minimum(newton):
+    best, away = (least_squares(FRAMEWORKS[0], w) for w in (ridge(X, Y, DAMPING), OFFSET))
+    for call in (
+        lambda found, damping: influence(found, found, damping=damping, newton=newton),
+        lambda found, damping: leave_one_out(found, [[1, 2], [3]], damping=damping, newton=newton),
+    ):
+        call(best, DAMPING)
+        with pytest.warns(QuadraticModelWarning, match=r"gradient has the norm .* standard error over 17 samples"):
+            call(away, DAMPING)
+        # Another penalty has its minimum elsewhere.
+        with pytest.warns(QuadraticModelWarning):
+            call(best, 100 * DAMPING)
+
+
+def test_limits_on_products_are_of_the_whole_call():
+    objective = least_squares(FRAMEWORKS[0], ridge(X, Y, DAMPING))
+    with pytest.warns(ConvergenceWarning, match="max_matvecs"):
+        found = leave_one_out(objective, damping=DAMPING, newton=True, max_matvecs=9)
+    assert not found.converged and found.matvecs <= 9 + 2 * M
+    with pytest.raises(NotConvergedError) as caught:
+        influence(objective, objective, damping=DAMPING, max_matvecs=3, raise_on_failure=True)
+    assert caught.value.result.matvecs <= 3
+
+
+def test_another_point_than_the_models():
+    best, away = ridge(X, Y, DAMPING), least_squares(FRAMEWORKS[0], OFFSET)
+    at = least_squares(FRAMEWORKS[0], best)
+    for newton in (False, True):
+        options = {"damping": DAMPING, "rtol": 1e-12, "newton": newton}
+        there = influence(away, away, theta=at.theta, **options)
+        here = influence(at, at, **options)
+        np.testing.assert_allclose(there.scores, here.scores, rtol=1e-9, atol=1e-12)
+        assert there.gradient_norm == pytest.approx(here.gradient_norm, abs=1e-12)
+        changes = [host(leave_one_out(one, theta=at.theta, **options).changes) for one in (away, at)]
+        np.testing.assert_allclose(*changes, rtol=1e-9, atol=1e-12)
 
 
 def test_rankings():
@@ -212,7 +253,7 @@ def test_criteria_that_couple_the_samples_of_a_batch_are_refused(framework):
     for call in (
         lambda: influence(coupled, damping=1.0),
         lambda: influence(coupled, coupled.gradient(), damping=1.0),
-        lambda: influence(coupled, coupled, damping=1.0, samples=[3], newton=True),
+        lambda: influence(coupled, coupled, damping=1.0, indices=[3], newton=True),
         lambda: leave_one_out(coupled, [list(range(8))], damping=1.0),
         lambda: retrain(coupled, without=np.arange(8), damping=1.0),
     ):
@@ -228,7 +269,7 @@ def test_refusals():
         (lambda: influence(objective, damping=-1.0), "damping must be a finite number >= 0, got -1"),
         (lambda: influence(objective, per_sample=True, damping=1.0), "something to look at"),
         (lambda: influence(objective, objective.gradient(), per_sample=True, damping=1.0), "needs a test objective"),
-        (lambda: influence(objective, samples=[3, 17], damping=1.0), "no sample 17: the data have the numbers 0 to 16"),
+        (lambda: influence(objective, indices=[3, 17], damping=1.0), "no sample 17: the data have the numbers 0 to 16"),
         (lambda: leave_one_out(objective, [[2, 2]], damping=1.0), "sample 2 is chosen twice"),
         (lambda: leave_one_out(objective, [], damping=1.0), "no samples to leave out"),
         (lambda: leave_one_out(objective, [np.arange(M)], damping=1.0), "nothing is left to train on"),
@@ -241,9 +282,9 @@ def test_refusals():
     for call, message in cases:
         with pytest.raises(InvalidInputError, match=message):
             call()
-    scores = influence(objective, objective, damping=1.0, samples=[1, 2])
+    scores = influence(objective, objective, damping=1.0, indices=[1, 2])
     with pytest.raises(InvalidInputError, match="sample 5 has no score"):
-        validate_influence(objective, objective, scores, samples=[5])
+        validate_influence(objective, objective, scores, indices=[5])
 
 
 @pytest.mark.jax

@@ -1,5 +1,7 @@
 """Influences in real models of torch, and what only torch modules have."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,9 @@ import torch_cases
 from specop.analysis import influence, leave_one_out, retrain, validate_influence
 from specop.analysis._changed_losses import ChangedLoss
 from specop.errors import ConvergenceWarning, InvalidInputError
+
+# Most of these points are no minima; test_influence looks at the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:the gradient has the norm:specop.errors.QuadraticModelWarning")
 
 MISRA1A = np.array(
     [
@@ -76,7 +81,7 @@ def test_influence_in_a_logistic_regression():
     first = influence(train, test, damping=0.01)
     check = validate_influence(train, test, first, samples=50)
     assert check.converged and check.correlation > 0.95 and check.gradient_norms.max() <= 1e-6
-    exact = influence(train, test, damping=0.01, samples=check.indices, newton=True)
+    exact = influence(train, test, damping=0.01, indices=check.indices, newton=True)
     assert np.corrcoef(exact.scores, check.actual)[0, 1] > 0.998
     ours = leave_one_out(train, check.indices, damping=0.01, newton=True)
     linear = (test.gradient() @ ours.changes).numpy()
@@ -87,7 +92,7 @@ def test_fast_retraining_takes_fewer_products():
     train, _ = breast_cancer(0.01)
     removed = np.arange(20)
     again = retrain(train, without=removed, damping=0.01, gtol=1e-7)
-    anew = retrain(train, without=removed, damping=0.01, gtol=1e-7, start=torch.zeros(31, dtype=torch.float64))
+    anew = retrain(train, without=removed, damping=0.01, gtol=1e-7, theta=torch.zeros(31, dtype=torch.float64))
     assert again.converged and anew.converged
     # Both are within |gradient| / damping of the one minimum.
     assert float((again.theta - anew.theta).norm()) <= (again.gradient_norm + anew.gradient_norm) / 0.01
@@ -120,12 +125,14 @@ def test_retraining_that_stops_early_warns():
     assert not found.converged and found.gradient_norm < 1e-8
 
 
-def small(weights=None, n=24):
+def small(weights=None, criterion=None, n=24):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
     data = torch.randn(n, 3).double(), torch.arange(n) % 3
     return model, specop.objective(
-        model, nn.CrossEntropyLoss(weight=weights), [tuple(part[:9] for part in data), tuple(part[9:] for part in data)]
+        model,
+        criterion or nn.CrossEntropyLoss(weight=weights),
+        [tuple(part[:9] for part in data), tuple(part[9:] for part in data)],
     )
 
 
@@ -139,7 +146,8 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_losses_that_are_no_mean_over_samples_are_refused():
-    _, objective = small(torch.tensor([1.0, 2.0, 5.0]).double())
+    weights = torch.tensor([1.0, 2.0, 5.0]).double()
+    _, objective = small(criterion=lambda z, y: F.cross_entropy(z, y, weight=weights))
     for call in (
         lambda: influence(objective, damping=1.0),
         lambda: influence(objective, objective.gradient(), damping=1.0),
@@ -150,6 +158,18 @@ def test_losses_that_are_no_mean_over_samples_are_refused():
             call()
 
 
+def test_class_weights_are_the_weights_of_samples():
+    _, objective = small(torch.tensor([1.0, 2.0, 5.0]).double())
+    found = leave_one_out(objective, damping=1.0, rtol=1e-12)
+    gradient = objective.gradient()
+    scores = influence(objective, gradient, damping=1.0, rtol=1e-12).scores
+    np.testing.assert_allclose(scores, gradient @ found.changes, rtol=0, atol=1e-12)
+    rest = objective.subset(np.setdiff1d(np.arange(24), [4]))
+    H = objective.hessian().to_dense() + torch.eye(objective.n).double()
+    without = rest.terms / objective.terms * rest.gradient()
+    torch_cases.close(found.change(4), torch.linalg.solve(H, gradient - without))
+
+
 def test_samples_of_several_terms():
     """A sequence without its padding counts as many terms as it has tokens."""
     model, criterion, batch = torch_cases.problem("tokens")
@@ -158,7 +178,7 @@ def test_samples_of_several_terms():
     found = leave_one_out(objective, damping=1.0, rtol=1e-12)
     scores = influence(objective, objective.gradient(), damping=1.0, rtol=1e-12).scores
     np.testing.assert_allclose(scores, objective.gradient() @ found.changes, rtol=0, atol=1e-12)
-    some = influence(objective, objective.gradient(), damping=1.0, rtol=1e-12, samples=[9, 1]).scores
+    some = influence(objective, objective.gradient(), damping=1.0, rtol=1e-12, indices=[9, 1]).scores
     np.testing.assert_allclose(some, scores[[9, 1]], rtol=0, atol=1e-12)
     theta = objective.theta + 0.1
     rest = objective.subset(np.arange(2, 11))
@@ -175,3 +195,26 @@ def test_an_indefinite_matrix_is_named():
     found = influence(objective, objective, damping=0.5 * abs(lowest))
     assert "not positive definite: a direction of curvature -" in found.message
     assert "not positive definite" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "width"), [("ggn", 10), ("empirical fisher", 10), ("empirical fisher", 45)], ids=str
+)
+def test_self_influence_in_single_precision(matrix, width):
+    """The matrix is made once, or not at all; nothing goes on column by column because of rounding."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, width), nn.Tanh(), nn.Linear(width, 3))
+    data = torch.randn(200, 10), torch.arange(200) % 3
+    single = specop.objective(model, F.cross_entropy, data)
+    found = influence(single, damping=1e-4, matrix=matrix)
+    double = specop.objective(copy.deepcopy(model).double(), F.cross_entropy, (data[0].double(), data[1]))
+    n = double.n
+    operator = double.ggn() if matrix == "ggn" else double.fisher(kind="empirical")
+    rows = torch.cat(list(double.per_sample_gradients()))
+    exact = (rows * torch.linalg.solve(operator.to_dense() + 1e-4 * torch.eye(n).double(), rows.T).T).sum(1) / 200
+    np.testing.assert_allclose(found.scores, exact, rtol=1e-3)
+    assert found.converged and found.matvecs <= (n if matrix == "ggn" else 0)
+    assert found.residuals.shape == (200,)
+    some = influence(single, single.gradient(), damping=1e-4, matrix=matrix, indices=[150, 3])
+    along = rows @ torch.linalg.solve(operator.to_dense() + 1e-4 * torch.eye(n).double(), double.gradient()) / 200
+    np.testing.assert_allclose(some.scores, along[[150, 3]], rtol=1e-2)

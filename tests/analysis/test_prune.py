@@ -10,12 +10,21 @@ import specop
 from cases import CASES
 from parity.cases import FRAMEWORKS, numpy
 from parity.cases import objective as parity
-from specop.errors import DomainError, InvalidInputError, NonFiniteError
+from specop.errors import (
+    ConvergenceWarning,
+    DomainError,
+    InvalidInputError,
+    NonFiniteError,
+    NotConvergedError,
+    QuadraticModelWarning,
+)
 
 FEATURES, OUTPUTS, SAMPLES = 5, 2, 30
 WEIGHTS = FEATURES * OUTPUTS
 X, Y = (np.random.default_rng(0).standard_normal((SAMPLES, k)) for k in (FEATURES, OUTPUTS))
 DERIVATIVES = [case for case in CASES if case.framework in FRAMEWORKS and case.dtype == np.float64]
+# Most of these weights are random; the tests of the guards look at what is said of them.
+pytestmark = pytest.mark.filterwarnings("ignore::specop.errors.QuadraticModelWarning")
 each_framework = pytest.mark.parametrize("case", DERIVATIVES, ids=str)
 # Squared errors of a linear model are quadratic, so that every expectation is exact.
 EXACT = {"matrix": "hessian", "damping": 0.0}
@@ -34,10 +43,11 @@ def linear(case, weights=None, bias=True):
 
 
 def refit(mask):
-    """The least squares solution with only these weights, and both biases."""
+    """The least squares solution with only these weights, and both biases unless the mask has them too."""
     found = np.zeros((FEATURES + 1, OUTPUTS))
-    for output, kept in enumerate(mask[:WEIGHTS].reshape(FEATURES, OUTPUTS).T):
-        columns = np.append(np.flatnonzero(kept), FEATURES)
+    whole = np.append(mask, np.ones(WEIGHTS + OUTPUTS - len(mask), dtype=bool))
+    for output, kept in enumerate(whole.reshape(FEATURES + 1, OUTPUTS).T):
+        columns = np.flatnonzero(kept)
         design = np.column_stack([X, np.ones(SAMPLES)])[:, columns]
         found[columns, output] = np.linalg.lstsq(design, Y[:, output])[0]
     return found.reshape(-1)
@@ -118,15 +128,16 @@ def test_brain_damage_leaves_the_others():
 @pytest.mark.parametrize("groups", ["rows", "columns", np.arange(8).reshape(4, 2)], ids=["rows", "columns", "given"])
 def test_groups_go_together(groups):
     objective = one()
-    number = np.arange(WEIGHTS).reshape(FEATURES, OUTPUTS)
-    members = list({"rows": number, "columns": number.T}[groups] if isinstance(groups, str) else groups)
-    scores = specop.analysis.saliency(objective, groups=groups, **EXACT)
-    costs = [loss(refit(~np.isin(np.arange(WEIGHTS), group))) - loss(FULL) for group in members]
+    # A column is an output, and its bias goes with it.
+    number = np.arange(WEIGHTS + OUTPUTS).reshape(FEATURES + 1, OUTPUTS)
+    members = list({"rows": number[:-1], "columns": number.T}[groups] if isinstance(groups, str) else groups)
+    scores = specop.analysis.saliency(objective, groups=groups, exclude=(), **EXACT)
+    costs = [loss(refit(~np.isin(np.arange(WEIGHTS + OUTPUTS), group))) - loss(FULL) for group in members]
     np.testing.assert_allclose(numpy(scores.saliency), costs, rtol=1e-9)
     for removal in scores.measured(2):
         assert list(removal.indices) in [sorted(group.tolist()) for group in members]
         np.testing.assert_allclose(removal.measured, removal.expected, rtol=1e-9)
-    result = specop.analysis.prune(objective, 0.7, groups=groups, steps=2, **EXACT)
+    result = specop.analysis.prune(objective, 0.7, groups=groups, exclude=(), steps=2, trust=None, **EXACT)
     gone = [not result.mask[group].any() for group in members]
     assert all(whole or result.mask[group].all() for whole, group in zip(gone, members, strict=True))
     assert sum(gone) > 0 and 0.7 - len(members[0]) / (len(members) * len(members[0])) < result.sparsity <= 0.7
@@ -154,7 +165,8 @@ def test_saliencies_on_the_empirical_fisher_matrix(blocks, damping=0.01):
     found, may = numpy(scores.saliency), scores.group >= 0
     np.testing.assert_allclose(found[may], (w**2 / (2 * np.diag(inverse)))[may], rtol=1e-9)
     groups = specop.analysis.saliency(objective, damping=damping, blocks=blocks, groups="columns")
-    for number, group in enumerate(np.arange(96).reshape(6, 16).T):
+    # The bias after the first matrix goes with its columns.
+    for number, group in enumerate(np.arange(112).reshape(7, 16).T):
         expected = w[group] @ np.linalg.solve(inverse[np.ix_(group, group)], w[group]) / 2
         np.testing.assert_allclose(numpy(groups.saliency)[number], expected, rtol=1e-9)
     damage = specop.analysis.saliency(objective, "obd")
@@ -206,7 +218,7 @@ def test_small_steps_and_compensation_pay():
     for _ in range(500):
         theta = theta - 0.5 * objective.gradient(theta)
     final = {
-        (method, steps): specop.analysis.prune(objective, 0.8, method, steps=steps, theta=theta).losses[-1]
+        (method, steps): specop.analysis.prune(objective, 0.8, method, steps=steps, trust=None, theta=theta).losses[-1]
         for method, steps in itertools.product(("obs", "magnitude"), (1, 10))
     }
     assert final["obs", 10] < 0.5 * min(final["obs", 1], final["magnitude", 10])
@@ -219,6 +231,126 @@ def test_any_schedule():
     result = specop.analysis.prune(parity("torch", "mlp", "float64"), 0.6, "obd", steps=list(cubic))
     np.testing.assert_allclose(result.sparsities, cubic, atol=0.005)
     assert len(result.losses) == 6
+
+
+# --- Guards ----------------------------------------------------------------------------------------------------------
+
+
+def parameters_only(loss_of, *arrays):
+    """An objective of parameters without data to speak of."""
+    case = DERIVATIVES[0]
+    return specop.objective(
+        lambda params, _: loss_of(case, *params), params=[case.array(x) for x in arrays], data=case.array([[0.0]])
+    )
+
+
+def cliff():
+    """Next to flat around ones, and one higher at zero, which no second derivative tells."""
+    return parameters_only(
+        lambda case, w: case.mean(0.002 * (w - 1) ** 2 + 1 / (1 + (4 * w * w) ** 20)), np.ones((2, 3))
+    )
+
+
+@pytest.mark.parametrize("method", ["obs", "obd"])
+def test_a_step_that_costs_far_more_than_expected_is_not_taken(method):
+    exact = {"matrix": "hessian"} | ({"damping": 0.0} if method == "obs" else {})
+    with pytest.warns(ConvergenceWarning, match=r"stopped before step 1 of 2, .*trust=None to go on"):
+        result = specop.analysis.prune(cliff(), 0.5, method, steps=2, **exact)
+    assert not result.converged and result.mask.all() and len(result.losses) == 1 and not len(result.expected)
+    np.testing.assert_array_equal(numpy(result.theta), np.ones(6))
+    assert str(result) and result.plot() and len(result.to_frame()) == 0
+    pyplot.close("all")
+    with pytest.raises(NotConvergedError):
+        specop.analysis.prune(cliff(), 0.5, method, raise_on_failure=True, **exact)
+    all_the_same = specop.analysis.prune(cliff(), 0.5, method, steps=2, trust=None, **exact)
+    assert all_the_same.sparsity == 0.5 and all_the_same.losses[-1] > 100 * all_the_same.expected.sum()
+    with pytest.warns(QuadraticModelWarning, match=r"without 0\[0, 0\] alone .* does not hold"):
+        scores = specop.analysis.saliency(cliff(), method, **exact)
+    assert (scores.tried_measured > 100 * scores.tried_expected).all()
+    assert "expected (and measured): 0[0, 0]" in str(scores)
+
+
+@pytest.mark.filterwarnings("error::specop.errors.QuadraticModelWarning")
+def test_where_the_model_holds_nothing_is_warned_of():
+    scores = specop.analysis.saliency(one(), **EXACT)
+    np.testing.assert_allclose(scores.tried_measured, scores.tried_expected, rtol=1e-9)
+    np.testing.assert_array_equal(scores.tried, scores.order[[0, 0, 2, 4]][1:])
+    with pytest.warns(QuadraticModelWarning, match="this point is no minimum"):
+        specop.analysis.prune(linear(DERIVATIVES[0], FULL + 1.0), 0.2, trust=None, **EXACT)
+    specop.analysis.prune(linear(DERIVATIVES[0], FULL + 1.0), 0.2, "magnitude")
+
+
+def test_no_layer_is_removed_whole():
+    small, large = np.linspace(0.01, 0.02, 8).reshape(2, 4), np.linspace(1.0, 2.0, 16).reshape(4, 4)
+    objective = parameters_only(lambda case, a, b: case.mean(a**2) + case.mean(b**2), small, large)
+    shares = {
+        (groups, limit): specop.analysis.prune(
+            objective, 0.5, "magnitude", groups=groups, layer_limit=limit, steps=3
+        ).layers["0"]
+        for groups in (None, "rows")
+        for limit in (None, 0.5, 1.0)
+    }
+    assert shares == {
+        (None, None): 0.875,
+        (None, 0.5): 0.5,
+        (None, 1.0): 1.0,
+        ("rows", None): 0.5,
+        ("rows", 0.5): 0.5,
+        ("rows", 1.0): 1.0,
+    }
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_outputs_stay_unless_they_are_let_go(framework):
+    objective = parity(framework, "mlp", "float64")
+    names = list(objective.shapes)
+    weights = [name for name in names if len(objective.shapes[name]) == 2]
+
+    def layers_with(**options):
+        return set(specop.analysis.prune(objective, 0.3, "magnitude", groups="columns", steps=1, **options).layers)
+
+    inner = layers_with()
+    assert weights[-1] not in inner and set(weights[:-1]) <= inner
+    assert layers_with(exclude=()) == set(names)
+    assert weights[0] not in layers_with(exclude=[weights[0]]) and weights[-1] in layers_with(exclude=[weights[0]])
+    # The other axis holds inputs. Single weights are no outputs.
+    assert weights[-1] in specop.analysis.saliency(objective, "magnitude", groups="rows").labels[-1]
+    assert weights[-1] in specop.analysis.prune(objective, 0.3, "magnitude").layers
+    with pytest.raises(InvalidInputError, match="exclude='head' matches no parameter"):
+        specop.analysis.saliency(objective, exclude="head")
+    with pytest.raises(InvalidInputError, match=r"nothing is left that may go without .* exclude=\(\)"):
+        specop.analysis.saliency(objective, exclude=weights)
+
+
+@TORCH
+def test_a_filter_goes_with_its_bias_and_its_normalization():
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(6, 3),
+    )
+    model = model.double().eval()
+    data = torch.randn(12, 1, 5, 5).double(), torch.arange(12) % 3
+    objective = specop.objective(model, nn.functional.cross_entropy, data)
+    result = specop.analysis.prune(objective, 0.5, "obd", groups="rows", trust=None, steps=2)
+    model.load_state_dict(result.parameters, strict=False)
+    images, lost = data[0], 0
+    for first in (0, 3):
+        convolution, norm = model[first : first + 2]
+        gone = (convolution.weight == 0).flatten(1).all(1)
+        lost += int(gone.sum())
+        # Biases of the normalization were zero, and are there with their filters.
+        assert (convolution.weight[~gone] != 0).all() and not gone.all()
+        images = norm(convolution(images))
+        assert (images[:, gone] == 0).all() and (images[:, ~gone] != 0).any()
+        images = images.relu()
+    assert lost > 0
+    assert set(result.layers) == {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "4.weight", "4.bias"}
+    assert (model[8].weight != 0).all()
 
 
 # --- Single precision, files, pictures --------------------------------------------------------------------------------
