@@ -232,7 +232,7 @@ class JaxAutodiff(OneBatch):
         """Return compiled functions for a batch of this form, and their arguments."""
         loss, leaves = self._read()
         arrays, frame = TREES.take_apart(batch)
-        others = [None if name in set(self.names) else leaf for name, leaf in leaves.items()]
+        others = [None if name in self.parameters else leaf for name, leaf in leaves.items()]
         points = self._held(leaves) if theta is None else self._split(theta)
         arguments = points, others, arrays
         key = (kind, loss, frame, tuple((array.shape, array.dtype) for array in arrays))

@@ -236,8 +236,10 @@ class TorchAutodiff(OneBatch):
             return curvature(outputs)
         if matrix.kind == "fisher":
             return likelihood.information(outputs, weights)
-        noise = label_noise(likelihood.name, matrix, samples, weights.numel())
-        return likelihood.sampled(outputs, weights, torch.from_numpy(noise).to(self.device))
+        noise = torch.from_numpy(label_noise(likelihood.name, matrix, samples, weights.numel()))
+        # In a dtype that every device has.
+        noise = noise.to(self.device, torch.promote_types(outputs.dtype, torch.float32))
+        return likelihood.sampled(outputs, weights, noise)
 
     def _terms(
         self, curvature: Callable[[Tensor], Callable[[Tensor], Tensor]], outputs: Tensor
