@@ -24,7 +24,8 @@ VECTOR = np.concatenate([weight.reshape(-1) for weight in WEIGHTS.values()])
 def structure(array):
     """The parameters, by any kind of array."""
     b, first, second = map(array, WEIGHTS.values())
-    return {"layers": [{"w": first}, {"w": second}], "b": b}
+    # In the alphabet's order, which JAX gives every dict.
+    return {"b": b, "layers": [{"w": first}, {"w": second}]}
 
 
 def params(framework, dtype="float64"):
