@@ -14,13 +14,11 @@ from specop.arrays.rows import RowBlocks
 
 __all__ = ["NumpyBackend", "backend"]
 
-Vector = NDArray[Any]
+Array = NDArray[Any]
 
 # BLAS adds up in the vectors' own precision, and over millions of float32 entries a sum is off by up to 1e-4: chunks
 # are added up in float64.
 _CHUNK = 16_384
-# Columns of a block of rows that are held in float64 at a time.
-_COLUMNS = 4_096
 
 
 class NumpyBackend(Backend):
@@ -30,19 +28,19 @@ class NumpyBackend(Backend):
     array_type = np.ndarray
     conversion = "np.asarray(x, '{dtype}')"
 
-    def layout(self, array: NDArray[Any]) -> Layout:
+    def layout(self, array: Array) -> Layout:
         return Layout(array.shape[-1], array.dtype, "cpu")
 
     def shape(self, x: Any) -> tuple[int, ...]:
         return tuple(getattr(x, "shape", ()))
 
-    def dot(self, x: Vector, y: Vector) -> Any:
+    def dot(self, x: Array, y: Array) -> Any:
         chunks = range(0, len(x), _CHUNK)
         # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
         with np.errstate(invalid="ignore", over="ignore"):
             return np.sum([np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK]) for i in chunks], dtype=np.float64)
 
-    def norm(self, x: Vector) -> Any:
+    def norm(self, x: Array) -> Any:
         square, limits = self.dot(x, x), np.finfo(x.dtype)
         if len(x) * limits.tiny / limits.eps < square < np.inf:
             return np.sqrt(square)
@@ -50,30 +48,30 @@ class NumpyBackend(Backend):
         largest = np.abs(x).max(initial=0.0)
         return float(largest) * np.sqrt(self.dot(x / largest, x / largest)) if 0 < largest < np.inf else largest
 
-    def axpy_(self, y: Vector, alpha: float, x: Vector) -> Vector:
+    def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
         y += x.dtype.type(alpha) * x
         return y
 
-    def scale_(self, x: Vector, alpha: float) -> Vector:
+    def scale_(self, x: Array, alpha: float) -> Array:
         x *= x.dtype.type(alpha)
         return x
 
-    def copy(self, x: Vector) -> Vector:
+    def copy(self, x: Array) -> Array:
         return np.array(x, copy=True)
 
-    def multiply(self, x: Vector, y: Vector) -> Vector:
+    def multiply(self, x: Array, y: Array) -> Array:
         return np.multiply(x, y)
 
-    def zeros(self, layout: Layout) -> Vector:
+    def zeros(self, layout: Layout) -> Array:
         return np.zeros(layout.n, dtype=layout.dtype)
 
-    def section(self, x: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    def section(self, x: Array, start: int, stop: int) -> Array:
         return x[..., start:stop]
 
-    def gather(self, x: Vector, indices: NDArray[np.intp]) -> Vector:
+    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
         return np.take(x, indices, axis=-1)
 
-    def scatter(self, x: Vector, indices: NDArray[np.intp], layout: Layout) -> Vector:
+    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
         out = self.zeros(layout)
         out[indices] = x
         return out
@@ -81,17 +79,14 @@ class NumpyBackend(Backend):
     def allocate(self, layout: Layout, capacity: int, lead: int) -> RowBlocks:
         return RowBlocks(layout, capacity, lead, lambda *shape: np.empty(shape, dtype=layout.dtype))
 
-    def set_row_(self, basis: RowBlocks, i: int, x: Vector, alpha: float) -> RowBlocks:
+    def set_row_(self, basis: RowBlocks, i: int, x: Array, alpha: float) -> RowBlocks:
         basis.grow(i + 1)
         np.multiply(x, x.dtype.type(alpha), out=basis.row(i))
         return basis
 
-    def row(self, basis: RowBlocks, i: int) -> Vector:
-        return basis.row(i)
-
     def orthogonalize_(
-        self, x: Vector, basis: RowBlocks, k: int, near: Sequence[int]
-    ) -> tuple[Vector, NDArray[Any], NDArray[Any], Any]:
+        self, x: Array, basis: RowBlocks, k: int, near: Sequence[int]
+    ) -> tuple[Array, Array, Array, Any]:
         with np.errstate(invalid="ignore", over="ignore"):
             c = np.empty(len(near))
             for i, row in enumerate(near):
@@ -114,82 +109,55 @@ class NumpyBackend(Backend):
                 rows[:, columns] = chunk[where]
         return basis
 
-    def take(self, basis: RowBlocks, k: int) -> NDArray[Any]:
-        if k == basis.lead:
-            return basis.blocks[0]
-        return np.stack([basis.row(i) for i in range(k)])
+    def take(self, basis: RowBlocks, k: int) -> Array:
+        return basis.blocks[0] if k == basis.lead else super().take(basis, k)
 
-    def stack(self, rows: Sequence[Vector]) -> NDArray[Any]:
+    def stack(self, rows: Sequence[Array]) -> Array:
         return np.stack(rows)
 
-    def index(self, matrix: NDArray[Any], i: int) -> Vector:
+    def index(self, matrix: Array, i: int) -> Array:
         return np.ascontiguousarray(matrix[i])
 
     # OpenBLAS computes with memory that nobody has written and leaves it out of the result: where a NaN lies there, the
     # processor notes an invalid operation, and NumPy warns of a product that is right.
     @np.errstate(invalid="ignore")
-    def apply_rows(self, matrix: NDArray[Any], x: Vector) -> Vector:
+    def apply_rows(self, matrix: Array, x: Array) -> Array:
         return _products(matrix, x)
 
     @np.errstate(invalid="ignore")
-    def combine_rows(self, matrix: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    def combine_rows(self, matrix: Array, y: Array) -> Array:
         return np.dot(matrix.T, y)
 
     @np.errstate(invalid="ignore")
-    def row_products(self, x: Sequence[NDArray[Any]], y: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-        total = np.zeros((sum(map(len, x)), sum(map(len, y))))
-        for begin in range(0, x[0].shape[1], _COLUMNS):
-            left = _wide(x, begin)
-            # With its own transpose NumPy computes one half of the product.
-            total += left @ (left if y is x else _wide(y, begin)).T
-        return total
-
-    @np.errstate(invalid="ignore")
-    def block_products(self, rows: NDArray[Any], size: int) -> NDArray[np.float64]:
-        count = rows.shape[1] // size
-        total = np.empty((count, size, size))
-        step = max(1, _COLUMNS // size)
-        for begin in range(0, count, step):
-            part = rows[:, begin * size : (begin + step) * size].astype(np.float64)
-            part = part.reshape(len(rows), -1, size).transpose(1, 2, 0)
-            np.matmul(part, part.transpose(0, 2, 1), out=total[begin : begin + step])
-        return total
-
-    @np.errstate(invalid="ignore")
-    def apply_blocks(self, blocks: NDArray[Any], x: Vector) -> Vector:
+    def apply_blocks(self, blocks: Array, x: Array) -> Array:
         return np.matmul(blocks, x.reshape(len(blocks), -1, 1)).reshape(-1)
 
-    def cast(self, x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return x.astype(dtype)
 
-    def transpose(self, matrix: NDArray[Any]) -> NDArray[Any]:
+    def transpose(self, matrix: Array) -> Array:
         return matrix.T
 
-    def columns(self, block: NDArray[Any]) -> list[Vector]:
+    def columns(self, block: Array) -> list[Array]:
         return list(np.ascontiguousarray(block.T))
 
     def to_host(self, *arrays: Any) -> list[NDArray[np.float64]]:
         return [np.array(array, dtype=np.float64) for array in arrays]
 
-    def from_host(self, array: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    def from_host(self, array: Array, layout: Layout) -> Array:
         return np.array(array, dtype=layout.dtype)
 
-    def to_numpy(self, x: NDArray[Any]) -> NDArray[Any]:
+    def to_numpy(self, x: Array) -> Array:
         return np.array(x)
 
 
-def _products(rows: NDArray[Any], x: Vector) -> Vector:
+def _products(rows: Array, x: Array) -> Array:
     """Return ``rows @ x``, added up as exactly as `NumpyBackend.dot`."""
     if len(x) <= _CHUNK:
         return np.dot(rows, x)
     chunks = range(0, len(x), _CHUNK)
     partial = [np.dot(rows[:, i : i + _CHUNK], x[i : i + _CHUNK]) for i in chunks]
     return np.sum(partial, axis=0, dtype=np.float64).astype(x.dtype)
-
-
-def _wide(blocks: Sequence[NDArray[Any]], begin: int) -> NDArray[np.float64]:
-    """Return some columns of rows in blocks, as one float64 array."""
-    return np.concatenate([rows[:, begin : begin + _COLUMNS] for rows in blocks], dtype=np.float64)
 
 
 backend = NumpyBackend()

@@ -82,9 +82,6 @@ class TensorflowBackend(Backend):
         basis.set_row(i, basis.fold(self.scale_(x, alpha)))
         return basis
 
-    def row(self, basis: Basis, i: int) -> tf.Tensor:
-        return basis.row(i)
-
     def orthogonalize_(
         self, x: tf.Tensor, basis: Basis, k: int, near: Sequence[int]
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -94,9 +94,6 @@ class TorchBackend(Backend):
         torch.mul(x.detach(), alpha, out=basis.row(i))
         return basis
 
-    def row(self, basis: RowBlocks, i: int) -> Tensor:
-        return basis.row(i)
-
     def orthogonalize_(
         self, x: Tensor, basis: RowBlocks, k: int, near: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,9 +124,7 @@ class TorchBackend(Backend):
         return basis
 
     def take(self, basis: RowBlocks, k: int) -> Tensor:
-        if k == basis.lead:
-            return basis.blocks[0]
-        return torch.stack([basis.row(i) for i in range(k)])
+        return basis.blocks[0] if k == basis.lead else super().take(basis, k)
 
     def stack(self, rows: Sequence[Tensor]) -> Tensor:
         return torch.stack(tuple(rows))
@@ -146,7 +141,8 @@ class TorchBackend(Backend):
     @torch.no_grad()
     def row_products(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> NDArray[np.float64]:
         if x[0].device.type == "cpu":
-            return _host_products(*([rows.detach().numpy() for rows in blocks] for blocks in (x, y)), same=y is x)
+            # By NumPy, which computes one half where both are the same: torch takes twice as long.
+            return super().row_products(x, y)
         total: Any = 0.0
         for begin in range(0, x[0].shape[1], _COLUMNS):
             left = _wide(x, begin)
@@ -177,6 +173,8 @@ class TorchBackend(Backend):
         return list(block.detach().T.contiguous())
 
     def to_host(self, *arrays: Tensor) -> list[NDArray[np.float64]]:
+        if len(arrays) == 1:
+            return [arrays[0].detach().cpu().numpy().astype(np.float64)]
         flat = torch.cat([array.detach().reshape(-1) for array in arrays]).cpu().numpy().astype(np.float64)
         return unpacked(flat, [array.shape for array in arrays])
 
@@ -219,19 +217,6 @@ def _wide(blocks: Sequence[Tensor], begin: int) -> Tensor:
     """Return some columns of rows in blocks, as one tensor in which products are exact."""
     wide = _widest(blocks[0].device)
     return torch.cat([rows[:, begin : begin + _COLUMNS].to(wide) for rows in blocks])
-
-
-def _host_products(x: Sequence[NDArray[Any]], y: Sequence[NDArray[Any]], *, same: bool) -> NDArray[np.float64]:
-    """Return ``X @ Y.T`` by NumPy, which computes one half where both are the same: torch takes twice as long."""
-    total = np.zeros((sum(map(len, x)), sum(map(len, y))))
-    for begin in range(0, x[0].shape[1], _COLUMNS):
-        left = _wide_on_host(x, begin)
-        total += left @ (left if same else _wide_on_host(y, begin)).T
-    return total
-
-
-def _wide_on_host(blocks: Sequence[NDArray[Any]], begin: int) -> NDArray[np.float64]:
-    return np.concatenate([rows[:, begin : begin + _COLUMNS] for rows in blocks], dtype=np.float64)
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

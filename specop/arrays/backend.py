@@ -28,6 +28,10 @@ Basis = Any
 """Rows of equal length, stored as the framework likes best. Only its backend looks inside."""
 
 
+# Of matrices that are held in float64 at a time: so many entries, and more where that were fewer columns.
+_ENTRIES, _COLUMNS = 2**18, 4_096
+
+
 class Backend(ABC):
     """The array primitives that algorithms are made of.
 
@@ -93,10 +97,6 @@ class Backend(ABC):
     @abstractmethod
     def set_row_(self, basis: Basis, i: int, x: Array, alpha: float) -> Basis:
         """Return the basis with row ``i`` set to ``alpha x``."""
-
-    @abstractmethod
-    def row(self, basis: Basis, i: int) -> Array:
-        """Return row ``i``, to be read only."""
 
     @abstractmethod
     def orthogonalize_(self, x: Array, basis: Basis, k: int, near: Sequence[int]) -> tuple[Array, Array, Array, Array]:
@@ -190,7 +190,11 @@ class Backend(ABC):
         """Return ``x[..., start:stop]``, possibly as a view."""
         return self.gather(x, np.arange(start, stop, dtype=np.intp))
 
-    # Matrices and blocks of vectors
+    # A basis, matrices and blocks of vectors
+    def row(self, basis: Basis, i: int) -> Array:
+        """Return row ``i``, to be read only; by default what the basis's own method ``row`` returns."""
+        return basis.row(i)
+
     def take(self, basis: Basis, k: int) -> Array:
         """Return the first ``k`` rows as a matrix and give up the basis."""
         return self.stack([self.row(basis, i) for i in range(k)])
@@ -212,8 +216,13 @@ class Backend(ABC):
         Products are added up in float64 where the device has it: inverses of Gram matrices show each lost digit.
         ``y`` may be the same list as ``x``.
         """
-        left = np.concatenate(self.to_host(*x))
-        return left @ (left if y is x else np.concatenate(self.to_host(*y))).T
+        counts = [sum(self.shape(rows)[0] for rows in blocks) for blocks in (x, y)]
+        total, width = np.zeros(counts), max(_COLUMNS, _ENTRIES // max(counts))
+        for start in range(0, self.shape(x[0])[1], width):
+            left = self._hosted_columns(x, start, width)
+            # With its own transpose NumPy computes one half of the product.
+            total += left @ (left if y is x else self._hosted_columns(y, start, width)).T
+        return total
 
     @np.errstate(invalid="ignore")
     def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
@@ -221,15 +230,24 @@ class Backend(ABC):
 
         Added up as in `row_products`.
         """
-        (hosted,) = self.to_host(rows)
-        cut = hosted.reshape(len(hosted), -1, size).transpose(1, 2, 0)
-        return cut @ cut.transpose(0, 2, 1)
+        count, n = self.shape(rows)
+        products, step = np.empty((n // size, size, size)), max(1, max(_COLUMNS, _ENTRIES // count) // size)
+        for first in range(0, n // size, step):
+            columns = self._hosted_columns([rows], first * size, step * size)
+            cut = columns.reshape(count, -1, size).transpose(1, 2, 0)
+            np.matmul(cut, cut.transpose(0, 2, 1), out=products[first : first + step])
+        return products
 
     @np.errstate(invalid="ignore")
     def apply_blocks(self, blocks: Array, x: Array) -> Array:
         """Return the product of a block-diagonal matrix, given by its native (k, size, size) blocks, with ``x``."""
         matrices, vector = self.to_host(blocks, x)
         return self.from_host((matrices @ vector.reshape(len(matrices), -1, 1)).reshape(-1), self.layout(x))
+
+    def _hosted_columns(self, blocks: Sequence[Array], start: int, width: int) -> NDArray[np.float64]:
+        stop = min(start + width, self.shape(blocks[0])[1])
+        hosted = [self.to_host(self.section(rows, start, stop))[0] for rows in blocks]
+        return hosted[0] if len(hosted) == 1 else np.concatenate(hosted)
 
     def _refusal(self, what: str, expected: str, got: str, layout: Layout) -> InvalidInputError:
         conversion = self.conversion.format(dtype=layout.dtype, device=layout.device)

@@ -54,9 +54,6 @@ class MinicupyBackend(Backend):
         basis.row(i)[:] = x * alpha
         return basis
 
-    def row(self, basis, i):
-        return basis.row(i)
-
     def orthogonalize_(self, x, basis, k, near):
         c, h = mp.zeros(0, x.dtype), [mp.zeros(0, x.dtype)]
         if near:
