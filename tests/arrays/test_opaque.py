@@ -93,7 +93,7 @@ CALLS = {
     "eigen_preconditioner": preconditioned,
     "nystrom_preconditioner": lambda home: (
         specop.solve(
-            home.matrix + home.shift, home.b, rtol=1e-8, preconditioner=specop.nystrom_preconditioner(home.matrix, 0.5)
+            home.matrix + home.shift, home.b, rtol=1e-8, preconditioner=specop.nystrom_preconditioner(home.matrix, damping=0.5)
         ).x
     ),
     "inverse": lambda home: specop.inverse(home.matrix + home.shift, rtol=1e-8) @ home.b,

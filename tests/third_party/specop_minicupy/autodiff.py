@@ -79,6 +79,9 @@ class MinicupyAutodiff:
     def count(self, batch):
         return len(batch[0])
 
+    def leading(self, structure):
+        return len(structure if isinstance(structure, mp.ndarray) else structure[0])
+
     def take(self, batch, start, stop):
         return tuple(array[start:stop] for array in batch)
 
