@@ -171,7 +171,7 @@ def test_analysis_of_opaque_arrays(objective):
     several = specop.analysis.influence(objective, objective, per_sample=True, damping=2.0)
     np.testing.assert_allclose(found.scores, np.diag(several.scores), rtol=1e-3)
     gone = specop.analysis.leave_one_out(objective, [0, 3], damping=2.0)
-    along = specop.analysis.influence(objective, objective.gradient(), samples=[0, 3], damping=2.0).scores
+    along = specop.analysis.influence(objective, objective.gradient(), indices=[0, 3], damping=2.0).scores
     np.testing.assert_allclose(gone.change(1).get() @ objective.gradient().get(), along[1], rtol=1e-3)
     assert "change of 5 parameters" in repr(gone)
     assert specop.analysis.prune(objective, 0.5, steps=2, groups=np.arange(5)[:, None]).sparsity == pytest.approx(0.4)
