@@ -5,7 +5,6 @@ Every spectral algorithm grows one `KrylovSpace`; none has a recurrence of its o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.statistics.measure import GaussRule
 
-__all__ = ["LARGEST_BASIS", "KrylovSpace"]
+__all__ = ["LARGEST_BASIS", "KrylovSpace", "coefficient_norm"]
 
 LARGEST_BASIS = 2**27
 """Entries of the largest basis that is taken without being asked for: a gigabyte in float64."""
@@ -222,7 +221,7 @@ class KrylovSpace:
         # Without the few large ones, what is left is nearly orthogonal to all rows: one full pass then does.
         near = [int(i) for i in np.flatnonzero(known & (expected != 0))] + [row]
         rest, column, beta = self._orthogonalize(product, near, self.scale)
-        self.scale = max(self.scale, float(np.hypot(_norm(column), beta)))
+        self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
         self.run.check_size(self.scale)
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
@@ -278,27 +277,6 @@ class KrylovSpace:
             self.expand(int(self.frontier[0]))
             self.run.update()
         return self.eigenvalues(self.size)
-
-    def probe(self, vector: Array, enough: Callable[[int], bool]) -> GaussRule:
-        """Run from a vector, orthogonal to the rows there are, and return the Gauss rule; the run is forgotten.
-
-        Parameters
-        ----------
-        vector : native vector
-        enough : callable
-            ``enough(steps)``, asked after each step, tells whether to stop.
-        """
-        first, steps = self.size, 0
-        self.start(vector)
-        # Without a frontier the run lies in an invariant subspace, and its rule is exact.
-        while not self.is_closed:
-            self.expand()
-            steps += 1
-            if enough(steps):
-                break
-        rule = self.rule(self.ritz(first))
-        self.truncate(first)
-        return rule
 
     def ritz(self, first: int = 0) -> Ritz:
         """Return the Ritz pairs of the multiplied rows from `first` on."""
@@ -413,10 +391,10 @@ class KrylovSpace:
         for _ in range(_MOST_PASSES):
             vector, *scalars = self.backend.orthogonalize_(vector, self._basis, self.size, near)
             first, second, left = self.run.to_host(*scalars)
-            beta, removed = float(left), _norm(second)
+            beta, removed = float(left), coefficient_norm(second)
             column[near] += first
             column += second
-            scale = max(scale, float(np.hypot(_norm(column), beta)))
+            scale = max(scale, float(np.hypot(coefficient_norm(column), beta)))
             # Where a pass removed no more than it left, its own rounding is small beside what is left (Daniel, Gragg,
             # Kaufman and Stewart, 1976).
             if removed <= beta or beta <= self._negligible(scale):
@@ -440,7 +418,7 @@ class KrylovSpace:
         self._basis = self.backend.set_row_(self._basis, self.size, vector, factor)
 
 
-def _norm(x: NDArray[np.float64]) -> float:
+def coefficient_norm(x: NDArray[np.float64]) -> float:
     """Return the norm of coefficients: infinity where their squares overflow, which `Run.check_size` then refuses."""
     with np.errstate(over="ignore"):
         return float(np.linalg.norm(x))

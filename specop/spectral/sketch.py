@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from specop.arrays import probes
 from specop.arrays.backend import Array, Basis
 from specop.krylov.known import Complement
-from specop.krylov.ranges import coefficient_norm
+from specop.krylov.space import coefficient_norm
 
 __all__ = ["Sketch"]
 
