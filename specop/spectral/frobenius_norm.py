@@ -112,10 +112,7 @@ def frobenius_norm(
     return run.result(
         NormResult,
         quantity="Frobenius norm",
-        estimate=value.estimate,
-        standard_error=value.standard_error,
-        interval=value.interval,
-        confidence=confidence,
+        **vars(value),
         method="exact" if is_exact else "hutchinson",
         estimates=squares,
         converged=converged,

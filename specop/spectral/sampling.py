@@ -33,22 +33,20 @@ class Estimation:
     goal : Goal
         When to stop.
     confidence : float
-        Of the interval.
+        Probability with which the interval covers.
+    may_turn : bool
+        Whether n exact products may take the place of probes.
     """
 
-    def __init__(self, space: Complement, goal: Goal, confidence: float) -> None:
+    def __init__(self, space: Complement, goal: Goal, confidence: float, may_turn: bool) -> None:
         self.space = space
         self.run = space.run
         self.goal = goal
         self.confidence = confidence
+        self.may_turn = may_turn
         self.samples = _NONE
         self.value = Estimate(np.nan, np.nan, (-np.inf, np.inf), confidence)
         self.is_exact = False
-
-    @property
-    def left(self) -> int:
-        """Products that may still be made."""
-        return self.run.left
 
     @property
     def accepted(self) -> bool:
@@ -60,7 +58,11 @@ class Estimation:
         """Whether the tolerance would take more than n further probes; `ahead` products come before the next look."""
         value = self.value
         needed = self.goal.probes_needed(len(self.samples), value.estimate, value.standard_error)
-        return turns_exact(self.run, needed, ahead)
+        return self.may_turn and turns_exact(self.run, needed, ahead)
+
+    def goes_on(self) -> bool:
+        """Whether more probes are to be multiplied."""
+        return self.run.left > 0 and not self.accepted and not self.turns_exact()
 
     def look(self, samples: NDArray[np.float64], error: float | None = None, rounding: float = 0.0) -> bool:
         """Take these as all samples so far; return whether they suffice.
@@ -114,15 +116,22 @@ def exact(estimation: Estimation) -> tuple[str, str]:
 
 def hutchinson(estimation: Estimation) -> tuple[str, str]:
     """Average z'Bz over vectors of random signs."""
-    _hutchinson(estimation, lambda: False)
-    return "hutchinson", f"{len(estimation.samples)} probes"
+    space, run, samples = estimation.space, estimation.run, _NONE
+    while estimation.goes_on():
+        found = []
+        for i in range(len(samples), len(samples) + min(STAGE, run.left)):
+            probe = space.rademacher(i)
+            found.append(run.backend.dot(probe, space.multiply(probe)))
+        samples = np.concatenate([samples, run.scalars(found)])
+        estimation.look(samples)
+    return "hutchinson", f"{len(samples)} probes"
 
 
 def xtrace(estimation: Estimation) -> tuple[str, str]:
     """Put half of the products into a sketch and half on its rows; leave each probe out in turn."""
-    if estimation.left < 2:
-        raise InvalidInputError(f"method='xtrace' takes at least two products, got max_matvecs={estimation.left}.")
-    sketch = Sketch(estimation.space, estimation.left // 2)
+    if estimation.run.left < 2:
+        raise InvalidInputError(f"method='xtrace' takes at least two products, got max_matvecs={estimation.run.left}.")
+    sketch = Sketch(estimation.space, estimation.run.left // 2)
     while sketch.multiplied < sketch.capacity and not estimation.accepted:
         _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         sketch.multiply(sketch.drawn - sketch.multiplied)
@@ -133,7 +142,7 @@ def xtrace(estimation: Estimation) -> tuple[str, str]:
 
 def xnystrace(estimation: Estimation) -> tuple[str, str]:
     """Put every product into the Nystrom approximation of a positive semidefinite operator."""
-    sketch = Sketch(estimation.space, estimation.left, nystrom=True)
+    sketch = Sketch(estimation.space, estimation.run.left, nystrom=True)
     while sketch.drawn < sketch.capacity and not estimation.accepted:
         _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         samples, error = nystrom_estimates(sketch)
@@ -145,10 +154,13 @@ def xnystrace(estimation: Estimation) -> tuple[str, str]:
 
 def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:
     """Spend a third of the products each on a sketch, on its rows, and on probes of the rest."""
-    if estimation.left < 3:
-        raise InvalidInputError(f"method='hutch++' takes at least three products, got max_matvecs={estimation.left}.")
-    largest = min(estimation.left // 3, estimation.space.dimension - 1)
-    sketch = Sketch(estimation.space, min(estimation.left, estimation.space.dimension))
+    space, left = estimation.space, estimation.run.left
+    if estimation.run.left < 3:
+        raise InvalidInputError(
+            f"method='hutch++' takes at least three products, got max_matvecs={estimation.run.left}."
+        )
+    largest = min(estimation.run.left // 3, estimation.space.dimension - 1)
+    sketch = Sketch(estimation.space, min(estimation.run.left, estimation.space.dimension))
     goal = largest if estimation.goal.is_budget else min(2 * STAGE, largest)
     _grow(sketch, goal)
     while not estimation.accepted:
@@ -156,7 +168,7 @@ def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:
         sketch.multiply(min(goal, sketch.drawn) - sketch.multiplied)
         if goal == largest:
             break
-        _grow(sketch, min(2 * goal, sketch.drawn + estimation.left))
+        _grow(sketch, min(2 * goal, sketch.drawn + estimation.run.left))
         estimation.look(sketch.fresh(), rounding=sketch.rounding())
         goal = min(2 * goal, largest)
 
@@ -180,19 +192,18 @@ def adaptive(estimation: Estimation) -> tuple[str, str]:
     held = 2 if run.A.is_symmetric else 3
     capacity = min(_LARGEST_FREE_SKETCH // (held * run.n), run.left, space.dimension)
     if capacity < 2 * STAGE:
-        _hutchinson(estimation, estimation.turns_exact)
-        done = f"{len(estimation.samples)} probes; n={run.n} leaves room for a sketch of {capacity} vectors only"
-        method = "hutchinson"
+        method, message = hutchinson(estimation)
+        message += f"; n={run.n} leaves room for a sketch of {capacity} vectors only"
     else:
-        method, done = _sketched(estimation, Sketch(space, capacity))
+        method, message = _sketched(estimation, Sketch(space, capacity))
     if estimation.turns_exact():
         return exact(estimation)[0], f"the tolerance would take more than n={run.n} probes"
-    return method, done
+    return method, message
 
 
 def _sketched(estimation: Estimation, sketch: Sketch) -> tuple[str, str]:
     reason = _grow_while_it_pays(estimation, sketch)
-    _sample_rest(estimation, sketch, lambda single: estimation.look_at(sketch, single), until=estimation.turns_exact)
+    _sample_rest(estimation, sketch, lambda single: estimation.look_at(sketch, single))
     p, f = sketch.multiplied, len(estimation.samples) - sketch.multiplied
     if p == sketch.space.dimension:
         estimation.is_exact = True
@@ -207,30 +218,18 @@ def _sketched(estimation: Estimation, sketch: Sketch) -> tuple[str, str]:
     )
 
 
-def _hutchinson(estimation: Estimation, until: Callable[[], bool]) -> None:
-    space, backend = estimation.space, estimation.space.backend
-    samples = _NONE
-    while estimation.left > 0 and not estimation.accepted and not until():
-        found = []
-        for i in range(len(samples), len(samples) + min(STAGE, estimation.left)):
-            probe = space.rademacher(i)
-            found.append(backend.dot(probe, space.multiply(probe)))
-        samples = np.concatenate([samples, estimation.run.scalars(found)])
-        estimation.look(samples)
-
-
 def _grow_while_it_pays(estimation: Estimation, sketch: Sketch) -> str:
     """Return why the sketch was not grown any further."""
-    _grow(sketch, min(STAGE, estimation.left))
+    _grow(sketch, min(STAGE, estimation.run.left))
     estimation.look_at(sketch, _NONE)
-    while not estimation.accepted and estimation.left > 0:
+    while not estimation.accepted and estimation.run.left > 0:
         ahead = sketch.drawn - sketch.multiplied
         if ahead == 0 or estimation.turns_exact(ahead + max(STAGE, sketch.drawn // 4)) or not _pays(estimation, sketch):
             return "another vector in a sketch would save less than one probe"
-        sketch.multiply(min(ahead, estimation.left))
+        sketch.multiply(min(ahead, estimation.run.left))
         if estimation.look_at(sketch, _NONE):
             break
-        _grow(sketch, sketch.drawn + min(max(STAGE, sketch.drawn // 4), (estimation.left + 1) // 2))
+        _grow(sketch, sketch.drawn + min(max(STAGE, sketch.drawn // 4), (estimation.run.left + 1) // 2))
         if sketch.drawn == sketch.multiplied:
             return f"a sketch of {sketch.drawn} vectors is as large as it may be"
         estimation.look_at(sketch, _NONE)
@@ -241,16 +240,11 @@ def _grow(sketch: Sketch, size: int) -> None:
     sketch.draw(min(size, sketch.capacity) - sketch.drawn)
 
 
-def _sample_rest(
-    estimation: Estimation,
-    sketch: Sketch,
-    look: Callable[[NDArray[np.float64]], bool],
-    until: Callable[[], bool] = lambda: False,
-) -> None:
+def _sample_rest(estimation: Estimation, sketch: Sketch, look: Callable[[NDArray[np.float64]], bool]) -> None:
     """Spend what is left on single probes of what lies beyond the sketch."""
     single = _NONE
-    while sketch.multiplied < sketch.space.dimension and not (estimation.accepted or until()) and estimation.left > 0:
-        indices = range(sketch.drawn + len(single), sketch.drawn + len(single) + min(STAGE, estimation.left))
+    while sketch.multiplied < sketch.space.dimension and estimation.goes_on():
+        indices = range(sketch.drawn + len(single), sketch.drawn + len(single) + min(STAGE, estimation.run.left))
         single = np.concatenate([single, [sketch.sample(i) for i in indices]])
         look(single)
 
@@ -258,6 +252,6 @@ def _sample_rest(
 def _pays(estimation: Estimation, sketch: Sketch) -> bool:
     saved = 2.0 * sketch.gain()
     if estimation.goal.is_budget:
-        return saved * (estimation.left + sketch.drawn) > sketch.variance()
+        return saved * (estimation.run.left + sketch.drawn) > sketch.variance()
     allowed = estimation.goal.tolerance(estimation.value.estimate) ** 2
     return saved > allowed and sketch.variance() > allowed * (len(estimation.samples) + STAGE)

@@ -132,7 +132,7 @@ def trace(
                 f"method='xnystrace' needs a positive semidefinite operator, and {run.A!r} is known not to be one. "
                 f"Use method='xtrace' or 'auto'."
             )
-        estimation = sampling.Estimation(Complement(run, deflate), goal, confidence)
+        estimation = sampling.Estimation(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
         if estimation.space.dimension == 0:
             used, message = estimation.settle(estimation.space.known, "all eigenvalues were given")
         else:
@@ -147,10 +147,7 @@ def trace(
         )
     return run.result(
         TraceResult,
-        estimate=value.estimate,
-        standard_error=value.standard_error,
-        interval=value.interval,
-        confidence=confidence,
+        **vars(value),
         method=used,
         estimates=estimation.samples,
         converged=converged,

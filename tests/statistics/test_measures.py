@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from specop.statistics.measure import GaussRule, christoffel, cumulative_bounds, is_ruled_out, share_interval
 
@@ -73,6 +74,44 @@ def test_an_eigenvalue_that_is_there_is_seldom_ruled_out():
     assert 0.05 * runs < falsely < 0.13 * runs
 
 
+@pytest.mark.parametrize("steps", [3, 6, 12])
+def test_at_a_node_the_bounds_are_those_of_the_rule(steps):
+    rule = lanczos_rule(VALUES, np.full(300, 300**-0.5), steps)
+    sums = np.concatenate([[0.0], np.cumsum(rule.weights)])
+    closest = 1e-4 * rule.couplings**2 / (np.ptp(rule.nodes) + np.abs(rule.couplings).max())
+    # So close to a node the matrix that has the point as a node would overflow; what is given there still bounds.
+    for x in (rule.nodes, rule.nodes + 0.3 * closest, rule.nodes - 0.3 * closest):
+        low, high = cumulative_bounds(rule, x, 0.0)
+        assert (low <= sums[:-1] + 1e-14).all() and (low >= sums[:-1] - 3e-5 * rule.weights).all()
+        assert (high >= sums[1:] - 1e-14).all() and (high <= sums[1:] + 3e-5 * rule.weights).all()
+
+
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**30])
+def test_bounds_do_not_depend_on_the_unit(factor):
+    rule = lanczos_rule(VALUES, np.full(300, 300**-0.5), 40)
+    scaled = GaussRule(factor * rule.nodes, rule.weights, factor * rule.couplings)
+    x = np.sort(np.concatenate([np.linspace(-1, 20, 50), rule.nodes[1::3] * (1 + 1e-15)]))
+    for found, expected in zip(
+        cumulative_bounds(scaled, factor * x, 0.0), cumulative_bounds(rule, x, 0.0), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_what_is_ruled_out_is_told_by_chi_square(confidence):
+    rule = lanczos_rule(VALUES, np.full(300, 300**-0.5), 6)
+    # Times the dimension, the weight of a random vector along an eigenvector has one degree of freedom.
+    dimension = scipy.stats.chi2.ppf(1 - confidence, 1) / christoffel(rule, 8.0)
+    assert is_ruled_out(rule, 8.0, 0.999 * dimension, confidence)
+    assert not is_ruled_out(rule, 8.0, 1.001 * dimension, confidence)
+
+
+def test_an_invariant_space_rules_everything_else_out():
+    nodes, weights = np.array([0.0, 1.0]), np.array([0.25, 0.75])
+    assert is_ruled_out(GaussRule(nodes, weights, np.zeros(2)), 0.01, 10**6, 0.5)
+    assert not is_ruled_out(GaussRule(nodes, weights, np.array([0.0, 0.3])), 0.01, 10**6, 0.5)
+
+
 def test_an_invariant_space_leaves_nothing_open():
     rule = GaussRule(np.array([0.0, 1.0]), np.array([0.25, 0.75]), np.zeros(2))
     low, high = cumulative_bounds(rule, np.array([-1.0, 0.5, 2.0]), 1e-14)
@@ -95,3 +134,6 @@ def test_share_intervals_cover(dimension, part):
 def test_shares_at_the_ends():
     low, high = share_interval(np.array([0.0, 1.0]), np.array([0.0, 1.0]), 100.0, 0.95)
     assert low[0] == 0 and high[1] == 1 and high[0] < 1e-9 and low[1] > 1 - 1e-9
+    # Sums of weights are off by rounding.
+    ends = np.array([-1e-12, 1 + 1e-12])
+    np.testing.assert_array_equal(share_interval(ends, ends, 100.0, 0.95), (low, high))
