@@ -155,12 +155,10 @@ def xnystrace(estimation: Estimation) -> tuple[str, str]:
 def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:
     """Spend a third of the products each on a sketch, on its rows, and on probes of the rest."""
     space, left = estimation.space, estimation.run.left
-    if estimation.run.left < 3:
-        raise InvalidInputError(
-            f"method='hutch++' takes at least three products, got max_matvecs={estimation.run.left}."
-        )
-    largest = min(estimation.run.left // 3, estimation.space.dimension - 1)
-    sketch = Sketch(estimation.space, min(estimation.run.left, estimation.space.dimension))
+    if left < 3:
+        raise InvalidInputError(f"method='hutch++' takes at least three products, got max_matvecs={left}.")
+    largest = min(left // 3, space.dimension - 1)
+    sketch = Sketch(space, min(left, space.dimension))
     goal = largest if estimation.goal.is_budget else min(2 * STAGE, largest)
     _grow(sketch, goal)
     while not estimation.accepted:
