@@ -126,3 +126,22 @@ def test_gain_and_variance_are_those_of_the_matrix():
     assert variance == pytest.approx(scatter, rel=0.25)
     # The first rows hold outliers, the last ones next to nothing.
     assert gain < 0.03 * variance < 0.1 * early
+
+
+@pytest.mark.parametrize("nystrom", [False, True])
+def test_what_rounding_hides_scales_with_the_matrix(nystrom):
+    matrix = spectra.with_spectrum(100 / np.arange(1.0, N + 1))
+    one, eight = (sketch_of(factor * matrix, **({"nystrom": True} if nystrom else {})) for factor in (1.0, 8.0))
+    found = [(sketch.shift if nystrom else sketch.rounding()) for sketch in (one, eight)]
+    assert found[1] == pytest.approx(8 * found[0], rel=1e-9)
+    # A few roundings of what a product of a unit vector may be.
+    assert 1e-16 < found[0] / np.linalg.norm(matrix) < 1e-14
+    assert (one.shift > 0) == nystrom
+
+
+def test_a_false_claim_of_symmetry_is_noted_before_it_is_refused():
+    matrix = SYMMETRIC + 1e-6 * np.random.default_rng(2).normal(size=(N, N))
+    sketch = Sketch(Complement(Run(specop.DenseOperator(matrix, is_symmetric=True), "test"), None), N)
+    sketch.draw(P)
+    sketch.multiply(P)
+    assert 1e-9 < sketch.space.run.asymmetry < 1e-5
