@@ -1,4 +1,4 @@
-"""Backend: what an array framework must offer; and how the backend of an array is found.
+"""Backend: the primitives of an array framework and what is written on them; and how that of an array is found.
 
 Algorithms are written once against `Backend`. Vectors are opaque to them: they ask the backend, never the array.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -17,144 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.layout import Layout
+from specop.arrays.primitives import Array, Basis, Primitives
 from specop.errors import InvalidInputError
 
 __all__ = ["Array", "Backend", "Basis", "backend_of", "checked_columns", "framework_adapter", "shape_of", "unpacked"]
-
-Array = Any
-"""A native vector, matrix or scalar of some framework. Only that framework's backend looks inside."""
-
-Basis = Any
-"""Rows of equal length, stored as the framework likes best. Only its backend looks inside."""
-
 
 # Of matrices that are held in float64 at a time: so many entries, and more where that were fewer columns.
 _ENTRIES, _COLUMNS = 2**18, 4_096
 
 
-class Backend(ABC):
-    """The array primitives that algorithms are made of.
+class Backend(Primitives):
+    """The primitives of a framework, and what only some algorithms need: written on those, most by way of host memory.
 
-    The abstract ones are all that a framework must offer. The others are written on those, most of them by way of host
-    memory: right, and worth an override where the framework can do better.
-
-    A primitive whose name ends in ``_`` may consume its first argument; callers use only what it returns.
-    Scalars stay on the device until `to_host`, which moves any number of them in one transfer. A vector is
-    one-dimensional and holds the entries named by its `Layout`; a matrix is a native (m, n) array, as users hold it.
+    That is right first; a framework that can do better overrides it.
 
     Attributes
     ----------
-    name : str
-        Name of the framework's distribution, whose version results tell.
-    array_type : type
-        Type of the arrays that the primitives take.
-    conversion : str, optional
-        Code that makes such an array of another one, as errors suggest it; ``{dtype}`` and ``{device}`` are filled in.
+    conversion : str
+        Code that makes an array of the framework of another one, as errors suggest it; ``{dtype}`` and ``{device}`` are
+        filled in.
     """
 
-    name: str
-    array_type: type[Any]
     conversion: str = "the framework's own functions"
 
-    # Vectors; `axpy_` and `scale_` take scalars too
-    @abstractmethod
-    def layout(self, array: Array) -> Layout:
-        """Describe a native vector; of a matrix, its rows."""
-
-    @abstractmethod
-    def shape(self, x: Any) -> tuple[int, ...]:
-        """Return the shape of an array of whatever framework, and () of what has none."""
-
-    @abstractmethod
-    def dot(self, x: Array, y: Array) -> Array:
-        """Return ``sum_i x_i y_i`` as a device scalar."""
-
-    @abstractmethod
-    def norm(self, x: Array) -> Array:
-        """Return the Euclidean norm as a device scalar, also where squares of entries leave the range of the dtype."""
-
-    @abstractmethod
-    def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
-        """Return ``y + alpha x``."""
-
-    @abstractmethod
-    def scale_(self, x: Array, alpha: float) -> Array:
-        """Return ``alpha x``."""
-
-    @abstractmethod
-    def copy(self, x: Array) -> Array:
-        """Return the same numbers in storage of their own."""
-
-    @abstractmethod
-    def multiply(self, x: Array, y: Array) -> Array:
-        """Return the entrywise product."""
-
-    # A basis: up to `capacity` rows, of which the first `lead` can be kept without the rest
-    @abstractmethod
-    def allocate(self, layout: Layout, capacity: int, lead: int) -> Basis:
-        """Return an empty basis; memory is taken as rows are set."""
-
-    @abstractmethod
-    def set_row_(self, basis: Basis, i: int, x: Array, alpha: float) -> Basis:
-        """Return the basis with row ``i`` set to ``alpha x``."""
-
-    @abstractmethod
-    def orthogonalize_(self, x: Array, basis: Basis, k: int, near: Sequence[int]) -> tuple[Array, Array, Array, Array]:
-        """Return ``(w, c, h, beta)``: ``x`` without what it has along the first ``k`` rows, the rows ``near`` first.
-
-        One row of ``near`` after the other, ``c_i = dot(q_i, x)``, ``x <- x - c_i q_i``; then one classical
-        Gram-Schmidt pass, ``h = Q x``, ``w = x - Q.T h``, ``beta = norm(w)``.
-        """
-
-    @abstractmethod
-    def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:
-        """Return the basis with its rows from ``start`` on replaced by ``coefficients.T @ rows``.
-
-        ``coefficients`` is (m, p), p <= m: the m rows from ``start`` give p new ones. No second basis is held.
-        """
-
-    # Matrices
-    @abstractmethod
-    def stack(self, rows: Sequence[Array]) -> Array:
-        """Return the matrix with these vectors as rows."""
-
-    @abstractmethod
-    def index(self, matrix: Array, i: int) -> Array:
-        """Return ``matrix[i]``, a contiguous vector; of a (k, m, n) array a matrix. To be read only."""
-
-    @abstractmethod
-    def transpose(self, matrix: Array) -> Array:
-        """Return ``matrix.T``, possibly as a view."""
-
-    @abstractmethod
-    def apply_rows(self, matrix: Array, x: Array) -> Array:
-        """Return ``matrix @ x``, added up as exactly as `dot`."""
-
-    @abstractmethod
-    def combine_rows(self, matrix: Array, y: Array) -> Array:
-        """Return ``matrix.T @ y`` for a vector or an (m, k) array."""
-
-    @abstractmethod
-    def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
-        """Return an array in float16, float32 or float64, in storage of its own."""
-
-    # Exchange with the host
-    @abstractmethod
-    def to_host(self, *arrays: Array) -> list[NDArray[np.float64]]:
-        """Return the arrays as float64 NumPy arrays, by one transfer for all of them."""
-
-    @abstractmethod
-    def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
-        """Return a native array with the entries of ``array``, in the layout's dtype and on its device.
-
-        A vector has the entries that the layout holds here, in order.
-        """
-
-    @abstractmethod
-    def to_numpy(self, x: Array) -> NDArray[Any]:
-        """Return a writable NumPy copy that shares nothing with ``x``."""
-
-    # Written on the others. Vectors and their entries
+    # Vectors and their entries
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
         """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""
         kind = self.array_type
