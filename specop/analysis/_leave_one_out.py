@@ -16,6 +16,7 @@ from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.leave_one_out import LeaveOneOutResult
+from specop.results.structure import Structure
 from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
 from specop.solvers.operands import checked_damping
 
@@ -156,7 +157,7 @@ def leave_one_out(
             residuals=np.concatenate(attempts.residuals),
             converged=attempts.converged,
             message=attempts.message,
-            unflatten=objective.unflatten,
+            structure=Structure(objective.shapes, objective.unflatten),
         )
 
 

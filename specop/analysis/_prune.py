@@ -16,6 +16,7 @@ from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.krylov.run import Task
 from specop.results.prune import PruneResult
+from specop.results.structure import Structure
 from specop.solvers.constrained import with_zeros
 
 if TYPE_CHECKING:
@@ -180,10 +181,9 @@ def prune(
             losses=np.array(losses),
             expected=np.array(expected),
             dampings=np.array(dampings),
-            shapes=objective.shapes,
             method=method,
             matrix=matrix,
-            unflatten=objective.unflatten,
+            structure=Structure(objective.shapes, objective.unflatten),
             converged=len(sparsities) == len(targets),
             message=message,
         )

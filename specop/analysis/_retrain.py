@@ -14,6 +14,7 @@ from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.retrain import RetrainResult
+from specop.results.structure import Structure
 from specop.solvers.newton import Minimum, newton
 
 __all__ = ["minimized", "retrain", "shortfall"]
@@ -150,7 +151,7 @@ def retrain(
             stopped=steps is not None,
             converged=found.converged,
             message=found.message if found.converged else shortfall(found, gtol),
-            unflatten=objective.unflatten,
+            structure=Structure(objective.shapes, objective.unflatten),
         )
 
 

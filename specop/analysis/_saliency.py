@@ -17,6 +17,7 @@ from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, NonFiniteError, QuadraticModelWarning
 from specop.krylov.run import Task, level_of_user
 from specop.results.saliency import SaliencyResult
+from specop.results.structure import Structure
 from specop.solvers.constrained import with_zeros, zeroing_cost
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def saliency(
             theta=at,
             group=candidates.group,
             labels=candidates.labels,
-            shapes=objective.shapes,
+            structure=Structure(objective.shapes, objective.unflatten),
             method=method,
             matrix=matrix,
             damping=found.damping,

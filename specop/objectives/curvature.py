@@ -138,6 +138,10 @@ class CurvatureOperator(Watched):
         """
         return CouplingOperator(self, self.point.autodiff, rows, columns)
 
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(zip(self.point.autodiff.names, self.point.autodiff.shapes, strict=True))
+
     def unflatten(self, vector: Array) -> Any:
         return self.point.autodiff.unflatten(vector)
 

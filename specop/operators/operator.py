@@ -157,6 +157,11 @@ class LinearOperator(abc.ABC):
         """Return a parameter structure as a vector of the domain, or None if the operator knows no structure."""
         return None
 
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter by name, where vectors of the codomain are made of parameters."""
+        return {}
+
     def unflatten(self, vector: Array) -> Any:
         """Return a vector of the codomain as a parameter structure."""
         raise InvalidInputError(f"{type(self).__name__} has no parameter structure.")
@@ -269,6 +274,10 @@ class Composite(LinearOperator):
 
     def flatten(self, tree: Any) -> Array | None:
         return self.parts[-1].flatten(tree)
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.parts[0].parameter_shapes if self.parts[0].codomain.n == self.codomain.n else {}
 
     def unflatten(self, vector: Array) -> Any:
         return self.parts[0].unflatten(vector)

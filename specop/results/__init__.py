@@ -12,7 +12,7 @@ from specop.results.norm import NormResult
 from specop.results.prune import PruneResult
 from specop.results.quadrature import QuadratureResult
 from specop.results.rank import RankResult
-from specop.results.result import Result, delivered, versions
+from specop.results.result import Result, versions
 from specop.results.retrain import RetrainResult
 from specop.results.saliency import Removal, SaliencyResult
 from specop.results.shifted import ShiftedResult
@@ -43,6 +43,5 @@ __all__ = [
     "SolveResult",
     "SpectralDensity",
     "TraceResult",
-    "delivered",
     "versions",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result, column, record, unsaved, vector
+from specop.results.result import Result, column, record, structured, vector
+from specop.results.structure import Structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ class EigenResult(Result):
     check_matvecs: int
     which: str
     tol: float
-    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
+    structure: Structure | None = structured(default=None)
 
     @property
     def eigenvectors(self) -> Array:
@@ -57,10 +57,10 @@ class EigenResult(Result):
         return backend_of(self.rows).index(self.rows, i)
 
     def eigenvector_tree(self, i: int) -> Any:
-        """Return eigenvector i in the structure of the parameters."""
-        if self.unflatten is None:
-            raise InvalidInputError("this result was loaded from a file, or its operator has no parameter structure.")
-        return self.unflatten(self.eigenvector(i))
+        """Return eigenvector i in the structure of the parameters; from a file, a dict of arrays by name."""
+        if self.structure is None:
+            raise InvalidInputError("the operator of this result has no parameter structure.")
+        return self.structure(self.eigenvector(i))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the eigenvalues with their error bars; needs matplotlib."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of, shape_of
-from specop.results.result import Result, column, record, unsaved, vector
+from specop.results.result import Result, column, record, structured, vector
+from specop.results.structure import Structure
 
 __all__ = ["LeaveOneOutResult"]
 
@@ -43,7 +43,7 @@ class LeaveOneOutResult(Result):
     damping: float
     matrix: str
     residuals: NDArray[np.float64] = column()
-    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
+    structure: Structure = structured()
 
     @property
     def groups(self) -> list[NDArray[np.intp]]:
@@ -56,8 +56,8 @@ class LeaveOneOutResult(Result):
         return backend.index(backend.transpose(self.changes), i)
 
     def change_tree(self, i: int) -> Any:
-        """Return the change without group i in the structure of the parameters; a vector in a result from a file."""
-        return self.change(i) if self.unflatten is None else self.unflatten(self.change(i))
+        """Return that change in the structure of the parameters; from a file, a dict of arrays by name."""
+        return self.structure(self.change(i))
 
     def _lines(self) -> list[str]:
         return [*super()._lines(), *self._remark()]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, record, unsaved, vector
+from specop.results.result import Result, record, structured, vector
+from specop.results.structure import Structure
 
 __all__ = ["LissaResult"]
 
@@ -46,12 +46,12 @@ class LissaResult(Result):
     scale: float
     steps: int
     repeats: int
-    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
+    structure: Structure | None = structured(default=None)
 
     @property
     def x(self) -> Any:
         """The solution in the form of b."""
-        return self.solution if self.unflatten is None else self.unflatten(self.solution)
+        return self.solution if self.structure is None else self.structure(self.solution)
 
     def _headline(self) -> str:
         return (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
-from specop.errors import InvalidInputError
-from specop.results.result import Result, column, record, unsaved, vector
+from specop.results.result import Result, column, record, structured, vector
+from specop.results.structure import Structure
 from specop.results.tables import Column
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ class PruneResult(Result):
         Change of the loss in each step by its quadratic model; NaN for the magnitude.
     dampings : ndarray (steps,)
         Multiple of the identity added in each step; NaN without one.
-    shapes : dict
-        Shapes of the parameters by name, in the order of the vector.
     method : str
         "obs", "obd" or "magnitude".
     matrix : str
@@ -54,21 +51,20 @@ class PruneResult(Result):
     losses: NDArray[np.float64]
     expected: NDArray[np.float64] = column()
     dampings: NDArray[np.float64] = column()
-    shapes: dict[str, tuple[int, ...]]
     method: str
     matrix: str
-    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
+    structure: Structure = structured()
 
     @property
     def parameters(self) -> Any:
-        """`theta` in the model's structure: for a module a mapping from names to arrays."""
-        return self._structure(self.theta)
+        """`theta` in the model's structure: for a module, and in a result from a file, a dict of arrays by name."""
+        return self.structure(self.theta)
 
     @property
     def masks(self) -> Any:
         """Ones where a weight is left and zeros where it is gone, in the same structure: factors that keep it so."""
         backend = backend_of(self.theta)
-        return self._structure(backend.from_host(self.mask.astype(float), backend.layout(self.theta)))
+        return self.structure(backend.from_host(self.mask.astype(float), backend.layout(self.theta)))
 
     @property
     def sparsity(self) -> float:
@@ -89,10 +85,10 @@ class PruneResult(Result):
         title = f"{100 * self.sparsity:.1f} % sparsity by {self.method}, {len(self.sparsities)} steps"
         return plot_pruning(self.sparsities, self.losses, self.expected, title, ax)
 
-    def _structure(self, vector: Array) -> Any:
-        if self.unflatten is None:
-            raise InvalidInputError("this result was loaded from a file: use objective.unflatten(result.theta).")
-        return self.unflatten(vector)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters by name, in the order of the vector."""
+        return self.structure.shapes
 
     def _columns(self) -> dict[str, Column]:
         return super()._columns() | {"losses": Column(self.losses[1:])}

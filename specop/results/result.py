@@ -6,7 +6,6 @@ import copy
 import functools
 import os
 import secrets
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
@@ -16,12 +15,23 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 import numpy as np
 
 from specop.arrays.backend import backend_of
-from specop.errors import ConvergenceWarning, NotConvergedError
 from specop.results.files import npz_path, read_npz, write_npz
+from specop.results.structure import Structure
 from specop.results.tables import Column, data_frame, html_table, text_table
 from specop.statistics.estimate import Estimate
 
-__all__ = ["Result", "column", "converted", "delivered", "estimated", "load", "record", "unsaved", "vector", "versions"]
+__all__ = [
+    "Result",
+    "column",
+    "converted",
+    "estimated",
+    "load",
+    "record",
+    "structured",
+    "unsaved",
+    "vector",
+    "versions",
+]
 
 _AnyResult = TypeVar("_AnyResult", bound="Result")
 
@@ -44,20 +54,28 @@ def column(heading: str = "", form: str = "") -> Any:
     return field(metadata={"column": (heading, form)})
 
 
-def converted(convert: Callable[[Any], Any]) -> Any:
+def converted(convert: Callable[[Any], Any], plain: Callable[[Any], Any] = lambda value: value) -> Any:
     """Return a field whose value JSON gives back in another form, such as a tuple as a list.
 
     Parameters
     ----------
     convert : callable
         Makes the value from what JSON gives.
+    plain : callable
+        Makes of the value what JSON can hold.
     """
-    return field(metadata={"convert": convert})
+    return field(metadata={"convert": convert, "plain": plain})
 
 
 def estimated() -> Any:
     """Return a field for an `Estimate`."""
-    return converted(lambda kept: Estimate(**{**kept, "interval": tuple(kept["interval"])}))
+    return converted(lambda kept: Estimate(**{**kept, "interval": tuple(kept["interval"])}), asdict)
+
+
+def structured(**default: Any) -> Any:
+    """Return a field for a `Structure`, or None where that is the default: its names and shapes are saved."""
+    meaning = converted(lambda shapes: None if shapes is None else Structure(shapes), lambda kept: kept and kept.shapes)
+    return field(**default, metadata={**meaning.metadata, "long": True})
 
 
 def unsaved(*, default: Any) -> Any:
@@ -75,7 +93,7 @@ def unsaved(*, default: Any) -> Any:
     frozen_default=True,
     kw_only_default=True,
     eq_default=False,
-    field_specifiers=(vector, column, converted, estimated, unsaved),
+    field_specifiers=(vector, column, converted, estimated, structured, unsaved),
 )
 def record(kind: type[_AnyResult]) -> type[_AnyResult]:
     """Make a class of results a dataclass: frozen, with keywords only, and compared by identity."""
@@ -87,8 +105,8 @@ class Result:
     """What every result says of its making.
 
     A class of results is decorated with `record`, and `load` knows it from its definition on. Fields are numbers,
-    texts and short arrays; those that are something else say so with `vector`, `column`, `converted`, `estimated` or
-    `unsaved`.
+    texts and short arrays; those that are something else say so with `vector`, `column`, `converted`, `estimated`,
+    `structured` or `unsaved`.
 
     Attributes
     ----------
@@ -135,11 +153,10 @@ class Result:
         target = npz_path(path)
         header: dict[str, Any] = {"kind": type(self).__name__}
         arrays: dict[str, Any] = {}
+        plain = {item.name: item.metadata["plain"] for item in fields(self) if "plain" in item.metadata}
         for name, value in self._saved().items():
-            if isinstance(value, np.generic):
-                value = value.item()
-            elif isinstance(value, Estimate):
-                value = asdict(value)
+            value = plain[name](value) if name in plain else value
+            value = value.item() if isinstance(value, np.generic) else value
             if isinstance(value, (bool, int, float, str, tuple, dict, type(None))):
                 header[name] = value
             else:
@@ -152,9 +169,8 @@ class Result:
         # What it is comes before how it was made.
         for item in (*fields(self)[len(fields(Result)) :], *fields(Result)):
             if not item.metadata.get("long"):
-                value = getattr(self, item.name)
+                value = item.metadata.get("plain", lambda kept: kept)(getattr(self, item.name))
                 value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-                value = asdict(value) if isinstance(value, Estimate) else value
                 plain[item.name] = list(value) if isinstance(value, tuple) else value
         return plain
 
@@ -260,15 +276,6 @@ def load(path: str | os.PathLike[str]) -> Any:
         header.update({name: convert(header[name]) for name, convert in converts.items()})
         fields_of: dict[str, Any] = header | dict(arrays)
         return kind(**fields_of)
-
-
-def delivered(result: _AnyResult, raise_on_failure: bool) -> _AnyResult:
-    """Return a result from a public function; without convergence warn that function's caller, or raise."""
-    if not result.converged:
-        if raise_on_failure:
-            raise NotConvergedError(result.message, result)
-        warnings.warn(result.message, ConvergenceWarning, stacklevel=3)
-    return result
 
 
 def versions(framework: str) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, column, record, unsaved, vector
+from specop.results.result import Result, column, record, structured, vector
+from specop.results.structure import Structure
 
 __all__ = ["RetrainResult"]
 
@@ -50,7 +50,7 @@ class RetrainResult(Result):
     added: int
     damping: float
     matrix: str
-    unflatten: Callable[[Array], Any] | None = unsaved(default=None)
+    structure: Structure = structured()
 
     @property
     def gradient_norm(self) -> float:
@@ -64,8 +64,8 @@ class RetrainResult(Result):
 
     @property
     def parameters(self) -> Any:
-        """The new parameters in the structure of the old ones; a vector where the result was read from a file."""
-        return self.theta if self.unflatten is None else self.unflatten(self.theta)
+        """The new parameters in the structure of the old ones; in a result from a file, a dict of arrays by name."""
+        return self.structure(self.theta)
 
     def _headline(self) -> str:
         changes = [f"without {len(self.removed)} samples"] * bool(len(self.removed))

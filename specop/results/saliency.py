@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result, converted, record, unsaved, vector
+from specop.results.result import Result, converted, record, structured, unsaved, vector
+from specop.results.structure import Structure
 from specop.results.tables import Column
 
 __all__ = ["Removal", "SaliencyResult"]
@@ -65,8 +66,6 @@ class SaliencyResult(Result):
         Number of the group of each entry, -1 for none.
     labels : tuple of str
         Names of the groups; empty for single weights.
-    shapes : dict
-        Shapes of the parameters by name, in the order of the vector.
     method : str
         "obs", "obd" or "magnitude".
     matrix : str
@@ -88,7 +87,7 @@ class SaliencyResult(Result):
     theta: Array = vector()
     group: NDArray[np.intp] = vector()
     labels: tuple[str, ...] = converted(tuple)
-    shapes: dict[str, tuple[int, ...]]
+    structure: Structure = structured()
     method: str
     matrix: str
     damping: float
@@ -97,6 +96,11 @@ class SaliencyResult(Result):
     tried_expected: NDArray[np.float64]
     tried_measured: NDArray[np.float64]
     loss_without: Callable[[NDArray[np.intp]], float] | None = unsaved(default=None)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters by name, in the order of the vector."""
+        return self.structure.shapes
 
     def least(self, m: int = 10) -> list[Removal]:
         """Return the m least significant weights or groups with their expected changes of the loss."""

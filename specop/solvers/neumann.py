@@ -144,7 +144,7 @@ def lissa(
         repeats=int(repeats),
         converged=True,
         message="all steps were taken",
-        unflatten=operands.unflatten,
+        structure=operands.structure,
     )
 
 

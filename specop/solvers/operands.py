@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array, checked_columns
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
+from specop.results.structure import Structure
 
 __all__ = ["Operands", "checked_accuracy", "checked_damping", "checked_operands", "checked_start"]
 
@@ -40,9 +40,9 @@ class Operands:
     is_structure: bool
 
     @property
-    def unflatten(self) -> Callable[[Array], Any] | None:
+    def structure(self) -> Structure | None:
         """What turns a solution into the form of b, where that is not an array."""
-        return self.operator.unflatten if self.is_structure else None
+        return Structure(self.operator.parameter_shapes, self.operator.unflatten) if self.is_structure else None
 
     def joined(self, columns: list[Array]) -> Array:
         """Return solutions as one vector, or as an (n, k) array if b is one."""

@@ -148,7 +148,7 @@ def solve(
         atol=float(atol),
         converged=outcome.reason == "converged",
         message=_message(system, outcome, used, rtol),
-        unflatten=operands.unflatten,
+        structure=operands.structure,
     )
 
 

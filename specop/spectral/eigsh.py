@@ -15,6 +15,7 @@ from specop.krylov.checkpoint import Checkpoint
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
+from specop.results.structure import Structure
 from specop.spectral.search import CHECK_ROWS, End, Search, wanted
 from specop.statistics.estimate import check_confidence
 
@@ -180,7 +181,7 @@ def eigsh(
         check_matvecs=search.check_products,
         which=which,
         tol=tol,
-        unflatten=run.A.unflatten,
+        structure=Structure(run.A.parameter_shapes, run.A.unflatten),
         converged=not stopped and search.failure is None,
         stopped=stopped,
         message="stopped by the callback" if stopped else search.failure or "converged",

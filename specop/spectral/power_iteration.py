@@ -10,6 +10,7 @@ from specop.errors import InvalidInputError
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
+from specop.results.structure import Structure
 
 __all__ = ["power_iteration"]
 
@@ -112,7 +113,7 @@ def power_iteration(
         check_matvecs=0,
         which="LM",
         tol=tol,
-        unflatten=run.A.unflatten,
+        structure=Structure(run.A.parameter_shapes, run.A.unflatten),
         converged=found == k,
         message=message,
     )

@@ -86,7 +86,7 @@ def spectral_function(f: str | Callable[[NDArray[np.float64]], Any] | SpectralFu
         return f
     if callable(f):
         return SpectralFunction(getattr(f, "__name__", repr(f)), f)
-    if f not in _NAMED:
+    if not isinstance(f, str) or f not in _NAMED:
         raise InvalidInputError(f"f must be a callable on eigenvalues or one of {', '.join(_NAMED)}, got {f!r}.")
     return _NAMED[f]
 

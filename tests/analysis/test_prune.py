@@ -375,9 +375,13 @@ def test_results_are_kept(tmp_path):
         np.testing.assert_array_equal(again.theta, numpy(kept.theta))
         assert str(again) == str(kept) and again.shapes.keys() == kept.shapes.keys()
         assert type(again.summary()["message"]) is str and "theta" not in kept.summary()
-        with pytest.raises(InvalidInputError, match="loaded from a file"):
-            again.masks if kept is result else again.measured()
+        assert again.shapes == kept.shapes
     assert again.layers == result.layers
+    np.testing.assert_array_equal(again.masks["0"], numpy(result.masks[0]))
+    np.testing.assert_array_equal(again.parameters["0"], numpy(result.parameters[0]))
+    scores.save(tmp_path / "result.npz")
+    with pytest.raises(InvalidInputError, match="loaded from a file"):
+        specop.load(tmp_path / "result.npz").measured()
     axes = result.plot()
     assert len(axes.lines) == 3 and result.plot(axes) is axes
     pyplot.close(axes.figure)

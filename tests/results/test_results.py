@@ -22,6 +22,7 @@ from specop.errors import InvalidInputError
 from specop.results import EigenResult, Result, SpectralDensity, TraceResult
 from specop.results.files import read_npz
 from specop.results.result import column, load, record, vector
+from specop.results.structure import Structure
 from specop.statistics.estimate import estimate_from_samples
 
 MADE = {
@@ -44,7 +45,7 @@ def eigen(**changed) -> EigenResult:
         "check_matvecs": 4,
         "which": "LA",
         "tol": 1e-3,
-        "unflatten": lambda vector: {"weight": vector},
+        "structure": Structure({"a": (2, 2), "b": (1,)}, lambda vector: {"weight": vector}),
     }
     return EigenResult(**{**MADE, **values, **changed})
 
@@ -101,14 +102,21 @@ def test_saved_results_come_back_the_same(result: Result, tmp_path: Path) -> Non
         assert not any(file[name].dtype.hasobject for name in file.files)
 
 
-def test_eigenvectors_come_back_as_numpy_without_their_structure(tmp_path: Path) -> None:
+def test_eigenvectors_come_back_as_numpy_by_the_names_of_parameters(tmp_path: Path) -> None:
     eigen().save(tmp_path / "eigen.npz")
     again = load(tmp_path / "eigen.npz")
     assert isinstance(again.eigenvectors, np.ndarray)
     np.testing.assert_array_equal(again.eigenvectors, np.eye(5)[:, :2])
     assert eigen().eigenvector_tree(1)["weight"].tolist() == [0, 1, 0, 0, 0]
+    tree = again.eigenvector_tree(1)
+    assert {name: part.tolist() for name, part in tree.items()} == {"a": [[0, 1], [0, 0]], "b": [0]}
+    nameless = eigen(structure=Structure({}, lambda vector: [vector]))
+    assert nameless.eigenvector_tree(0)[0].tolist() == [1, 0, 0, 0, 0]
+    nameless.save(tmp_path / "eigen.npz")
     with pytest.raises(InvalidInputError, match="loaded from a file"):
-        again.eigenvector_tree(0)
+        load(tmp_path / "eigen.npz").eigenvector_tree(0)
+    with pytest.raises(InvalidInputError, match="no parameter structure"):
+        eigen(structure=None).eigenvector_tree(0)
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
@@ -308,14 +316,13 @@ def test_copies_keep_their_framework_and_pickles_leave_the_model_behind() -> Non
     for again in (there, deep):
         assert torch.equal(again.rows, made.rows) and again.rows.data_ptr() != made.rows.data_ptr()
     assert deep.eigenvector_tree(0)["weight"].tolist() == [1, 0, 0, 0, 0]
-    with pytest.raises(InvalidInputError, match="loaded from a file"):
-        there.eigenvector_tree(0)
+    assert there.eigenvector_tree(0)["a"].tolist() == [[1, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("result", ALL, ids=lambda result: type(result).__name__)
 def test_summary_is_json_with_every_number_but_the_vectors(result: Result) -> None:
     summary = json.loads(json.dumps(result.summary()))
-    assert set(summary) == set(vars(result)) - {"rows", "unflatten"}
+    assert set(summary) == set(vars(result)) - {"rows", "structure"}
 
 
 def test_summary_leaves_numpy_vectors_out_too() -> None:

@@ -1,0 +1,119 @@
+"""Every kind of result, as the functions make it: text, tables, files, pickles and copies."""
+
+import copy
+import functools
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import specop
+from specop import analysis, results
+from specop.arrays.backend import backend_of
+from specop.results import Result
+
+pytestmark = pytest.mark.filterwarnings("ignore::specop.errors.QuadraticModelWarning")
+
+A = np.diag(np.linspace(0.5, 3.0, 40))
+b = np.ones(40)
+
+
+@functools.cache
+def objective():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    data = torch.randn(12, 3).double(), torch.randn(12, 1).double()
+    return specop.objective(model, torch.nn.functional.mse_loss, data)
+
+
+@functools.cache
+def influences():
+    return analysis.influence(objective(), objective(), damping=0.1, matrix="ggn")
+
+
+KINDS = {
+    "DiagonalResult": lambda: specop.diagonal(A),
+    "EigenResult": lambda: specop.eigsh(objective().ggn(), k=3),
+    "FunctionResult": lambda: specop.apply_function(A, "sqrt", b),
+    "InertiaResult": lambda: specop.inertia(A - np.eye(40)),
+    "InfluenceCheck": lambda: analysis.validate_influence(objective(), objective(), influences(), samples=2),
+    "InfluenceResult": influences,
+    "LeaveOneOutResult": lambda: analysis.leave_one_out(objective(), [[1, 2], [3]], damping=0.1, matrix="ggn"),
+    "LissaResult": lambda: specop.lissa(A, b, damping=1.0),
+    "NormResult": lambda: specop.frobenius_norm(A),
+    "PruneResult": lambda: analysis.prune(objective(), 0.5, steps=2, trust=None),
+    "QuadratureResult": lambda: specop.logdet(A),
+    "RankResult": lambda: specop.rank(A),
+    "RetrainResult": lambda: analysis.retrain(objective(), without=[1], damping=0.1, steps=2),
+    "SaliencyResult": lambda: analysis.saliency(objective()),
+    "ShiftedResult": lambda: specop.solve_shifted(A, b, [0.1, 1.0]),
+    "SolveResult": lambda: objective().solve(objective().unflatten(objective().gradient()), matrix="ggn", damping=0.1),
+    "SpectralDensity": lambda: specop.spectral_density(A, probes=2),
+    "TraceResult": lambda: specop.trace(A),
+}
+made = functools.cache(lambda kind: KINDS[kind]())
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def host(vector):
+    return backend_of(vector).to_numpy(vector)
+
+
+def test_there_is_one_of_each_kind():
+    public = {name for name in results.__all__ if isinstance(getattr(results, name), type)}
+    assert {name for name in public if issubclass(getattr(results, name), Result)} - {"Result", "NumberResult"} == (
+        set(KINDS)
+    )
+
+
+@each_kind
+def test_text_and_tables(kind):
+    result = made(kind)
+    assert type(result).__name__ == kind
+    text, html = str(result), result._repr_html_()
+    assert repr(result) == text and f"{result.matvecs} products" in text.splitlines()[0]
+    assert max(map(len, text.splitlines())) < 200 and len(text.splitlines()) < 40
+    assert html.startswith("<p>") and html.count("<tr>") in (0, *range(2, 40))
+    summary = json.loads(json.dumps(result.summary()))
+    assert summary["matvecs"] == result.matvecs and "structure" not in summary
+    pytest.importorskip("pandas")
+    frame = result.to_frame()
+    assert len(frame) > 0 and (frame.attrs or len(frame) == 1)
+
+
+@each_kind
+def test_files_pickles_and_copies(kind, tmp_path):
+    result = made(kind)
+    result.save(tmp_path / "kept.npz")
+    again = [specop.load(tmp_path / "kept.npz"), pickle.loads(pickle.dumps(result)), copy.deepcopy(result)]
+    for other in again:
+        assert type(other) is type(result) and str(other) == str(result)
+        np.testing.assert_equal(other.summary(), result.summary())
+        for name, value in vars(result).items():
+            if isinstance(value, (np.ndarray, torch.Tensor)):
+                np.testing.assert_array_equal(host(getattr(other, name)), host(value), err_msg=name)
+                assert type(getattr(other, name)) is type(value) or other is again[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("EigenResult", lambda result: result.eigenvector_tree(2)),
+        ("LeaveOneOutResult", lambda result: result.change_tree(1)),
+        ("PruneResult", lambda result: result.parameters),
+        ("PruneResult", lambda result: result.masks),
+        ("RetrainResult", lambda result: result.parameters),
+        ("SolveResult", lambda result: result.x),
+    ],
+)
+def test_parameters_keep_their_names(kind, part, tmp_path):
+    result = made(kind)
+    result.save(tmp_path / "kept.npz")
+    expected = part(result)
+    for other in (specop.load(tmp_path / "kept.npz"), pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        found = part(other)
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(host(found[name]), host(value))
