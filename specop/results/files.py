@@ -77,7 +77,7 @@ def read_npz(path: str | os.PathLike[str], what: str) -> Iterator[tuple[dict[str
         If the file is damaged or holds something else. Errors from the `with` block that a header without a name or
         with other values leads to become this one, too.
     """
-    with open(path, "rb") as file, _refusing(path, what, KeyError, TypeError, ValueError, AttributeError):
+    with open(path, "rb") as file, _refusing(path, what, LookupError, TypeError, ValueError, AttributeError):
         # A damaged archive raises whatever zipfile, its decompressors and the parser of array headers do: errors of
         # zlib, lzma and the system, NotImplementedError, RuntimeError, MemoryError, SyntaxError.
         with _refusing(path, what, Exception):

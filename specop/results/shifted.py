@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.results.result import Result, column, record, vector
+from specop.results.tables import Column
 
 __all__ = ["ShiftedResult"]
 
@@ -51,6 +52,9 @@ class ShiftedResult(Result):
     def converged_columns(self) -> NDArray[np.bool_]:
         """Whether the solution for each shift reached the goal, an array (k,); `converged` says it of all."""
         return self.residuals <= self.goal
+
+    def _columns(self) -> dict[str, Column]:
+        return super()._columns() | {"converged": Column(self.converged_columns, "" if self.converged else "converged")}
 
     def _headline(self) -> str:
         most = int(self.negative.max())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
+from specop.results.tables import Column
 
 __all__ = ["SolveResult"]
 
@@ -47,8 +48,8 @@ class SolveResult(Result):
     """
 
     solution: Array = vector()
-    residuals: NDArray[np.float64] = column()
-    goals: NDArray[np.float64] = column()
+    residuals: NDArray[np.float64] = column("residual", ".1e")
+    goals: NDArray[np.float64] = column("goal", ".1e")
     method: str
     steps: int
     curvature: float | None
@@ -73,6 +74,12 @@ class SolveResult(Result):
     def residual(self) -> float:
         """The largest of `residuals`."""
         return float(np.max(self.residuals))
+
+    def _columns(self) -> dict[str, Column]:
+        return super()._columns() | {"converged": Column(self.converged_columns, "converged")}
+
+    def _shown(self) -> dict[str, Column]:
+        return {} if self.converged or len(self.goals) == 1 else self._columns()
 
     def _headline(self) -> str:
         found = "" if self.curvature is None else f", not positive definite: curvature {self.curvature:.3g}"

@@ -97,6 +97,20 @@ def test_files_pickles_and_copies(kind, tmp_path):
                 assert type(getattr(other, name)) is type(value) or other is again[0]
 
 
+@pytest.mark.filterwarnings("ignore::specop.errors.ConvergenceWarning")
+def test_columns_that_did_not_converge_are_named():
+    right = np.column_stack([b, np.eye(40)[0]])
+    for result in (
+        specop.solve(A, right, max_matvecs=8, method="cg"),
+        specop.solve_shifted(A, b, [0.0, 50.0], max_matvecs=4),
+    ):
+        assert not result.converged and set(result.converged_columns) == {True, False}
+        lines = str(result).splitlines()
+        assert [line.split()[-1] for line in lines[-3:]] == ["converged", *map(str, result.converged_columns)]
+        pytest.importorskip("pandas")
+        assert result.to_frame()["converged"].tolist() == result.converged_columns.tolist()
+
+
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
