@@ -162,9 +162,8 @@ class _Search:
             values=np.concatenate([np.zeros(missing), values]),
             weights=np.full(space.n, 1.0 / space.n),
             is_counted=True,
-            message="all eigenvalues above the gap were counted"
-            if gap[0] < gap[1]
-            else "counted, but the eigenvalues show no gap",
+            message=f"all eigenvalues above {threshold:.2g} were counted"
+            + ", but they show no gap" * (gap[0] == gap[1]),
         )
 
     def _is_certain(self) -> bool:

@@ -16,6 +16,7 @@ from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
 from specop.statistics.estimate import check_confidence
 from specop.statistics.measure import GaussRule
+from specop.statistics.transport import known_weights, open_transport, transport_errors
 
 __all__ = ["spectral_density"]
 
@@ -23,10 +24,6 @@ _STEPS = 30
 _PRODUCTS = 1000
 # Before, the spread that errors are relative to is hardly known.
 _FEWEST_STEPS = 8
-_RESOLVED = 1e-3
-# The weight of a simple eigenvalue is chi-square with one degree of freedom, over n; it exceeds this once in 1,000
-# times. A larger weight speaks of several copies, whose number is then left to the quadrature.
-_LARGEST_SIMPLE_WEIGHT = 10.83
 
 
 def spectral_density(
@@ -117,7 +114,7 @@ def spectral_density(
     check_confidence(confidence)
     if rtol is not None and not rtol > 0:
         raise InvalidInputError(f"rtol must be positive, got {rtol!r}.")
-    with Run(
+    run = Run(
         A,
         "spectral_density",
         symmetric=True,
@@ -125,8 +122,10 @@ def spectral_density(
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as run:
-        n = run.n
+    )
+    n = run.n
+    run.total = (steps or min(_STEPS, n)) * (probes or 1) if run.limit is None else None
+    with run:
         vectors, known = checked_deflation(run, deflate)
         most_steps, most_probes = _checked_budget(run, n - len(known), steps, probes, rtol)
         is_free = steps is None and probes is None and len(known) < n <= run.left and n * n <= LARGEST_BASIS
@@ -139,7 +138,10 @@ def spectral_density(
         if rules is None:
             known, rules = space.complete(), []
         run.warn_of_noise()
-    error, taken = sum(_errors(rules, known, n - len(known))), max((len(rule.nodes) for rule in rules), default=n)
+    error, taken = (
+        sum(transport_errors(rules, known, n - len(known))),
+        max((len(rule.nodes) for rule in rules), default=n),
+    )
     converged = rtol is None or error <= rtol
     message = f"{len(rules)} probe(s) of {taken} steps" if rules else "all eigenvalues are known"
     if not converged:
@@ -201,7 +203,7 @@ def _probed(
         # The decomposition takes more time as the run grows, and its outcome changes less.
         if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
             return False
-        return _open([space.rule(space.ritz(first))], known, rest) <= rtol / 2
+        return open_transport([space.rule(space.ritz(first))], known, rest) <= rtol / 2
 
     while rest and len(rules) < probes:
         space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, len(rules)))
@@ -211,7 +213,7 @@ def _probed(
         rules.append(space.rule(space.ritz(first)))
         if rtol is not None:
             steps = len(rules[0].nodes)
-            errors = _errors(rules, known, rest)
+            errors = transport_errors(rules, known, rest)
             if sum(errors) <= rtol and stops_early:
                 break
             reusable = steps if len(rules) == 1 and first == 0 else 0
@@ -235,7 +237,7 @@ def _quadrature(rules: list[GaussRule], known: NDArray[np.float64], n: int) -> d
     """Return the fields of a density that describe its nodes."""
     rest = n - len(known)
     each = [GaussRule(known, np.full(len(known), 1.0 / n), np.zeros(len(known))), *rules]
-    shared = [_known_weights(rule, rest) * (rest / n) / len(rules) for rule in rules]
+    shared = [known_weights(rule, rest) * (rest / n) / len(rules) for rule in rules]
     nodes = np.concatenate([rule.nodes for rule in each])
     order = np.argsort(nodes, kind="stable")
     return {
@@ -245,67 +247,3 @@ def _quadrature(rules: list[GaussRule], known: NDArray[np.float64], n: int) -> d
         "gauss_weights": np.concatenate([rule.weights for rule in each])[order],
         "couplings": np.concatenate([rule.couplings for rule in each])[order],
     }
-
-
-def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:
-    """Whether each node is an eigenvalue, and simple as far as its weight tells; n nodes leave nothing open."""
-    if len(rule.nodes) == dimension:
-        return np.ones(dimension, dtype=bool)
-    resolved = np.abs(rule.couplings) <= _RESOLVED * np.abs(rule.nodes)
-    return resolved & (rule.weights * dimension <= _LARGEST_SIMPLE_WEIGHT)
-
-
-def _known_weights(rule: GaussRule, dimension: int) -> NDArray[np.float64]:
-    """Give the Ritz values that are simple eigenvalues the weight 1/dimension, and scale the others to the rest."""
-    simple = _is_simple(rule, dimension)
-    if len(simple) == dimension:
-        return np.full(dimension, 1.0 / dimension)
-    if simple.all() or not simple.any():
-        return rule.weights
-    scaled = rule.weights * (1.0 - simple.sum() / dimension) / rule.weights[~simple].sum()
-    return np.where(simple, 1.0 / dimension, scaled)
-
-
-def _errors(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> tuple[float, float]:
-    """Estimate the distance to the true spectrum that quadrature leaves open, and that which chance does."""
-    if not rules:
-        return 0.0, 0.0
-    return _open(rules, known, rest), _by_chance(rules, known, rest)
-
-
-def _open(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
-    total = 0.0
-    for rule in rules:
-        gaps = np.concatenate([[np.inf], np.diff(rule.nodes), [np.inf]])
-        # Half way to the neighbours; beyond the outermost nodes as far as inside of them.
-        reach = np.abs(rule.couplings)
-        if len(rule.nodes) > 1:
-            reach = np.minimum(reach, 0.5 * np.minimum(gaps[1:], gaps[:-1]))
-        total += float(_known_weights(rule, rest) @ reach)
-    return _relative(total / len(rules), rules, known, rest)
-
-
-def _by_chance(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
-    nodes, weights, unknown = [], [], 0.0
-    for rule in rules:
-        simple = _is_simple(rule, rest)
-        if not simple.all():
-            nodes.append(rule.nodes[~simple])
-            weights.append(rule.weights[~simple] / rule.weights[~simple].sum())
-            unknown += (rest - simple.sum()) / len(rules)
-    if not nodes:
-        return 0.0
-    values, masses = np.concatenate(nodes), np.concatenate(weights) / len(nodes)
-    order = np.argsort(values)
-    share = np.clip(np.cumsum(masses[order])[:-1], 0.0, 1.0)
-    deviation = np.sqrt(2.0 * share * (1.0 - share) / (len(rules) * (unknown + 2.0)))
-    # The mean of a normal variable's magnitude is this share of its standard deviation.
-    mean = np.sqrt(2.0 / np.pi) * float(deviation @ np.diff(values[order]))
-    return _relative(mean * unknown / rest, rules, known, rest)
-
-
-def _relative(transport: float, rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
-    """Return a transport within the unknown part as a share of the whole spectrum's spread."""
-    nodes = np.concatenate([known, *(rule.nodes for rule in rules)])
-    spread = float(np.ptp(nodes))
-    return transport * rest / (rest + len(known)) / spread if spread > 0 else 0.0
