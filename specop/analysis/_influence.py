@@ -128,9 +128,10 @@ def influence(
     >>> model, criterion = torch.nn.Linear(3, 1), torch.nn.functional.mse_loss
     >>> train = specop.objective(model, criterion, (torch.randn(8, 3), torch.randn(8, 1)))
     >>> test = specop.objective(model, criterion, (torch.randn(5, 3), torch.randn(5, 1)))
-    >>> specop.analysis.influence(train, test, damping=0.01).scores.shape
+    >>> best = specop.analysis.retrain(train, damping=0.1, gtol=1e-4).theta
+    >>> specop.analysis.influence(train, test, damping=0.1, theta=best).scores.shape
     (8,)
-    >>> specop.analysis.influence(train, test, damping=0.01, per_sample=True).scores.shape
+    >>> specop.analysis.influence(train, test, damping=0.1, theta=best, per_sample=True).scores.shape
     (8, 5)
     """
     damping = checked_damping(damping)

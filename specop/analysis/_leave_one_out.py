@@ -115,9 +115,10 @@ def leave_one_out(
     >>> import torch, specop
     >>> data = (torch.randn(8, 3), torch.randn(8, 1))
     >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
-    >>> specop.analysis.leave_one_out(objective, [0, 5], damping=0.1).changes.shape
+    >>> best = specop.analysis.retrain(objective, damping=0.1, gtol=1e-4).theta
+    >>> specop.analysis.leave_one_out(objective, [0, 5], damping=0.1, theta=best).changes.shape
     torch.Size([4, 2])
-    >>> specop.analysis.leave_one_out(objective, [[0, 5, 6]], damping=0.1, newton=True).changes.shape
+    >>> specop.analysis.leave_one_out(objective, [[0, 5, 6]], damping=0.1, newton=True, theta=best).changes.shape
     torch.Size([4, 1])
     """
     groups = _checked_groups(objective, indices)

@@ -124,12 +124,12 @@ def prune(
     Examples
     --------
     >>> import torch, specop
-    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-    >>> data = (torch.randn(20, 3), torch.randn(20, 1))
+    >>> model, data = torch.nn.Linear(4, 2), (torch.randn(20, 4), torch.randn(20, 2))
     >>> objective = specop.objective(model, torch.nn.functional.mse_loss, data)
-    >>> result = specop.analysis.prune(objective, 0.5, steps=4)
-    >>> int((result.parameters["0.weight"] == 0).sum() + (result.parameters["2.weight"] == 0).sum())
-    16
+    >>> best = specop.analysis.retrain(objective, damping=0.0, gtol=1e-4).theta
+    >>> result = specop.analysis.prune(objective, 0.5, steps=4, matrix="ggn", damping=0.0, theta=best)
+    >>> int((result.parameters["weight"] == 0).sum())
+    4
     >>> _ = model.load_state_dict(result.parameters)
     """
     check_method(method)

@@ -118,9 +118,10 @@ def saliency(
     --------
     >>> import torch, specop
     >>> model = torch.nn.Linear(3, 1)
-    >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+    >>> data = (torch.randn(20, 3), torch.randn(20, 1))
     >>> objective = specop.objective(model, torch.nn.functional.mse_loss, data)
-    >>> scores = specop.analysis.saliency(objective, matrix="ggn", damping=0.0)
+    >>> best = specop.analysis.retrain(objective, damping=0.0, gtol=1e-4).theta
+    >>> scores = specop.analysis.saliency(objective, matrix="ggn", damping=0.0, theta=best)
     >>> len(scores.measured(3))
     3
     """
