@@ -96,6 +96,11 @@ class TensorflowAutodiff(OneBatch):
         frozen = (int(name in constants) for name in state)
         return (*frozen, *checksums(tensor for name, tensor in state.items() if name not in replaced))
 
+    def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
+        """Yield frozen variables."""
+        frozen = self.model.constants()
+        yield from ((name, 0, size) for name, size in zip(self.names, self.sizes, strict=True) if name in frozen)
+
     def free_memory(self) -> int:
         """Bytes that are free on the parameters' device."""
         return free_memory(self.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
-from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
+from specop.objectives.autodiff import InFloat64, Linearization, Matrix, OneBatch, Same
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import independent, wrong_likelihood
@@ -40,6 +40,7 @@ from specop_torch.products import (
 from specop_torch.samples import SampleGradients, check_samples
 from specop_torch.structures import TREES
 from specop_torch.tape import Tape, record
+from specop_torch.wide import wide, widened
 
 __all__ = ["TorchAutodiff", "make_autodiff"]
 
@@ -70,6 +71,7 @@ class TorchAutodiff(OneBatch):
 
     backend: TorchBackend = backend
     trees = TREES
+    witness_samples = 4
     is_out_of_memory = staticmethod(is_out_of_memory)
 
     def __init__(
@@ -148,6 +150,38 @@ class TorchAutodiff(OneBatch):
             points = self._leaves(theta, requires_grad=True)
             loss, gradients = self._differentiate(points, self._own(), batch, create_graph=False)
             return loss.detach(), self._join(gradients)
+
+    def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
+        """Yield frozen parameters, and the padding rows of embeddings."""
+        rows = self.model.padding_rows()
+        for name, tensor in self.parameters.items():
+            if name in self.model.constants:
+                yield name, 0, tensor.numel()
+            elif name in rows:
+                yield name, rows[name] * tensor.shape[1], (rows[name] + 1) * tensor.shape[1]
+
+    def in_float64(self, theta: Tensor, batch: Any, vector: Tensor, most_bytes: int) -> InFloat64 | None:
+        """Return the batch's gradient in float64, or None where the model cannot run there within that memory."""
+        if self.dtype == "float64":
+            return super().in_float64(theta, batch, vector, most_bytes)
+        entries = sum(tensor.numel() for tensor in self.model.state())
+        # Under a fixed seed the masks of two precisions differ.
+        if self.fixed_randomness is not None or 3 * 8 * entries > most_bytes:
+            return None
+        model = widened(self.model)
+        selected = {name: wide(tensor) for name, tensor in self.parameters.items()}
+        twin = TorchAutodiff(model, selected, self.likelihood, None)
+        some = TREES.map(wide, batch)
+        at, along = wide(theta), wide(vector)
+        try:
+            loss, _ = twin.gradient(at, some)
+        except (RuntimeError, TypeError, InvalidInputError):
+            # Tensors that are no buffers, and casts inside of the model, keep it in single precision.
+            return None
+        own = self.loss(theta, batch)
+        if not torch.isclose(loss.to(own.dtype), own, rtol=max(1e-3, 100 * self.precision)):
+            return None
+        return InFloat64(lambda point: twin.gradient(point, some)[1], at, along)
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from specop.objectives.refusals import (
     not_real_outputs,
     refusing_global_draws,
 )
-from specop_torch.graph import depends_on
+from specop_torch.graph import depends_on, naming_missing_derivatives
 from specop_torch.models import Model
 
 __all__ = ["Evaluation"]
@@ -53,7 +54,11 @@ class Evaluation:
     def running(self, *, twice_differentiable: bool = True) -> Iterator[None]:
         """Run the model under the fixed seed, and by operations that have the derivatives needed."""
         with contextlib.ExitStack() as stack:
+            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                # Compiled code has no second derivative, or a wrong one; what was compiled is the same function.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             if twice_differentiable:
+                stack.enter_context(naming_missing_derivatives())
                 # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(_TwiceDifferentiable())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,17 @@ from torch.autograd import function as autograd_function
 
 from specop.errors import InvalidInputError
 
-__all__ = ["depends_on", "refuse_bypassed", "refuse_first_order"]
+__all__ = ["depends_on", "naming_missing_derivatives", "refuse_bypassed", "refuse_first_order"]
+
+# What torch says where a derivative of a derivative is missing.
+_MISSING = (
+    "double backward",
+    "donated buffers",
+    "is not implemented",
+    "is not differentiable twice",
+    "once_differentiable",
+    "not support automatic differentiation",
+)
 
 
 def refuse_first_order(loss: Tensor) -> None:
@@ -52,6 +63,22 @@ def refuse_bypassed(value: Tensor, parameters: Mapping[str, Tensor]) -> None:
                 f"or a variable of its own, so its derivative would lack that part. Read it from the module that holds "
                 f"it, as model.parameters() does; a function must use the parameters that it is given."
             )
+
+
+@contextmanager
+def naming_missing_derivatives() -> Iterator[None]:
+    """Turn torch's own errors about derivatives that do not exist into InvalidInputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(part in text for part in _MISSING):
+            raise
+        remedy = "an Embedding and a sum" if "embedding_bag" in text else "plain operations"
+        raise InvalidInputError(
+            f"torch has no second derivative of an operation of the forward pass: {text.splitlines()[0]} Replace it by "
+            f"{remedy}, or take finite_difference_hessian(), which needs first derivatives only."
+        ) from error
 
 
 def depends_on(value: Tensor, points: Iterable[Tensor]) -> bool:

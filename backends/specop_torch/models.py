@@ -35,6 +35,9 @@ class Model(Protocol):
     def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value at these outputs; `values` are for a criterion that reads the parameters."""
 
+    def padding_rows(self) -> dict[str, int]:
+        """Return the rows of embeddings that torch's own gradient takes for constants, by the parameter's name."""
+
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs depend on the other samples of its batch."""
 
@@ -96,6 +99,14 @@ class ModuleModel:
     def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
         return self.holding(values, lambda: self.calling.compare(outputs, batch))
+
+    def padding_rows(self) -> dict[str, int]:
+        """Return the padding rows of all embeddings."""
+        return {
+            f"{name}.weight" if name else "weight": layer.padding_idx
+            for name, layer in self.module.named_modules()
+            if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.padding_idx is not None
+        }
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
@@ -189,6 +200,10 @@ class FunctionModel:
     def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
         return self.calling.compare(outputs, batch)
+
+    def padding_rows(self) -> dict[str, int]:
+        """Of a function nothing is known."""
+        return {}
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""

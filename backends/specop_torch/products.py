@@ -24,9 +24,6 @@ __all__ = [
 Multiply = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
 """From tensors to tensors; a result is None where nothing depends on it."""
 
-# What torch says of an operation that has no derivative: "the derivative for ... is not implemented".
-_NO_DERIVATIVE = "derivative for"
-
 
 def double_backward(gradients: Sequence[Tensor | None], points: Sequence[Tensor], *, retain_graph: bool) -> Multiply:
     """Return v -> d/dtheta (gradient . v); a parameter that the gradient does not depend on gets None."""
@@ -112,12 +109,4 @@ def output_gradient(
 def _differentiated(
     values: Sequence[Any], points: Sequence[Tensor], weights: Sequence[Tensor], *, retain_graph: bool = True
 ) -> Sequence[Tensor | None]:
-    try:
-        return torch.autograd.grad(values, points, weights, retain_graph=retain_graph, allow_unused=True)
-    except RuntimeError as error:
-        if _NO_DERIVATIVE not in str(error):
-            raise
-        raise InvalidInputError(
-            f"torch has no second derivative of an operation of the forward pass: {error} Replace it by others, for "
-            f"example an EmbeddingBag by an Embedding and a sum."
-        ) from error
+    return torch.autograd.grad(values, points, weights, retain_graph=retain_graph, allow_unused=True)

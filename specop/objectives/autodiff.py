@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -98,6 +98,23 @@ class Same:
     __hash__ = None  # type: ignore[assignment]
 
 
+@dataclass(frozen=True)
+class InFloat64:
+    """A model's gradient on some samples, computed in float64.
+
+    Attributes
+    ----------
+    gradient : callable
+        From a native vector of parameters to a native vector.
+    theta, vector : native vectors (n,)
+        Where, and what is multiplied, in float64.
+    """
+
+    gradient: Callable[[Array], Array]
+    theta: Array
+    vector: Array
+
+
 class Autodiff(Protocol):
     """What a framework provides for one batch. Losses are means over the batch; vectors follow `layout`.
 
@@ -115,6 +132,12 @@ class Autodiff(Protocol):
 
     likelihood: str | None
     """What the criterion is the negative logarithm of: one of `LIKELIHOODS`, or None if that is not known."""
+
+    accepts_stopped_gradients: bool
+    """Whether the user says that what their model detaches is to count as a constant."""
+
+    witness_samples: int | None
+    """How many samples a first product is verified on; None for a whole batch, where other shapes would be compiled."""
 
     @property
     def precision(self) -> float:
@@ -177,6 +200,12 @@ class Autodiff(Protocol):
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
 
+    def moving(self, vector: Array) -> Array:
+        """Return the vector, with zeros where parameters count as constants; it may be consumed."""
+
+    def in_float64(self, theta: Array, batch: Any, vector: Array, most_bytes: int) -> InFloat64 | None:
+        """Return the batch's gradient in float64, or None where the model cannot run there within that memory."""
+
     def output_size(self, theta: Array | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""
 
@@ -212,6 +241,8 @@ class OneBatch:
 
     backend: Backend
     trees: Trees
+    accepts_stopped_gradients = False
+    witness_samples: int | None = None
 
     def __init__(
         self,
@@ -233,7 +264,28 @@ class OneBatch:
     def restrict(self, select: Any) -> Self:
         """Return the same for a part of the parameters selected now."""
         chosen = self.model.select(select, among=self.parameters)
-        return type(self)(self.model, chosen, self.likelihood, self.fixed_randomness)  # type: ignore[call-arg]
+        part = type(self)(self.model, chosen, self.likelihood, self.fixed_randomness)  # type: ignore[call-arg]
+        part.accepts_stopped_gradients = self.accepts_stopped_gradients
+        return part
+
+    def moving(self, vector: Array) -> Array:
+        """Return the vector, with zeros where parameters count as constants; it may be consumed."""
+        ends = np.cumsum(self.sizes)
+        mask = np.ones(self.layout.n)
+        for name, start, stop in self._constant_entries():
+            first = int(ends[self.names.index(name)]) - self.sizes[self.names.index(name)]
+            mask[first + start : first + stop] = 0.0
+        return vector if mask.all() else self.backend.multiply(vector, self.backend.from_host(mask, self.layout))
+
+    def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
+        """Yield ranges of entries, by their parameter's name, that the framework's gradient takes for constants."""
+        yield from ()
+
+    def in_float64(self, theta: Array, batch: Any, vector: Array, most_bytes: int) -> InFloat64 | None:
+        """Return the batch's gradient in float64, or None: where the parameters are in float64, it is the usual one."""
+        if self.layout.dtype != np.float64:
+            return None
+        return InFloat64(lambda at: self.gradient(at, batch)[1], theta, vector)  # type: ignore[attr-defined]
 
     def point(self) -> Array:
         """Return the selected parameters' current values as a vector."""

@@ -32,6 +32,7 @@ def objective(
     memory_budget: int | None = None,
     fixed_randomness: int | None = None,
     parallel: bool | None = None,
+    accept_stopped_gradients: bool = False,
 ) -> Objective:
     r"""Describe the mean loss of a model over data as a function of a parameter vector.
 
@@ -80,6 +81,10 @@ def objective(
         What one process of several is to do (torch.distributed, jax.distributed, tf.distribute): False looks at the
         model and the data of this process alone, and sees through DistributedDataParallel. True, the data of all
         processes together, is not available yet. In a group of more than one process the default raises.
+
+    accept_stopped_gradients : bool
+        Whether parts that the model detaches from its parameters, such as ``w.detach() * w**2``, are to count as
+        constants. Otherwise a Hessian whose first product is not the derivative of the gradient raises.
 
     Returns
     -------
@@ -143,6 +148,8 @@ def objective(
         likelihood=likelihood,
         fixed_randomness=fixed_randomness,
     )
+    if accept_stopped_gradients:
+        autodiff.accepts_stopped_gradients = True
     budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
     if weight is None and forward is None and hasattr(adapter, "normalizer"):
         weight = _own_weight(adapter.normalizer(criterion), autodiff)

@@ -53,7 +53,7 @@ class Point:
 
     def check(self) -> None:
         """Raise ParametersChangedError or NondeterministicError unless model and data are as they were."""
-        if self._has_moved():
+        if self.has_moved():
             raise ParametersChangedError(
                 "the model's parameters, buffers or modes have changed since this operator was made, so its products "
                 "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
@@ -74,11 +74,12 @@ class Point:
         with self.autodiff.preserved():
             yield
         self.data.check_unchanged()
-        if self._has_moved():
+        if self.has_moved():
             raise ParametersChangedError(
                 "the model's parameters, buffers or modes changed during this call. Do not train or load weights "
                 "while curvature is computed; if the forward pass updates the model itself, call model.eval()."
             )
 
-    def _has_moved(self) -> bool:
+    def has_moved(self) -> bool:
+        """Whether the model is not what it was when the point was made."""
         return bool(self.autodiff.fingerprint(fixed=self.theta is not None) != self.fingerprint)

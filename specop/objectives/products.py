@@ -11,6 +11,7 @@ from specop.arrays.backend import Array, Backend
 from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.splitting import block_bytes, fitting, gradient_blocks
+from specop.objectives.witness import verify_hessian
 
 __all__ = ["Multiply", "Plan", "Products", "accumulate", "are_adjoint"]
 
@@ -192,9 +193,11 @@ class Products:
         linear: list[Multiply | None] = []
         total: Array | None = None
         places: list[tuple[float, int]] = []
+        example: Any = None
         with self.point.data.reading() as batches:
             for batch, share, first in batches:
                 places.append((share, first))
+                example = batch if example is None else example
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)
                 # Batches are much alike: the largest so far tells whether another one is worth a try.
                 if largest <= reach - held:
@@ -210,6 +213,8 @@ class Products:
                     linear.append(None)
                     part = autodiff.product(theta, batch, operand, matrix)
                 total = self._add(total, share, first, part)
+        if self.matrix.kind == "hessian":
+            verify_hessian(self.point, example)
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes = linear, places, held
         self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))
