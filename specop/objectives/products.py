@@ -193,11 +193,10 @@ class Products:
         linear: list[Multiply | None] = []
         total: Array | None = None
         places: list[tuple[float, int]] = []
-        example: Any = None
+        example: tuple[Any, Multiply | None] | None = None
         with self.point.data.reading() as batches:
             for batch, share, first in batches:
                 places.append((share, first))
-                example = batch if example is None else example
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)
                 # Batches are much alike: the largest so far tells whether another one is worth a try.
                 if largest <= reach - held:
@@ -213,8 +212,9 @@ class Products:
                     linear.append(None)
                     part = autodiff.product(theta, batch, operand, matrix)
                 total = self._add(total, share, first, part)
-        if self.matrix.kind == "hessian":
-            verify_hessian(self.point, example)
+                example = example or (batch, linear[-1])
+        if self.matrix.kind == "hessian" and example is not None:
+            verify_hessian(self.point, *example)
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes = linear, places, held
         self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))

@@ -33,7 +33,7 @@ _PROBE = 1 << 34
 _WRONG, _RIGHT = 1e-3, 1e-4
 
 
-def verify_hessian(point: Point, batch: Any) -> Verified | Unverified:
+def verify_hessian(point: Point, batch: Any, multiply: Callable[[Array], Array] | None) -> Verified | Unverified:
     """Compare a Hessian's product with a random vector with differences of the gradient, on one batch, or raise.
 
     Parameters
@@ -41,6 +41,8 @@ def verify_hessian(point: Point, batch: Any) -> Verified | Unverified:
     point : Point
     batch : batch
         One of the data's, on the device. A few of its samples are looked at where the adapter says so.
+    multiply : callable or None
+        Products with the batch's Hessian, where it is linearized.
 
     Raises
     ------
@@ -58,7 +60,10 @@ def verify_hessian(point: Point, batch: Any) -> Verified | Unverified:
     wide = autodiff.in_float64(theta, some, vector, point.budget.total // 10)
     if wide is None:
         return Unverified("the model was not run in float64, and in its own precision differences cross kinks")
-    product = backend.cast(autodiff.product(theta, some, vector, HESSIAN), np.dtype(np.float64))
+    found = (
+        autodiff.product(theta, some, vector, HESSIAN) if multiply is None or some is not batch else multiply(vector)
+    )
+    product = backend.cast(found, np.dtype(np.float64))
     verdict = compare_with_differences(
         wide.gradient,
         wide.theta,

@@ -32,7 +32,7 @@ def verdict(objective):
     """What is found for the first batch, by the objective's own parts."""
     point = Point.of(objective._autodiff, objective._data, objective._budget)
     with objective._data.reading() as batches:
-        return verify_hessian(point, next(batches)[0])
+        return verify_hessian(point, next(batches)[0], None)
 
 
 def by_differences(objective):
