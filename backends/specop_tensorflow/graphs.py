@@ -204,6 +204,9 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
         if not opaque:
             break
         after |= opaque
+    if not after:
+        # The vector does not reach the output, as where a second derivative is zero everywhere.
+        boundary = [output]
     feeds = [name for name in graph.inputs if name != vector]
     return Cut(
         graph.function(feeds, [*kept, *boundary], asserting=True),

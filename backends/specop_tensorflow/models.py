@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module, inputs
 from specop.objectives.parameters import ParameterTree, by_name, trained
-from specop.objectives.refusals import layer_mixes_samples, no_mean
+from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, no_mean
 from specop_tensorflow.structures import TREES
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
@@ -142,13 +141,22 @@ class KerasModel(ModuleModel):
                 f"{module.name!r} has no variables yet: Keras creates them when the model first sees data. Call "
                 f"model(x) once, or give it an Input layer."
             )
-        if isinstance(criterion, keras.losses.Loss) and module.losses:
-            warnings.warn(
-                f"{module.name!r} has {len(module.losses)} losses of its own, such as regularizers, which the "
-                f"criterion does not contain: the curvature is that of the criterion alone. To include them pass "
-                f"criterion=lambda outputs, y: loss(y, outputs) + sum(model.losses).",
-                stacklevel=4,
-            )
+
+    def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
+        """Return the mean loss, with what the layers add to a loss of Keras as `fit` does."""
+        found = self.calling.loss(self.module, batch)
+        return tf.add_n([found, *(tf.cast(one, found.dtype) for one in self._penalties())])
+
+    def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
+        """Return the criterion's mean loss, or raise where layers add to it."""
+        if self._penalties():
+            raise criterion_of_parameters()
+        return super().compare(outputs, batch)
+
+    def _penalties(self) -> list[tf.Tensor]:
+        """Return regularizers, activity losses and what `add_loss` added in the latest call."""
+        # A criterion of the user's own may hold them already.
+        return list(self.module.losses) if isinstance(self.criterion, keras.losses.Loss) else []
 
     def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the trainable weights, or those that `select` names."""

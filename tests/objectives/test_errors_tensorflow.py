@@ -16,6 +16,7 @@ from tensorflow_cases import (
     CROSS_ENTROPY,
     close,
     cross_entropy,
+    double,
     labels,
     layers,
     mlp,
@@ -138,18 +139,51 @@ def test_a_model_without_variables_is_refused():
         specop.objective(keras.Sequential([layers.Dense(2)]), CROSS_ENTROPY, (normal(2, 3), labels(2)))
 
 
-def test_losses_of_the_model_itself_are_mentioned():
-    model = mlp(kernel_regularizer="l2")
-    batch = (normal(5, 3), labels(5))
-    with pytest.warns(UserWarning, match="1 losses of its own, such as regularizers"):
-        specop.objective(model, CROSS_ENTROPY, batch)
-    penalty = float(model.losses[0])
+def activity_penalty():
+    return mlp(activity_regularizer=keras.regularizers.L2(0.3))
 
-    def criterion(outputs, y):
-        return CROSS_ENTROPY(y, outputs) + sum(model.losses)
 
-    found = specop.objective(model, criterion, batch).loss()
-    close(found, CROSS_ENTROPY(batch[1], model(batch[0])) + penalty)
+def added_loss():
+    class Penalized(layers.Layer):
+        def call(self, x):
+            self.add_loss(0.2 * tf.reduce_mean(x**2))
+            return x
+
+    with double():
+        return keras.Sequential([keras.Input((3,)), layers.Dense(4, "tanh"), Penalized(), layers.Dense(3)])
+
+
+@pytest.mark.parametrize("make", [lambda: mlp(kernel_regularizer="l2"), activity_penalty, added_loss])
+def test_losses_of_the_layers_belong_to_the_loss(make):
+    """Regularizers, activity losses and add_loss, which `fit` minimizes; the reference is Keras' own `evaluate`."""
+    model, batch = make(), (normal(5, 3), labels(5))
+    with double():
+        model.compile("sgd", CROSS_ENTROPY)
+        expected = model.evaluate(*batch, batch_size=5, verbose=0)
+    objective = specop.objective(model, CROSS_ENTROPY, batch)
+    close(objective.loss(), expected, 1e-6)
+    assert abs(float(objective.loss()) - float(CROSS_ENTROPY(batch[1], model(batch[0])))) > 1e-3
+    theta, H = objective.theta.numpy(), objective.hessian().to_dense().numpy()
+    for i in (0, 7):
+        step = 1e-5 * np.eye(objective.n)[i]
+        ahead, behind = (objective.gradient(tf.constant(theta + sign * step)).numpy() for sign in (1, -1))
+        np.testing.assert_allclose(H[:, i], (ahead - behind) / 2e-5, atol=1e-8)
+    for matrix in (objective.ggn, objective.fisher, objective.gradient_covariance):
+        with pytest.raises(InvalidInputError, match="the criterion reads the parameters itself"):
+            matrix() @ objective.theta
+
+
+def test_products_that_are_zero_everywhere():
+    """A criterion without curvature: the traced product does not depend on the vector."""
+    x, y = normal(6, 4), normal(6, 1)
+    with double():
+        linear = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+        curved = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="tanh"), layers.Dense(1)])
+        criterion = keras.losses.MeanAbsoluteError()
+    for model, name in ((linear, "hessian"), (curved, "ggn")):
+        objective = specop.objective(model, criterion, (x, y))
+        product = getattr(objective, name)() @ objective.theta
+        np.testing.assert_array_equal(product, np.zeros(objective.n))
 
 
 def test_matrices_of_the_outputs_have_no_penalty():
