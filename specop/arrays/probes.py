@@ -16,7 +16,7 @@ from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 
-__all__ = ["check_seed", "label_noise", "normal", "rademacher", "sample_normals", "sample_uniforms", "sphere"]
+__all__ = ["check_seed", "normal", "rademacher", "sample_normals", "sample_uniforms", "sphere"]
 
 _BLOCK = 65_536
 # The third counter word tells the kinds of probe apart, so that a start vector is independent of a trace probe
@@ -26,12 +26,12 @@ _RADEMACHER, _NORMAL, _SAMPLE_UNIFORM, _SAMPLE_NORMAL = 0, 1, 2, 3
 
 def rademacher(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
     """Vector of independent signs, P(+1) = P(-1) = 1/2."""
-    return backend.from_host(_draw(layout, seed, index, _signs), layout)
+    return backend.from_host(_draw(layout, seed, index, _RADEMACHER, _signs, 64), layout)
 
 
 def normal(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
     """Vector of independent standard normal entries."""
-    return backend.from_host(_draw(layout, seed, index, _normals), layout)
+    return backend.from_host(_draw(layout, seed, index, _NORMAL, _box_muller, 2), layout)
 
 
 def sphere(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
@@ -53,12 +53,6 @@ def sample_normals(seed: int, index: int, samples: range, count: int) -> NDArray
     return _box_muller(words.reshape(-1)).reshape(len(samples), -1)[:, :count]
 
 
-def label_noise(likelihood: str, seed: int, index: int, first: int, samples: int, terms: int) -> NDArray[np.float64]:
-    """Return the numbers that a batch's labels are drawn with, one for each loss term: its samples', one by one."""
-    draw = sample_normals if likelihood == "gaussian" else sample_uniforms
-    return draw(seed, index, range(first, first + samples), -(-terms // samples)).reshape(-1)[:terms]
-
-
 def check_seed(seed: int) -> int:
     """Return the seed as an int that fits a Philox key word, or raise InvalidInputError."""
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
@@ -67,23 +61,24 @@ def check_seed(seed: int) -> int:
 
 
 def _draw(
-    layout: Layout, seed: int, index: int, block: Callable[[int, int, int, int], NDArray[np.float64]]
+    layout: Layout,
+    seed: int,
+    index: int,
+    kind: int,
+    entries_of: Callable[[NDArray[np.uint64]], NDArray[np.float64]],
+    entries_of_word: int,
 ) -> NDArray[Any]:
     out = np.empty(layout.n, dtype=layout.dtype)
     for number, start in enumerate(range(0, layout.n, _BLOCK)):
-        stop = min(start + _BLOCK, layout.n)
-        out[start:stop] = block(seed, index, number, stop - start)[: stop - start]
+        count = min(_BLOCK, layout.n - start)
+        words = _words(seed, index, number, kind, -(-count // entries_of_word))
+        out[start : start + count] = entries_of(words)[:count]
     return out
 
 
-def _signs(seed: int, index: int, number: int, count: int) -> NDArray[np.float64]:
-    words = _words(seed, index, number, _RADEMACHER, -(-count // 64)).astype("<u8", copy=False)
-    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+def _signs(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
     return np.where(bits, 1.0, -1.0)
-
-
-def _normals(seed: int, index: int, number: int, count: int) -> NDArray[np.float64]:
-    return _box_muller(_words(seed, index, number, _NORMAL, -(-count // 2)))
 
 
 def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -118,9 +118,10 @@ def readings(functions: ArrayFunctions, name: str, dimensions: int) -> Sequence[
 
 def label_noise(name: str, matrix: Matrix, samples: int, terms: int) -> NDArray[np.float64]:
     """Return the random numbers that labels are drawn with: a row for each draw, an entry for each term of the loss."""
-    return np.stack(
-        [probes.label_noise(name, matrix.seed, draw, matrix.first, samples, terms) for draw in range(matrix.draws)]
-    )
+    numbers = probes.sample_normals if name == "gaussian" else probes.sample_uniforms
+    places, each = range(matrix.first, matrix.first + samples), -(-terms // samples)
+    drawn = (numbers(matrix.seed, draw, places, each) for draw in range(matrix.draws))
+    return np.stack([of_draw.reshape(-1)[:terms] for of_draw in drawn])
 
 
 def fits(measured: Sequence[Any], tolerance: float) -> bool:

@@ -76,7 +76,8 @@ def _labels_of_two_points(problem, z):
 def _labels(problem, z, draw):
     """Labels as the library draws them, for all samples at once."""
     terms = len(z) if problem.likelihood == "categorical" else z.size
-    noise = probes.label_noise(problem.likelihood, SEED, draw, 0, len(z), terms)
+    numbers = probes.sample_normals if problem.likelihood == "gaussian" else probes.sample_uniforms
+    noise = numbers(SEED, draw, range(len(z)), -(-terms // len(z))).reshape(-1)[:terms]
     if problem.likelihood == "categorical":
         below = scipy.special.softmax(z, axis=1).cumsum(1)
         return np.minimum((below < noise.reshape(-1, 1)).sum(1), z.shape[1] - 1).astype(np.int32)
