@@ -27,6 +27,8 @@ class MinicupyAutodiff:
 
     backend = backend
     likelihood = None
+    accepts_stopped_gradients = False
+    witness_samples = None
 
     def __init__(self, model, names):
         self.model = model
@@ -116,6 +118,12 @@ class MinicupyAutodiff:
 
     def product(self, theta, batch, vector, matrix):
         return self.linearize(theta, batch, vector, matrix).first
+
+    def moving(self, vector):
+        return vector
+
+    def in_float64(self, theta, batch, vector, most_bytes):
+        return None  # check_objective holds the products against differences
 
     def output_size(self, theta, batch):
         raise InvalidInputError("minicupy's models have their loss built in, and no outputs.")
