@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, shape_of
 from specop.results.result import Result, record, vector
 
 __all__ = ["DiagonalResult"]
@@ -33,5 +33,6 @@ class DiagonalResult(Result):
     method: str
 
     def _headline(self) -> str:
-        n = len(self.x)
-        return f"diagonal of {n} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}"
+        return (
+            f"diagonal of {shape_of(self.x)[0]} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}"
+        )

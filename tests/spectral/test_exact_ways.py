@@ -57,6 +57,14 @@ def test_a_goal_that_few_probes_reach_takes_few(name):
     assert found.method != "exact" and found.matvecs <= 32
 
 
+@pytest.mark.parametrize(("name", "stage"), [("trace", 8), ("diagonal", 16), ("frobenius_norm", 16)])
+def test_a_stage_is_tried_where_the_exact_way_stays_open(name, stage):
+    call, _ = CALLS[name]
+    easy = spectra.with_spectrum(np.linspace(1, 1.1, 100))
+    assert call(easy, rtol=0.05, max_matvecs=100 + stage).matvecs <= 32
+    assert call(easy, rtol=0.05, max_matvecs=99 + stage).matvecs == 100
+
+
 @each_call
 def test_known_eigenpairs_leave_the_exact_way_open(name):
     call, truth = CALLS[name]
