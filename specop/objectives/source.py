@@ -1,0 +1,134 @@
+"""Source: the batches that a user gives, the same in each pass, kept or read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from specop.arrays.memory import MemoryBudget
+from specop.errors import InvalidInputError, NondeterministicError
+from specop.objectives.autodiff import Autodiff
+
+__all__ = ["Source"]
+
+
+class Source:
+    """Batches as the user gives them, which do not change from one pass to the next.
+
+    They are fingerprinted in the first pass, and kept as long as they fit into the budget, so that a loader is read
+    once and what it shuffles or augments is drawn once. Beyond the budget they are read again in each pass, and a pass
+    that differs from the first raises.
+
+    Parameters
+    ----------
+    data : batch or re-iterable of batches
+        A tuple, a mapping, a dataclass, an array or None is one batch; any other iterable is an iterable of batches.
+    autodiff : Autodiff
+        What it knows of batches.
+    budget : MemoryBudget
+        What kept batches may take. Those of a list are the user's own and cost nothing.
+    """
+
+    def __init__(self, data: Any, autodiff: Autodiff, budget: MemoryBudget) -> None:
+        self._autodiff = autodiff
+        self._budget = budget
+        self._batches = _as_batches(data)
+        self._in_memory = isinstance(self._batches, (list, tuple))
+        self._is_read = False
+        self._kept: list[Any] | None = None
+        self._seen: list[tuple[int, ...]] = []
+        self._versions: list[tuple[Any, ...]] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._is_read:
+            return self._first_pass()
+        return self._replay() if self._kept is None else iter(self._kept)
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether batches are held, not read again in each pass."""
+        return self._kept is not None
+
+    def check_unchanged(self) -> None:
+        """Raise NondeterministicError if batches that are kept were written into since the first pass."""
+        for number, (batch, versions) in enumerate(zip(self._kept or [], self._versions, strict=False)):
+            if self._autodiff.batch_versions(batch) != versions:
+                raise NondeterministicError(
+                    f"batch {number} was written into after it was read, so products would belong to neither the old "
+                    f"nor the new data. Make a new objective for the new data, and leave the old one's arrays alone."
+                )
+
+    @contextmanager
+    def random_states_preserved(self) -> Iterator[None]:
+        """Put random states back on leaving: loaders draw from the global generators, if only for their own seed."""
+        python, legacy = random.getstate(), np.random.get_state()
+        try:
+            with self._autodiff.preserved():
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
+
+    def _first_pass(self) -> Iterator[Any]:
+        kept: list[Any] | None = []
+        room, held = self._budget.room(), 0
+        seen: list[tuple[int, ...]] = []
+        for batch in self._batches:
+            if not self._in_memory:
+                seen.append(self._autodiff.batch_fingerprint(batch))
+                held += self._autodiff.batch_bytes(batch)
+                if held > room:
+                    kept = None
+            if kept is not None:
+                kept.append(batch)
+            yield batch
+        self._kept, self._seen, self._is_read = kept, seen, True
+        self._versions = [self._autodiff.batch_versions(batch) for batch in kept or []]
+        if kept is not None:
+            self._budget.reserve(self, held)
+
+    def _replay(self) -> Iterator[Any]:
+        count = 0
+        for batch in self._batches:
+            same = count < len(self._seen) and self._autodiff.batch_fingerprint(batch) == self._seen[count]
+            if not same:
+                raise NondeterministicError(
+                    f"batch {count} of this pass differs from that of the first: the loader shuffles, augments or "
+                    f"samples, and each product would be of another matrix. Use shuffle=False and fixed "
+                    f"transforms, or raise memory_budget above {self._budget.total} bytes so that batches are kept."
+                )
+            yield batch
+            count += 1
+        if count < len(self._seen):
+            raise NondeterministicError(
+                f"this pass over the data gave {count} batches, the first one {len(self._seen)}. The loader must give "
+                f"the same batches each time."
+            )
+
+
+def _as_batches(data: Any) -> Iterable[Any]:
+    one_batch = (
+        data is None
+        or isinstance(data, (tuple, Mapping))
+        or hasattr(data, "shape")
+        or (dataclasses.is_dataclass(data) and not isinstance(data, type))
+    )
+    if one_batch:
+        return [data]
+    if not isinstance(data, Iterable):
+        raise InvalidInputError(
+            f"data must be one batch or a re-iterable of batches, got {type(data).__name__}. A batch is a tuple, a "
+            f"mapping, a dataclass or an array."
+        )
+    # Not iter(data) is data: a data loader's iter() starts its workers and draws a random seed.
+    if isinstance(data, Iterator):
+        raise InvalidInputError(
+            f"data is a {type(data).__name__}, which can be read only once, but every product is a pass over the data. "
+            f"Pass a list of its batches, or an object with __iter__ such as a data loader."
+        )
+    return data
