@@ -98,6 +98,16 @@ class LinearOperator(abc.ABC):
 
         An operator whose matrix can change under it, as a Hessian when a model is trained, checks here, at entry
         and exit, that it did not. Inside, single products skip that check.
+
+        Examples
+        --------
+        >>> import numpy as np, specop
+        >>> A, x = specop.DiagonalOperator(np.array([1.0, 2.0])), np.ones(2)
+        >>> with A.session():
+        ...     for _ in range(3):
+        ...         x = A @ x
+        >>> x
+        array([1., 8.])
         """
         yield
 
