@@ -1,4 +1,4 @@
-"""solve_shifted: one Krylov space for the systems of all dampings."""
+"""solve_shifted: the systems of all dampings in one Krylov space."""
 
 from __future__ import annotations
 
@@ -47,25 +47,37 @@ def solve_shifted(
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Symmetric, n x n.
     b : native vector (n,)
-    shifts : array_like of float
-        Such as ``np.geomspace(1e-3, 1, 10)``, to choose a damping.
-    rtol, atol : float
-        Goal for every residual: the larger of ``rtol |b|`` and ``atol``.
+        The right-hand side.
+    shifts : array_like of float, (k,)
+        Multiples s of the identity, such as ``np.geomspace(1e-3, 1, 10)`` to choose a damping.
+    rtol : float
+        Goal for the norm of every residual, relative to the norm of b; below 1.
+    atol : float
+        Goal for the norm of every residual, in units of b. The larger of the two goals counts.
     max_matvecs : int, optional
-        Limit on products, and so on memory: each takes one row of length n until the end. Default ``min(n, 500)``.
+        Limit on all products, one of them for a check, and so on memory: each of the others takes a row of length n
+        until the end. Default: ``min(n, 500)`` and the check.
     seed : int
-        Kept with the result.
-    progress, raise_on_failure : bool
-        As in `eigsh`.
+        Seed of a random vector that is multiplied where rounding might be taken for asymmetry.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, instead of a warning, if a shift does not reach its goal.
 
     Returns
     -------
     ShiftedResult
-        ``x`` has a column for each shift. Shifts that leave A + s I indefinite are named by ``negative``.
+        `x` has a column for each shift. Shifts that leave A + s I indefinite are named by `negative`; where it is
+        singular and b not in its range, the column is the least-squares solution of least norm.
 
     Raises
     ------
-    InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError, NotConvergedError
+    InvalidInputError
+        For an operator that is not square or known not to be symmetric, or an argument that does not fit.
+    AsymmetryError, NondeterministicError, NonFiniteError
+        If a product shows it.
+    NotConvergedError
+        With ``raise_on_failure``, if a shift does not reach its goal; the result is its attribute `result`.
 
     References
     ----------
@@ -102,34 +114,16 @@ def solve_shifted(
                 space.expand()
                 pivots.append(space)
                 run.update(f"residual {pivots.residuals.max():.1e}, goal {goal:.1e}")
-        coordinates = _coordinates(space, values, length)
+        coordinates, residuals, is_singular = _solutions(space, values, length)
         x = [space.combine(column) for column in coordinates.T]
-        sizes = np.linalg.norm(coordinates, axis=0)
-        residuals = _residuals(space, coordinates, values, length)
         if length:
             # Rounding adds in proportion to x: what it does to the longest one, it does to the others.
-            residuals = np.hypot(residuals, sizes * _rounding(space, operands.columns[0], x, values, sizes, residuals))
+            sizes = np.linalg.norm(coordinates, axis=0)
+            longest = int(np.argmax(sizes))
+            true = _true_residual(run, x[longest], values[longest], operands.columns[0])
+            added = max(0.0, true**2 - residuals[longest] ** 2) ** 0.5
+            residuals = np.hypot(residuals, sizes * added / (sizes[longest] or 1.0))
         run.warn_of_noise()
-    failed = np.flatnonzero(residuals > goal)
-    message = "converged"
-    if len(failed):
-        worst = failed[np.argmax(residuals[failed])]
-        message = (
-            f"solve_shifted stopped after {run.products} products with a residual of {residuals[worst]:.2e} at the "
-            f"shift {values[worst]:g}, where {goal:.2e} is asked for; {len(failed)} of {len(values)} shifts failed. "
-            f"Raise max_matvecs={limit + 1}, or leave out the smallest shifts."
-        )
-        if pivots.residuals[worst] <= goal and not space.is_closed:
-            message = (
-                f"solve_shifted ended at a residual of {residuals[worst]:.2e} at the shift {values[worst]:g}, where "
-                f"{goal:.2e} is asked for: rounding in {run.A.dtype} allows no less. Use float64 or solve, which "
-                f"refines its solutions, or raise rtol={rtol:g}; {len(failed)} of {len(values)} shifts failed."
-            )
-        if space.is_closed:
-            message = (
-                f"A + s I is singular for the shift {values[worst]:g}, and b is not in its range: the residual is "
-                f"{residuals[worst]:.2e}, where {goal:.2e} is asked for. Use a larger shift."
-            )
     return run.result(
         ShiftedResult,
         solution=run.backend.stack_columns(x),
@@ -139,8 +133,8 @@ def solve_shifted(
         negative=pivots.negative,
         rtol=float(rtol),
         atol=float(atol),
-        converged=not len(failed),
-        message=message,
+        converged=bool((residuals <= goal).all()),
+        message=_message(space, pivots, residuals, is_singular, values, goal),
     )
 
 
@@ -169,41 +163,65 @@ class _Pivots:
         self.residuals = self.residuals * self._beta / np.abs(self._pivots)
 
 
-def _coordinates(space: KrylovSpace, shifts: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """Return the solutions' coordinates along the rows, a column for each shift."""
+def _solutions(
+    space: KrylovSpace, shifts: NDArray[np.float64], length: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the solutions' coordinates along the rows, the norms of their residuals, and where A + s I is singular."""
     m, T = space.steps, space.projected()
     if m == 0:
-        return np.zeros((0, len(shifts)))
-    diagonal, beside = np.diagonal(T)[:m], np.diagonal(T, 1)[: m - 1]
-    values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, check_finite=False)
-    sums = values[:, None] + shifts
-    # Eigenvalues that rounding hides are zero, and b has nothing along them unless the residual says so.
-    inverse = np.divide(1.0, sums, out=np.zeros_like(sums), where=np.abs(sums) > space.noise_floor)
-    return np.asarray(length * (vectors @ (inverse * vectors[0][:, None])))
+        return np.zeros((0, len(shifts))), np.zeros(len(shifts)), np.zeros(len(shifts), dtype=bool)
+    ritz = space.ritz()
+    sums = ritz.values[:, None] + shifts
+    rounding = space.run.A.precision * np.maximum(space.scale, np.abs(shifts))
+    lead = np.broadcast_to(length * ritz.coefficients[0][:, None], sums.shape)
+    whole = np.divide(lead, sums, out=np.zeros_like(sums), where=sums != 0)
+    # Eigenvalues that rounding hides are zero, unless what b has along them is long beside the rounding of x.
+    hidden = np.abs(sums) <= 10 * (1 + m**0.5) * rounding
+    lost = np.linalg.norm(np.where(hidden, lead, 0.0), axis=0)
+    is_hidden = (sums == 0) | (hidden & (rounding * np.linalg.norm(whole, axis=0) >= 0.01 * lost))
+    coordinates = np.zeros((space.size, len(shifts)))
+    coordinates[:m] = ritz.coefficients @ np.where(is_hidden, 0.0, whole)
+    b = np.zeros((space.size, 1))
+    b[0] = length
+    residuals = np.linalg.norm(b - T @ coordinates - coordinates * shifts, axis=0)
+    # Next to an eigenvalue in a space that is not closed; the least residual is not longer than b.
+    for j in np.flatnonzero(residuals > length):
+        shifted = T[:, :m] + shifts[j] * np.eye(space.size, m)
+        coordinates[:m, j] = scipy.linalg.lstsq(shifted, b[:, 0], check_finite=False)[0]
+        residuals[j] = np.linalg.norm(b[:, 0] - shifted @ coordinates[:m, j])
+    return coordinates, residuals, is_hidden.any(axis=0)
 
 
-def _residuals(
-    space: KrylovSpace, coordinates: NDArray[np.float64], shifts: NDArray[np.float64], length: float
-) -> NDArray[np.float64]:
-    """Return the norms of b - (A + s I) x, from what lies along the rows that were multiplied and the next one."""
-    m, T = len(coordinates), space.projected()
-    inside = -T[:m, :m] @ coordinates - coordinates * shifts
-    inside[:1] += length
-    beside = T[m:, :m] @ coordinates
-    return np.asarray(np.hypot(np.linalg.norm(inside, axis=0), np.linalg.norm(beside, axis=0)))
+def _true_residual(run: Run, x: Array, shift: float, b: Array) -> float:
+    rest = run.backend.axpy_(run.multiply(x), shift, x)
+    return float(run.to_host(run.backend.norm(run.backend.axpy_(rest, -1.0, b)))[0])
 
 
-def _rounding(
+def _message(
     space: KrylovSpace,
-    b: Array,
-    x: list[Array],
-    shifts: NDArray[np.float64],
-    sizes: NDArray[np.float64],
+    pivots: _Pivots,
     residuals: NDArray[np.float64],
-) -> float:
-    """Spend one product on what no recurrence shows: return what rounding adds to a residual, for a unit x."""
-    run, backend = space.run, space.backend
-    longest = int(np.argmax(sizes))
-    rest = backend.axpy_(run.multiply(x[longest]), float(shifts[longest]), x[longest])
-    (true,) = run.to_host(backend.norm(backend.axpy_(rest, -1.0, b)))
-    return float(max(0.0, float(true) ** 2 - residuals[longest] ** 2) ** 0.5 / sizes[longest])
+    is_singular: NDArray[np.bool_],
+    shifts: NDArray[np.float64],
+    goal: float,
+) -> str:
+    failed = np.flatnonzero(residuals > goal)
+    if not len(failed):
+        return "converged"
+    run, worst = space.run, failed[np.argmax(residuals[failed])]
+    left = f"a residual of {residuals[worst]:.2e} at the shift {shifts[worst]:g}, where {goal:.2e} is asked for"
+    share = f"{len(failed)} of {len(shifts)} shifts failed"
+    if space.is_closed or is_singular[worst]:
+        return (
+            f"A + s I is singular for the shift {shifts[worst]:g}, and b is not in its range: solve_shifted ended at "
+            f"{left}. x is the least-squares solution of least norm there. Use a larger shift; {share}."
+        )
+    if pivots.residuals[worst] <= goal:
+        return (
+            f"solve_shifted ended at {left}: rounding in {run.A.dtype} allows no less. Use float64 or solve, which "
+            f"refines its solutions, or raise rtol; {share}."
+        )
+    return (
+        f"solve_shifted stopped after {run.products} products with {left}; {share}. Raise max_matvecs="
+        f"{space.capacity}, or leave out the smallest shifts."
+    )

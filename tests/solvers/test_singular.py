@@ -55,6 +55,34 @@ def test_laplacians_of_random_graphs(method, count):
         check_least_norm(matrix, b, solved(matrix, b, method), 1e-5)
 
 
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
+def test_shifts_that_make_singular_systems(count):
+    rng = np.random.default_rng(9)
+    for _ in range(count):
+        n = int(rng.integers(3, 80))
+        matrix, b = graph_laplacian(n, rng), rng.normal(size=n)
+        shifts = [0.0, -np.linalg.eigvalsh(matrix)[-1], 1.0]
+        with pytest.warns(ConvergenceWarning, match="b is not in its range.*least norm"):
+            result = specop.solve_shifted(matrix, b, shifts)
+        assert result.converged_columns.tolist() == [False, False, True]
+        for j, shift in enumerate(shifts):
+            x, residual = least_norm(matrix + shift * np.eye(n), b)
+            assert np.linalg.norm(result.x[:, j] - x) <= 1e-5 * np.linalg.norm(x)
+            assert result.residuals[j] == pytest.approx(residual, abs=1e-5 * np.linalg.norm(b))
+
+
+def test_a_shift_next_to_an_eigenvalue_with_few_products():
+    """The Galerkin residual is then longer than b, and the least one is not."""
+    values = np.linspace(0, 1, 400)
+    b = np.random.default_rng(10).normal(size=400)
+    with pytest.warns(ConvergenceWarning, match="Raise max_matvecs=21"):
+        result = specop.solve_shifted(np.diag(values), b, [0.0, -0.5, 1.0], max_matvecs=21)
+    assert (result.residuals <= np.linalg.norm(b)).all()
+    for j, shift in enumerate(result.shifts):
+        rest = np.linalg.norm(b - (values + shift) * result.x[:, j])
+        assert result.residuals[j] == pytest.approx(rest, rel=1e-6)
+
+
 SINGULAR = {
     "gram": lambda n, rng: (lambda rows: rows.T @ rows)(rng.normal(size=(n // 2, n))),
     "indefinite": lambda n, rng: spectra.with_spectrum(np.r_[np.zeros(n // 3), rng.normal(size=n - n // 3)], n),
