@@ -73,7 +73,10 @@ def _shorten(system: Equations, columns: range, residuals: list[Array], Z: list[
     kept = values > system.A.precision**0.5 * values[-1]
     shares = (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ products[:, len(Z) :])
     for j, residual, column in zip(columns, residuals, shares.T, strict=True):
-        for z, image, share in zip(Z, images, column, strict=True):
-            system.move(j, -float(share), z)
+        for image, share in zip(images, column, strict=True):
             residual = backend.axpy_(residual, float(share), image)
-        (system.norms[j],) = system.scalars(backend.norm(residual))
+        (norm,) = system.scalars(backend.norm(residual))
+        if norm <= max(2 * system.norms[j], system.goals[j]):
+            system.norms[j] = norm
+            for z, share in zip(Z, column, strict=True):
+                system.move(j, -float(share), z)
