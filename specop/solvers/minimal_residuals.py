@@ -222,11 +222,8 @@ class _Recurrence:
         if system.preconditioner is None and drift > 10 * self.norm:
             self.is_finished = True
         turn, far = self._turn, 1.0 / system.A.precision**0.5
-        if turn is None:
-            return
-        is_far = self._length > far * turn.length and drift > self.norm / far and self._stays(turn, 0.5)
-        # A step may claim that it has solved what no x solves; its rounding shows that it has not.
-        if is_far or drift > 0.1 * turn.norm:
+        # A step may claim that it has solved what no x solves; the rounding of x shows that it has not.
+        if turn is not None and self._length > far * turn.length and drift > 0.1 * turn.norm:
             self._return_to(turn)
 
     def _look_back(self, stationarity: float) -> None:
@@ -235,11 +232,8 @@ class _Recurrence:
         if stationarity <= _stationary(self.system) and (turn is None or stationarity < 0.5 * turn.stationarity):
             x = self.system.backend.copy(self.x)
             self._turn = _Turn(stationarity, self.norm, x, self._length)
-        elif turn is not None and stationarity > _RISE * turn.stationarity and self._stays(turn, 0.99):
+        elif turn is not None and stationarity > _RISE * turn.stationarity and self.norm > 0.99 * turn.norm:
             self._return_to(turn)
-
-    def _stays(self, turn: _Turn, share: float) -> bool:
-        return self.norm > share * turn.norm
 
     def _return_to(self, turn: _Turn) -> None:
         self.x = turn.x
