@@ -66,8 +66,9 @@ def galerkin(system: Equations, columns: range, allowance: int, *, may_leave: bo
     .. [1] A. Abdel-Rehim, R. Morgan, D. Nicely and W. Wilcox, Deflated and restarted symmetric Lanczos methods for
        eigenvalues and linear equations with multiple right-hand sides, SIAM J. Sci. Comput. 32 (2010), 129-149.
     """
-    projected = _ProjectedSystem(system, columns, held_entries(system.A) if may_leave else None)
-    outcome = projected.solve(system.run.products + allowance)
+    end = system.run.products + allowance
+    projected = _ProjectedSystem(system, columns, end, held_entries(system.A) if may_leave else None)
+    outcome = projected.solve()
     system.run.warn_of_noise()
     return outcome
 
@@ -86,11 +87,13 @@ class _ProjectedSystem:
     ----------
     system : Equations
     columns : range
+    end : int
+        Number of products, counted from the start of the call, at which to end.
     entries : int or None
         Numbers that a product reads, where that is known and the run may end for it.
     """
 
-    def __init__(self, system: Equations, columns: range, entries: int | None) -> None:
+    def __init__(self, system: Equations, columns: range, end: int, entries: int | None) -> None:
         self.system = system
         self.columns = columns
         self.goals = system.goals[columns.start : columns.stop]
@@ -102,6 +105,7 @@ class _ProjectedSystem:
         self._order: list[int] = []
         self._factor = np.zeros((self.space.capacity, self.space.capacity))
         self._is_definite = True
+        self._end = end
         self._entries = entries
         self._due = _FEWEST_ROWS
         self._expected = np.zeros(len(columns))
@@ -111,11 +115,11 @@ class _ProjectedSystem:
         """Norms of the true residuals."""
         return self.system.norms[self.columns.start : self.columns.stop]
 
-    def solve(self, end: int) -> Outcome:
-        """Improve the solutions until their true residuals are small, or so many products have been made."""
+    def solve(self) -> Outcome:
+        """Improve the solutions until their true residuals are small, or no products are left."""
         system, space, columns = self.system, self.space, self.columns
         # The true residuals at the end are products too.
-        last, previous = end - len(columns), np.inf
+        last, previous = self._end - len(columns), np.inf
         residuals = [system.begin(j) for j in columns]
         while (self.norms > self.goals).any():
             if not space.has_room_for(2 * len(columns)):
@@ -130,7 +134,7 @@ class _ProjectedSystem:
                 return self._outcome(self._given_up())
             if excess > 1 and (reason == "stationary" or (reason == "goal" and excess > 0.5 * previous)):
                 was_wrong = reason == "goal" or previous < np.inf
-                return self._outcome(self._why_they_stay(residuals, was_wrong, end))
+                return self._outcome(self._why_they_stay(residuals, was_wrong))
             previous = excess if reason == "goal" else previous
         return self._outcome("converged")
 
@@ -240,8 +244,9 @@ class _ProjectedSystem:
         short = self._without_zeros(C)
         if (self._expected <= self.goals).all():
             return "goal", short
-        # It may be so, or rounding divided by rounding: the true residuals will tell.
-        return ("goal", Y) if (norms <= self.goals).all() else ("stationary", short)
+        # It may be so, or rounding divided by rounding: the true residuals will tell, if there are products for them.
+        can_tell = self.system.run.products + 3 * len(self.columns) <= self._end
+        return ("goal", Y) if can_tell and (norms <= self.goals).all() else ("stationary", short)
 
     def _without_zeros(self, C: Matrix) -> Matrix:
         """Return Y of least norm for the projected matrix, with eigenvalues of rounding's size taken for zero.
@@ -284,10 +289,10 @@ class _ProjectedSystem:
             m = len(self._order)
             self._factor[:m, :m] = np.linalg.cholesky(space.projected(self._order, self._order))
 
-    def _why_they_stay(self, residuals: list[Array], was_wrong: bool, end: int) -> str:
+    def _why_they_stay(self, residuals: list[Array], was_wrong: bool) -> str:
         """Tell why true residuals are not small, after solving anew if estimates have said that they are."""
         system = self.system
-        if system.run.products + 2 * len(self.columns) > end:
+        if system.run.products + 2 * len(self.columns) > self._end:
             return self._given_up()
         if was_wrong:
             residuals = self._shortest(residuals)

@@ -77,10 +77,8 @@ def _judged(system: Equations, column: int, residual: Array, recurrence: _Recurr
     Where A times the residual is not quite zero, the way there has brought a part of the range back into the residual.
     It is removed by another run, whose vectors have nothing along the null vector.
     """
-    backend, only, norm = system.backend, range(column, column + 1), float(system.norms[column])
-    x, z = backend.copy(system.x[column]), backend.copy(residual)
-    level = _stationary(system) if recurrence.is_stationary else system.A.precision**0.5
-    reason = judged(system, only, [residual], recurrence.scale, level)
+    backend, only, z = system.backend, range(column, column + 1), system.backend.copy(residual)
+    reason = judged(system, only, [residual], recurrence.scale, _stationary(system))
     if reason == "least squares" and system.preconditioner is None and system.run.products + 2 < last:
         (rest,) = system.residuals(only)
         along, square = system.scalars(backend.dot(z, rest), backend.dot(z, z))
@@ -92,8 +90,6 @@ def _judged(system: Equations, column: int, residual: Array, recurrence: _Recurr
             system.move(column, 1.0, again.x)
             steps += again.steps
             system.residuals(only)
-    if system.norms[column] > 1.01 * norm:
-        system.x[column], system.norms[column] = x, norm
     return Outcome(reason, steps)
 
 
@@ -217,13 +213,10 @@ class _Recurrence:
             # The Krylov space is exhausted, and with it what can be gained.
             self.is_finished = True
         self.norm, self._length = system.scalars(backend.norm(self._residual), backend.norm(self.x))
-        # In a singular system x grows along what A maps to zero, until its rounding is all that is left.
-        drift = system.A.precision * self.scale * self._length
-        if system.preconditioner is None and drift > 10 * self.norm:
-            self.is_finished = True
-        turn, far = self._turn, 1.0 / system.A.precision**0.5
-        # A step may claim that it has solved what no x solves; the rounding of x shows that it has not.
-        if turn is not None and self._length > far * turn.length and drift > 0.1 * turn.norm:
+        # In a singular system x grows along what A maps to zero, and a step may claim that it has solved what no x
+        # solves; that x has become longer than its digits are many shows that it has not.
+        turn, rounding = self._turn, system.A.precision * self._length
+        if turn is not None and rounding > max(system.A.precision**0.5 * turn.length, 0.1 * turn.norm / self.scale):
             self._return_to(turn)
 
     def _look_back(self, stationarity: float) -> None:

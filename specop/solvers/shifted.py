@@ -18,6 +18,8 @@ from specop.solvers.operands import checked_accuracy, checked_operands
 __all__ = ["solve_shifted"]
 
 _PRODUCTS = 500
+# Roundings beside the norm of A + s I below which its eigenvalues cannot be told from zero.
+_HIDDEN = 30
 
 
 def solve_shifted(
@@ -172,15 +174,11 @@ def _solutions(
         return np.zeros((0, len(shifts))), np.zeros(len(shifts)), np.zeros(len(shifts), dtype=bool)
     ritz = space.ritz()
     sums = ritz.values[:, None] + shifts
-    rounding = space.run.A.precision * np.maximum(space.scale, np.abs(shifts))
-    lead = np.broadcast_to(length * ritz.coefficients[0][:, None], sums.shape)
-    whole = np.divide(lead, sums, out=np.zeros_like(sums), where=sums != 0)
-    # Eigenvalues that rounding hides are zero, unless what b has along them is long beside the rounding of x.
-    hidden = np.abs(sums) <= 10 * (1 + m**0.5) * rounding
-    lost = np.linalg.norm(np.where(hidden, lead, 0.0), axis=0)
-    is_hidden = (sums == 0) | (hidden & (rounding * np.linalg.norm(whole, axis=0) >= 0.01 * lost))
+    # Eigenvalues that rounding hides are zero, and b has nothing along them unless the residual says so.
+    is_hidden = np.abs(sums) <= _HIDDEN * space.run.A.precision * np.maximum(space.scale, np.abs(shifts))
+    inverse = np.divide(1.0, sums, out=np.zeros_like(sums), where=~is_hidden)
     coordinates = np.zeros((space.size, len(shifts)))
-    coordinates[:m] = ritz.coefficients @ np.where(is_hidden, 0.0, whole)
+    coordinates[:m] = length * ritz.coefficients @ (inverse * ritz.coefficients[0][:, None])
     b = np.zeros((space.size, 1))
     b[0] = length
     residuals = np.linalg.norm(b - T @ coordinates - coordinates * shifts, axis=0)
@@ -189,7 +187,7 @@ def _solutions(
         shifted = T[:, :m] + shifts[j] * np.eye(space.size, m)
         coordinates[:m, j] = scipy.linalg.lstsq(shifted, b[:, 0], check_finite=False)[0]
         residuals[j] = np.linalg.norm(b[:, 0] - shifted @ coordinates[:m, j])
-    return coordinates, residuals, is_hidden.any(axis=0)
+    return coordinates, residuals, np.asarray(is_hidden.any(axis=0))
 
 
 def _true_residual(run: Run, x: Array, shift: float, b: Array) -> float:

@@ -218,7 +218,7 @@ def _solve_group(
             system.residuals(group)
             for j in wanted:
                 # Where A is singular, the last steps lead far away.
-                if latest.curvature == 0 and system.norms[j] > system.lengths[j]:
+                if system.norms[j] > system.lengths[j]:
                     system.forget(j)
             return latest, "cg"
         outcome = _joined(outcome, replace(latest, reason="converged"))

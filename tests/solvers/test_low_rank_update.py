@@ -1,5 +1,7 @@
 """low_rank_update: the inverse of A + U C V' from that of A."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -47,10 +49,25 @@ def test_updates_of_the_inverse_of_rows():
     np.testing.assert_allclose(more @ x, specop.ShermanMorrison(0.1, rows=rows) @ x, atol=1e-12)
 
 
+def test_the_promised_precision_covers_what_a_small_pivot_loses():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        rest = 1e-8 * rng.uniform(1, 2)
+        inverse, middle = specop.DiagonalOperator(rng.uniform(1, 2, 6)), rng.uniform(1, 2, 2)
+        entries = [Fraction(1) / Fraction(entry) for entry in inverse.entries.tolist()]
+        middle[0] = (rest - 1) / inverse.entries[0]
+        updated = specop.low_rank_update(inverse, np.eye(6)[:, :2], middle)
+        exact = np.array([float(1 / (entries[i] + Fraction(middle[i]))) for i in range(2)])
+        error = np.abs((updated @ np.ones(6))[:2] / exact - 1).max()
+        assert error <= updated.precision and updated.precision > 1e6 * inverse.precision
+
+
 def test_updates_that_cannot_be():
     inverse, u = specop.DiagonalOperator(np.ones(4)), np.eye(4)[:, :1]
     with pytest.raises(InvalidInputError, match=r"A \+ U C V' is singular within rounding: .* condition number"):
         specop.low_rank_update(inverse, np.eye(4)[:, :2], np.array([-1.0, 1.0]))
+    with pytest.raises(InvalidInputError, match=r"condition number 6\..e\+14, and products .* precision of 2\.2e-16"):
+        specop.low_rank_update(inverse, np.eye(4)[:, :2], np.array([-1.0 + 3e-15, 1.0]))
     with pytest.raises(InvalidInputError, match=r"C must be a finite array of shape \(1, 1\) or \(1,\)"):
         specop.low_rank_update(inverse, u, np.ones((2, 2)))
     with pytest.raises(InvalidInputError, match="as many columns"):

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -234,6 +235,34 @@ def test_auto_goes_on_with_minimal_residuals_where_a_basis_does_not_fit(monkeypa
     assert specop.solve(POSITIVE, B.copy()).method == "cg"
 
 
+def poisson(n):
+    line = scipy.sparse.diags([-1.0, 2.0, -1.0], [-1, 0, 1], shape=(n, n))
+    one = scipy.sparse.identity(n)
+    return (scipy.sparse.kron(one, line) + scipy.sparse.kron(line, one)).tocsr()
+
+
+def test_auto_leaves_a_basis_that_takes_longer_than_the_products():
+    A, b = poisson(200), np.ones(40_000)
+    result, alone = specop.solve(A, b), specop.solve(A, b, method="cg")
+    assert result.converged and (result.method, alone.method) == ("cg", "cg")
+    assert result.matvecs < 1.2 * alone.matvecs
+    # Of a function nobody knows what it costs, and who asks for the basis has it.
+    unknown = specop.FunctionOperator(lambda x: A @ x, A.shape, like=b, is_symmetric=True)
+    for operator, method in ((unknown, "auto"), (A, "lanczos")):
+        with pytest.warns(ConvergenceWarning, match="lanczos stopped"):
+            assert specop.solve(operator, b, method=method, max_matvecs=60).method == "lanczos"
+
+
+def test_auto_stays_in_a_basis_that_saves_products(monkeypatch):
+    values = np.concatenate([100 * 0.75 ** np.arange(10), np.linspace(0, 1.3, 99_990)]) + 1e-2
+    A, b = scipy.sparse.diags_array(values).tocsr(), np.random.default_rng(0).normal(size=100_000)
+    result = specop.solve(A, b)
+    assert result.converged and result.method == "lanczos"
+    assert result.matvecs < 0.7 * specop.solve(A, b, method="cg").matvecs
+    monkeypatch.setattr("specop.solvers.galerkin._LONG", 2e8)
+    assert specop.solve(A, b).method == "cg"
+
+
 @each_light_case
 def test_zero_takes_no_product(case):
     for method in DEFINITE_METHODS:
@@ -351,6 +380,13 @@ def test_what_float32_cannot_give_is_said():
         with pytest.warns(ConvergenceWarning, match="float32|stopped after"):
             result = specop.solve(matrix, np.ones(200, np.float32), method=method, rtol=1e-7)
         assert not result.converged
+    # One that keeps the true residual from getting smaller ends the run, and the limit does not.
+    values = np.geomspace(1e-3, 1, 200).astype(np.float32)
+    matrix = spectra.with_spectrum(values).astype(np.float32)
+    for method in ("auto", "cg", "minres"):
+        with pytest.warns(ConvergenceWarning, match="products in float32 with a relative error of .* allow no less"):
+            result = specop.solve(matrix, np.ones(200, np.float32), method=method, rtol=1e-7)
+        assert result.matvecs < 1000 and result.residual < 1e-4 * 200**0.5
 
 
 def test_limits():
