@@ -28,7 +28,7 @@ class Decomposition:
     operator : LinearOperator
         A.
     diagonal : ndarray (n,)
-        Of A.
+        Diagonal of A.
     values : ndarray (n,)
         Eigenvalues, ascending.
     vectors : ndarray (n, n)

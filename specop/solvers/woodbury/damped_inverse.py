@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
-from specop.solvers.woodbury.damped_blocks import GramInverse, MomentInverse, cut
-from specop.solvers.woodbury.stored_rows import StoredRows
+from specop.solvers.woodbury.gram_block import GramInverse
+from specop.solvers.woodbury.moment_block import MomentInverse
+from specop.solvers.woodbury.stored_rows import StoredRows, cut
 
 __all__ = ["DampedInverse", "Structure"]
 
-# Entries that a strip of columns has when the diagonal is computed.
+# Number of entries in a strip of columns when the diagonal is computed.
 _STRIP = 2**24
 
 
@@ -37,12 +38,13 @@ class DampedInverse(LinearOperator):
     Parameters
     ----------
     rows : StoredRows
-        At hand for the blocks that need them.
+        The rows, for the blocks whose products need them.
     blocks : sequence of GramInverse or MomentInverse
-        They cover all entries.
+        Inverses of diagonal blocks, which cover all entries.
     samples : int
         Number of rows in the sum.
     structure : Structure, optional
+        Makes vectors of parameter structures and back.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class DampedInverse(LinearOperator):
         Parameters
         ----------
         indices : array_like of int
-            From 0 to n - 1.
+            Numbers of the columns, from 0 to n - 1.
         """
         chosen = np.atleast_1d(np.asarray(indices))
         if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):

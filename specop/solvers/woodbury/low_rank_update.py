@@ -23,19 +23,20 @@ def low_rank_update(inverse: Any, U: Array, C: ArrayLike | None = None, V: Array
     Parameters
     ----------
     inverse : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Multiplies by the inverse of A, n x n: a `ShermanMorrison.operator`, another update, `DiagonalOperator`.
-    U : native array, (n, k)
-        Kept by reference.
-    C : array_like, (k, k) or (k,), optional
-        Of NumPy; a vector stands for a diagonal matrix, negative entries remove. It may be singular. Default: the
-        identity.
-    V : native array, (n, k), optional
-        Kept by reference. Default: U.
+        Multiplies by the inverse of A, n x n, such as a `ShermanMorrison.operator`, a `DiagonalOperator` or what this
+        function returned for another update.
+    U : native array (n, k)
+        Columns on the left of the update, kept by reference.
+    C : array_like (k, k) or (k,), optional
+        Matrix in the middle of the update, on the host, or its diagonal; negative entries remove. It may be singular.
+        Default: the identity.
+    V : native array (n, k), optional
+        Columns on the right of the update, kept by reference. Default: U.
 
     Returns
     -------
     LinearOperator
-        A product takes one with `inverse` and two passes over the columns; making it takes k of them.
+        Its products take one with `inverse` and two passes over the columns; making it takes k products with `inverse`.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError, NonFiniteError
 __all__ = ["RowMarks"]
 
 _PRODUCTS = 2
-# In roundings, relative to the length: marks this close are of the same row.
+# Marks that differ by fewer roundings, relative to the length of the row, are of the same row.
 _SAME = 1000
 
 
@@ -25,6 +25,7 @@ class RowMarks:
     Parameters
     ----------
     backend : Backend
+        Of the rows.
     layout : Layout
         Describes a row.
     """

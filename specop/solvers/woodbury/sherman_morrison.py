@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, backend_of, shape_of
 from specop.errors import InvalidInputError
-from specop.solvers.woodbury.damped_blocks import GramBlock, MomentBlock, Scaling, partition
 from specop.solvers.woodbury.damped_inverse import DampedInverse, Structure
+from specop.solvers.woodbury.gram_block import GramBlock
+from specop.solvers.woodbury.moment_block import MomentBlock
+from specop.solvers.woodbury.partition import Scaling, partition
 from specop.solvers.woodbury.row_marks import RowMarks
 from specop.solvers.woodbury.stored_rows import StoredRows
 
@@ -34,14 +36,15 @@ class ShermanMorrison:
     Parameters
     ----------
     damping : float
-        :math:`\delta`, not negative. Zero needs as many linearly independent rows as they are long.
+        Multiple :math:`\delta` of the identity that is added, not negative and in units of F. Zero needs as many
+        linearly independent rows as they are long.
     n : int, optional
-        Length of the rows, checked; default: that of the first.
+        Length that every row must have; default: that of the first.
     rows : native array (m, n) or iterable of such blocks, optional
         The first rows. For the gradients of all samples see `Objective.inverse_fisher`.
     count : int, optional
-        m, where it is known in advance: a part of the rows is then scaled as it will be in the whole. Default: the
-        number of rows in the sum.
+        The divisor m, where it is known in advance: a part of the rows is then scaled as it will be in the whole.
+        Default: the number of rows in the sum.
     blocks : int or sequence of slice, optional
         Keep only diagonal blocks of the matrix: all of this size, the last one smaller, as in WoodFisher [2]_, or those
         of consecutive slices that cover all entries, such as ``objective.slices.values()``.
@@ -57,6 +60,7 @@ class ShermanMorrison:
     Attributes
     ----------
     damping : float
+        Multiple of the identity; it may be set to another value.
     samples : int
         Number of rows in the sum.
 
@@ -133,6 +137,7 @@ class ShermanMorrison:
         Parameters
         ----------
         rows : native array, (n,) or (b, n)
+            One row, or a block of them.
         """
         block = _as_block(rows)
         if self._rows is None:
@@ -162,6 +167,7 @@ class ShermanMorrison:
         Parameters
         ----------
         rows : native array, (n,) or (b, n)
+            One row, or a block of them, as they were added.
 
         Raises
         ------

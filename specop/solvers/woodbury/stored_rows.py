@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.arrays.layout import Layout
 
-__all__ = ["StoredRows"]
+__all__ = ["StoredRows", "cut"]
 
-# Of what is moved to the device or widened at a time.
+# What is moved to the device or widened at a time.
 _PIECE_BYTES = 2**26
 _HALF = np.dtype(np.float16)
 
@@ -37,6 +37,7 @@ class StoredRows:
     Parameters
     ----------
     backend : Backend
+        Of the native blocks that come and are returned.
     layout : Layout
         Describes a row.
     on_host : bool
@@ -100,8 +101,10 @@ class StoredRows:
         Parameters
         ----------
         columns : slice
+            Columns to go through.
         width : int, optional
-            Of a strip; default: as wide as memory for one piece allows, or all at once where blocks are as given.
+            Number of columns in a strip; default: as many as the memory for one piece allows, or all at once where
+            blocks are as given.
         """
         if width is None:
             bytes_of_column = max(1, len(self)) * self.layout.dtype.itemsize
@@ -137,6 +140,11 @@ class StoredRows:
         elif self.half:
             array = self.backend.cast(array, self.layout.dtype)
         return array if block.scale == 1.0 else self.backend.scale_(array, block.scale)
+
+
+def cut(backend: Backend, x: Array, columns: slice, layout: Layout) -> Array:
+    """Return some entries of a vector, or of each row of a block; itself where that is all."""
+    return x if columns == slice(0, layout.n) else backend.section(x, columns.start, columns.stop)
 
 
 def _rows_between(backend: Backend, rows: Array, start: int, stop: int) -> Array:

@@ -1,0 +1,61 @@
+"""How a damped second moment of rows is cut into diagonal blocks, and how each is scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from specop.errors import InvalidInputError
+
+__all__ = ["DOUBLE_EPSILON", "WORST_PRECISION", "Scaling", "partition"]
+
+DOUBLE_EPSILON = float(np.finfo(np.float64).eps)
+"""Of the small matrices on the host, whatever the dtype of the rows."""
+
+WORST_PRECISION = 0.1
+"""Relative error from which on an inverse is refused: no digit would be right."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What makes a matrix of a sum of outer products.
+
+    Attributes
+    ----------
+    damping : float
+        Added to the diagonal.
+    count : int
+        Divides the sum.
+    """
+
+    damping: float
+    count: int
+
+
+def partition(blocks: int | Iterable[slice] | None, n: int) -> list[tuple[slice, int]]:
+    """Return ranges of columns with the size of the diagonal blocks in each.
+
+    Parameters
+    ----------
+    blocks : int, iterable of slice or None
+        Size of all blocks, or consecutive slices; None for a single block.
+    n : int
+        Number of columns.
+    """
+    if blocks is None:
+        return [(slice(0, n), n)]
+    if isinstance(blocks, (int, np.integer)):
+        if isinstance(blocks, bool) or blocks < 1:
+            raise InvalidInputError(f"the size of blocks must be a positive integer, got {blocks!r}.")
+        size = min(int(blocks), n)
+        whole = n // size * size
+        return [(slice(0, whole), size)] + ([(slice(whole, n), n - whole)] if whole < n else [])
+    bounds = [(part.start or 0, n if part.stop is None else part.stop) for part in blocks]
+    ends = [0, *(stop for _, stop in bounds)]
+    if [start for start, _ in bounds] != ends[:-1] or ends[-1] != n or any(start >= stop for start, stop in bounds):
+        raise InvalidInputError(
+            f"blocks must be consecutive, non-empty slices that cover the entries 0 to {n - 1} in order, got {bounds}."
+        )
+    return [(slice(start, stop), stop - start) for start, stop in bounds]
