@@ -44,12 +44,12 @@ def check_least_norm(matrix, b, result, digits):
         assert not result.converged and OUTSIDE in result.message
 
 
-@pytest.mark.parametrize("method", ["auto", "minres"])
+# A step of MINRES claims three times with seed 39 that it has solved what no x solves. With seed 0 A r grows again.
+@pytest.mark.parametrize(("method", "seed"), [("auto", 39), ("minres", 39), ("minres", 0)])
 @pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
-def test_laplacians_of_random_graphs(method, count):
+def test_laplacians_of_random_graphs(method, seed, count):
     """Galerkin solutions of these grow by 1e15 where only the signs of pivots tell a singular matrix."""
-    # With this seed a step of MINRES claims three times that it has solved what no x solves.
-    rng = np.random.default_rng(39)
+    rng = np.random.default_rng(seed)
     for _ in range(count):
         n = int(rng.integers(3, 80))
         matrix, b = graph_laplacian(n, rng, rng.choice([0.05, 0.25, 0.6])), rng.normal(size=n)
@@ -152,18 +152,32 @@ def test_a_space_that_does_not_close(n):
 def test_right_hand_sides_whose_null_parts_are_alike():
     """One null vector, three residuals along it: what distinguishes those is rounding."""
     rng = np.random.default_rng(11)
-    matrix, b = graph_laplacian(300, rng, 0.03), rng.normal(size=(300, 3))
-    result = solved(matrix, b)
-    check_least_norm(matrix, b, result, 1e-6)
-    assert result.matvecs < 250
+    for n, dtype in ((300, np.float64), (600, np.float32)):
+        matrix = graph_laplacian(n, rng, 8 / n).astype(dtype)
+        b = rng.normal(size=(n, 3)).astype(dtype)
+        result = solved(matrix, b)
+        exact, _ = least_norm(matrix.astype(float), b.astype(float))
+        assert np.linalg.norm(result.x - exact) <= 5e-5 * np.linalg.norm(exact)
+        assert result.matvecs < 300
+
+
+@pytest.mark.parametrize("seed", [357, 671, 1060, 1212, 1301])
+def test_a_long_solution_is_not_taken_for_a_little(seed):
+    """Where only rounding makes A regular, solutions that are 1e15 long look a little better."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(4, 30))
+    values = np.geomspace(1, 10.0 ** rng.integers(-5, -1), n)
+    values[: rng.integers(1, n)] = 0
+    matrix, b = spectra.with_spectrum(values, seed), rng.normal(size=n)
+    check_least_norm(matrix, b, solved(matrix, b), 1e-4)
 
 
 def test_a_column_that_was_not_multiplied_yet_is_not_the_least_residual():
     matrix, b = np.diag([-1.0, 2, 3, 4, 5]), np.zeros((5, 2))
     b[0, 0], b[1:, 1] = 1.0, 1e-3
-    result = specop.solve(matrix, b)
+    result = specop.solve(matrix, b, atol=1e-6)
     assert result.converged
-    np.testing.assert_allclose(result.x, b / np.diagonal(matrix)[:, None], atol=1e-8)
+    np.testing.assert_allclose(result.x, b / np.diagonal(matrix)[:, None], atol=1e-6)
 
 
 def test_eigenvalues_of_rounding_s_size_count_where_the_residual_is_small_for_them():
@@ -201,8 +215,8 @@ def test_minimal_residuals_in_single_precision():
 
 def test_restarts_that_gain_nothing_hand_over(monkeypatch):
     monkeypatch.setattr("specop.solvers.galerkin._MOST_ROWS", 45)
-    values = np.concatenate([np.zeros(100), np.linspace(0.01, 1, 300), [20.0, 30.0]])
-    b = np.random.default_rng(14).normal(size=402)
+    values = np.concatenate([np.zeros(300), np.geomspace(0.01, 1, 1500), [20.0, 30.0, 50.0]])
+    b = np.random.default_rng(0).normal(size=1803)
     with pytest.warns(ConvergenceWarning, match=OUTSIDE):
         result = specop.solve(specop.DiagonalOperator(values), b, method="lanczos")
     assert result.method == "minres" and result.matvecs < 400
