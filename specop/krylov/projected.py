@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 __all__ = ["ProjectedMatrix", "Ritz"]
 
 Matrix = NDArray[np.float64]
+
+# Directions that differ by less than this share are one.
+_SMALL_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class ProjectedMatrix:
     multiplied : ndarray of bool (capacity,)
     lost : ndarray (capacity,)
         Norm of the part of each row's product that lies outside of all rows.
+    chain : int
+        From this row on G is tridiagonal, and only the last row may be on the frontier.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -69,6 +75,7 @@ class ProjectedMatrix:
         self.entries = np.zeros((capacity, capacity))
         self.multiplied = np.zeros(capacity, dtype=bool)
         self.lost = np.zeros(capacity)
+        self.chain = 0
 
     @property
     def frontier(self) -> NDArray[np.intp]:
@@ -77,6 +84,7 @@ class ProjectedMatrix:
 
     def append(self) -> None:
         """Add a row to the frontier."""
+        self.chain = self.size
         self.size += 1
 
     def append_eigenvector(self, value: float, residual: float) -> None:
@@ -94,10 +102,14 @@ class ProjectedMatrix:
         """Count a row as multiplied; `column` is what its product has along all rows."""
         self.entries[: self.size, row] = self.entries[row, : self.size] = column
         self.multiplied[row] = True
+        if column[self.chain : max(row - 1, 0)].any():
+            self.chain = row
 
     def join(self, row: int, coupling: float) -> None:
         """Add a row to the frontier: what the product of another row has outside of all rows, `coupling` long."""
         self.entries[self.size, row] = self.entries[row, self.size] = coupling
+        if row != self.size - 1:
+            self.chain = self.size
         self.size += 1
 
     def neglect(self) -> None:
@@ -110,10 +122,12 @@ class ProjectedMatrix:
         """Put multiplied rows on the frontier again."""
         self.multiplied[rows] = False
         self.lost[rows] = 0.0
+        self.chain = self.size
 
     def truncate(self, size: int) -> None:
         """Forget all rows from this one on."""
         self.size = size
+        self.chain = min(self.chain, size)
         self.entries[size:] = self.entries[:, size:] = 0.0
         self.multiplied[size:] = False
         self.lost[size:] = 0.0
@@ -121,12 +135,43 @@ class ProjectedMatrix:
     def ritz(self, first: int = 0) -> Ritz:
         """Return the Ritz pairs of the multiplied rows from `first` on."""
         rows = first + np.flatnonzero(self.multiplied[first : self.size])
-        values, coefficients = _eigh(self.entries[np.ix_(rows, rows)])
+        values, coefficients = _eigh(self.entries[np.ix_(rows, rows)], first >= self.chain)
         frontier = self.frontier
         coupling = self.entries[np.ix_(frontier, rows)] @ coefficients
         inner = np.linalg.norm(coupling[frontier >= first], axis=0)
         known = np.linalg.norm(coupling, axis=0)
         return Ritz(rows, values, coefficients, np.hypot(known, self.lost[rows] @ np.abs(coefficients)), inner)
+
+    def pair(self, side: int, rank: int) -> tuple[float, float] | None:
+        """Return one Ritz value and its residual, or None where that takes no less than all of them.
+
+        Parameters
+        ----------
+        side : int
+            1 to count from the largest Ritz value, -1 from the smallest.
+        rank : int
+            Its number, from 1.
+        """
+        m = self.size - 1
+        if self.chain or rank > m or self.multiplied[m] or self.lost[:m].any():
+            return None
+        diagonal, beside = self._tridiagonal(m)
+        wanted = m + 1 - rank if side > 0 else rank
+        found, values, block, split, failed = lapack.dstebz(diagonal, beside, 2, 0.0, 0.0, wanted, wanted, 0.0, b"B")
+        if found != 1 or failed:
+            return None
+        vector, failed = lapack.dstein(diagonal, beside, values[:1], block, split)
+        return None if failed else (float(values[0]), abs(float(self.entries[m, m - 1] * vector[-1, 0])))
+
+    def count(self, side: int, value: float) -> int:
+        """Return the number of Ritz values above a value (side 1) or below it (side -1), where `pair` returns one."""
+        m = self.size - 1
+        low, high = (value, np.inf) if side > 0 else (-np.inf, value)
+        # A tolerance that is never missed: Sturm sequences count, and nothing is bisected.
+        return int(lapack.dstebz(*self._tridiagonal(m), 1, low, high, 0, 0, np.finfo(float).max, b"E")[0])
+
+    def _tridiagonal(self, m: int) -> tuple[Matrix, Matrix]:
+        return np.diagonal(self.entries)[:m], np.diagonal(self.entries, 1)[: m - 1]
 
     def next_for(self, ritz: Ritz, pair: int) -> tuple[int, bool]:
         """Return the row whose product reduces a pair's residual most, and whether it is on the frontier."""
@@ -137,6 +182,70 @@ class ProjectedMatrix:
         if len(frontier) and along.max() >= missing.max():
             return int(frontier[np.argmax(along)]), True
         return int(ritz.rows[np.argmax(missing)]), False
+
+    def drift(self, values: Matrix, noise: float) -> Matrix:
+        """Return what rounding may have put into the rows of eigenvectors that the start vector has nothing of.
+
+        Such an eigenvector, a copy of a Ritz value's, has no part in the rows of a Lanczos run but for rounding, which
+        the recurrence carries on: once that eigenvalue has converged, it grows as the residual falls.
+
+        Parameters
+        ----------
+        values : ndarray (k,)
+            Eigenvalues.
+        noise : float
+            Rounding error of a product.
+
+        Returns
+        -------
+        ndarray (rows, k)
+            About the largest coordinates along each row; of no meaning beyond 1, but for their ratios.
+        """
+        diagonal, beside = self._tridiagonal(self.size)
+        drift = np.zeros((self.size, len(values)))
+        for j in range(1, self.size):
+            carried = (values - diagonal[j - 1]) * drift[j - 1]
+            if j > 1:
+                carried -= beside[j - 2] * drift[j - 2]
+            drift[j] = (carried + np.copysign(noise, carried)) / beside[j - 1]
+            drift[: j + 1] /= np.where(np.abs(drift[j]) > 1e100, 1e50, 1.0)
+        return drift
+
+    def remove(self, ritz: Ritz, keep: NDArray[np.intp], directions: Matrix) -> Matrix:
+        """Give up the frontier, and directions in the span of the rows but for what chosen Ritz vectors have there.
+
+        Parameters
+        ----------
+        ritz : Ritz
+            Of all rows.
+        keep : ndarray of int
+            The chosen pairs.
+        directions : ndarray
+            Coordinates along `ritz.rows`, in columns.
+
+        Returns
+        -------
+        ndarray
+            Coordinates of the new rows along the old ones, in columns.
+        """
+        kept, frontier = ritz.coefficients[:, keep], self.frontier
+        rest = directions - kept @ (kept.T @ directions)
+        rest, sizes, _ = np.linalg.svd(rest / np.linalg.norm(rest, axis=0), full_matrices=False)
+        given_up = rest[:, sizes > _SMALL_SHARE * sizes[0]]
+        others = np.linalg.qr(np.concatenate([kept, given_up], axis=1), mode="complete")[0]
+        turn = np.concatenate([kept, others[:, kept.shape[1] + given_up.shape[1] :]], axis=1)
+        G = self.entries[np.ix_(ritz.rows, ritz.rows)] @ turn
+        inside = turn.T @ G
+        outside = np.concatenate([G - turn @ inside, self.entries[np.ix_(frontier, ritz.rows)] @ turn])
+        lost = np.hypot(self.lost[ritz.rows] @ np.abs(turn), np.linalg.norm(outside, axis=0))
+        change = np.zeros((self.size, turn.shape[1]))
+        change[ritz.rows] = turn
+        self.truncate(0)
+        self.size = self.chain = turn.shape[1]
+        self.entries[: self.size, : self.size] = inside
+        self.multiplied[: self.size] = True
+        self.lost[: self.size] = lost
+        return change
 
     def compress(self, ritz: Ritz, keep: NDArray[np.intp], forget_frontier: bool) -> Matrix:
         """Replace the rows that Ritz pairs were made of by fewer that span the chosen Ritz vectors.
@@ -157,8 +266,9 @@ class ProjectedMatrix:
             lost = np.hypot(lost, ritz.inner_residuals[keep])
             frontier = frontier[:0]
         coupling = self.entries[np.ix_(frontier, ritz.rows)] @ coefficients
-        if len(frontier) == 1 and not lost.any():
-            turn, values, coupling = _tridiagonal(ritz.values[keep], coupling[0])
+        is_chain = len(frontier) == 1 and not lost.any()
+        if is_chain:
+            turn, values, coupling = _bordered(ritz.values[keep], coupling[0])
             coefficients = coefficients @ turn
         outside = self.entries[:first, ritz.rows] @ coefficients
         beyond = self.entries[np.ix_(np.arange(first), frontier)]
@@ -169,6 +279,7 @@ class ProjectedMatrix:
         change[frontier - first, p + np.arange(len(frontier))] = 1.0
         self.truncate(first)
         self.size = first + p + len(frontier)
+        self.chain = first if is_chain else self.size
         kept, ahead = slice(first, first + p), slice(first + p, self.size)
         self.entries[kept, kept] = values
         self.entries[ahead, kept], self.entries[kept, ahead] = coupling, coupling.T
@@ -179,22 +290,22 @@ class ProjectedMatrix:
         return change
 
 
-def _eigh(G: Matrix) -> tuple[Matrix, Matrix]:
-    """Eigendecomposition of a small symmetric matrix that is mostly tridiagonal.
+def _eigh(G: Matrix, is_tridiagonal: bool) -> tuple[Matrix, Matrix]:
+    """Return the eigenvalues and eigenvectors of a small symmetric matrix.
 
     A dense solver wakes the threads of NumPy's or SciPy's BLAS, which then spin beside those of a framework on the same
     cores: products ran at half their speed for it. The tridiagonal one calls no BLAS.
     """
     if len(G) == 0:
         return np.zeros(0), np.zeros((0, 0))
-    if not np.triu(G, 2).any():
+    if is_tridiagonal:
         values, vectors = scipy.linalg.eigh_tridiagonal(np.diagonal(G), np.diagonal(G, 1), check_finite=False)
     else:
         values, vectors = scipy.linalg.eigh(G, driver="evr", check_finite=False)
     return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
 
 
-def _tridiagonal(values: Matrix, coupling: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _bordered(values: Matrix, coupling: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Turn diag(values) with one coupling row into a tridiagonal matrix coupled through its last entry only.
 
     Householder reflections of the bordered matrix keep its first row, here the coupling, apart from the others.

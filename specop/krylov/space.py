@@ -27,7 +27,7 @@ LARGEST_BASIS = 2**27
 
 # Two do unless nearly all dimensions are taken; the last one is for rows that are not orthonormal, where none does.
 _MOST_PASSES = 4
-_COUNTERS = ("scale", "draws", "is_mixed", "is_restarted", "is_random")
+_COUNTERS = ("scale", "draws", "is_mixed", "is_restarted", "is_random", "has_closed")
 
 
 class KrylovSpace:
@@ -62,6 +62,8 @@ class KrylovSpace:
         Norm of the largest product of a row so far.
     is_mixed : bool
         Whether a vector joined after the first products.
+    has_closed : bool
+        Whether a product had next to nothing outside of the rows: they had nearly found an invariant subspace.
     """
 
     def __init__(self, run: Run, capacity: int, lead: int = 0) -> None:
@@ -74,6 +76,7 @@ class KrylovSpace:
         self.is_mixed = False
         self.is_restarted = False
         self.is_random = False
+        self.has_closed = False
         self._layout = run.A.domain
         self._matrix = ProjectedMatrix(self.capacity)
         self._basis = self.backend.allocate(self._layout, self.capacity, lead)
@@ -128,6 +131,11 @@ class KrylovSpace:
     def error_floor(self) -> float:
         """What rounding does to residuals and eigenvalues at most; it grows with the number of rows."""
         return 2.0 * (1.0 + float(self.size) ** 0.5) * self.noise_floor
+
+    def tolerances(self, values: Any, tol: float) -> Any:
+        """Return for each Ritz value the residual at which it has converged to a relative residual of `tol`."""
+        smallest = self._layout.epsilon ** (2 / 3) * self.scale
+        return np.maximum(tol * np.maximum(smallest, np.abs(values)), self.noise_floor)
 
     def has_room_for(self, products: int) -> bool:
         """Whether so many rows can be multiplied without a restart; a basis of the whole space is never full."""
@@ -226,10 +234,9 @@ class KrylovSpace:
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
         self._matrix.record(row, column)
+        self.has_closed |= bool(beta < self._layout.epsilon**0.5 * self.scale)
         # Below this the rows span an invariant subspace as far as rounding shows, and its eigenpairs are exact.
         if self.size < self.n and beta > self._negligible(self.scale):
-            # The new row is off by rounding over beta: from here on it is little better than another random start.
-            self.is_mixed |= bool(beta < self._layout.epsilon**0.5 * self.scale)
             self._set_row(rest, 1.0 / beta)
             self._matrix.join(row, beta)
 
@@ -269,6 +276,31 @@ class KrylovSpace:
         self._basis = self.backend.combine_(self._basis, change, first)
         self.is_restarted = True
 
+    def drift(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what rounding may have put into the rows of copies of these eigenvalues that a Lanczos run lacks.
+
+        Returns
+        -------
+        ndarray (rows, k)
+            About the largest coordinates along each row; of no meaning beyond 1, but for their ratios.
+        """
+        return self._matrix.drift(values, self._layout.epsilon * self.scale)
+
+    def remove(self, ritz: Ritz, keep: NDArray[np.intp], directions: NDArray[np.float64]) -> None:
+        """Give up the frontier, and directions in the span of the rows but for what chosen Ritz vectors have there.
+
+        Parameters
+        ----------
+        ritz : Ritz
+            Of all rows.
+        keep : ndarray of int
+            The chosen pairs.
+        directions : ndarray
+            Coordinates along `ritz.rows`, in columns.
+        """
+        self._basis = self.backend.combine_(self._basis, self._matrix.remove(ritz, keep, directions), 0)
+        self.is_restarted = True
+
     def complete(self) -> NDArray[np.float64]:
         """Multiply every direction; return all eigenvalues, multiple ones as often as due."""
         while not self.is_exhausted:
@@ -281,6 +313,22 @@ class KrylovSpace:
     def ritz(self, first: int = 0) -> Ritz:
         """Return the Ritz pairs of the multiplied rows from `first` on."""
         return self._matrix.ritz(first)
+
+    def pair(self, side: int, rank: int) -> tuple[float, float] | None:
+        """Return one Ritz value of a Lanczos run and its residual, or None where that takes no less than all of them.
+
+        Parameters
+        ----------
+        side : int
+            1 to count from the largest Ritz value, -1 from the smallest.
+        rank : int
+            Its number, from 1.
+        """
+        return self._matrix.pair(side, rank)
+
+    def count(self, side: int, value: float) -> int:
+        """Return the number of Ritz values above a value (side 1) or below it (side -1), where `pair` returns one."""
+        return self._matrix.count(side, value)
 
     def rule(self, ritz: Ritz) -> GaussRule:
         """Return the Gauss rule of the newest Lanczos run, from its Ritz pairs."""
@@ -317,8 +365,9 @@ class KrylovSpace:
         """Return what `restore` needs: plain values, arrays, and functions that copy one row each to the host."""
         matrix, size = self._matrix, self.size
         rows = {f"row{i}": lambda i=i: self.backend.to_numpy(self.backend.row(self._basis, i)) for i in range(size)}
+        plain = {name: getattr(self, name) for name in _COUNTERS} | {"size": size, "chain": matrix.chain}
         small = {"multiplied": matrix.multiplied[:size], "lost": matrix.lost[:size], "entries": self.projected()}
-        return {name: getattr(self, name) for name in _COUNTERS} | {"size": size} | small | rows
+        return plain | small | rows
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state; the space must be new and have the same arguments."""
@@ -329,7 +378,7 @@ class KrylovSpace:
             self._basis = self.backend.set_row_(
                 self._basis, i, self.backend.from_host(state[f"row{i}"], self._layout), 1.0
             )
-        matrix.size = size
+        matrix.size, matrix.chain = size, state["chain"]
         matrix.entries[:size, :size] = state["entries"]
         matrix.multiplied[:size], matrix.lost[:size] = state["multiplied"], state["lost"]
 

@@ -220,7 +220,7 @@ class _Search:
             return 0.0
         for _ in range(40):
             middle = float(np.sqrt(low * high))
-            clear = all(is_ruled_out(chain, mu, dimension, self.confidence) for mu in (middle, -middle))
+            clear = is_ruled_out(chain, [middle, -middle], dimension, self.confidence).all()
             low, high = (low, middle) if clear else (middle, high)
         return high
 

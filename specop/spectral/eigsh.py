@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
-from specop.krylov.checkpoint import Checkpoint
+from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
-from specop.spectral.search import CHECK_ROWS, End, Search, wanted
+from specop.spectral.check import CHECK_ROWS, Check
+from specop.spectral.ends import End, wanted
+from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
 
 __all__ = ["EigshState", "eigsh"]
 
 _LARGEST_FREE_BASIS = 10_000_000
+# Up to so many dimensions nothing is ever restarted.
+_HELD_WHOLE = 400
 
 
 class EigshState(NamedTuple):
@@ -158,8 +162,12 @@ def eigsh(
     call |= {"block_size": block_size, "check_multiplicity": check_multiplicity, "confidence": confidence}
     with run:
         space = KrylovSpace(run, capacity, k)
-        search = Search(space, ends, k, tol, check_multiplicity, check_confidence(confidence))
-        file = None if checkpoint is None else Checkpoint(checkpoint, run, call, {"space": space, "search": search})
+        check = Check(space, ends, tol, check_confidence(confidence)) if check_multiplicity else None
+        search = Search(space, ends, tol, check)
+        parts: dict[str, Part] = {"space": space, "search": search}
+        if check is not None:
+            parts["check"] = check
+        file = None if checkpoint is None else Checkpoint(checkpoint, run, call, parts)
         if file is None or not file.resume():
             space.begin(v0, k, block_size, tol)
         stopped = _take_steps(search, file, callback)
@@ -217,13 +225,12 @@ def _unseen_residual(run: Run, rows: Array, values: NDArray[np.float64], residua
 def _checked_ends(n: int, k: int, which: str) -> list[End]:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= n:
         raise InvalidInputError(f"k must be an integer from 1 to n={n}, got {k!r}.")
-    largest, smallest = (np.positive, lambda key: (key,)), (np.negative, lambda key: (-key,))
     ends = {
-        "LM": [End(np.abs, lambda key: (-key, key), k)],
-        "LA": [End(*largest, k)],
-        "SA": [End(*smallest, k)],
-        "SM": [End(lambda values: -np.abs(values), lambda key: (key, -key), k, interior=True)],
-        "BE": [End(*largest, k - k // 2), End(*smallest, k // 2)],
+        "LM": [End((1, -1), k)],
+        "LA": [End((1,), k)],
+        "SA": [End((-1,), k)],
+        "SM": [End((1, -1), k, is_interior=True)],
+        "BE": [End((1,), k - k // 2), End((-1,), k // 2)],
     }
     if which not in ends:
         raise InvalidInputError(f"which must be one of {', '.join(ends)}, got {which!r}.")
@@ -235,7 +242,7 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
         raise InvalidInputError(f"block_size must be an integer from 1 to n={n}, got {block_size!r}.")
     if ncv is None:
         # A basis of ten million entries is small next to any model's data, and a larger one saves restarts.
-        return min(n, max(2 * k + 40 * block_size, min(_LARGEST_FREE_BASIS // n, 5 * k + 100)))
+        return min(n, max(2 * k + 40 * block_size, min(_LARGEST_FREE_BASIS // n, max(5 * k + 100, _HELD_WHOLE))))
     if not k < ncv <= n and not k == ncv == n:
         raise InvalidInputError(f"ncv must lie above k={k} and not above n={n}, got {ncv!r}.")
     # A restart leaves room for a sweep of the block; the check needs some for a few vectors beside the k found.

@@ -129,8 +129,7 @@ def _iterate(space: KrylovSpace, tol: float, momentum: float) -> bool:
         # The product is `value` times the iterate, `rest` times the row after it, and what lies along earlier rows.
         value, rest = float(space.projected([found], [found])[0, 0]), space.coupling
         run.update(f"{found} found, {value:.5g} +- {rest:.1g}")
-        smallest = run.A.domain.epsilon ** (2 / 3) * space.scale
-        converged = rest <= max(_MARGIN * tol * max(smallest, abs(value)), space.noise_floor)
+        converged = rest <= space.tolerances(value, _MARGIN * tol)
         if converged or run.left == 0:
             if not space.is_closed:
                 space.neglect()

@@ -77,7 +77,7 @@ class SpectralFunction:
         """Return how much of a vector's measure may lie on either side of a jump; 0 if there is none."""
         if self.domain != "sharp":
             return 0.0
-        return sum(christoffel(rule, self.edge + side * 4.0 * rounding) for side in (-1.0, 1.0))
+        return float(christoffel(rule, [self.edge - 4.0 * rounding, self.edge + 4.0 * rounding]).sum())
 
 
 def spectral_function(f: str | Callable[[NDArray[np.float64]], Any] | SpectralFunction) -> SpectralFunction:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["GaussRule", "Vector", "christoffel", "cumulative_bounds", "is_ruled_out", "share_interval"]
 
@@ -44,22 +44,22 @@ class GaussRule:
     couplings: Vector
 
 
-def christoffel(rule: GaussRule, x: float) -> float:
-    r"""Return the largest weight that the vector can have at an eigenvalue x.
+def christoffel(rule: GaussRule, x: ArrayLike) -> Vector:
+    r"""Return the largest weight that the vector can have at an eigenvalue, for each of the points x.
 
     The Christoffel number :math:`1 / \sum_{j \le m} p_j(x)^2` of the recurrence's orthonormal polynomials; at a node
     it is the node's weight.
     """
-    distances = rule.nodes - x
-    if not distances.all():
-        return float(rule.weights[distances == 0].sum())
+    distances = rule.nodes - np.asarray(x, dtype=np.float64)[..., None]
+    at_node = distances == 0
     # p(x) is proportional to (T - x)^-1 e_m and p_0 = 1; the last polynomial follows from the coupling.
-    resolvent = rule.couplings / distances
-    return float((np.sqrt(rule.weights) @ resolvent) ** 2 / (resolvent @ resolvent + 1.0))
+    resolvent = rule.couplings / np.where(at_node, 1.0, distances)
+    between = (resolvent @ np.sqrt(rule.weights)) ** 2 / ((resolvent**2).sum(axis=-1) + 1.0)
+    return np.where(at_node.any(axis=-1), at_node @ rule.weights, between)
 
 
-def is_ruled_out(rule: GaussRule, x: float, dimension: int, confidence: float) -> bool:
-    """Whether the rule of a random vector would have shown an eigenvalue x by now.
+def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: float) -> NDArray[np.bool_]:
+    """Whether the rule of a random vector would have shown an eigenvalue by now, at each of the points x.
 
     The vector's weight along the eigenvector is at most the Christoffel number, and times the dimension it is
     chi-square with one degree of freedom.
@@ -67,15 +67,18 @@ def is_ruled_out(rule: GaussRule, x: float, dimension: int, confidence: float) -
     Parameters
     ----------
     rule : GaussRule
-    x : float
+        Of the random vector.
+    x : array_like
+        Points.
     dimension : int
         Of the space that the vector was drawn from.
     confidence : float
         Probability with which an eigenvalue that is there is not ruled out.
     """
     if not rule.couplings.any():
-        return True
-    return dimension * christoffel(rule, x) <= 2.0 * float(scipy.special.gammaincinv(0.5, 1.0 - confidence))
+        return np.ones(np.shape(x), dtype=bool)
+    smallest = 2.0 * float(scipy.special.gammaincinv(0.5, 1.0 - confidence))
+    return dimension * christoffel(rule, x) <= smallest
 
 
 def cumulative_bounds(rule: GaussRule, x: Vector, rounding: float) -> tuple[Vector, Vector]:

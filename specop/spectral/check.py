@@ -1,0 +1,271 @@
+"""The check that a Krylov space has missed no wanted eigenvalue, and what its answer is worth."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specop.krylov.projected import Ritz
+from specop.krylov.space import KrylovSpace
+from specop.spectral.ends import End, share, wanted
+from specop.statistics.measure import is_ruled_out
+
+__all__ = ["CHECK_ROWS", "Check"]
+
+CHECK_ROWS = 12
+"""Rows that the check needs for itself."""
+
+_STEPS_TO_SETTLE = 12
+# What a missed eigenvalue's probability is multiplied by in a space that has closed.
+_DOUBT_OF_CLOSED = 1e-4
+# Share of a copy's eigenvector that may lie in the space without being in the way.
+_LARGEST_DRIFT = 1e-2
+_GRID = 33
+# Where to look between two eigenvalues: next to one, its own weight hides another's.
+_INSIDE_GAP = np.array([0.3, 0.5, 0.7])
+# From the last wanted eigenvalue to the border, closest at the eigenvalue.
+_LADDER = np.concatenate([[0.0], 0.5 ** np.arange(20.0, -1.0, -1.0)])
+
+
+@dataclass
+class Chain:
+    """A second Krylov space, grown outside of the first one to see what that missed.
+
+    Attributes
+    ----------
+    first : int
+        Its first row.
+    steps : int
+        Its products so far.
+    doubts : list of float or None
+        For each end the lowest key that it must rule out, if any.
+    cleared : list of list of bool
+        For each end, which rungs between the last wanted key and the border the first space has ruled out.
+    restarted : bool
+        Whether its rows are no longer those of the recurrence.
+    """
+
+    first: int
+    steps: int
+    doubts: list[float | None]
+    cleared: list[list[bool]]
+    restarted: bool = False
+
+
+class Check:
+    r"""The search for eigenvalues that the Krylov space of a start vector could not show.
+
+    A missed eigenvalue may have copies among those found, and then its eigenvector lies outside of the whole space; or
+    its Ritz value is still on its way through others that have converged, and then it lies mostly inside. The second
+    kind is ruled out by the recurrence itself if its start vector was random: an eigenvector's weight in that is at
+    most the Christoffel number, and n times the weight is chi-square with one degree of freedom. The first kind is
+    looked for by a second chain, from a random vector outside of the space, until the same rule excludes it.
+
+    The border, for each end, is the key that a missed eigenvalue must exceed to be noticed. What lies beyond it would
+    be number one to k. Between the last wanted eigenvalue and the border only that one's number is open, or that of
+    others which lie there too: then the border is drawn as close as the last one's own error.
+
+    Parameters
+    ----------
+    space : KrylovSpace
+        The space, with all wanted pairs converged each time that the check begins.
+    ends : list of End
+        Where eigenvalues are wanted.
+    tol : float
+        Relative residual at which a pair has converged.
+    confidence : float
+        Probability with which a missed eigenvalue is found.
+
+    Attributes
+    ----------
+    levels : list of float or None
+        Once the check is clean, for each end the key above which no eigenvalue was missed.
+    """
+
+    def __init__(self, space: KrylovSpace, ends: list[End], tol: float, confidence: float) -> None:
+        self.space = space
+        self.ends = ends
+        self.tol = tol
+        self.confidence = confidence
+        self.levels: list[float] | None = None
+        self._ladders: list[list[float]] = []
+        self._chain: Chain | None = None
+        self._is_completing = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether `step` is to be called."""
+        return self._chain is not None or self._is_completing
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain values."""
+        chain = None if self._chain is None else asdict(self._chain)
+        return {"chain": chain, "ladders": self._ladders, "is_completing": self._is_completing}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._chain = None if state["chain"] is None else Chain(**state["chain"])
+        self._ladders = state["ladders"]
+        self._is_completing = state["is_completing"]
+
+    def begin(self, held: Ritz) -> bool:
+        """Ask the space itself; return whether that is to be expanded by a product before it is asked again.
+
+        Afterwards the check is clean, and has levels, or it is under way.
+        """
+        space = self.space
+        self._ladders = [self._ladder(end, held) for end in self.ends]
+        borders = [ladder[-1] for ladder in self._ladders]
+        cleared, doubts = [[False] * len(_LADDER)] * len(self.ends), list[float | None](borders)
+        # A chain says nothing about eigenvalues inside the spectrum before it has shown all of it.
+        is_trusted = space.is_chain and not any(end.is_interior for end in self.ends)
+        if is_trusted and not self._shows_all(held):
+            if space.has_room_for(1):
+                return True
+            is_trusted = False
+        if is_trusted:
+            cleared = [self._excluded(end, ladder, held).tolist() for end, ladder in self._by_end()]
+            doubts = [self._first_doubt(end, border, held) for end, border in zip(self.ends, borders, strict=True)]
+        if not any(doubt is not None for doubt in doubts):
+            self.levels = [self._level(*each) for each in zip(self._ladders, cleared, strict=True)]
+            return False
+        self._search_outside(held, is_trusted, doubts, cleared)
+        return False
+
+    def _search_outside(
+        self, held: Ritz, is_trusted: bool, doubts: list[float | None], cleared: list[list[bool]]
+    ) -> None:
+        """Begin a second chain outside of what is known to hold no part of an eigenvector that was missed."""
+        # What a chain cannot reach is orthogonal to all of it, and so is what a closed space lacks. Other spaces hold
+        # parts of what may still be missed, and only their converged pairs do not.
+        space, is_whole = self.space, is_trusted or (self.space.is_closed and not self.space.lost)
+        k, room = sum(end.count for end in self.ends), space.capacity - CHECK_ROWS
+        if space.capacity == space.n and (space.size if is_whole else k) > room:
+            self._is_completing = True
+            return
+        best = wanted(self.ends, held.values)
+        drift = space.drift(held.values[best]) if is_trusted else np.zeros((1, 0))
+        drift = drift[:, np.abs(drift).max(axis=0) > _LARGEST_DRIFT]
+        if drift.size and space.size <= room:
+            # Of copies that are on their way into the space by rounding, a part would lie inside, out of sight.
+            space.remove(held, best, drift[held.rows])
+        elif drift.size or not is_whole or space.size > room:
+            is_whole &= not drift.size
+            keep = max(k, min(room - len(space.frontier), len(held.values))) if is_whole else k
+            space.restart(held, share(self.ends, held.values, keep), forget_frontier=not is_whole)
+        self._chain = Chain(space.size, 0, doubts, cleared)
+        space.start()
+
+    def step(self) -> bool:
+        """Make a product; return whether an eigenvalue that may be wanted has shown.
+
+        Then, or once the check is clean, it is no longer under way.
+        """
+        space, chain = self.space, self._chain
+        if chain is None:
+            if space.is_closed:
+                space.start()
+            space.expand(int(space.frontier[0]))
+            return False
+        space.expand()
+        chain.steps += 1
+        ritz = space.ritz(chain.first)
+        borders = [ladder[-1] for ladder in self._ladders]
+        if any((end.key(ritz.values) > key).any() for end, key in zip(self.ends, borders, strict=True)):
+            self._chain = None
+            return True
+        has_closed = space.is_closed or space.frontier[-1] < chain.first
+        if has_closed or self._has_ruled_out(ritz, chain) or self._has_settled(ritz, chain):
+            self.levels = [
+                self._level(ladder, np.array(cleared) | self._beyond(end, ladder, ritz, chain))
+                for (end, ladder), cleared in zip(self._by_end(), chain.cleared, strict=True)
+            ]
+            self._chain = None
+        elif not space.has_room_for(1):
+            space.restart(ritz, share(self.ends, ritz.values, max(1, len(ritz.values) // 2)))
+            chain.restarted = True
+        return False
+
+    def _by_end(self) -> zip[tuple[End, NDArray[np.float64]]]:
+        return zip(self.ends, map(np.array, self._ladders), strict=True)
+
+    def _ladder(self, end: End, held: Ritz) -> list[float]:
+        """Return keys from the last wanted one up to the border."""
+        last = int(end.best(held.values)[: end.count][-1])
+        keys, floor = end.keys(held.values), self.space.error_floor
+        width = 2.0 * self.tol * abs(float(held.values[last]))
+        if (keys[:-1] <= keys[-1] + width + floor).any():
+            width = min(width, 2.0 * float(held.residuals[last]))
+        return list(keys[-1] + _LADDER * width + floor * (_LADDER > 0))
+
+    def _shows_all(self, held: Ritz) -> bool:
+        """Whether the first chain rules out eigenvalues between the wanted ones, and beyond them.
+
+        A Ritz value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
+        eigenvalues a percent apart, one missed one of them.
+        """
+        for end, ladder in self._by_end():
+            border, keys = ladder[-1], np.sort(end.keys(held.values))
+            margin = 2.0 * self.tol * abs(float(keys[0])) + self.space.error_floor
+            beyond = keys[keys > border]
+            for low, high in itertools.pairwise([border, *beyond]):
+                inside = self._excluded(end, low + _INSIDE_GAP * (high - low), held, each_side=True)
+                if high - low > 2 * margin and not inside.any(axis=1).all():
+                    return False
+            highest = max([border, *(beyond[-1:] + margin)])
+            if not self._excluded(end, np.array([highest]), held).all():
+                return False
+        return True
+
+    def _first_doubt(self, end: End, border: float, held: Ritz) -> float | None:
+        """Return the lowest key beyond the border that the first chain does not rule out, or None."""
+        keys = end.keys(held.values)
+        keys = np.sort(keys[keys > border])
+        if len(keys) == 0:
+            return None
+        grid = np.linspace(border, keys[0], _GRID)
+        clear = self._excluded(end, grid, held).tolist()
+        return float(grid[max(clear.index(False) - 1, 0)]) if False in clear else float(keys[0])
+
+    def _has_ruled_out(self, ritz: Ritz, chain: Chain) -> bool:
+        """Whether the chain rules out what was in doubt."""
+        doubts = [(end, key) for end, key in zip(self.ends, chain.doubts, strict=True) if key is not None]
+        return not chain.restarted and all(self._excluded(end, np.array([key]), ritz).all() for end, key in doubts)
+
+    def _has_settled(self, ritz: Ritz, chain: Chain) -> bool:
+        """Whether the search has found what is outermost there, and it is not wanted."""
+        if chain.steps < _STEPS_TO_SETTLE:
+            return False
+        for end, ladder in self._by_end():
+            top = int(end.best(ritz.values)[0])
+            room = ladder[-1] - end.key(ritz.values[top])
+            if ritz.inner_residuals[top] > min(room, self.space.tolerances(ritz.values[top], self.tol)):
+                return False
+        return True
+
+    def _beyond(self, end: End, ladder: NDArray[np.float64], ritz: Ritz, chain: Chain) -> NDArray[np.bool_]:
+        """Whether the second chain has ruled out each rung, and with it all that lies beyond."""
+        highest = float(end.key(ritz.values).max())
+        if chain.restarted or end.is_interior:
+            return ladder == ladder[-1]
+        return (self._excluded(end, ladder, ritz) & (ladder > highest)) | (ladder == ladder[-1])
+
+    def _level(self, ladder: Any, cleared: Any) -> float:
+        """Return the lowest rung from which on all are cleared; the last one always is."""
+        open_rungs = np.flatnonzero(~np.array(cleared)[:-1])
+        return float(ladder[open_rungs[-1] + 1 if len(open_rungs) else 0])
+
+    def _excluded(
+        self, end: End, keys: NDArray[np.float64], chain: Ritz, *, each_side: bool = False
+    ) -> NDArray[np.bool_]:
+        """Whether a chain from a random vector rules out eigenvalues with these keys."""
+        dimension, confidence = self.space.n - int(chain.rows[0]), self.confidence
+        if self.space.has_closed:
+            # Copies are likely where a space closes early, and soon found.
+            confidence = 1.0 - _DOUBT_OF_CLOSED * (1.0 - confidence)
+        found = is_ruled_out(self.space.rule(chain), end.values_at(keys), dimension, confidence)
+        return found if each_side else np.asarray(found.all(axis=0))

@@ -1,0 +1,66 @@
+"""The ends of a spectrum where eigenvalues are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["End", "share", "wanted"]
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of a spectrum, and how many eigenvalues are wanted there.
+
+    Attributes
+    ----------
+    sides : tuple of int
+        1 for the largest, -1 for the smallest, both for the largest in magnitude.
+    count : int
+        How many are wanted.
+    is_interior : bool
+        Whether those smallest in magnitude are wanted instead.
+    """
+
+    sides: tuple[int, ...]
+    count: int
+    is_interior: bool = False
+
+    def key(self, values: Any) -> Any:
+        """Return numbers that are the larger the more the values are wanted."""
+        if len(self.sides) > 1:
+            return -np.abs(values) if self.is_interior else np.abs(values)
+        return self.sides[0] * values
+
+    def values_at(self, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the values that have these keys, a row for each side."""
+        return np.multiply.outer(np.array(self.sides, dtype=float), keys)
+
+    def best(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Return the indices of the values, most wanted first."""
+        return np.argsort(-self.key(values), kind="stable")
+
+    def keys(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the keys of the wanted ones among the values, most wanted first."""
+        return np.asarray(self.key(values[self.best(values)[: self.count]]))
+
+
+def wanted(ends: list[End], values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the indices of the wanted values, best first; each end is served from what the others left."""
+    return _served(ends, values, [end.count for end in ends])
+
+
+def share(ends: list[End], values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Return the indices of about `count` values, each end having its share."""
+    total = sum(end.count for end in ends)
+    return _served(ends, values, [max(1, count * end.count // total) for end in ends])
+
+
+def _served(ends: list[End], values: NDArray[np.float64], counts: list[int]) -> NDArray[np.intp]:
+    taken: list[int] = []
+    for end, count in zip(ends, counts, strict=True):
+        taken += [int(i) for i in end.best(values) if int(i) not in taken][:count]
+    return np.array(taken, dtype=np.intp)
