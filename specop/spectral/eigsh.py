@@ -242,7 +242,8 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
         raise InvalidInputError(f"block_size must be an integer from 1 to n={n}, got {block_size!r}.")
     if ncv is None:
         # A basis of ten million entries is small next to any model's data, and a larger one saves restarts.
-        return min(n, max(2 * k + 40 * block_size, min(_LARGEST_FREE_BASIS // n, max(5 * k + 100, _HELD_WHOLE))))
+        free = n if n <= _HELD_WHOLE else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
+        return min(n, max(2 * k + 40 * block_size, free))
     if not k < ncv <= n and not k == ncv == n:
         raise InvalidInputError(f"ncv must lie above k={k} and not above n={n}, got {ncv!r}.")
     # A restart leaves room for a sweep of the block; the check needs some for a few vectors beside the k found.
