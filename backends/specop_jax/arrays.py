@@ -21,6 +21,7 @@ from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats, Integers
 from specop_jax import kernels
 
 __all__ = ["JaxBackend", "backend", "require_precision"]
@@ -90,10 +91,10 @@ class JaxBackend(Backend):
     def zeros(self, layout: Layout) -> Array:
         return jnp.zeros(layout.n, dtype=layout.dtype, device=layout.device)
 
-    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
+    def gather(self, x: Array, indices: Integers) -> Array:
         return kernels.gather(x, indices)
 
-    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
+    def scatter(self, x: Array, indices: Integers, layout: Layout) -> Array:
         return kernels.scatter(self.zeros(layout), indices, x)
 
     def allocate(self, layout: Layout, capacity: int, lead: int) -> RowBlocks:
@@ -134,7 +135,7 @@ class JaxBackend(Backend):
         buffer = kernels.store_norm(buffer, _BETA, x)
         return x, Part(buffer, slice(1, begin)), Part(buffer, slice(begin, begin + k)), Part(buffer, _BETA)
 
-    def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
+    def combine_(self, basis: RowBlocks, coefficients: Floats, start: int) -> RowBlocks:
         m, p = coefficients.shape
         layout, blocks = basis.layout, basis.blocks
         size = _padded(sum(map(len, blocks)))
@@ -172,7 +173,7 @@ class JaxBackend(Backend):
     def combine_rows(self, matrix: Array, y: Array) -> Array:
         return kernels.combine_rows(matrix, y)
 
-    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
+    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> Floats:
         # Pairs of blocks, because a kernel for all of them would be compiled for each number of blocks.
         total = np.empty((sum(map(len, x)), sum(map(len, y))))
         for i, left in _placed(x):
@@ -186,7 +187,7 @@ class JaxBackend(Backend):
                     total[j, i] = product.T
         return total
 
-    def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
+    def block_products(self, rows: Array, size: int) -> Floats:
         with _enable_x64(True):
             return np.array(kernels.block_products(rows, size))
 
@@ -205,7 +206,7 @@ class JaxBackend(Backend):
     def columns(self, block: Array) -> list[Array]:
         return [kernels.column(block, i) for i in range(block.shape[1])]
 
-    def to_host(self, *arrays: Array | Part) -> list[NDArray[np.float64]]:
+    def to_host(self, *arrays: Array | Part) -> list[Floats]:
         buffers = {id(buffer): buffer for buffer in map(_buffer, arrays)}
         flat = np.asarray(_packed(list(buffers.values())), dtype=np.float64).reshape(-1)
         found = dict(zip(buffers, unpacked(flat, [buffer.shape for buffer in buffers.values()]), strict=True))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats, Integers
 from specop_tensorflow.basis import Basis
 
 __all__ = ["TensorflowBackend", "backend", "numpy_dtype", "on_gpu"]
@@ -69,10 +70,10 @@ class TensorflowBackend(Backend):
     def section(self, x: tf.Tensor, start: int, stop: int) -> tf.Tensor:
         return x[..., start:stop]
 
-    def gather(self, x: tf.Tensor, indices: NDArray[np.intp]) -> tf.Tensor:
+    def gather(self, x: tf.Tensor, indices: Integers) -> tf.Tensor:
         return tf.gather(x, tf.constant(indices), axis=-1)
 
-    def scatter(self, x: tf.Tensor, indices: NDArray[np.intp], layout: Layout) -> tf.Tensor:
+    def scatter(self, x: tf.Tensor, indices: Integers, layout: Layout) -> tf.Tensor:
         return tf.tensor_scatter_nd_update(self.zeros(layout), tf.constant(indices[:, None]), x)
 
     def allocate(self, layout: Layout, capacity: int, lead: int) -> Basis:
@@ -99,7 +100,7 @@ class TensorflowBackend(Backend):
         h = tf.concat(second, 0) if second else tf.zeros([0], x.dtype)
         return w, c, h, self.norm(w)
 
-    def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:
+    def combine_(self, basis: Basis, coefficients: Floats, start: int) -> Basis:
         m, p = coefficients.shape
         sources = basis.parts(start, start + m)
         weights = tf.constant(coefficients.T, basis.layout.dtype)
@@ -131,7 +132,7 @@ class TensorflowBackend(Backend):
             return tf.cast(tf.matmul(tf.cast(matrix, tf.float64), tf.cast(y, tf.float64), transpose_a=True), y.dtype)
         return tf.matmul(matrix, y, transpose_a=True)
 
-    def row_products(self, x: Sequence[tf.Tensor], y: Sequence[tf.Tensor]) -> NDArray[np.float64]:
+    def row_products(self, x: Sequence[tf.Tensor], y: Sequence[tf.Tensor]) -> Floats:
         total: Any = 0.0
         for begin in range(0, x[0].shape[1], _COLUMNS):
             left = _wide(x, begin)
@@ -139,7 +140,7 @@ class TensorflowBackend(Backend):
             total += tf.matmul(left, right, transpose_b=True)
         return np.array(total.numpy())
 
-    def block_products(self, rows: tf.Tensor, size: int) -> NDArray[np.float64]:
+    def block_products(self, rows: tf.Tensor, size: int) -> Floats:
         count, step = rows.shape[1] // size, max(1, _COLUMNS // size)
         total = np.empty((count, size, size))
         for begin in range(0, count, step):
@@ -166,7 +167,7 @@ class TensorflowBackend(Backend):
     def columns(self, block: tf.Tensor) -> list[tf.Tensor]:
         return list(tf.unstack(block, axis=1))
 
-    def to_host(self, *arrays: tf.Tensor) -> list[NDArray[np.float64]]:
+    def to_host(self, *arrays: tf.Tensor) -> list[Floats]:
         together = tf.concat([tf.reshape(tf.cast(array, tf.float64), [-1]) for array in arrays], 0)
         return unpacked(np.array(together.numpy()), [tuple(array.shape) for array in arrays])
 

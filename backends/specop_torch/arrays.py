@@ -14,6 +14,7 @@ from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -79,10 +80,10 @@ class TorchBackend(Backend):
     def section(self, x: Tensor, start: int, stop: int) -> Tensor:
         return x[..., start:stop]
 
-    def gather(self, x: Tensor, indices: NDArray[np.intp]) -> Tensor:
+    def gather(self, x: Tensor, indices: Integers) -> Tensor:
         return torch.index_select(x, -1, torch.from_numpy(indices).to(x.device))
 
-    def scatter(self, x: Tensor, indices: NDArray[np.intp], layout: Layout) -> Tensor:
+    def scatter(self, x: Tensor, indices: Integers, layout: Layout) -> Tensor:
         return self.zeros(layout).index_copy_(0, torch.from_numpy(indices).to(x.device), x)
 
     def allocate(self, layout: Layout, capacity: int, lead: int) -> RowBlocks:
@@ -108,7 +109,7 @@ class TorchBackend(Backend):
             x.addmv_(rows.T, h[where], alpha=-1)
         return x, torch.cat(c), h, self.norm(x)
 
-    def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
+    def combine_(self, basis: RowBlocks, coefficients: Floats, start: int) -> RowBlocks:
         m, p = coefficients.shape
         dtype, device = _TO_TORCH[basis.layout.dtype], basis.layout.device
         weights = torch.from_numpy(coefficients.T.copy()).to(device=device, dtype=dtype)
@@ -139,7 +140,7 @@ class TorchBackend(Backend):
         return torch.matmul(matrix.detach().T, y.detach())
 
     @torch.no_grad()
-    def row_products(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> NDArray[np.float64]:
+    def row_products(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Floats:
         if x[0].device.type == "cpu":
             # By NumPy, which computes one half where both are the same: torch takes twice as long.
             return super().row_products(x, y)
@@ -150,7 +151,7 @@ class TorchBackend(Backend):
         return np.array(total.cpu().double().numpy())
 
     @torch.no_grad()
-    def block_products(self, rows: Tensor, size: int) -> NDArray[np.float64]:
+    def block_products(self, rows: Tensor, size: int) -> Floats:
         count = rows.shape[1] // size
         total = np.empty((count, size, size))
         step = max(1, _COLUMNS // size)
@@ -172,7 +173,7 @@ class TorchBackend(Backend):
     def columns(self, block: Tensor) -> list[Tensor]:
         return list(block.detach().T.contiguous())
 
-    def to_host(self, *arrays: Tensor) -> list[NDArray[np.float64]]:
+    def to_host(self, *arrays: Tensor) -> list[Floats]:
         if len(arrays) == 1:
             return [arrays[0].detach().cpu().numpy().astype(np.float64)]
         flat = torch.cat([array.detach().reshape(-1) for array in arrays]).cpu().numpy().astype(np.float64)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import backend_of
 from specop.errors import InvalidInputError
 from specop.objectives.select import choose
+from specop.statistics.numbers import Booleans, Floats, Integers
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -38,12 +38,12 @@ class Candidates:
         Number of the parameter, that with the group's weights, which must not lose too many of its groups.
     """
 
-    group: NDArray[np.intp]
+    group: Integers
     labels: tuple[str, ...]
-    attached: NDArray[np.bool_]
-    layer: NDArray[np.intp]
+    attached: Booleans
+    layer: Integers
 
-    def left(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+    def left(self, values: Floats) -> Integers:
         """Return which entries are there at a point: those that are not zero, and those that may not go."""
         alive = values != 0
         if self.labels:
@@ -52,7 +52,7 @@ class Candidates:
             alive |= self.attached & np.isin(self.group, living)
         return np.flatnonzero(alive | (self.group < 0))
 
-    def among(self, left: NDArray[np.intp]) -> Members:
+    def among(self, left: Integers) -> Members:
         """Return what is still there of each group when only these entries of the vector are."""
         group = self.group[left]
         places = np.flatnonzero(group >= 0)
@@ -76,25 +76,25 @@ class Members:
         Number of each group's parameter.
     """
 
-    numbers: NDArray[np.intp]
-    places: NDArray[np.intp]
-    owners: NDArray[np.intp]
-    layers: NDArray[np.intp]
+    numbers: Integers
+    places: Integers
+    owners: Integers
+    layers: Integers
 
     @property
-    def sizes(self) -> NDArray[np.intp]:
+    def sizes(self) -> Integers:
         """Numbers of weights."""
         return np.bincount(self.owners, minlength=len(self.numbers))
 
-    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sums(self, values: Floats) -> Floats:
         """Add up, in each group, values that all weights have that are left."""
         return np.bincount(self.owners, values[self.places], len(self.numbers)).astype(np.float64)
 
-    def each(self) -> Iterator[NDArray[np.intp]]:
+    def each(self) -> Iterator[Integers]:
         """Yield the places of one group after the other."""
         yield from np.split(self.places[np.argsort(self.owners, kind="stable")], np.cumsum(self.sizes)[:-1])
 
-    def of(self, groups: NDArray[np.intp]) -> NDArray[np.intp]:
+    def of(self, groups: Integers) -> Integers:
         """Return the places of some of the k groups."""
         return self.places[np.isin(self.owners, groups)]
 
@@ -177,7 +177,7 @@ def _outputs(objective: Objective, axis: int) -> tuple[str, ...]:
         return ()
     backend = transposed.backend
     weights = np.random.default_rng(0).uniform(1.0, 2.0, transposed.shape[1])
-    touched: list[dict[str, NDArray[np.intp]]] = []
+    touched: list[dict[str, Integers]] = []
     for output in range(2):
         chosen = np.where(np.arange(len(weights)) % count == output, weights, 0.0)
         (slopes,) = backend.to_host(transposed @ backend.from_host(chosen, transposed.domain))
@@ -191,7 +191,7 @@ def _outputs(objective: Objective, axis: int) -> tuple[str, ...]:
     return tuple(name for name in first if len(first[name]) == len(second[name]) == 1 and first[name] != second[name])
 
 
-def _given(group: NDArray[np.intp], groups: Iterable[Any]) -> tuple[str, ...]:
+def _given(group: Integers, groups: Iterable[Any]) -> tuple[str, ...]:
     """Number the entries of given groups in place; return the groups' names."""
     count = 0
     for number, given in enumerate(groups):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import InvalidInputError
@@ -11,6 +11,7 @@ from specop.objectives.mean import Objective
 from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
 from specop.solvers.operands import checked_damping
+from specop.statistics.numbers import Integers
 
 __all__ = ["ChangedLoss", "check_same_point", "check_separable", "check_some_stay"]
 
@@ -108,7 +109,7 @@ def check_separable(objective: Objective, theta: Array | None = None) -> None:
         )
 
 
-def check_some_stay(objective: Objective, indices: NDArray[np.intp]) -> None:
+def check_some_stay(objective: Objective, indices: Integers) -> None:
     """Raise InvalidInputError if these distinct samples are all that there are."""
     if len(indices) == objective.samples:
         raise InvalidInputError(f"all {objective.samples} samples are to be removed: nothing is left to train on.")

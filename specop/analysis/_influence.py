@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.analysis._changed_losses import check_same_point, check_separable
 from specop.analysis._leave_one_out import ROWS, curvature_solves, newton_changes
@@ -20,6 +20,7 @@ from specop.results.influence import InfluenceResult
 from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
 from specop.solvers.operands import checked_damping
 from specop.solvers.woodbury.row_forms import row_forms
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["influence"]
 
@@ -204,13 +205,13 @@ def _gradients(objective: Objective, on: Any, per_sample: bool, theta: Array | N
     return [on if dimensions else objective.flatten(on)], "a quantity with a given gradient"
 
 
-_Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+_Scores = tuple[Floats, Floats]
 
 
 def _by_solves(
     solves: ManySolves,
     objective: Objective,
-    chosen: NDArray[np.intp],
+    chosen: Integers,
     gradients: list[Array],
     theta: Array | None,
 ) -> _Scores:
@@ -232,7 +233,7 @@ def _rows_fit(objective: Objective) -> bool:
 def _by_rows(
     attempts: Attempts,
     objective: Objective,
-    chosen: NDArray[np.intp],
+    chosen: Integers,
     gradients: list[Array],
     damping: float,
     theta: Array | None,
@@ -249,7 +250,7 @@ def _by_rows(
 
 def _differences(
     objective: Objective, changes: list[Array], gradients: list[Array], on: Objective | None, theta: Array | None
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return by how much changes of the parameters change the loss of `on`, or without one what has these gradients."""
     backend = backend_of(objective.theta)
     if on is None:
@@ -261,7 +262,7 @@ def _differences(
     return np.array(after)[:, None] - before
 
 
-def _rows(objective: Objective, chosen: NDArray[np.intp], theta: Array | None) -> Iterator[Array]:
+def _rows(objective: Objective, chosen: Integers, theta: Array | None) -> Iterator[Array]:
     """Yield the gradients of samples, in the order of the data."""
     part = objective if len(chosen) == objective.samples else objective.subset(chosen)
     count = 0
@@ -275,7 +276,7 @@ def _rows(objective: Objective, chosen: NDArray[np.intp], theta: Array | None) -
         )
 
 
-def _share(objective: Objective, chosen: NDArray[np.intp]) -> float:
+def _share(objective: Objective, chosen: Integers) -> float:
     """Return what a row of `_rows` must be multiplied by to be the sample's part of the mean loss's gradient."""
     if len(chosen) == objective.samples:
         return 1.0 / objective.samples

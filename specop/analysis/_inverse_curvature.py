@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.errors import DomainError, InvalidInputError
@@ -17,6 +16,7 @@ from specop.solvers.decompositions import decomposed
 from specop.solvers.operands import checked_damping
 from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
 from specop.spectral.diagonal import diagonal
+from specop.statistics.numbers import Floats, Integers
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -45,12 +45,12 @@ class InverseCurvature:
     """
 
     operator: LinearOperator
-    diagonal: NDArray[np.float64]
+    diagonal: Floats
     damping: float
 
 
 def inverse_curvature(
-    objective: Objective, matrix: str, damping: float | None, blocks: Any, theta: Array, left: NDArray[np.intp]
+    objective: Objective, matrix: str, damping: float | None, blocks: Any, theta: Array, left: Integers
 ) -> InverseCurvature:
     """Return the inverse of the curvature among some of the weights, the others being constants.
 
@@ -79,7 +79,7 @@ def inverse_curvature(
     return _of_dense(curvature, matrix, damping, left)
 
 
-def curvature_diagonal(objective: Objective, matrix: str, theta: Array, left: NDArray[np.intp]) -> NDArray[np.float64]:
+def curvature_diagonal(objective: Objective, matrix: str, theta: Array, left: Integers) -> Floats:
     """Return the diagonal of a curvature matrix at some of the weights."""
     if matrix == _ROWS:
         backend, total, samples = backend_of(theta), np.zeros(len(left)), 0
@@ -102,7 +102,7 @@ def curvature_diagonal(objective: Objective, matrix: str, theta: Array, left: ND
 
 def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blocks: Any) -> InverseCurvature:
     found = ShermanMorrison(0.0, blocks=blocks)
-    total: NDArray[np.float64] | float = 0.0
+    total: Floats | float = 0.0
     for block in rows:
         found.update(block)
         total = total + _squares(backend, block)
@@ -120,9 +120,7 @@ def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blo
     return InverseCurvature(found.operator(), entries, found.damping)
 
 
-def _of_dense(
-    curvature: LinearOperator, matrix: str, damping: float | None, left: NDArray[np.intp]
-) -> InverseCurvature:
+def _of_dense(curvature: LinearOperator, matrix: str, damping: float | None, left: Integers) -> InverseCurvature:
     found = decomposed(restrict(curvature, left))
     if damping is None:
         damping = _DEFAULT_DAMPING * float(np.abs(found.diagonal).mean())
@@ -138,14 +136,14 @@ def _of_dense(
     return InverseCurvature(operator, diagonal, float(damping))
 
 
-def _sample_gradients(objective: Objective, theta: Array, left: NDArray[np.intp]) -> Iterator[Array]:
+def _sample_gradients(objective: Objective, theta: Array, left: Integers) -> Iterator[Array]:
     backend = backend_of(theta)
     whole = len(left) == objective.n
     for block in objective.per_sample_gradients(theta):
         yield block if whole else backend.gather(block, left)
 
 
-def _squares(backend: Backend, block: Array) -> NDArray[np.float64]:
+def _squares(backend: Backend, block: Array) -> Floats:
     """Return the sums of squares of the columns."""
     rows = backend.layout(block).of_length(backend.shape(block)[0])
     ones = backend.from_host(np.ones(rows.n), rows)

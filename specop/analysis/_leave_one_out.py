@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.analysis._quadratic_model import warn_of_slope
@@ -19,6 +18,7 @@ from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.structure import Structure
 from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
 from specop.solvers.operands import checked_damping
+from specop.statistics.numbers import Integers
 
 __all__ = ["ROWS", "curvature_solves", "leave_one_out", "newton_changes"]
 
@@ -27,7 +27,7 @@ ROWS = "empirical fisher"
 
 def leave_one_out(
     objective: Objective,
-    indices: Sequence[Any] | NDArray[np.intp] | None = None,
+    indices: Sequence[Any] | Integers | None = None,
     *,
     damping: float,
     matrix: str = "hessian",
@@ -180,7 +180,7 @@ def curvature_solves(
 def newton_changes(
     attempts: Attempts,
     objective: Objective,
-    groups: list[NDArray[np.intp]],
+    groups: list[Integers],
     damping: float,
     matrix: str,
     theta: Array | None,
@@ -197,7 +197,7 @@ def newton_changes(
     return changes
 
 
-def _checked_groups(objective: Objective, indices: Any) -> list[NDArray[np.intp]]:
+def _checked_groups(objective: Objective, indices: Any) -> list[Integers]:
     count = objective.samples
     if indices is None:
         return list(np.arange(count)[:, None])
@@ -209,7 +209,7 @@ def _checked_groups(objective: Objective, indices: Any) -> list[NDArray[np.intp]
     return [checked_samples(group, count) for group in indices]
 
 
-def _part_of(objective: Objective, group: NDArray[np.intp], theta: Array | None) -> Array:
+def _part_of(objective: Objective, group: Integers, theta: Array | None) -> Array:
     """Return what a group adds to the gradient of the mean loss."""
     part = objective.subset(group)
     gradient = part.gradient(theta)

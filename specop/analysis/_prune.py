@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.analysis._candidates import Candidates, candidates_of
 from specop.analysis._quadratic_model import FAR, far_behind
@@ -18,6 +17,7 @@ from specop.krylov.run import Task
 from specop.results.prune import PruneResult
 from specop.results.structure import Structure
 from specop.solvers.constrained import with_zeros
+from specop.statistics.numbers import Floats, Integers
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -189,7 +189,7 @@ def prune(
         )
 
 
-def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> NDArray[np.float64]:
+def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> Floats:
     if isinstance(sparsity, bool) or not 0 <= sparsity < 1:
         raise InvalidInputError(f"sparsity must be a number from 0 to below 1, got {sparsity!r}.")
     if reached > sparsity:
@@ -208,7 +208,7 @@ def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> N
     return given
 
 
-def _spare(candidates: Candidates, left: NDArray[np.intp], limit: float) -> NDArray[np.intp]:
+def _spare(candidates: Candidates, left: Integers, limit: float) -> Integers:
     """Return how many weights each parameter may still lose."""
     may = candidates.group >= 0
     size = int(candidates.layer.max()) + 1
@@ -217,7 +217,7 @@ def _spare(candidates: Candidates, left: NDArray[np.intp], limit: float) -> NDAr
     return there - np.ceil((1.0 - limit) * all_of_it - _ROUNDING).astype(np.intp)
 
 
-def _chosen(scores: Scores, surplus: int, spare: NDArray[np.intp]) -> NDArray[np.intp]:
+def _chosen(scores: Scores, surplus: int, spare: Integers) -> Integers:
     """Return which candidates go: the least significant ones for their size, with at most `surplus` weights.
 
     Of each parameter no more than it has to spare.
@@ -235,9 +235,7 @@ def _chosen(scores: Scores, surplus: int, spare: NDArray[np.intp]) -> NDArray[np
     return order[np.cumsum(sizes[order]) <= surplus]
 
 
-def _without(
-    theta: Array, left: NDArray[np.intp], candidates: NDArray[np.intp], scores: Scores
-) -> tuple[Array, NDArray[np.intp], float]:
+def _without(theta: Array, left: Integers, candidates: Integers, scores: Scores) -> tuple[Array, Integers, float]:
     """Return the parameters without some candidates, which weights are left, and the expected change of the loss."""
     backend = backend_of(theta)
     layout, chosen = backend.layout(theta), scores.members.of(candidates)

@@ -6,11 +6,11 @@ import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
 from specop.errors import QuadraticModelWarning
 from specop.krylov.run import level_of_user
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["FAR", "far_behind", "row_norms", "warn_of_slope"]
 
@@ -20,15 +20,13 @@ FAR = 20.0
 _FLOOR = 0.01
 
 
-def far_behind(
-    measured: NDArray[np.float64] | float, expected: NDArray[np.float64] | float, loss: float, factor: float = FAR
-) -> NDArray[np.bool_]:
+def far_behind(measured: Floats | float, expected: Floats | float, loss: float, factor: float = FAR) -> Booleans:
     """Return where changes of the loss leave those that were expected far behind."""
     reach = factor * (np.abs(expected) + _FLOOR * abs(loss))
     return np.asarray(np.asarray(measured) - expected > reach)
 
 
-def warn_of_slope(gradient: float, norms: NDArray[np.float64], samples: int, sizes: Any = 1) -> None:
+def warn_of_slope(gradient: float, norms: Floats, samples: int, sizes: Any = 1) -> None:
     """Warn if a gradient is longer than the chance in the data explains: then no minimum is near.
 
     Parameters
@@ -53,7 +51,7 @@ def warn_of_slope(gradient: float, norms: NDArray[np.float64], samples: int, siz
         )
 
 
-def row_norms(backend: Backend, rows: Array) -> NDArray[np.float64]:
+def row_norms(backend: Backend, rows: Array) -> Floats:
     """Return the norms of the rows of a native block."""
     layout = backend.layout(rows)
     ones = backend.from_host(np.ones(layout.n), layout)

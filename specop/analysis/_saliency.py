@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.analysis._candidates import Candidates, Members, candidates_of
 from specop.analysis._inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
@@ -19,6 +18,7 @@ from specop.krylov.run import Task, level_of_user
 from specop.results.saliency import SaliencyResult
 from specop.results.structure import Structure
 from specop.solvers.constrained import with_zeros, zeroing_cost
+from specop.statistics.numbers import Floats, Integers
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -217,8 +217,8 @@ class Scores:
     """
 
     members: Members
-    costs: NDArray[np.float64]
-    slopes: NDArray[np.float64]
+    costs: Floats
+    slopes: Floats
     damping: float
     inverse: InverseCurvature | None = None
     gradient: Array | None = None
@@ -232,7 +232,7 @@ def scores_at(
     blocks: Any,
     candidates: Candidates,
     theta: Array,
-    left: NDArray[np.intp],
+    left: Integers,
 ) -> Scores:
     """Return the saliencies at a point among the weights that are left, the others being zero for good.
 
@@ -290,13 +290,13 @@ def checked_point(objective: Objective, theta: Array | None) -> Array:
 
 
 def _loss_without(
-    objective: Objective, theta: Array, left: NDArray[np.intp], inverse: InverseCurvature | None
-) -> Callable[[NDArray[np.intp]], float]:
+    objective: Objective, theta: Array, left: Integers, inverse: InverseCurvature | None
+) -> Callable[[Integers], float]:
     """Return the loss as a function of which entries of the vector are removed."""
     backend = backend_of(theta)
     layout, weights = backend.layout(theta), backend.gather(theta, left)
 
-    def loss(entries: NDArray[np.intp]) -> float:
+    def loss(entries: Integers) -> float:
         chosen = np.flatnonzero(np.isin(left, entries))
         if inverse is not None and len(chosen):
             moved, _ = with_zeros(inverse.operator, weights, chosen)

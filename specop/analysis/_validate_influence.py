@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.analysis._changed_losses import ChangedLoss, check_same_point, check_separable
 from specop.analysis._retrain import minimized, shortfall
@@ -15,6 +15,7 @@ from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["validate_influence"]
 
@@ -118,9 +119,7 @@ def validate_influence(
         )
 
 
-def _places(
-    influence: InfluenceResult, scores: NDArray[np.float64], samples: int, indices: ArrayLike | None
-) -> NDArray[np.intp]:
+def _places(influence: InfluenceResult, scores: Floats, samples: int, indices: ArrayLike | None) -> Integers:
     """Return where the samples to look at stand among the scores."""
     if indices is None:
         if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 2:
@@ -142,11 +141,11 @@ def _level(backend: Backend, on: Any, theta: Array) -> float:
     return float(backend.to_host(value)[0])
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ranks(values: Floats) -> Floats:
     return np.argsort(np.argsort(values)).astype(float)
 
 
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+def _correlation(x: Floats, y: Floats) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / scale if scale > 0 else float("nan")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from specop.arrays.layout import Layout
 from specop.arrays.primitives import Array, Basis, Primitives
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["Array", "Backend", "Basis", "backend_of", "checked_columns", "framework_adapter", "shape_of", "unpacked"]
 
@@ -61,11 +62,11 @@ class Backend(Primitives):
         """Return a vector of zeros."""
         return self.from_host(np.zeros(layout.n, layout.dtype), layout)
 
-    def gather(self, x: Array, indices: NDArray[np.intp]) -> Array:
+    def gather(self, x: Array, indices: Integers) -> Array:
         """Return ``x[..., indices]``: entries of a vector, or columns of a matrix."""
         return self.from_host(self.to_numpy(x)[..., indices], self.layout(x))
 
-    def scatter(self, x: Array, indices: NDArray[np.intp], layout: Layout) -> Array:
+    def scatter(self, x: Array, indices: Integers, layout: Layout) -> Array:
         """Return a vector of the given layout, zero but for ``x`` at ``indices``."""
         entries = np.zeros(layout.n, layout.dtype)
         entries[indices] = self.to_numpy(x)
@@ -95,7 +96,7 @@ class Backend(Primitives):
 
     # Not finite in, not finite out: whoever asked looks, and NumPy need not warn as well.
     @np.errstate(invalid="ignore")
-    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> NDArray[np.float64]:
+    def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> Floats:
         """Return ``X @ Y.T`` on the host for blocks of rows, matrices of shape (m_i, n), one below the other.
 
         Products are added up in float64 where the device has it: inverses of Gram matrices show each lost digit.
@@ -110,7 +111,7 @@ class Backend(Primitives):
         return total
 
     @np.errstate(invalid="ignore")
-    def block_products(self, rows: Array, size: int) -> NDArray[np.float64]:
+    def block_products(self, rows: Array, size: int) -> Floats:
         """Return the diagonal blocks of ``rows.T @ rows`` on the host, a (n / size, size, size) array.
 
         Added up as in `row_products`.
@@ -129,7 +130,7 @@ class Backend(Primitives):
         matrices, vector = self.to_host(blocks, x)
         return self.from_host((matrices @ vector.reshape(len(matrices), -1, 1)).reshape(-1), self.layout(x))
 
-    def _hosted_columns(self, blocks: Sequence[Array], start: int, width: int) -> NDArray[np.float64]:
+    def _hosted_columns(self, blocks: Sequence[Array], start: int, width: int) -> Floats:
         stop = min(start + width, self.shape(blocks[0])[1])
         hosted = [self.to_host(self.section(rows, start, stop))[0] for rows in blocks]
         return hosted[0] if len(hosted) == 1 else np.concatenate(hosted)

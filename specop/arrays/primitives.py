@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.layout import Layout
+from specop.statistics.numbers import Floats
 
 __all__ = ["Array", "Basis", "Primitives"]
 
@@ -89,7 +90,7 @@ class Primitives(ABC):
         """
 
     @abstractmethod
-    def combine_(self, basis: Basis, coefficients: NDArray[np.float64], start: int) -> Basis:
+    def combine_(self, basis: Basis, coefficients: Floats, start: int) -> Basis:
         """Return the basis with its rows from ``start`` on replaced by ``coefficients.T @ rows``.
 
         ``coefficients`` is (m, p), p <= m: the m rows from ``start`` give p new ones. No second basis is held.
@@ -122,7 +123,7 @@ class Primitives(ABC):
 
     # Exchange with the host
     @abstractmethod
-    def to_host(self, *arrays: Array) -> list[NDArray[np.float64]]:
+    def to_host(self, *arrays: Array) -> list[Floats]:
         """Return the arrays as float64 NumPy arrays, by one transfer for all of them."""
 
     @abstractmethod

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats
 
 __all__ = ["check_seed", "normal", "rademacher", "sample_normals", "sample_uniforms", "sphere"]
 
@@ -41,13 +42,13 @@ def sphere(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
     return backend.scale_(vector, float(np.sqrt(layout.n) / length))
 
 
-def sample_uniforms(seed: int, index: int, samples: range, count: int) -> NDArray[np.float64]:
+def sample_uniforms(seed: int, index: int, samples: range, count: int) -> Floats:
     """Return `count` numbers from [0, 1) for each data sample: the same for a sample in whatever batch it comes."""
     words = _words_of_samples(seed, index, samples, count, _SAMPLE_UNIFORM)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def sample_normals(seed: int, index: int, samples: range, count: int) -> NDArray[np.float64]:
+def sample_normals(seed: int, index: int, samples: range, count: int) -> Floats:
     """Return `count` standard normal numbers for each data sample."""
     words = _words_of_samples(seed, index, samples, -(-count // 2), _SAMPLE_NORMAL)
     return _box_muller(words.reshape(-1)).reshape(len(samples), -1)[:, :count]
@@ -65,7 +66,7 @@ def _draw(
     seed: int,
     index: int,
     kind: int,
-    entries_of: Callable[[NDArray[np.uint64]], NDArray[np.float64]],
+    entries_of: Callable[[NDArray[np.uint64]], Floats],
     entries_of_word: int,
 ) -> NDArray[Any]:
     out = np.empty(layout.n, dtype=layout.dtype)
@@ -76,12 +77,12 @@ def _draw(
     return out
 
 
-def _signs(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+def _signs(words: NDArray[np.uint64]) -> Floats:
     bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
     return np.where(bits, 1.0, -1.0)
 
 
-def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+def _box_muller(words: NDArray[np.uint64]) -> Floats:
     # Box-Muller, because it uses exactly one word for two entries: NumPy's ziggurat draws a varying number of them,
     # so its stream cannot be entered in the middle. Half a word is enough for an angle, and a sine in single precision
     # takes a tenth of the time.

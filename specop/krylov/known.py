@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend, Basis, backend_of
@@ -11,6 +10,7 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
+from specop.statistics.numbers import Floats
 
 __all__ = ["Complement", "checked_deflation", "eigenvectors_for"]
 
@@ -82,7 +82,7 @@ class Complement:
         return diagonal
 
 
-def checked_deflation(run: Run, deflate: EigenResult | None) -> tuple[list[Array], NDArray[np.float64]]:
+def checked_deflation(run: Run, deflate: EigenResult | None) -> tuple[list[Array], Floats]:
     """Return known eigenvectors and eigenvalues, after one product has shown that they belong to the run's operator."""
     if deflate is None:
         return [], np.zeros(0)

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
@@ -34,6 +33,7 @@ from specop.krylov.progress import progress_bar
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.results.result import Result, versions
+from specop.statistics.numbers import Floats
 
 __all__ = ["Run", "Task", "level_of_user"]
 
@@ -259,11 +259,11 @@ class Run(Task):
         self._count(1)
         return self.A._rmatvec(y)
 
-    def to_host(self, *arrays: Array) -> list[NDArray[np.float64]]:
+    def to_host(self, *arrays: Array) -> list[Floats]:
         """Return what the latest product led to as float64 arrays; raise NonFiniteError if it is not finite."""
         return self._finite(self.backend.to_host(*arrays), self.products)
 
-    def scalars(self, of_latest: Iterable[Array]) -> NDArray[np.float64]:
+    def scalars(self, of_latest: Iterable[Array]) -> Floats:
         """Return one device scalar for each of the latest products, oldest first, moved to the host together.
 
         Raises
@@ -364,7 +364,7 @@ class Run(Task):
         if not isinstance(inner, Run) or inner.A is self.A:
             self._count(products)
 
-    def _finite(self, numbers: list[NDArray[np.float64]], product: int) -> list[NDArray[np.float64]]:
+    def _finite(self, numbers: list[Floats], product: int) -> list[Floats]:
         if all(np.isfinite(part).all() for part in numbers):
             return numbers
         raise NonFiniteError(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.objectives.parameters import checked_shapes
 from specop.objectives.trees import Trees
+from specop.statistics.numbers import Integers
 
 __all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]
 
@@ -182,7 +182,7 @@ class Autodiff(Protocol):
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
 
-    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+    def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the batch's samples at these places."""
 
     def batch_bytes(self, batch: Any) -> int:
@@ -313,7 +313,7 @@ class OneBatch:
         """Return the batch's samples from `start` to `stop`."""
         return self.trees.take(batch, start, stop)
 
-    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+    def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the batch's samples at these places."""
         return self.trees.pick(batch, indices)
 

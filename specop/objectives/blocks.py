@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.products import Multiply, Products, accumulate
 from specop.operators.operator import Composite, LinearOperator
+from specop.statistics.numbers import Integers
 
 __all__ = ["BlockDiagonalOperator", "CouplingOperator"]
 
@@ -77,7 +77,7 @@ class BlockDiagonalOperator(Composite):
                 total = accumulate(self.backend, total, factor, whole)
         return total
 
-    def _only(self, indices: NDArray[np.intp], x: Array) -> Array:
+    def _only(self, indices: Integers, x: Array) -> Array:
         return self.backend.scatter(self.backend.gather(x, indices), indices, self.domain)
 
 
@@ -116,7 +116,7 @@ class CouplingOperator(Composite):
     def unflatten(self, vector: Array) -> Any:
         raise InvalidInputError("a coupling of two parts has no parameter structure: multiply vectors.")
 
-    def _between(self, x: Array, inside: NDArray[np.intp], outside: NDArray[np.intp]) -> Array:
+    def _between(self, x: Array, inside: Integers, outside: Integers) -> Array:
         (whole,) = self.parts
         return self.backend.gather(whole._matvec(self.backend.scatter(x, inside, whole.domain)), outside)
 
@@ -151,5 +151,5 @@ def _slices(autodiff: Autodiff, names: Sequence[str]) -> list[slice]:
     return [places[name] for name in names]
 
 
-def _indices(slices: Sequence[slice]) -> NDArray[np.intp]:
+def _indices(slices: Sequence[slice]) -> Integers:
     return np.concatenate([np.arange(part.start, part.stop, dtype=np.intp) for part in slices])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.objectives.autodiff import Matrix
@@ -11,6 +10,7 @@ from specop.objectives.curvature import Watched
 from specop.objectives.point import Point
 from specop.objectives.products import Products, accumulate, are_adjoint
 from specop.objectives.splitting import fitting
+from specop.statistics.numbers import Integers
 
 __all__ = ["JacobianOperator", "JacobianProducts"]
 
@@ -57,7 +57,7 @@ class JacobianProducts(Products):
 
     def __init__(self, point: Point, matrix: Matrix) -> None:
         super().__init__(point, matrix)
-        self._rows: dict[int, NDArray[np.intp]] = {}
+        self._rows: dict[int, Integers] = {}
         self._rows_limit = point.data.limit
         self.outputs = point.autodiff.layout.of_length(fitting(point, self._find_rows))
 
@@ -72,7 +72,7 @@ class JacobianProducts(Products):
         self._rows_limit = self.point.data.limit
         return end
 
-    def _rows_of(self, first: int) -> NDArray[np.intp]:
+    def _rows_of(self, first: int) -> Integers:
         if self._rows_limit != self.point.data.limit:
             self._find_rows()
         return self._rows[first]

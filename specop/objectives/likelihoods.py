@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import LIKELIHOODS, Matrix
+from specop.statistics.numbers import Floats
 
 __all__ = ["ArrayFunctions", "Likelihood", "by_sample", "fits", "label_noise", "readings", "recognise"]
 
@@ -116,7 +116,7 @@ def readings(functions: ArrayFunctions, name: str, dimensions: int) -> Sequence[
     return [Likelihood(functions, name, axis) for axis in ((-1, 1 - dimensions) if both else (-1,))]
 
 
-def label_noise(name: str, matrix: Matrix, samples: int, terms: int) -> NDArray[np.float64]:
+def label_noise(name: str, matrix: Matrix, samples: int, terms: int) -> Floats:
     """Return the random numbers that labels are drawn with: a row for each draw, an entry for each term of the loss."""
     numbers = probes.sample_normals if name == "gaussian" else probes.sample_uniforms
     places, each = range(matrix.first, matrix.first + samples), -(-terms // samples)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Integers
 
 __all__ = ["checked_samples", "choose"]
 
@@ -39,7 +40,7 @@ def choose(named: Mapping[str, Array], select: Any, argument: str = "select") ->
     return tuple(chosen)
 
 
-def checked_samples(indices: ArrayLike, count: int) -> NDArray[np.intp]:
+def checked_samples(indices: ArrayLike, count: int) -> Integers:
     """Return numbers of samples as an array, or raise InvalidInputError unless they are distinct and in range.
 
     Parameters

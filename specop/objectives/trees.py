@@ -9,10 +9,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.arrays.backend import Array
+from specop.statistics.numbers import Integers
 
 __all__ = ["Constant", "Frame", "Trees", "by_optree"]
 
@@ -48,7 +46,7 @@ class Trees:
     as_array: Callable[[Any], Array | None]
     shape: Callable[[Any], tuple[int, ...] | None]
     between: Callable[[Array, int, int], Array]
-    at: Callable[[Array, NDArray[np.intp]], Array]
+    at: Callable[[Array, Integers], Array]
 
     def take_apart(self, structure: Any) -> tuple[list[Array], Frame]:
         """Return the arrays of a structure in a fixed order, and what puts them together again."""
@@ -105,7 +103,7 @@ class Trees:
         arrays, rebuild = self.samples(batch)
         return rebuild(self.between(array, start, stop) for array in arrays)
 
-    def pick(self, batch: Any, indices: NDArray[np.intp]) -> Any:
+    def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the batch's samples at these places."""
         arrays, rebuild = self.samples(batch)
         return rebuild(self.at(array, indices) for array in arrays)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
+from specop.statistics.numbers import Booleans, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_density"]
 
-_Values = NDArray[np.float64]
 
 # Half the support of the smoothing kernel, in standard deviations.
 _REACH = 3.0
@@ -23,14 +23,14 @@ _BAND_POINTS = 300
 
 
 def plot_density(
-    nodes: _Values,
-    weights: _Values,
+    nodes: Floats,
+    weights: Floats,
     probe: NDArray[np.int64],
-    limits: Callable[[_Values], tuple[_Values, _Values]],
+    limits: Callable[[Floats], tuple[Floats, Floats]],
     *,
     confidence: float,
     title: str,
-    pdf: Callable[[_Values], _Values] | None = None,
+    pdf: Callable[[Floats], Floats] | None = None,
     sigma: float = 0.0,
     ax: Axes | None = None,
 ) -> Axes:
@@ -112,7 +112,7 @@ def plot_density(
 class _Scale:
     """The eigenvalue axis, asinh(x / threshold), linear near zero and logarithmic far from it, and peaks on it."""
 
-    def __init__(self, nodes: _Values, weights: _Values, probe: NDArray[np.int64]) -> None:
+    def __init__(self, nodes: Floats, weights: Floats, probe: NDArray[np.int64]) -> None:
         self.weights = weights
         size = np.abs(nodes)
         largest = float(size.max()) or 1.0
@@ -127,7 +127,7 @@ class _Scale:
         sharpest = 0.007 * float(np.ptp(self.nodes)) or 0.05
         self.widths = np.clip(resolution / np.hypot(nodes, self.threshold), sharpest, 20 * sharpest)
 
-    def grid(self, nodes: _Values, sigma: float) -> _Values:
+    def grid(self, nodes: Floats, sigma: float) -> Floats:
         """Return points from end to end, the nodes among them so that no peak is missed."""
         margin = np.array([-8.0, 8.0]) * sigma
         low, high = np.arcsinh((nodes[[0, -1]] + margin) / self.threshold)
@@ -143,12 +143,12 @@ class _Scale:
         room = 0.02 * (right - left)
         return float(self.threshold * np.sinh(left - room)), float(self.threshold * np.sinh(right + room))
 
-    def points(self, ends: tuple[float, float], count: int) -> _Values:
+    def points(self, ends: tuple[float, float], count: int) -> Floats:
         """Return points at equal distances on this axis."""
         left, right = np.arcsinh(np.array(ends) / self.threshold)
         return self.threshold * np.sinh(np.linspace(left, right, count))
 
-    def smoothed(self, x: _Values) -> _Values:
+    def smoothed(self, x: Floats) -> Floats:
         """Return the density with each node spread on this axis; its integral over x is 1.
 
         The kernel, (1 - t^2)^3, ends at three standard deviations: on a logarithmic scale the tails of a Gaussian would
@@ -156,12 +156,12 @@ class _Scale:
         """
         distance = (np.arcsinh(x / self.threshold)[:, None] - self.nodes) / (_REACH * self.widths)
         kernel = 35 / 32 * np.maximum(0.0, 1.0 - distance**2) ** 3
-        on_axis: _Values = kernel @ (self.weights / (_REACH * self.widths))
+        on_axis: Floats = kernel @ (self.weights / (_REACH * self.widths))
         on_axis /= np.hypot(x, self.threshold)
         return on_axis
 
 
-def _resolution(nodes: _Values, probe: NDArray[np.int64]) -> _Values:
+def _resolution(nodes: Floats, probe: NDArray[np.int64]) -> Floats:
     """Return for each node how far the eigenvalues that it stands for may lie from it; 0 for known ones.
 
     Half the distance to the nearer neighbour in the same rule; or half the spacing of m Chebyshev nodes on the same
@@ -179,7 +179,7 @@ def _resolution(nodes: _Values, probe: NDArray[np.int64]) -> _Values:
     return widths
 
 
-def _draw_nodes(ax: Axes, nodes: _Values, known: NDArray[np.bool_], at_nodes: _Values) -> None:
+def _draw_nodes(ax: Axes, nodes: Floats, known: Booleans, at_nodes: Floats) -> None:
     bottom = ax.get_xaxis_transform()
     ax.vlines(nodes[~known], 0.0, 0.04, transform=bottom, color=BLUE, linewidth=0.8, label="quadrature nodes")
     if known.any():
@@ -188,7 +188,7 @@ def _draw_nodes(ax: Axes, nodes: _Values, known: NDArray[np.bool_], at_nodes: _V
         ax.plot(where, at_nodes[known], "o", color=ORANGE, markersize=4, label="known eigenvalues")
 
 
-def _staircase(nodes: _Values, weights: _Values, ends: tuple[float, float]) -> tuple[_Values, _Values]:
+def _staircase(nodes: Floats, weights: Floats, ends: tuple[float, float]) -> tuple[Floats, Floats]:
     steps = np.unique(np.concatenate([nodes, ends]))
     return steps, np.concatenate([[0.0], np.cumsum(weights)])[np.searchsorted(nodes, steps, side="right")]
 

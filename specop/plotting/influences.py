@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.plotting.axes import BLUE, GREY, new_axes
+from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_influence_check"]
 
 
-def plot_influence_check(
-    predicted: NDArray[np.float64], actual: NDArray[np.float64], title: str, ax: Axes | None = None
-) -> Axes:
+def plot_influence_check(predicted: Floats, actual: Floats, title: str, ax: Axes | None = None) -> Axes:
     """Draw predicted against actual changes, with the line on which both agree.
 
     Parameters

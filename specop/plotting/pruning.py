@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
+from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,9 +16,9 @@ __all__ = ["plot_pruning"]
 
 
 def plot_pruning(
-    sparsities: NDArray[np.float64],
-    losses: NDArray[np.float64],
-    expected: NDArray[np.float64],
+    sparsities: Floats,
+    losses: Floats,
+    expected: Floats,
     title: str,
     ax: Axes | None = None,
 ) -> Axes:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
 from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_eigenvalues", "plot_estimates", "plot_rank"]
 
-_Values = NDArray[np.float64]
 
-
-def plot_eigenvalues(values: _Values, bounds: _Values, title: str, ax: Axes | None = None) -> Axes:
+def plot_eigenvalues(values: Floats, bounds: Floats, title: str, ax: Axes | None = None) -> Axes:
     """Draw eigenvalues from the largest to the smallest, with their error bounds.
 
     Parameters
@@ -50,7 +48,7 @@ def plot_eigenvalues(values: _Values, bounds: _Values, title: str, ax: Axes | No
 
 
 def plot_estimates(
-    estimates: _Values, mean: Estimate, *, independent: bool, quantity: str, title: str, ax: Axes | None = None
+    estimates: Floats, mean: Estimate, *, independent: bool, quantity: str, title: str, ax: Axes | None = None
 ) -> Axes:
     """Draw how an estimate settles with the number of probes, with its interval.
 
@@ -101,8 +99,8 @@ def plot_estimates(
 
 
 def plot_rank(
-    sizes: _Values,
-    weights: _Values,
+    sizes: Floats,
+    weights: Floats,
     n: int,
     rank: float,
     *,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
+from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +36,10 @@ class EigenResult(Result):
         As asked for.
     """
 
-    eigenvalues: NDArray[np.float64] = column("eigenvalue", ".8g")
+    eigenvalues: Floats = column("eigenvalue", ".8g")
     rows: Array = vector()
-    bounds: NDArray[np.float64] = column("error <=", ".1e")
-    residuals: NDArray[np.float64] = column("residual", ".1e")
+    bounds: Floats = column("error <=", ".1e")
+    residuals: Floats = column("residual", ".1e")
     check_matvecs: int
     which: str
     tol: float

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.results.result import Result, column, record
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["InfluenceResult"]
 
@@ -37,17 +37,17 @@ class InfluenceResult(Result):
         Euclidean norm of the gradient of the loss without its penalty.
     """
 
-    indices: NDArray[np.intp] = column()
-    scores: NDArray[np.float64] = column()
+    indices: Integers = column()
+    scores: Floats = column()
     quantity: str
     newton: bool
     damping: float
     matrix: str
-    residuals: NDArray[np.float64]
+    residuals: Floats
     gradient_norm: float
     loss_gradient_norm: float
 
-    def most_helpful(self, count: int = 10, column: int | None = None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def most_helpful(self, count: int = 10, column: int | None = None) -> tuple[Integers, Floats]:
         """Return numbers and scores of the samples whose removal increases the quantity most, largest first.
 
         Parameters
@@ -59,7 +59,7 @@ class InfluenceResult(Result):
         """
         return self._first(count, column, 1.0)
 
-    def most_harmful(self, count: int = 10, column: int | None = None) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def most_harmful(self, count: int = 10, column: int | None = None) -> tuple[Integers, Floats]:
         """Return numbers and scores of the samples whose removal decreases the quantity most, largest decrease first.
 
         Parameters
@@ -71,7 +71,7 @@ class InfluenceResult(Result):
         """
         return self._first(count, column, -1.0)
 
-    def _first(self, count: int, column: int | None, sign: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def _first(self, count: int, column: int | None, sign: float) -> tuple[Integers, Floats]:
         scores = self.scores if self.scores.ndim == 1 else self.scores.mean(axis=1)
         if column is not None:
             scores = self.scores.reshape(len(self.indices), -1)[:, column]

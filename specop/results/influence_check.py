@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.results.result import Result, column, record
+from specop.statistics.numbers import Floats, Integers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +37,10 @@ class InfluenceCheck(Result):
         Norm of the gradient that every minimum was to reach.
     """
 
-    indices: NDArray[np.intp] = column("sample")
-    predicted: NDArray[np.float64] = column("predicted", "+.3e")
-    actual: NDArray[np.float64] = column("actual", "+.3e")
-    gradient_norms: NDArray[np.float64]
+    indices: Integers = column("sample")
+    predicted: Floats = column("predicted", "+.3e")
+    actual: Floats = column("actual", "+.3e")
+    gradient_norms: Floats
     correlation: float
     rank_correlation: float
     quantity: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of, shape_of
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["LeaveOneOutResult"]
 
@@ -37,16 +37,16 @@ class LeaveOneOutResult(Result):
     """
 
     changes: Array = vector()
-    indices: NDArray[np.intp]
-    sizes: NDArray[np.intp] = column()
+    indices: Integers
+    sizes: Integers = column()
     newton: bool
     damping: float
     matrix: str
-    residuals: NDArray[np.float64] = column()
+    residuals: Floats = column()
     structure: Structure = structured()
 
     @property
-    def groups(self) -> list[NDArray[np.intp]]:
+    def groups(self) -> list[Integers]:
         """Numbers of the samples that were left out together."""
         return np.split(self.indices, np.cumsum(self.sizes)[:-1])
 

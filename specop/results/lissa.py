@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.arrays.backend import Array
 from specop.results.result import Result, record, structured, vector
 from specop.results.structure import Structure
+from specop.statistics.numbers import Floats
 
 __all__ = ["LissaResult"]
 
@@ -41,7 +39,7 @@ class LissaResult(Result):
     solution: Array = vector()
     standard_error: float
     residual: float
-    lengths: NDArray[np.float64]
+    lengths: Floats
     damping: float
     scale: float
     steps: int

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.results.result import Result, converted, record
 from specop.statistics.estimate import Estimate
+from specop.statistics.numbers import Floats
 
 __all__ = ["NumberResult"]
 
@@ -39,7 +37,7 @@ class NumberResult(Result):
     confidence: float
     method: str
     quantity: str
-    estimates: NDArray[np.float64]
+    estimates: Floats
 
     @property
     def probes(self) -> int:

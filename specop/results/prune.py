@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, backend_of
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
+from specop.statistics.numbers import Booleans, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,12 +45,12 @@ class PruneResult(Result):
     """
 
     theta: Array = vector()
-    mask: NDArray[np.bool_] = vector()
-    prunable: NDArray[np.bool_] = vector()
-    sparsities: NDArray[np.float64] = column()
-    losses: NDArray[np.float64]
-    expected: NDArray[np.float64] = column()
-    dampings: NDArray[np.float64] = column()
+    mask: Booleans = vector()
+    prunable: Booleans = vector()
+    sparsities: Floats = column()
+    losses: Floats
+    expected: Floats = column()
+    dampings: Floats = column()
     method: str
     matrix: str
     structure: Structure = structured()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.results.result import Result, converted, record
+from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +50,8 @@ class RankResult(Result):
     method: str
     confidence: float
     n: int
-    sizes: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    sizes: Floats
+    weights: Floats
 
     @property
     def rank(self) -> float:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specop.arrays.backend import Array
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["RetrainResult"]
 
@@ -42,11 +40,11 @@ class RetrainResult(Result):
 
     theta: Array = vector()
     loss: float
-    gradient_norms: NDArray[np.float64] = column()
+    gradient_norms: Floats = column()
     gtol: float
     gradients: int
     losses: int
-    removed: NDArray[np.intp]
+    removed: Integers
     added: int
     damping: float
     matrix: str

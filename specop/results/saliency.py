@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.results.result import Result, converted, record, structured, unsaved, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["Removal", "SaliencyResult"]
 
@@ -82,20 +83,20 @@ class SaliencyResult(Result):
     """
 
     saliency: Array = vector()
-    slopes: NDArray[np.float64] = vector()
-    order: NDArray[np.intp] = vector()
+    slopes: Floats = vector()
+    order: Integers = vector()
     theta: Array = vector()
-    group: NDArray[np.intp] = vector()
+    group: Integers = vector()
     labels: tuple[str, ...] = converted(tuple)
     structure: Structure = structured()
     method: str
     matrix: str
     damping: float
     loss: float
-    tried: NDArray[np.intp]
-    tried_expected: NDArray[np.float64]
-    tried_measured: NDArray[np.float64]
-    loss_without: Callable[[NDArray[np.intp]], float] | None = unsaved(default=None)
+    tried: Integers
+    tried_expected: Floats
+    tried_measured: Floats
+    loss_without: Callable[[Integers], float] | None = unsaved(default=None)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -124,7 +125,7 @@ class SaliencyResult(Result):
             for one in self._removals(numbers)
         ]
 
-    def _removals(self, numbers: NDArray[np.intp]) -> list[Removal]:
+    def _removals(self, numbers: Integers) -> list[Removal]:
         saliency, theta = (backend_of(x).to_host(x)[0] for x in (self.saliency, self.theta))
         found = []
         for number in numbers.tolist():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Array
 from specop.results.result import Result, column, record, vector
 from specop.results.tables import Column
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["ShiftedResult"]
 
@@ -36,8 +37,8 @@ class ShiftedResult(Result):
     """
 
     solution: Array = vector()
-    shifts: NDArray[np.float64] = column("shift", ".5g")
-    residuals: NDArray[np.float64] = column("residual", ".1e")
+    shifts: Floats = column("shift", ".5g")
+    residuals: Floats = column("residual", ".1e")
     goal: float
     negative: NDArray[np.int64] = column("negative")
     rtol: float
@@ -49,7 +50,7 @@ class ShiftedResult(Result):
         return self.solution
 
     @property
-    def converged_columns(self) -> NDArray[np.bool_]:
+    def converged_columns(self) -> Booleans:
         """Whether the solution for each shift reached the goal, an array (k,); `converged` says it of all."""
         return self.residuals <= self.goal
 

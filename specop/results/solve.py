@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["SolveResult"]
 
@@ -48,8 +48,8 @@ class SolveResult(Result):
     """
 
     solution: Array = vector()
-    residuals: NDArray[np.float64] = column("residual", ".1e")
-    goals: NDArray[np.float64] = column("goal", ".1e")
+    residuals: Floats = column("residual", ".1e")
+    goals: Floats = column("goal", ".1e")
     method: str
     steps: int
     curvature: float | None
@@ -66,7 +66,7 @@ class SolveResult(Result):
         return self.solution if self.structure is None else self.structure(self.solution)
 
     @property
-    def converged_columns(self) -> NDArray[np.bool_]:
+    def converged_columns(self) -> Booleans:
         """Whether each column reached its goal, an array (k,); `converged` says it of all."""
         return self.residuals <= self.goals
 

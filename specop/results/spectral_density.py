@@ -12,6 +12,7 @@ from specop.errors import InvalidInputError
 from specop.results.result import Result, column, record
 from specop.statistics.estimate import Estimate, estimate_from_samples
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
+from specop.statistics.numbers import Floats, Integers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,11 +53,11 @@ class SpectralDensity(Result):
         Of the intervals.
     """
 
-    nodes: NDArray[np.float64] = column()
-    weights: NDArray[np.float64] = column()
+    nodes: Floats = column()
+    weights: Floats = column()
     probe: NDArray[np.int64] = column()
-    gauss_weights: NDArray[np.float64] = column()
-    couplings: NDArray[np.float64] = column()
+    gauss_weights: Floats = column()
+    couplings: Floats = column()
     rounding: float
     n: int
     steps: int
@@ -79,7 +80,7 @@ class SpectralDensity(Result):
         chosen = [self.probe == index for index in range(self.probes)]
         return [GaussRule(self.nodes[mine], self.gauss_weights[mine], self.couplings[mine]) for mine in chosen]
 
-    def pdf(self, x: ArrayLike, sigma: float | None = None) -> NDArray[np.float64]:
+    def pdf(self, x: ArrayLike, sigma: float | None = None) -> Floats:
         """Return the density smoothed by a Gaussian, for looking at; integrals are exact without it.
 
         Parameters
@@ -94,16 +95,16 @@ class SpectralDensity(Result):
             why = "; the spectrum is a single point, so choose one" if sigma is None else ""
             raise InvalidInputError(f"sigma must be positive, got {width}{why}.")
         distance = (np.asarray(x, dtype=float)[..., None] - self.nodes) / width
-        sums: NDArray[np.float64] = np.exp(-0.5 * distance**2) @ self.weights
+        sums: Floats = np.exp(-0.5 * distance**2) @ self.weights
         sums /= width * np.sqrt(2 * np.pi)
         return sums
 
-    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+    def cdf(self, x: ArrayLike) -> Floats:
         """Return the share of the spectrum that is not above x."""
         cumulative = np.concatenate([[0.0], np.cumsum(self.weights)])
         return cumulative[np.searchsorted(self.nodes, np.asarray(x, dtype=float), side="right")]
 
-    def cdf_interval(self, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def cdf_interval(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """Return confidence limits for the share of the spectrum that is not above x, at each x by itself.
 
         They hold both the chance of the probes and what quadrature leaves open between its nodes, so they are wide
@@ -120,7 +121,7 @@ class SpectralDensity(Result):
         shape = np.shape(x)
         return np.minimum(low, estimate).reshape(shape), np.maximum(high, estimate).reshape(shape)
 
-    def integrate(self, f: Callable[[NDArray[np.float64]], ArrayLike]) -> Estimate:
+    def integrate(self, f: Callable[[Floats], ArrayLike]) -> Estimate:
         """Estimate the mean of f over the eigenvalues, trace(f(A)) / n.
 
         The interval is that of the probes' spread. For the share of eigenvalues in a range use `count` or
@@ -185,22 +186,20 @@ class SpectralDensity(Result):
         interval = (float(min(whole[0], round(estimate, 6))), float(max(whole[1], round(estimate, 6))))
         return Estimate(estimate, error, interval, self.confidence)
 
-    def quadrature_bounds(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def quadrature_bounds(self, x: Floats) -> tuple[Floats, Floats]:
         """Bound the probes' mean weight at eigenvalues up to each x, chance left aside; known ones are not counted."""
         if self.probes == 0:
             return np.zeros(len(x)), np.zeros(len(x))
         low, high = np.mean([cumulative_bounds(rule, x, self.rounding) for rule in self.rules], axis=0)
         return low, high
 
-    def _share_limits(
-        self, low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _share_limits(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
         if self.probes == 0:
             return low, high
         rest = self.n - int((self.probe < 0).sum())
         return share_interval(low, high, rest * self.probes, self.confidence)
 
-    def _known_until(self, x: NDArray[np.float64]) -> NDArray[np.intp]:
+    def _known_until(self, x: Floats) -> Integers:
         return np.searchsorted(self.nodes[self.probe < 0], x, side="right")
 
     def _certain(self, a: float, b: float) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Basis
 from specop.solvers.equations import Equations, Outcome
+from specop.statistics.numbers import Floats
 
 __all__ = ["conjugate_gradients"]
 
@@ -108,19 +108,17 @@ class _Directions:
         self.backend = system.backend
         self._basis: Basis = self.backend.allocate(system.A.domain, count, count) if count > 1 else None
 
-    def inner(
-        self, P: list[Array], Q: list[Array], residuals: list[Array]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def inner(self, P: list[Array], Q: list[Array], residuals: list[Array]) -> tuple[Floats, Floats]:
         """Return P'Q and P'R by one transfer."""
         both = self.products(P, Q + residuals)
         return both[:, : len(Q)], both[:, len(Q) :]
 
-    def products(self, left: list[Array], right: list[Array]) -> NDArray[np.float64]:
+    def products(self, left: list[Array], right: list[Array]) -> Floats:
         """Return the inner products of all vectors on the left with all on the right."""
         pairs = [self.backend.dot(x, y) for x in left for y in right]
         return self.system.scalars(*pairs).reshape(len(left), len(right))
 
-    def combination(self, vectors: list[Array], coefficients: NDArray[np.float64]) -> Array:
+    def combination(self, vectors: list[Array], coefficients: Floats) -> Array:
         """Return a sum of vectors."""
         total = self.backend.zeros(self.system.A.domain)
         for vector, coefficient in zip(vectors, coefficients, strict=True):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.krylov.run import Run
 from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict
 from specop.solvers.solve import solve
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["with_zeros", "zeroing_cost"]
 
 
-def with_zeros(inverse: LinearOperator, x: Array, chosen: NDArray[np.intp]) -> tuple[Array, float]:
+def with_zeros(inverse: LinearOperator, x: Array, chosen: Integers) -> tuple[Array, float]:
     r"""Return the minimum of a quadratic function where chosen entries are zero, and its rise above the one at x.
 
     The rest moves to where it makes up best for all chosen entries together. That is one update with the inverse of
@@ -47,12 +47,12 @@ def with_zeros(inverse: LinearOperator, x: Array, chosen: NDArray[np.intp]) -> t
     return backend.scatter(backend.scale_(backend.gather(moved, left), -1.0), left, domain), float(twice) / 2
 
 
-def zeroing_cost(inverse: LinearOperator, x: Array, group: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
+def zeroing_cost(inverse: LinearOperator, x: Array, group: Integers) -> tuple[float, Floats]:
     r"""Return that rise for a small group, and the multipliers :math:`([A^{-1}]_{QQ})^{-1} x_Q` behind it."""
     backend = inverse.backend
     unit = np.zeros((inverse.domain.n, len(group)))
     unit[group, np.arange(len(group))] = 1.0
     native = backend.from_host(unit, inverse.domain)
     gone, columns = backend.to_host(backend.gather(x, group), inverse @ native)
-    multipliers: NDArray[np.float64] = np.asarray(np.linalg.solve(columns[group], gone), dtype=np.float64)
+    multipliers: Floats = np.asarray(np.linalg.solve(columns[group], gone), dtype=np.float64)
     return float(gone @ multipliers) / 2, multipliers

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.errors import DomainError
 from specop.krylov.run import Run
 from specop.operators.explicit import DenseOperator
 from specop.operators.operator import LinearOperator
+from specop.statistics.numbers import Floats
 
 __all__ = ["Decomposition", "decomposed", "dense_on_host"]
 
@@ -36,9 +36,9 @@ class Decomposition:
     """
 
     operator: LinearOperator
-    diagonal: NDArray[np.float64]
-    values: NDArray[np.float64]
-    vectors: NDArray[np.float64]
+    diagonal: Floats
+    values: Floats
+    vectors: Floats
 
     @property
     def rounding(self) -> float:
@@ -51,7 +51,7 @@ class Decomposition:
         """Damping above which A + damping I is positive definite beyond rounding; negative where A is."""
         return self.rounding - float(self.values[0])
 
-    def regular(self, damping: float = 0.0) -> NDArray[np.float64]:
+    def regular(self, damping: float = 0.0) -> Floats:
         """Return the eigenvalues of A + damping I.
 
         Raises
@@ -68,7 +68,7 @@ class Decomposition:
             )
         return values
 
-    def inverse(self, damping: float = 0.0) -> tuple[DenseOperator, NDArray[np.float64]]:
+    def inverse(self, damping: float = 0.0) -> tuple[DenseOperator, Floats]:
         """Return ``(A + damping I)^-1`` as a native operator that knows its sign, and its diagonal in float64."""
         values = self.regular(damping)
         inverted = (self.vectors / values) @ self.vectors.T
@@ -77,7 +77,7 @@ class Decomposition:
         return DenseOperator(native, is_symmetric=True, is_psd=bool(values[0] > 0)), inverted.diagonal()
 
 
-def decomposed(operator: LinearOperator, matrix: NDArray[np.float64] | None = None) -> Decomposition:
+def decomposed(operator: LinearOperator, matrix: Floats | None = None) -> Decomposition:
     """Return the eigenvalues and eigenvectors of a small operator.
 
     Parameters
@@ -92,7 +92,7 @@ def decomposed(operator: LinearOperator, matrix: NDArray[np.float64] | None = No
     return Decomposition(operator, entries.diagonal(), values, vectors)
 
 
-def dense_on_host(operator: LinearOperator) -> NDArray[np.float64]:
+def dense_on_host(operator: LinearOperator) -> Floats:
     """Return an operator's entries, by n products."""
     with Run(operator, "the dense matrix") as run:
         units = (run.backend.from_host(row, operator.domain) for row in np.eye(run.n))

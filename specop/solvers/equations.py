@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import NonFiniteError
 from specop.krylov.run import Run
 from specop.solvers.operands import Operands
+from specop.statistics.numbers import Floats
 
 __all__ = ["Equations", "Outcome"]
 
@@ -65,7 +65,7 @@ class Equations:
         self,
         run: Run,
         operands: Operands,
-        goals: NDArray[np.float64],
+        goals: Floats,
         start: list[Array] | None = None,
         preconditioner: Run | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Equations:
         self._is_moved[column] = False
         return self.residuals(range(column, column + 1))[0]
 
-    def scalars(self, *arrays: Array) -> NDArray[np.float64]:
+    def scalars(self, *arrays: Array) -> Floats:
         """Return device scalars by one transfer, or raise NonFiniteError naming the product behind them."""
         try:
             return np.array([float(value) for value in self.run.to_host(*arrays)])
@@ -124,7 +124,7 @@ class Equations:
                 raise
             raise NonFiniteError(f"{error} Or one with the preconditioner {self.preconditioner.A!r} does.") from error
 
-    def report(self, norms: NDArray[np.float64], goals: NDArray[np.float64]) -> None:
+    def report(self, norms: Floats, goals: Floats) -> None:
         """Show progress."""
         worst = int(np.argmax(norms / goals)) if goals.all() else int(np.argmax(norms))
         self.run.update(f"residual {norms[worst]:.1e}, goal {goals[worst]:.1e}")

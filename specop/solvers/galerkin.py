@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.krylov.space import KrylovSpace
 from specop.solvers.equations import Equations, Outcome
 from specop.solvers.held import held_entries
 from specop.solvers.least_squares import judged
+from specop.statistics.numbers import Floats
 
 __all__ = ["columns_at_once", "galerkin"]
 
@@ -19,8 +19,6 @@ _ENTRIES = 40_000_000
 _FEWEST_ROWS, _MOST_ROWS, _MOST_COLUMNS = 40, 500, 8
 # Multiply-adds of orthogonalization: those of a step that take a millisecond, and those of a run that take a second.
 _SHORT, _LONG = 1_000_000, 1_000_000_000
-
-Matrix = NDArray[np.float64]
 
 
 def galerkin(system: Equations, columns: range, allowance: int, *, may_leave: bool = False) -> Outcome:
@@ -111,7 +109,7 @@ class _ProjectedSystem:
         self._expected = np.zeros(len(columns))
 
     @property
-    def norms(self) -> Matrix:
+    def norms(self) -> Floats:
         """Norms of the true residuals."""
         return self.system.norms[self.columns.start : self.columns.stop]
 
@@ -141,16 +139,16 @@ class _ProjectedSystem:
     def _outcome(self, reason: str) -> Outcome:
         return Outcome(reason, self.steps, self.curvature, self.direction)
 
-    def _coordinates(self, vectors: list[Array]) -> Matrix:
+    def _coordinates(self, vectors: list[Array]) -> Floats:
         """Return coordinates of vectors, whose parts outside of the space go on the frontier."""
         found = [self.space.include(vector) for vector in vectors]
         return np.stack([np.pad(c, (0, self.space.size - len(c))) for c in found], axis=1)
 
-    def _move(self, Y: Matrix) -> None:
+    def _move(self, Y: Floats) -> None:
         for j, y in zip(self.columns, Y.T, strict=True):
             self.system.move(j, 1.0, self.space.combine(y))
 
-    def _reduce(self, C: Matrix, last: int) -> tuple[str, Matrix]:
+    def _reduce(self, C: Floats, last: int) -> tuple[str, Floats]:
         """Take products until the estimates of the residuals reach their goals; return why it ended, and Y."""
         space, run, due = self.space, self.system.run, 0
         lengths, due_least = np.linalg.norm(C, axis=0), 0
@@ -219,7 +217,7 @@ class _ProjectedSystem:
             coordinates[ritz.rows] = ritz.coefficients[:, 0]
             self.direction = self.space.combine(coordinates)
 
-    def _solution(self, C: Matrix) -> tuple[Matrix, Matrix]:
+    def _solution(self, C: Floats) -> tuple[Floats, Floats]:
         """Return Y, and the coordinates of the residuals that it leaves."""
         m, frontier = len(self._order), self.space.frontier
         if not self._is_definite or m == 0:
@@ -229,7 +227,7 @@ class _ProjectedSystem:
         left[frontier] = C[frontier] - self.space.projected(frontier) @ Y
         return Y, left
 
-    def _least(self, C: Matrix) -> tuple[Matrix, Matrix]:
+    def _least(self, C: Floats) -> tuple[Floats, Floats]:
         """Return Y that makes the residuals least, and their coordinates."""
         Y, columns = np.zeros_like(C), self.space.projected(columns=self._order)
         if self._order:
@@ -239,7 +237,7 @@ class _ProjectedSystem:
             )[0]
         return Y, C - columns @ Y[self._order]
 
-    def _closed(self, C: Matrix, Y: Matrix, norms: Matrix) -> tuple[str, Matrix]:
+    def _closed(self, C: Floats, Y: Floats, norms: Floats) -> tuple[str, Floats]:
         """Return why it ended in a space that holds the products of all of its rows, and the solution."""
         short = self._without_zeros(C)
         if (self._expected <= self.goals).all():
@@ -248,7 +246,7 @@ class _ProjectedSystem:
         can_tell = self.system.run.products + 3 * len(self.columns) <= self._end
         return ("goal", Y) if can_tell and (norms <= self.goals).all() else ("stationary", short)
 
-    def _without_zeros(self, C: Matrix) -> Matrix:
+    def _without_zeros(self, C: Floats) -> Floats:
         """Return Y of least norm for the projected matrix, with eigenvalues of rounding's size taken for zero.
 
         The norms of the residuals that it should leave are kept.
@@ -260,7 +258,7 @@ class _ProjectedSystem:
         self._expected = np.linalg.norm(C - self.space.projected() @ Y, axis=0)
         return Y
 
-    def _is_stationary(self, left: Matrix) -> bool:
+    def _is_stationary(self, left: Floats) -> bool:
         """Whether A times least residuals is zero to rounding."""
         space, frontier = self.space, self.space.frontier
         beyond = np.linalg.norm(space.projected(frontier, self._order) @ left[self._order], axis=0)

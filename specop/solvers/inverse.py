@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import DomainError, InvalidInputError, NonFiniteError
@@ -25,6 +24,7 @@ from specop.solvers.decompositions import decomposed, dense_on_host
 from specop.solvers.operands import checked_accuracy
 from specop.solvers.solve import checked_preconditioner, solve
 from specop.solvers.woodbury.low_rank_update import low_rank_update
+from specop.statistics.numbers import Floats
 
 __all__ = ["SolvingOperator", "inverse"]
 
@@ -144,7 +144,7 @@ def _inverted(operator: LinearOperator, settings: dict[str, Any]) -> LinearOpera
     return _updated_diagonal(operator) or SolvingOperator(operator, settings)
 
 
-def _diagonal(operator: LinearOperator) -> NDArray[np.float64] | None:
+def _diagonal(operator: LinearOperator) -> Floats | None:
     """Return the entries of an operator that is known to be diagonal."""
     if isinstance(operator, DiagonalOperator):
         (entries,) = operator.backend.to_host(operator.entries)
@@ -160,7 +160,7 @@ def _diagonal(operator: LinearOperator) -> NDArray[np.float64] | None:
     return None
 
 
-def _inverted_diagonal(operator: LinearOperator, entries: NDArray[np.float64]) -> LinearOperator:
+def _inverted_diagonal(operator: LinearOperator, entries: Floats) -> LinearOperator:
     smallest = int(np.argmin(np.abs(entries)))
     if not np.abs(entries[smallest]) > 0 or not np.isfinite(entries).all():
         raise DomainError(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import NotConvergedError
@@ -14,6 +13,7 @@ from specop.krylov.run import Task
 from specop.operators.operator import LinearOperator
 from specop.solvers.decompositions import Decomposition, decomposed
 from specop.solvers.solve import solve
+from specop.statistics.numbers import Floats
 
 __all__ = ["LARGEST", "Attempts", "ManySolves", "Solutions"]
 
@@ -41,9 +41,7 @@ class ManySolves:
         The entries of A, where they are at hand.
     """
 
-    def __init__(
-        self, attempts: Attempts, A: LinearOperator, count: int, matrix: NDArray[np.float64] | None = None
-    ) -> None:
+    def __init__(self, attempts: Attempts, A: LinearOperator, count: int, matrix: Floats | None = None) -> None:
         self._attempts, self._operator = attempts, A
         self._dense: Decomposition | None = None
         is_worth_it = attempts.allows(A.shape[1]) and A.shape[1] <= min(LARGEST, _EACH * count)
@@ -81,16 +79,16 @@ class Solutions:
 
     operator: LinearOperator
     native: Array = None
-    on_host: NDArray[np.float64] | None = None
+    on_host: Floats | None = None
 
-    def products(self, rows: Array) -> NDArray[np.float64]:
+    def products(self, rows: Array) -> Floats:
         """Return the inner product of each row of a native block (b, n) with each solution, (b, k)."""
         backend = self.operator.backend
         if self.on_host is None:
             return backend.row_products([rows], [backend.transpose(self.native)])
         return backend.to_host(rows)[0] @ self.on_host
 
-    def paired(self, rows: Array) -> NDArray[np.float64]:
+    def paired(self, rows: Array) -> Floats:
         """Return the inner product of each row of a native block (k, n) with its own solution, (k,)."""
         backend = self.operator.backend
         if self.on_host is not None:
@@ -143,7 +141,7 @@ class Attempts:
     ) -> None:
         self._task, self._limit = task, max_matvecs
         self._rtol, self._atol, self._preconditioner, self._seed = rtol, atol, preconditioner, seed
-        self.residuals: list[NDArray[np.float64]] = []
+        self.residuals: list[Floats] = []
         self.converged, self.message = True, "converged"
 
     def solve(self, A: LinearOperator, b: Array) -> Array:
@@ -171,7 +169,7 @@ class Attempts:
         left = products if self._limit is None else self._limit - self._task.products
         return self._preconditioner is None and products <= left
 
-    def accept(self, residuals: NDArray[np.float64], lengths: NDArray[np.float64]) -> bool:
+    def accept(self, residuals: Floats, lengths: Floats) -> bool:
         """Take in the residuals of solutions that were found otherwise, if they are small enough; return whether so."""
         small = bool((residuals <= np.maximum(self._rtol * lengths, self._atol)).all())
         self.residuals += [residuals] * small

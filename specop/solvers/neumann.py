@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
@@ -18,6 +17,7 @@ from specop.results.lissa import LissaResult
 from specop.solvers.equations import Equations, Outcome
 from specop.solvers.operands import Operands, checked_operands
 from specop.spectral.eigsh import eigsh
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["lissa", "neumann_series"]
 
@@ -186,7 +186,7 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
     return Outcome("converged" if norm <= goal else "limit", steps)
 
 
-def _checked_shares(parts: list[LinearOperator], weights: Sequence[float] | None) -> NDArray[np.float64]:
+def _checked_shares(parts: list[LinearOperator], weights: Sequence[float] | None) -> Floats:
     if not parts:
         raise InvalidInputError("operators is empty: pass one for each mini-batch.")
     for part in parts:
@@ -227,7 +227,7 @@ def _checked_scale(largest: float, damping: float, scale: float | None) -> float
 def _runs(
     task: Task,
     parts: list[LinearOperator],
-    shares: NDArray[np.float64],
+    shares: Floats,
     operands: Operands,
     damping: float,
     scale: float,
@@ -249,7 +249,7 @@ def _runs(
     return runs
 
 
-def _draws(shares: NDArray[np.float64], steps: int, seed: int, repeat: int) -> NDArray[np.intp]:
+def _draws(shares: Floats, steps: int, seed: int, repeat: int) -> Integers:
     uniform = probes.sample_uniforms(seed, _FIRST_STREAM + repeat, range(steps), 1)[:, 0]
     return np.minimum(np.searchsorted(np.cumsum(shares), uniform, side="right"), len(shares) - 1)
 
@@ -277,9 +277,7 @@ def _mean(runs: list[Array], backend: Backend) -> Array:
     return backend.scale_(total, 1.0 / len(runs))
 
 
-def _residual(
-    task: Task, parts: list[LinearOperator], shares: NDArray[np.float64], b: Array, damping: float, x: Array
-) -> float:
+def _residual(task: Task, parts: list[LinearOperator], shares: Floats, b: Array, damping: float, x: Array) -> float:
     """Return the norm of b - (H + damping I) x, by a product with each batch."""
     rest = task.backend.axpy_(task.backend.copy(b), -damping, x)
     for part, share in zip(parts, shares, strict=True):
@@ -294,5 +292,5 @@ def _standard_error(runs: list[Array], mean: Array, backend: Backend) -> float:
     return float(((spreads**2).sum() / (len(runs) * (len(runs) - 1))) ** 0.5)
 
 
-def _norms(vectors: list[Array], backend: Backend) -> NDArray[np.float64]:
+def _norms(vectors: list[Array], backend: Backend) -> Floats:
     return np.array([float(value) for value in backend.to_host(*map(backend.norm, vectors))])

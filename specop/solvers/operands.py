@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, checked_columns
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
 from specop.results.structure import Structure
+from specop.statistics.numbers import Floats
 
 __all__ = ["Operands", "checked_accuracy", "checked_damping", "checked_operands", "checked_start"]
 
@@ -35,7 +35,7 @@ class Operands:
 
     operator: LinearOperator
     columns: list[Array]
-    lengths: NDArray[np.float64]
+    lengths: Floats
     is_block: bool
     is_structure: bool
 
@@ -101,7 +101,7 @@ def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Arra
     return [given], False, False
 
 
-def _finite_lengths(operator: LinearOperator, columns: list[Array], name: str) -> NDArray[np.float64]:
+def _finite_lengths(operator: LinearOperator, columns: list[Array], name: str) -> Floats:
     lengths = np.array([float(x) for x in operator.backend.to_host(*map(operator.backend.norm, columns))])
     if not np.isfinite(lengths).all():
         worst = int(np.flatnonzero(~np.isfinite(lengths))[0])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
@@ -18,6 +17,7 @@ from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
 from specop.spectral.nystrom import nystrom_factor
 from specop.spectral.sketch import Sketch
+from specop.statistics.numbers import Floats
 
 __all__ = ["EigenPreconditioner", "eigen_preconditioner", "nystrom_preconditioner"]
 
@@ -140,7 +140,7 @@ class EigenPreconditioner(Composite):
         Added to the eigenvalues.
     """
 
-    def __init__(self, operator: LinearOperator, rows: Array, values: NDArray[np.float64], damping: float) -> None:
+    def __init__(self, operator: LinearOperator, rows: Array, values: Floats, damping: float) -> None:
         super().__init__((operator,), operator.domain, operator.domain, is_symmetric=True, is_psd=True)
         sums = np.abs(values + damping)
         if not sums.min() > 0:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
@@ -14,6 +14,7 @@ from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.shifted import ShiftedResult
 from specop.solvers.operands import checked_accuracy, checked_operands
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["solve_shifted"]
 
@@ -147,7 +148,7 @@ class _Pivots:
     of T + s I are negative as pivots are.
     """
 
-    def __init__(self, shifts: NDArray[np.float64], length: float) -> None:
+    def __init__(self, shifts: Floats, length: float) -> None:
         self.residuals = np.full(len(shifts), length)
         self.negative = np.zeros(len(shifts), dtype=np.int64)
         self._shifts = shifts
@@ -165,9 +166,7 @@ class _Pivots:
         self.residuals = self.residuals * self._beta / np.abs(self._pivots)
 
 
-def _solutions(
-    space: KrylovSpace, shifts: NDArray[np.float64], length: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def _solutions(space: KrylovSpace, shifts: Floats, length: float) -> tuple[Floats, Floats, Booleans]:
     """Return the solutions' coordinates along the rows, the norms of their residuals, and where A + s I is singular."""
     m, T = space.steps, space.projected()
     if m == 0:
@@ -198,9 +197,9 @@ def _true_residual(run: Run, x: Array, shift: float, b: Array) -> float:
 def _message(
     space: KrylovSpace,
     pivots: _Pivots,
-    residuals: NDArray[np.float64],
-    is_singular: NDArray[np.bool_],
-    shifts: NDArray[np.float64],
+    residuals: Floats,
+    is_singular: Booleans,
+    shifts: Floats,
     goal: float,
 ) -> str:
     failed = np.flatnonzero(residuals > goal)

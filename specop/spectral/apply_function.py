@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
@@ -17,6 +16,7 @@ from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
 from specop.spectral.goals import Goal, checked_goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity, spectral_function
+from specop.statistics.numbers import Floats
 
 __all__ = ["apply_function"]
 
@@ -27,7 +27,7 @@ _LONGEST = 1e140
 
 def apply_function(
     A: Any,
-    f: str | Callable[[NDArray[np.float64]], Any],
+    f: str | Callable[[Floats], Any],
     v: Array,
     *,
     rtol: float | None = None,
@@ -187,7 +187,7 @@ class _Approximation:
             self.error += 2.0 * self.length * open_share**0.5
 
 
-def _split(run: Run, vectors: list[Array], v: Array) -> tuple[NDArray[np.float64], Array, float]:
+def _split(run: Run, vectors: list[Array], v: Array) -> tuple[Floats, Array, float]:
     """Return the coordinates of v along orthonormal vectors, what is left of it, and the norm of that, 0 if noise."""
     backend, rest, along = run.backend, run.backend.copy(v), []
     (whole,) = backend.to_host(backend.norm(v))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
@@ -14,6 +13,7 @@ from specop.results.spectral_density import SpectralDensity
 from specop.spectral.spectral_density import spectral_density
 from specop.statistics.estimate import Estimate
 from specop.statistics.measure import GaussRule, is_ruled_out
+from specop.statistics.numbers import Floats
 
 __all__ = ["PRODUCTS", "Signs", "signs_of_spectrum"]
 
@@ -56,8 +56,8 @@ class Signs:
     positive: Estimate
     threshold: float
     gap: tuple[float, float]
-    values: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    values: Floats
+    weights: Floats
     is_counted: bool
     message: str
 
@@ -146,7 +146,7 @@ class _Search:
             gap = (float(below.max(initial=self.unseen)), float(above.min(initial=np.inf)))
             gap = gap if np.isfinite(gap[1]) else (gap[0], threshold)
 
-        def number(distances: NDArray[np.float64]) -> Estimate:
+        def number(distances: Floats) -> Estimate:
             """Count those that lie beyond the threshold by a positive distance."""
             least, found, most = (int((distances > slack).sum()) for slack in (error, 0.0, -error))
             return Estimate(float(found), 0.0, (float(least), float(most)), self.confidence)
@@ -189,7 +189,7 @@ class _Search:
             self._patience = self.first + self.first // 10 + 1
         return False
 
-    def _is_clear(self, found: NDArray[np.float64], unseen: float) -> bool:
+    def _is_clear(self, found: Floats, unseen: float) -> bool:
         """Whether the threshold, given or not, lies apart from what was found and from what was not."""
         zero = max(unseen, self.space.error_floor)
         if self.given is not None:
@@ -236,7 +236,7 @@ class _Search:
         return self.small if self.given is None else min(self.small, self.given / _CLEAR)
 
 
-def _widest_gap(sizes: NDArray[np.float64], floor: float, ceiling: float) -> tuple[float, float]:
+def _widest_gap(sizes: Floats, floor: float, ceiling: float) -> tuple[float, float]:
     """Return the two neighbours with the largest ratio of which the smaller may count as zero."""
     ladder = np.unique(np.concatenate([[floor], np.maximum(sizes, floor)]))
     lower, upper = ladder[:-1], ladder[1:]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["End", "share", "wanted"]
 
@@ -35,31 +36,31 @@ class End:
             return -np.abs(values) if self.is_interior else np.abs(values)
         return self.sides[0] * values
 
-    def values_at(self, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+    def values_at(self, keys: Floats) -> Floats:
         """Return the values that have these keys, a row for each side."""
         return np.multiply.outer(np.array(self.sides, dtype=float), keys)
 
-    def best(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+    def best(self, values: Floats) -> Integers:
         """Return the indices of the values, most wanted first."""
         return np.argsort(-self.key(values), kind="stable")
 
-    def keys(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def keys(self, values: Floats) -> Floats:
         """Return the keys of the wanted ones among the values, most wanted first."""
         return np.asarray(self.key(values[self.best(values)[: self.count]]))
 
 
-def wanted(ends: list[End], values: NDArray[np.float64]) -> NDArray[np.intp]:
+def wanted(ends: list[End], values: Floats) -> Integers:
     """Return the indices of the wanted values, best first; each end is served from what the others left."""
     return _served(ends, values, [end.count for end in ends])
 
 
-def share(ends: list[End], values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+def share(ends: list[End], values: Floats, count: int) -> Integers:
     """Return the indices of about `count` values, each end having its share."""
     total = sum(end.count for end in ends)
     return _served(ends, values, [max(1, count * end.count // total) for end in ends])
 
 
-def _served(ends: list[End], values: NDArray[np.float64], counts: list[int]) -> NDArray[np.intp]:
+def _served(ends: list[End], values: Floats, counts: list[int]) -> Integers:
     taken: list[int] = []
     for end, count in zip(ends, counts, strict=True):
         taken += [int(i) for i in end.best(values) if int(i) not in taken][:count]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
@@ -15,6 +14,7 @@ from specop.results.norm import NormResult
 from specop.spectral.exact import begins_exact, turns_exact, unit_products
 from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal
 from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
+from specop.statistics.numbers import Floats
 
 __all__ = ["frobenius_norm"]
 
@@ -126,7 +126,7 @@ def _exact(run: Run) -> float:
     return float(np.linalg.norm(lengths))
 
 
-def _probed(space: Complement, known: float, goal: Goal, confidence: float, may_turn: bool) -> NDArray[np.float64]:
+def _probed(space: Complement, known: float, goal: Goal, confidence: float, may_turn: bool) -> Floats:
     """Return the squared lengths of products with random signs, as many as the goal takes."""
     run, squares = space.run, np.zeros(0)
     while run.left > 0:
@@ -148,7 +148,7 @@ def _turns_exact(run: Run, goal: Goal, value: Estimate, probes: int) -> bool:
     return turns_exact(run, goal.probes_needed(probes, value.estimate, value.standard_error), STAGE)
 
 
-def _root(squares: NDArray[np.float64], confidence: float) -> Estimate:
+def _root(squares: Floats, confidence: float) -> Estimate:
     """Return the root of the mean of squares, with the interval of its logarithm."""
     value = estimate_from_samples(squares, confidence)
     norm = float(np.sqrt(value.estimate))

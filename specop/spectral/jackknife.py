@@ -10,16 +10,14 @@ for each pair, not another sketch.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.spectral.sketch import Sketch
+from specop.statistics.numbers import Floats
 
 __all__ = ["nystrom_error", "sketch_error"]
 
 # Squared sine of an angle below which rounding decides about it.
 _PARALLEL = 1e-10
-
-Matrix = NDArray[np.float64]
 
 
 def sketch_error(sketch: Sketch) -> float:
@@ -34,7 +32,7 @@ def sketch_error(sketch: Sketch) -> float:
     sine = 1.0 - cosine**2
     inverse = np.where(sine > _PARALLEL, 1.0 / np.sqrt(np.maximum(sine, _PARALLEL)), 0.0)
 
-    def beside(matrix: Matrix) -> Matrix:
+    def beside(matrix: Floats) -> Floats:
         """Turn s_i'x_j into u'x_j."""
         return (matrix - cosine * np.diagonal(matrix)) * inverse
 
@@ -49,9 +47,7 @@ def sketch_error(sketch: Sketch) -> float:
     return _error(sketch.left_out(), np.trace(G) - form_a - form_b + scale * values)
 
 
-def nystrom_error(
-    estimates: NDArray[np.float64], H_inverse: Matrix, gram_inverse: Matrix, K_squares: Matrix, d: int
-) -> float:
+def nystrom_error(estimates: Floats, H_inverse: Floats, gram_inverse: Floats, K_squares: Floats, d: int) -> float:
     """Return the standard error of the mean of `nystrom_estimates`, from H^-1, (Omega'Omega)^-1 and K'K, K = R H^-1."""
     p = len(H_inverse)
     if p < 3:
@@ -69,7 +65,7 @@ def nystrom_error(
     return _error(estimates, (d - p + 2) / beyond * rest - lost)
 
 
-def _error(estimates: NDArray[np.float64], without: Matrix) -> float:
+def _error(estimates: Floats, without: Floats) -> float:
     """Return the standard error; `without[i, j]` is probe j's estimate without i, the diagonal is not used."""
     p = len(without)
     means = (np.sum(without, axis=1) - np.diagonal(without)) / (p - 1)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.errors import DomainError
 from specop.spectral.jackknife import nystrom_error
 from specop.spectral.sketch import Sketch
+from specop.statistics.numbers import Floats
 
 __all__ = ["nystrom_estimates", "nystrom_factor"]
 
 
-def nystrom_estimates(sketch: Sketch) -> tuple[NDArray[np.float64], float]:
+def nystrom_estimates(sketch: Sketch) -> tuple[Floats, float]:
     r"""Return an estimate of the trace for each probe, from the approximation by all others, and their mean's error.
 
     With :math:`Y = (B + \nu I)\Omega = QR` and :math:`H = \Omega^\top Y = C^\top C`, the approximation is
@@ -38,7 +38,7 @@ def nystrom_estimates(sketch: Sketch) -> tuple[NDArray[np.float64], float]:
     return estimates, nystrom_error(estimates, H_inverse, gram_inverse, K.T @ K, d)
 
 
-def nystrom_factor(sketch: Sketch, needs: str, remedy: str) -> NDArray[np.float64]:
+def nystrom_factor(sketch: Sketch, needs: str, remedy: str) -> Floats:
     """Return F = R C^-1, with which the approximation of B + shift I is Q F F' Q'.
 
     Parameters
@@ -56,11 +56,11 @@ _NEEDS = "method='xnystrace' needs a positive semidefinite operator"
 _REMEDY = "Use method='xtrace' or 'auto'."
 
 
-def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse(matrix: Floats) -> Floats:
     return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
-def _cholesky(H: NDArray[np.float64], sketch: Sketch, needs: str, remedy: str) -> NDArray[np.float64]:
+def _cholesky(H: Floats, sketch: Sketch, needs: str, remedy: str) -> Floats:
     """Return upper triangular C with C'C = H, which may be singular within rounding."""
     values = np.linalg.eigvalsh((H + H.T) / 2)
     rounding = sketch.space.run.A.precision * max(float(np.abs(values).max()), 1e-150)

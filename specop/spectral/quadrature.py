@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.errors import InvalidInputError
@@ -16,6 +15,7 @@ from specop.results.eigen import EigenResult
 from specop.spectral.goals import STAGE, Goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity
 from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.numbers import Floats
 
 __all__ = ["SpectralSum", "sum_over_spectrum"]
 
@@ -36,7 +36,7 @@ class SpectralSum:
 
     value: Estimate
     error: float
-    samples: NDArray[np.float64]
+    samples: Floats
     steps: int
     method: str
     message: str
@@ -116,7 +116,7 @@ class _Quadrature:
         self,
         space: KrylovSpace,
         function: SpectralFunction,
-        known: NDArray[np.float64],
+        known: Floats,
         goal: Goal,
         confidence: float,
     ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
@@ -15,6 +14,7 @@ from specop.spectral.jackknife import sketch_error
 from specop.spectral.nystrom import nystrom_estimates
 from specop.spectral.sketch import Sketch
 from specop.statistics.estimate import Estimate, estimate_from_samples, with_error
+from specop.statistics.numbers import Floats
 
 __all__ = ["Estimation", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
 
@@ -64,7 +64,7 @@ class Estimation:
         """Whether more probes are to be multiplied."""
         return self.run.left > 0 and not self.accepted and not self.turns_exact()
 
-    def look(self, samples: NDArray[np.float64], error: float | None = None, rounding: float = 0.0) -> bool:
+    def look(self, samples: Floats, error: float | None = None, rounding: float = 0.0) -> bool:
         """Take these as all samples so far; return whether they suffice.
 
         Parameters
@@ -92,7 +92,7 @@ class Estimation:
         self.is_exact = True
         return "exact", message
 
-    def look_at(self, sketch: Sketch, single: NDArray[np.float64]) -> bool:
+    def look_at(self, sketch: Sketch, single: Floats) -> bool:
         """Take all samples that a sketch and single probes of its rest give."""
         left_out, fresh = sketch.left_out(), np.concatenate([sketch.fresh(), single])
         p, f = len(left_out), len(fresh)
@@ -170,7 +170,7 @@ def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:
         estimation.look(sketch.fresh(), rounding=sketch.rounding())
         goal = min(2 * goal, largest)
 
-    def look(single: NDArray[np.float64]) -> bool:
+    def look(single: Floats) -> bool:
         return estimation.look(np.concatenate([sketch.fresh(), single]), rounding=sketch.rounding())
 
     _sample_rest(estimation, sketch, look)
@@ -238,7 +238,7 @@ def _grow(sketch: Sketch, size: int) -> None:
     sketch.draw(min(size, sketch.capacity) - sketch.drawn)
 
 
-def _sample_rest(estimation: Estimation, sketch: Sketch, look: Callable[[NDArray[np.float64]], bool]) -> None:
+def _sample_rest(estimation: Estimation, sketch: Sketch, look: Callable[[Floats], bool]) -> None:
     """Spend what is left on single probes of what lies beyond the sketch."""
     single = _NONE
     while sketch.multiplied < sketch.space.dimension and estimation.goes_on():

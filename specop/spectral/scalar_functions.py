@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.errors import DomainError, InvalidInputError
 from specop.operators.operator import LinearOperator
 from specop.statistics.measure import GaussRule, christoffel
+from specop.statistics.numbers import Floats
 
 __all__ = ["Progress", "SpectralFunction", "sensitivity", "spectral_function"]
 
@@ -35,11 +36,11 @@ class SpectralFunction:
     """
 
     name: str
-    function: Callable[[NDArray[np.float64]], ArrayLike]
+    function: Callable[[Floats], ArrayLike]
     domain: str = "all"
     edge: float = 0.0
 
-    def __call__(self, values: NDArray[np.float64], rounding: float, operator: LinearOperator) -> NDArray[np.float64]:
+    def __call__(self, values: Floats, rounding: float, operator: LinearOperator) -> Floats:
         """Return the function of Ritz values, or raise DomainError.
 
         Values within rounding of the edge count as the edge, except where any value will do.
@@ -80,7 +81,7 @@ class SpectralFunction:
         return float(christoffel(rule, [self.edge - 4.0 * rounding, self.edge + 4.0 * rounding]).sum())
 
 
-def spectral_function(f: str | Callable[[NDArray[np.float64]], Any] | SpectralFunction) -> SpectralFunction:
+def spectral_function(f: str | Callable[[Floats], Any] | SpectralFunction) -> SpectralFunction:
     """Return the function of that name, or a callable as one."""
     if isinstance(f, SpectralFunction):
         return f
@@ -99,14 +100,14 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._seen: list[NDArray[np.float64]] = []
+        self._seen: list[Floats] = []
         self._steps: list[int] = []
 
     def is_due(self, steps: int) -> bool:
         """Whether enough has been added for another look, whose cost grows with the steps."""
         return steps % max(1, steps // 10) == 0
 
-    def error_after(self, steps: int, found: NDArray[np.float64]) -> float:
+    def error_after(self, steps: int, found: Floats) -> float:
         """Take note of an approximation, coordinates in an orthonormal basis that grows, and return its error."""
         self._seen.append(found)
         self._steps.append(steps)
@@ -121,20 +122,18 @@ class Progress:
         ratio = min(change / before, 0.95) if before > 0 else 0.95
         return change * max(1.0, ratio / (1.0 - ratio))
 
-    def _last_until(self, steps: int) -> NDArray[np.float64] | None:
+    def _last_until(self, steps: int) -> Floats | None:
         taken = [found for found, count in zip(self._seen, self._steps, strict=True) if count <= steps]
         return taken[-1] if taken else None
 
 
-def _distance(longer: NDArray[np.float64], shorter: NDArray[np.float64]) -> float:
+def _distance(longer: Floats, shorter: Floats) -> float:
     change = longer.copy()
     change[: len(shorter)] -= shorter
     return float(np.linalg.norm(change))
 
 
-def sensitivity(
-    function: SpectralFunction, values: NDArray[np.float64], weights: NDArray[np.float64], shifts: NDArray[np.float64]
-) -> float:
+def sensitivity(function: SpectralFunction, values: Floats, weights: Floats, shifts: Floats) -> float:
     """Return by how much the result changes if each value is off by its shift; where f is undefined, by nothing."""
     with np.errstate(all="ignore"):
         center = np.asarray(function.function(values), dtype=np.float64)

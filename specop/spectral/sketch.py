@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Basis
 from specop.krylov.known import Complement
 from specop.krylov.space import coefficient_norm
+from specop.statistics.numbers import Floats
 
 __all__ = ["Sketch"]
 
@@ -80,7 +80,7 @@ class Sketch:
         """Trace of the part of B within the multiplied rows."""
         return float(np.trace(self.G[: self.multiplied, : self.multiplied]))
 
-    def left_out(self) -> NDArray[np.float64]:
+    def left_out(self) -> Floats:
         r"""Return an estimate of B's trace for each probe whose row was multiplied, from the other rows (XTrace).
 
         With unit vectors :math:`s_i` along the columns of :math:`R^{-T}`, the rows without those of probe i span the
@@ -94,7 +94,7 @@ class Sketch:
         lost = np.sum(S * (G @ S), axis=0)
         return self._samples(np.trace(G) - lost, p - 1, V, np.sum(W * R, axis=0), R, T, G)
 
-    def fresh(self) -> NDArray[np.float64]:
+    def fresh(self) -> Floats:
         """Return an estimate of B's trace for each probe whose row was not multiplied, from all rows that were."""
         p, rest = self.multiplied, slice(self.multiplied, self.drawn)
         W, R, T = (matrix[:p, rest] for matrix in (self.W, self.R, self.T))
@@ -109,7 +109,7 @@ class Sketch:
         length, value = space.run.to_host(backend.dot(probe, probe), backend.dot(probe, product))
         return self.trace() + (space.dimension - self.multiplied) * float(value / length)
 
-    def directions(self, p: int | None = None) -> NDArray[np.float64]:
+    def directions(self, p: int | None = None) -> Floats:
         """Return S: column i is the unit vector, within the first p rows, that only probe i's product reaches.
 
         By default of the multiplied rows.
@@ -158,14 +158,14 @@ class Sketch:
 
     def _samples(
         self,
-        base: NDArray[np.float64],
+        base: Floats,
         rank: int,
-        V: NDArray[np.float64],
-        inner: NDArray[np.float64],
-        R: NDArray[np.float64],
-        T: NDArray[np.float64],
-        G: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
+        V: Floats,
+        inner: Floats,
+        R: Floats,
+        T: Floats,
+        G: Floats,
+    ) -> Floats:
         """Return base + c (omega - Qv)'B(omega - Qv), the rest of each probe put back on the sphere by c."""
         d = self.space.dimension
         values = inner - np.sum(V * (R + T), axis=0) + np.sum(V * (G @ V), axis=0)
@@ -227,7 +227,7 @@ class Sketch:
             self.Q = backend.set_row_(self.Q, j, product, 1.0 / beta)
         self.R[:, j] = column
 
-    def _orthogonalized(self, vector: Array, rows: int) -> tuple[Array, NDArray[np.float64], float]:
+    def _orthogonalized(self, vector: Array, rows: int) -> tuple[Array, Floats, float]:
         column = np.zeros(self.capacity)
         for _ in range(_MOST_PASSES):
             vector, _, h, norm = self.space.backend.orthogonalize_(vector, self.Q, rows, ())
@@ -261,7 +261,7 @@ class Sketch:
         backend = self.space.backend
         return backend.orthogonalize_(backend.copy(vector), basis, rows, ())[2]
 
-    def _check_symmetry(self, i: int, column: NDArray[np.float64]) -> None:
+    def _check_symmetry(self, i: int, column: Floats) -> None:
         """Compare the new column of G with the row that earlier products gave, as the formulas rely on it."""
         known = np.flatnonzero(self._rows_then[:i] > i)
         asymmetry = float(np.abs(column[known] - self.G[known, i]).max(initial=0.0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes as probe_vectors
 from specop.errors import InvalidInputError
@@ -16,6 +15,7 @@ from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
 from specop.statistics.estimate import check_confidence
 from specop.statistics.measure import GaussRule
+from specop.statistics.numbers import Floats
 from specop.statistics.transport import known_weights, open_transport, transport_errors
 
 __all__ = ["spectral_density"]
@@ -181,7 +181,7 @@ def _checked_budget(run: Run, rest: int, steps: int | None, probes: int | None, 
 
 def _probed(
     space: KrylovSpace,
-    known: NDArray[np.float64],
+    known: Floats,
     steps: int,
     probes: int,
     rtol: float | None,
@@ -233,7 +233,7 @@ def _turns_exact(run: Run, errors: tuple[float, float], rtol: float, probes: int
     return run.left >= run.n - reusable < needed * steps
 
 
-def _quadrature(rules: list[GaussRule], known: NDArray[np.float64], n: int) -> dict[str, Any]:
+def _quadrature(rules: list[GaussRule], known: Floats, n: int) -> dict[str, Any]:
     """Return the fields of a density that describe its nodes."""
     rest = n - len(known)
     each = [GaussRule(known, np.full(len(known), 1.0 / n), np.zeros(len(known))), *rules]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
@@ -16,6 +15,7 @@ from specop.spectral.goals import checked_goal
 from specop.spectral.quadrature import sum_over_spectrum
 from specop.spectral.scalar_functions import SpectralFunction, spectral_function
 from specop.statistics.estimate import check_confidence
+from specop.statistics.numbers import Floats
 
 __all__ = ["effective_dimension", "logdet", "trace_function"]
 
@@ -25,7 +25,7 @@ _METHODS = ("auto", "quadrature", "exact")
 
 def trace_function(
     A: Any,
-    f: str | Callable[[NDArray[np.float64]], Any] | SpectralFunction,
+    f: str | Callable[[Floats], Any] | SpectralFunction,
     *,
     method: str = "auto",
     rtol: float | None = None,

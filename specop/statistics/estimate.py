@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats
 
 __all__ = ["Estimate", "check_confidence", "estimate_from_samples", "with_error"]
 
@@ -20,7 +20,7 @@ def check_confidence(confidence: float) -> float:
     return confidence
 
 
-def estimate_from_samples(samples: NDArray[np.float64], confidence: float) -> Estimate:
+def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
     """Return mean, standard error and Student-t interval of independent samples."""
     count, mean = len(samples), float(np.mean(samples))
     if count == 1:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["GaussRule", "Vector", "christoffel", "cumulative_bounds", "is_ruled_out", "share_interval"]
 
-Vector = NDArray[np.float64]
+Vector = Floats
 
 # Arrow matrices that are decomposed at once.
 _CHUNK = 128
@@ -58,7 +60,7 @@ def christoffel(rule: GaussRule, x: ArrayLike) -> Vector:
     return np.where(at_node.any(axis=-1), at_node @ rule.weights, between)
 
 
-def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: float) -> NDArray[np.bool_]:
+def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: float) -> Booleans:
     """Whether the rule of a random vector would have shown an eigenvalue by now, at each of the points x.
 
     The vector's weight along the eigenvector is at most the Christoffel number, and times the dimension it is
@@ -138,9 +140,7 @@ def share_interval(low: Vector, high: Vector, freedom: float, confidence: float)
     return np.where(low > 0, smallest[0], 0.0), np.where(high < 1, largest[1], 1.0)
 
 
-def _bisect(
-    left: Vector, right: Vector, is_left_of_root: Callable[[Vector], NDArray[np.bool_]]
-) -> tuple[Vector, Vector]:
+def _bisect(left: Vector, right: Vector, is_left_of_root: Callable[[Vector], Booleans]) -> tuple[Vector, Vector]:
     for _ in range(60):
         middle = 0.5 * (left + right)
         before = is_left_of_root(middle)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.statistics.measure import GaussRule
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["known_weights", "open_transport", "transport_errors"]
 
@@ -16,7 +16,7 @@ _RESOLVED = 1e-3
 _LARGEST_SIMPLE_WEIGHT = 10.83
 
 
-def known_weights(rule: GaussRule, dimension: int) -> NDArray[np.float64]:
+def known_weights(rule: GaussRule, dimension: int) -> Floats:
     """Give the Ritz values that are simple eigenvalues the weight 1/dimension, and scale the others to the rest."""
     simple = _is_simple(rule, dimension)
     if len(simple) == dimension:
@@ -27,14 +27,14 @@ def known_weights(rule: GaussRule, dimension: int) -> NDArray[np.float64]:
     return np.where(simple, 1.0 / dimension, scaled)
 
 
-def transport_errors(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> tuple[float, float]:
+def transport_errors(rules: list[GaussRule], known: Floats, rest: int) -> tuple[float, float]:
     """Estimate the distance to the true spectrum that quadrature leaves open, and that which chance does."""
     if not rules:
         return 0.0, 0.0
     return open_transport(rules, known, rest), _by_chance(rules, known, rest)
 
 
-def open_transport(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
+def open_transport(rules: list[GaussRule], known: Floats, rest: int) -> float:
     """Bound the distance to the spectrum that the nodes' residuals leave open, as a share of its spread.
 
     Parameters
@@ -57,7 +57,7 @@ def open_transport(rules: list[GaussRule], known: NDArray[np.float64], rest: int
     return _relative(total / len(rules), rules, known, rest)
 
 
-def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:
+def _is_simple(rule: GaussRule, dimension: int) -> Booleans:
     """Whether each node is an eigenvalue, and simple as far as its weight tells; n nodes leave nothing open."""
     if len(rule.nodes) == dimension:
         return np.ones(dimension, dtype=bool)
@@ -65,7 +65,7 @@ def _is_simple(rule: GaussRule, dimension: int) -> NDArray[np.bool_]:
     return resolved & (rule.weights * dimension <= _LARGEST_SIMPLE_WEIGHT)
 
 
-def _by_chance(rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
+def _by_chance(rules: list[GaussRule], known: Floats, rest: int) -> float:
     nodes, weights, unknown = [], [], 0.0
     for rule in rules:
         simple = _is_simple(rule, rest)
@@ -84,7 +84,7 @@ def _by_chance(rules: list[GaussRule], known: NDArray[np.float64], rest: int) ->
     return _relative(mean * unknown / rest, rules, known, rest)
 
 
-def _relative(transport: float, rules: list[GaussRule], known: NDArray[np.float64], rest: int) -> float:
+def _relative(transport: float, rules: list[GaussRule], known: Floats, rest: int) -> float:
     """Return a transport within the unknown part as a share of the whole spectrum's spread."""
     nodes = np.concatenate([known, *(rule.nodes for rule in rules)])
     spread = float(np.ptp(nodes))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Basis
+from specop.statistics.numbers import Floats
 from specop.testing._laws import require, require_close, require_same
 from specop.testing._native import Native
 
@@ -139,16 +139,16 @@ def _check_take(native: Native) -> None:
         require_same(native.numpy(taken), rows[:k], "allocate", law)
 
 
-def _rounded(native: Native, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rounded(native: Native, values: Floats) -> Floats:
     return values.astype(native.dtype).astype(np.float64)
 
 
-def _filled(native: Native, rows: NDArray[np.float64], lead: int) -> Basis:
+def _filled(native: Native, rows: Floats, lead: int) -> Basis:
     basis = native.backend.allocate(native.layout(rows.shape[1]), len(rows), lead)
     for i, row in enumerate(rows):
         basis = native.backend.set_row_(basis, i, native.array(row), 1.0)
     return basis
 
 
-def _read(native: Native, basis: Basis, k: int) -> NDArray[np.float64]:
+def _read(native: Native, basis: Basis, k: int) -> Floats:
     return np.stack([native.numpy(native.backend.row(basis, i)).astype(np.float64) for i in range(k)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from specop.statistics.numbers import Floats
 
 __all__ = ["require", "require_close", "require_same"]
 
@@ -30,15 +32,13 @@ def require_same(found: ArrayLike, expected: ArrayLike, who: str, law: str) -> N
     require(np.array_equal(found, expected, equal_nan=True), who, law, _worst(found, expected))
 
 
-def _same_shape(
-    found: ArrayLike, expected: ArrayLike, who: str, law: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _same_shape(found: ArrayLike, expected: ArrayLike, who: str, law: str) -> tuple[Floats, Floats]:
     found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     require(found.shape == expected.shape, who, law, f"shape {found.shape}, expected {expected.shape}")
     return found, expected
 
 
-def _worst(found: NDArray[np.float64], expected: NDArray[np.float64]) -> str:
+def _worst(found: Floats, expected: Floats) -> str:
     if found.size == 0:
         return "no entries"
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
@@ -15,15 +14,14 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.mean import Objective
 from specop.operators.operator import LinearOperator
+from specop.statistics.numbers import Floats
 from specop.testing._laws import require, require_same
 from specop.testing._operators import check_operator
 
 __all__ = ["check_objective"]
 
 
-def check_objective(
-    objective: Objective, *, params: Any = None, dense: NDArray[np.float64] | None = None, seed: int = 0
-) -> None:
+def check_objective(objective: Objective, *, params: Any = None, dense: Floats | None = None, seed: int = 0) -> None:
     r"""Check the derivatives of an objective, its structures and blocks, and that it leaves the model alone.
 
     Derivatives are compared with central differences, with a step of about :math:`\epsilon^{1/3}`: good to 1e-6 in
@@ -114,31 +112,27 @@ class _Bench:
     def unit(self) -> Array:
         return self.draw(self.layout.n**-0.5)
 
-    def numpy(self, x: Array) -> NDArray[np.float64]:
+    def numpy(self, x: Array) -> Floats:
         return np.array(self.backend.to_numpy(x), dtype=np.float64)
 
     def number(self, scalar: Array) -> float:
         (host,) = self.backend.to_host(scalar)
         return float(host)
 
-    def difference(
-        self, function: Callable[[Array], NDArray[np.float64]], theta: Array, direction: Array
-    ) -> NDArray[np.float64]:
+    def difference(self, function: Callable[[Array], Floats], theta: Array, direction: Array) -> Floats:
         """Return the central difference of a function along a direction."""
         ahead, behind = (
             function(self.backend.axpy_(self.backend.copy(theta), by, direction)) for by in (self.step, -self.step)
         )
         return (ahead - behind) / (2 * self.step)
 
-    def require_near(
-        self, found: NDArray[np.float64], expected: NDArray[np.float64], allowed: float, name: str, law: str
-    ) -> None:
+    def require_near(self, found: Floats, expected: Floats, allowed: float, name: str, law: str) -> None:
         """Require that the norm of the difference is allowed."""
         error = _norm(found - expected)
         numbers = f"off by {error:.1e} where the norm is {_norm(expected):.1e}, allowed {allowed:.1e}"
         require(error <= allowed, name, law, numbers)
 
-    def state(self, params: Any) -> dict[str, NDArray[np.float64]]:
+    def state(self, params: Any) -> dict[str, Floats]:
         """What can be seen of the model: exact numbers, for a comparison bit for bit."""
         seen = {
             "loss()": np.array(self.number(self.objective.loss())),
@@ -227,7 +221,7 @@ def _check_current_point(bench: _Bench, theta: Array) -> None:
         bench.require_near(here, there, 100 * bench.precision * _norm(there), name, law)
 
 
-def _check_dense(bench: _Bench, dense: NDArray[np.float64]) -> None:
+def _check_dense(bench: _Bench, dense: Floats) -> None:
     n, tolerance = bench.objective.n, 1e-10 if bench.precision < 1e-10 else 1e3 * bench.precision
     require(dense.shape == (n, n), "dense", "has the size of the objective", f"{dense.shape} for n = {n}")
     for _ in range(3):
@@ -275,7 +269,7 @@ def _failures(bench: _Bench, theta: Array) -> Iterator[str]:
             raise AssertionError(f"{call}: raises NonFiniteError, because the loss is not finite there.")
 
 
-def _check_unchanged(bench: _Bench, before: dict[str, NDArray[np.float64]], params: Any, law: str) -> None:
+def _check_unchanged(bench: _Bench, before: dict[str, Floats], params: Any, law: str) -> None:
     try:
         now = bench.state(params)
     except NonFiniteError as error:
@@ -284,5 +278,5 @@ def _check_unchanged(bench: _Bench, before: dict[str, NDArray[np.float64]], para
         require_same(values, before[name], name, f"{law}: bit for bit the same")
 
 
-def _norm(values: NDArray[np.float64]) -> float:
+def _norm(values: Floats) -> float:
     return float(np.linalg.norm(values))

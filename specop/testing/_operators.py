@@ -16,6 +16,7 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingTransposeError, NoiseWarning
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
+from specop.statistics.numbers import Floats
 from specop.testing._laws import require
 
 __all__ = ["check_operator"]
@@ -86,7 +87,7 @@ class _Bench:
         self.drawn += 1
         return probes.normal(self.A.backend, layout, self.seed, self.drawn)
 
-    def numpy(self, x: Array) -> NDArray[np.float64]:
+    def numpy(self, x: Array) -> Floats:
         return np.array(self.A.backend.to_numpy(x), dtype=np.float64)
 
     def require(self, holds: Any, name: str, law: str, numbers: str = "") -> None:
@@ -116,7 +117,7 @@ class _Product:
     def draw(self) -> Array:
         return self.bench.draw(self.source)
 
-    def hosted(self, x: Array) -> NDArray[np.float64]:
+    def hosted(self, x: Array) -> Floats:
         """Return the product in host memory."""
         return self.bench.numpy(self.multiply(x))
 
@@ -183,7 +184,7 @@ def _check_storage(product: _Product) -> None:
     product.require(_still(bench, again, values), f"{fresh} a later product leaves an earlier one alone")
 
 
-def _still(bench: _Bench, x: Array, values: NDArray[np.float64]) -> bool:
+def _still(bench: _Bench, x: Array, values: Floats) -> bool:
     try:
         return bool(np.array_equal(bench.numpy(x), values))
     except Exception as error:
@@ -236,8 +237,8 @@ def _check_definiteness(product: _Product) -> None:
     In float64 on the host and against all earlier vectors, so that only the products are under test.
     """
     bench, A = product.bench, product.bench.A
-    rows: list[NDArray[np.float64]] = []
-    products: list[NDArray[np.float64]] = []
+    rows: list[Floats] = []
+    products: list[Floats] = []
     rest = bench.numpy(product.draw())
     for _ in range(min(12, A.shape[0])):
         for _ in range(2):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Backend
+from specop.statistics.numbers import Floats
 from specop.testing._laws import require, require_close, require_same
 from specop.testing._native import Native
 
@@ -139,7 +140,7 @@ def check_primitives(native: Native) -> None:
             _check(native, (primitive, f"passes {bad} on", call, expected), spoiled)
 
 
-def _check(native: Native, law: _Law, arrays: dict[str, NDArray[np.float64]]) -> None:
+def _check(native: Native, law: _Law, arrays: dict[str, Floats]) -> None:
     primitive, text, call, expected = law
     given = {name: native.array(values) for name, values in arrays.items()}
     result = call(native.backend, SimpleNamespace(**given))

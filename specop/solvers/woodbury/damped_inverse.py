@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
@@ -15,6 +15,7 @@ from specop.operators.operator import LinearOperator
 from specop.solvers.woodbury.gram_block import GramInverse
 from specop.solvers.woodbury.moment_block import MomentInverse
 from specop.solvers.woodbury.stored_rows import StoredRows, cut
+from specop.statistics.numbers import Floats
 
 __all__ = ["DampedInverse", "Structure"]
 
@@ -135,7 +136,7 @@ class DampedInverse(LinearOperator):
             coefficients.append(block.solve(products))
         return self._combined(columns, coefficients)
 
-    def _combined(self, columns: list[Array], coefficients: list[NDArray[np.float64]]) -> list[Array]:
+    def _combined(self, columns: list[Array], coefficients: list[Floats]) -> list[Array]:
         """Return the products, given the coefficients of the rows for each block that needs them."""
         sums: list[Array] = [None] * len(self._grams)
         for where, rows in self._rows.pieces():
@@ -171,7 +172,7 @@ class DampedInverse(LinearOperator):
             joined = self.backend.axpy_(joined, 1.0, self.backend.scatter(part, places, self.domain))
         return joined
 
-    def _diagonal_of(self, block: GramInverse | MomentInverse) -> NDArray[np.float64]:
+    def _diagonal_of(self, block: GramInverse | MomentInverse) -> Floats:
         if isinstance(block, MomentInverse):
             return block.diagonal
         if not len(block.active):
@@ -191,7 +192,7 @@ class DampedInverse(LinearOperator):
     def _cut(self, x: Array, block: GramInverse | MomentInverse) -> Array:
         return cut(self.backend, x, block.columns, self.domain)
 
-    def _from_host(self, array: NDArray[np.float64]) -> Array:
+    def _from_host(self, array: Floats) -> Array:
         """Return an array that is no vector of the operator, in the operator's dtype and on its device."""
         return self.backend.from_host(array, self.domain.of_length(len(array)))
 

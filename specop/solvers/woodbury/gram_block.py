@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.solvers.woodbury.partition import DOUBLE_EPSILON, WORST_PRECISION, Scaling
 from specop.solvers.woodbury.stored_rows import StoredRows
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["GramBlock", "GramInverse"]
 
@@ -49,11 +49,11 @@ class GramBlock:
         gram[:known, known:] = gram[known:, :known].T
         self.gram = gram
 
-    def keep(self, indices: NDArray[np.intp]) -> None:
+    def keep(self, indices: Integers) -> None:
         """Forget all other rows."""
         self.gram = self.gram[np.ix_(indices, indices)]
 
-    def inverse(self, scaling: Scaling, active: NDArray[np.intp], layout: Layout) -> GramInverse:
+    def inverse(self, scaling: Scaling, active: Integers, layout: Layout) -> GramInverse:
         """Return the inverse of the matrix that the active rows make.
 
         Parameters
@@ -107,20 +107,20 @@ class GramInverse:
     """
 
     columns: slice
-    factor: NDArray[np.float64]
-    active: NDArray[np.intp]
+    factor: Floats
+    active: Integers
     stored: int
     damping: float
     precision: float
 
-    def solve(self, products: NDArray[np.float64]) -> NDArray[np.float64]:
+    def solve(self, products: Floats) -> Floats:
         """Return the coefficients of all stored rows, from their products with x; zero for those not active."""
         coefficients = np.zeros_like(products)
         if len(self.active):
             coefficients[self.active] = scipy.linalg.cho_solve((self.factor, True), products[self.active])
         return coefficients
 
-    def square_root(self) -> NDArray[np.float64]:
+    def square_root(self) -> Floats:
         """Return R with ``G' (...)^-1 G = (G' R)(G' R)'``, a row for each stored row."""
         root = np.zeros((self.stored, len(self.active)))
         if len(self.active):

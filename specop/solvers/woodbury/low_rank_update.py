@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, checked_columns
 from specop.errors import InvalidInputError
 from specop.operators.operator import Composite, LinearOperator
 from specop.operators.scipy import aslinearoperator
+from specop.statistics.numbers import Floats
 
 __all__ = ["low_rank_update"]
 
@@ -110,7 +111,7 @@ class UpdatedInverse(Composite):
             self._solved_transposed = self.backend.stack_columns(solved)
         return self._corrected(inverse._rmatvec(y), self._U, self._middle.T, self._solved_transposed)
 
-    def _corrected(self, y: Array, left: Array, middle: NDArray[np.float64], right: Array) -> Array:
+    def _corrected(self, y: Array, left: Array, middle: Floats, right: Array) -> Array:
         """Return ``y - right middle left' y``."""
         backend = self.backend
         (products,) = backend.to_host(backend.apply_rows(backend.transpose(left), y))
@@ -129,7 +130,7 @@ def _columns_of(inverse: LinearOperator, block: Array, name: str) -> int:
     return len(checked_columns(inverse.backend, block, inverse.domain, name))
 
 
-def _checked_middle(C: ArrayLike | None, k: int) -> NDArray[np.float64]:
+def _checked_middle(C: ArrayLike | None, k: int) -> Floats:
     middle = np.eye(k) if C is None else np.asarray(C, dtype=np.float64)
     middle = np.diag(middle) if middle.ndim == 1 else middle
     if middle.shape != (k, k) or not np.isfinite(middle).all():
@@ -137,6 +138,6 @@ def _checked_middle(C: ArrayLike | None, k: int) -> NDArray[np.float64]:
     return middle
 
 
-def _products(operator: LinearOperator, left: Array, right: Array) -> NDArray[np.float64]:
+def _products(operator: LinearOperator, left: Array, right: Array) -> Floats:
     backend = operator.backend
     return backend.row_products([backend.transpose(left)], [backend.transpose(right)])

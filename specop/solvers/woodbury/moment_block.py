@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.solvers.woodbury.partition import DOUBLE_EPSILON, WORST_PRECISION, Scaling
 from specop.solvers.woodbury.stored_rows import StoredRows, cut
+from specop.statistics.numbers import Floats
 
 __all__ = ["MomentBlock", "MomentInverse"]
 
@@ -72,12 +72,12 @@ class MomentBlock:
             self.columns, self.size, native, diagonal.reshape(-1), layout.epsilon + DOUBLE_EPSILON * condition
         )
 
-    def _matrices(self, some: slice, scaling: Scaling) -> NDArray[np.float64]:
+    def _matrices(self, some: slice, scaling: Scaling) -> Floats:
         matrices = self.sums[some] / scaling.count
         matrices[:, range(self.size), range(self.size)] += scaling.damping
         return matrices
 
-    def _singular(self, matrices: NDArray[np.float64], first: int, scaling: Scaling) -> InvalidInputError:
+    def _singular(self, matrices: Floats, first: int, scaling: Scaling) -> InvalidInputError:
         values = np.linalg.eigvalsh(matrices)
         worst = int(np.argmin(values[:, 0] / np.maximum(values[:, -1], np.finfo(float).tiny)))
         start = self.columns.start + (first + worst) * self.size
@@ -88,7 +88,7 @@ class MomentBlock:
         )
 
 
-def _checked_inverses(matrices: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def _checked_inverses(matrices: Floats) -> tuple[Floats, float]:
     """Return symmetric inverses and the largest condition number in the 1-norm, infinite for a singular matrix."""
     try:
         inverses = np.linalg.inv(matrices)
@@ -119,5 +119,5 @@ class MomentInverse:
     columns: slice
     size: int
     inverses: Array
-    diagonal: NDArray[np.float64]
+    diagonal: Floats
     precision: float

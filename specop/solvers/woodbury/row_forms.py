@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
+from specop.statistics.numbers import Floats
 
 __all__ = ["row_forms"]
 
 
 def row_forms(
     backend: Backend, rows: Sequence[Array], others: Sequence[Array], damping: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Floats, Floats]:
     r"""Return :math:`G (\delta I + G^T G / m)^{-1} V^T` for the m rows G and other rows V, (m, k).
 
     It is :math:`(\delta I + G G^T / m)^{-1} G V^T`, which needs inner products of rows only, and loses no digits to the
@@ -39,5 +39,5 @@ def row_forms(
     gram = backend.row_products(rows, rows)
     inner = gram if others is rows else backend.row_products(rows, others)
     damped = gram / len(gram) + damping * np.eye(len(gram))
-    forms: NDArray[np.float64] = scipy.linalg.solve(damped, inner, assume_a="pos")
+    forms: Floats = scipy.linalg.solve(damped, inner, assume_a="pos")
     return forms, np.linalg.norm(inner - damped @ forms, axis=0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["RowMarks"]
 
@@ -39,7 +39,7 @@ class RowMarks:
     def __len__(self) -> int:
         return len(self._marks)
 
-    def of(self, block: Array) -> NDArray[np.float64]:
+    def of(self, block: Array) -> Floats:
         """Return the marks of a native (b, n) block, whose rows must be finite and follow the layout."""
         self._backend.check_vector(self._backend.index(block, 0), self._layout, "each row")
         products = self._backend.to_host(*(self._backend.apply_rows(block, signs) for signs in self._signs))
@@ -52,7 +52,7 @@ class RowMarks:
             )
         return marks
 
-    def add(self, marks: NDArray[np.float64]) -> None:
+    def add(self, marks: Floats) -> None:
         """Note that rows with these marks have come."""
         self._marks = np.concatenate([self._marks, marks])
 
@@ -71,7 +71,7 @@ class RowMarks:
                 )
             start += len(marks)
 
-    def found(self, marks: NDArray[np.float64]) -> NDArray[np.intp]:
+    def found(self, marks: Floats) -> Integers:
         """Return which rows have these marks, each row at most once, or raise InvalidInputError."""
         free = np.ones(len(self._marks), dtype=bool)
         found = []
@@ -87,6 +87,6 @@ class RowMarks:
             found.append(nearest)
         return np.array(found, dtype=np.intp)
 
-    def keep(self, indices: NDArray[np.intp]) -> None:
+    def keep(self, indices: Integers) -> None:
         """Forget all other rows."""
         self._marks = self._marks[indices]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend, backend_of
 from specop.arrays.layout import Layout
+from specop.statistics.numbers import Floats
 
 __all__ = ["StoredRows", "cut"]
 
@@ -113,7 +113,7 @@ class StoredRows:
             some = slice(start, min(start + width, columns.stop))
             yield some, [self._load(block, some) for block in self.blocks]
 
-    def column(self, j: int) -> NDArray[np.float64]:
+    def column(self, j: int) -> Floats:
         """Return one column on the host."""
         if not self.blocks:
             return np.zeros(0)
