@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 __all__ = [
@@ -70,3 +73,27 @@ class NoiseWarning(UserWarning):
 
 class QuadraticModelWarning(UserWarning):
     """Curvature says less of the loss than what is made of it: no minimum is near, or the loss is not quadratic."""
+
+
+# Checks of arguments that many functions make, for specop's own use.
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise InvalidInputError unless an argument is one of the choices."""
+    known = list(choices)
+    if value not in known:
+        raise InvalidInputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+
+
+def checked_count(name: str, value: Any, n: int | None = None) -> int:
+    """Return a positive integer, at most n, or raise InvalidInputError."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1 or (n is not None and value > n):
+        wanted = "a positive integer" if n is None else f"an integer from 1 to n={n}"
+        raise InvalidInputError(f"{name} must be {wanted}, got {value!r}.")
+    return int(value)
+
+
+def checked_number(name: str, value: float, *, positive: bool = False) -> float:
+    """Return a number that is finite and positive, or zero where that is allowed, or raise InvalidInputError."""
+    if isinstance(value, bool) or not math.isfinite(value) or value < 0 or (value == 0 and positive):
+        wanted = "positive number" if positive else "finite number >= 0"
+        raise InvalidInputError(f"{name} must be a {wanted}, got {value!r}.")
+    return float(value)

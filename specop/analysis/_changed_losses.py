@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, Backend, backend_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_number
 from specop.objectives.mean import Objective
 from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
-from specop.solvers.operands import checked_damping
 from specop.statistics.numbers import Integers
 
 __all__ = ["ChangedLoss", "check_same_point", "check_separable", "check_some_stay"]
@@ -52,7 +51,7 @@ class ChangedLoss:
         added: Objective | None = None,
         matrix: str = "hessian",
     ) -> None:
-        self.damping = checked_damping(damping)
+        self.damping = checked_number("damping", damping)
         self.matrix = matrix
         self.parts: list[tuple[float, Objective]] = [(1.0, objective)]
         self.backend: Backend = backend_of(objective.theta)

@@ -12,13 +12,12 @@ from specop.analysis._changed_losses import check_same_point, check_separable
 from specop.analysis._leave_one_out import ROWS, curvature_solves, newton_changes
 from specop.analysis._quadratic_model import row_norms, warn_of_slope
 from specop.arrays.backend import Array, backend_of, shape_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_number
 from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.influence import InfluenceResult
 from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
-from specop.solvers.operands import checked_damping
 from specop.solvers.woodbury.row_forms import row_forms
 from specop.statistics.numbers import Floats, Integers
 
@@ -135,7 +134,7 @@ def influence(
     >>> specop.analysis.influence(train, test, damping=0.1, theta=best, per_sample=True).scores.shape
     (8, 5)
     """
-    damping = checked_damping(damping)
+    damping = checked_number("damping", damping)
     backend = backend_of(objective.theta)
     chosen = np.arange(objective.samples) if indices is None else checked_samples(indices, objective.samples)
     ordered = np.sort(chosen)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specop.arrays.backend import Array, Backend, backend_of
-from specop.errors import DomainError, InvalidInputError
+from specop.errors import DomainError, InvalidInputError, checked_number
 from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict
 from specop.solvers.decompositions import decomposed
-from specop.solvers.operands import checked_damping
 from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
 from specop.spectral.diagonal import diagonal
 from specop.statistics.numbers import Floats, Integers
@@ -65,7 +64,7 @@ def inverse_curvature(
         Which weights.
     """
     if damping is not None:
-        checked_damping(damping)
+        checked_number("damping", damping)
     if matrix == _ROWS:
         return _of_rows(_sample_gradients(objective, theta, left), backend_of(theta), damping, blocks)
     if blocks is not None:

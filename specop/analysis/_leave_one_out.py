@@ -10,14 +10,13 @@ import numpy as np
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.analysis._quadratic_model import warn_of_slope
 from specop.arrays.backend import Array, backend_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_number
 from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.structure import Structure
 from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
-from specop.solvers.operands import checked_damping
 from specop.statistics.numbers import Integers
 
 __all__ = ["ROWS", "curvature_solves", "leave_one_out", "newton_changes"]
@@ -153,7 +152,7 @@ def leave_one_out(
             indices=np.concatenate(groups),
             sizes=sizes,
             newton=newton,
-            damping=checked_damping(damping),
+            damping=checked_number("damping", damping),
             matrix=matrix,
             residuals=np.concatenate(attempts.residuals),
             converged=attempts.converged,

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.arrays.backend import Array, shape_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.krylov.run import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
@@ -114,10 +114,9 @@ def retrain(
     >>> result.gradient_norm < 1e-5
     True
     """
-    if not (np.isfinite(gtol) and gtol > 0):
-        raise InvalidInputError(f"gtol must be a positive number, got {gtol!r}.")
-    if steps is not None and (isinstance(steps, bool) or steps < 1):
-        raise InvalidInputError(f"steps must be a positive integer, got {steps!r}.")
+    checked_number("gtol", gtol, positive=True)
+    if steps is not None:
+        checked_count("steps", steps)
     if matrix == "empirical fisher":
         raise InvalidInputError("retrain needs second derivatives: matrix='hessian', 'ggn' or 'fisher'.")
     removed = np.array([], dtype=np.intp) if without is None else checked_samples(without, objective.samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.arrays.memory import MemoryBudget
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_count
 from specop.objectives.autodiff import HESSIAN, Autodiff, Matrix
 from specop.objectives.curvature import CurvatureOperator, GradientCovariance
 from specop.objectives.data import Batches
@@ -139,9 +139,7 @@ class Matrices(MeanLoss):
             )
         if kind == "exact":
             return self._operator(theta, Matrix("fisher"), is_psd=True)
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-            raise InvalidInputError(f"draws must be a positive integer, got {draws!r}.")
-        drawn = Matrix("sampled fisher", draws=draws, seed=probes.check_seed(seed))
+        drawn = Matrix("sampled fisher", draws=checked_count("draws", draws), seed=probes.check_seed(seed))
         return self._operator(theta, drawn, is_psd=True)
 
     def gradient_covariance(self, theta: Array | None = None) -> LinearOperator:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from specop.arrays.backend import Array
+from specop.errors import checked_number
 from specop.objectives.matrices import MATRICES, Matrices
 from specop.operators.identity import identity_like
 from specop.results.solve import SolveResult
-from specop.solvers.operands import checked_damping
 from specop.solvers.solve import solve
 from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
 
@@ -93,7 +93,7 @@ class Objective(Matrices):
         >>> objective.solve(objective.gradient(), damping=0.1).system
         '(H + 0.1 I) x = b, H the Hessian of the mean loss'
         """
-        damping = checked_damping(damping)
+        damping = checked_number("damping", damping)
         operator = self.matrix(matrix, theta)
         found = solve(
             operator + damping * identity_like(operator) if damping else operator,

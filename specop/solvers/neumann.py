@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
-from specop.errors import DomainError, InvalidInputError, NonFiniteError
+from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
 from specop.krylov.run import Task
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -107,11 +107,8 @@ def lissa(
     """
     parts = [aslinearoperator(part) for part in (operators if isinstance(operators, (list, tuple)) else [operators])]
     shares = _checked_shares(parts, weights)
-    if not (np.isfinite(damping) and damping > 0):
-        raise InvalidInputError(f"damping must be a positive number, got {damping!r}.")
-    for name, value in (("steps", steps), ("repeats", repeats)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InvalidInputError(f"{name} must be a positive integer, got {value!r}.")
+    damping = checked_number("damping", damping, positive=True)
+    steps, repeats = checked_count("steps", steps), checked_count("repeats", repeats)
     operands = checked_operands(parts[0], b)
     if operands.is_block:
         raise InvalidInputError("lissa takes one right-hand side, a vector or a parameter structure.")
@@ -138,10 +135,10 @@ def lissa(
         standard_error=_standard_error(runs, mean, task.backend),
         residual=residual,
         lengths=lengths,
-        damping=float(damping),
+        damping=damping,
         scale=scale,
-        steps=int(steps),
-        repeats=int(repeats),
+        steps=steps,
+        repeats=repeats,
         converged=True,
         message="all steps were taken",
         structure=operands.structure,
@@ -213,15 +210,14 @@ def _checked_scale(largest: float, damping: float, scale: float | None) -> float
     enough = largest + damping
     if scale is None:
         return enough
-    if not (np.isfinite(scale) and scale > 0):
-        raise InvalidInputError(f"scale must be a positive number, got {scale!r}.")
+    scale = checked_number("scale", scale, positive=True)
     if enough >= 2 * scale:
         raise InvalidInputError(
             f"the series diverges: the largest eigenvalue of a batch is about {largest:.4g}, and with scale={scale:g} "
             f"and damping={damping:g} (h + damping) / scale reaches {enough / scale:.4g}, where it must stay below 2. "
             f"Use scale={1.05 * enough:.3g}."
         )
-    return float(scale)
+    return scale
 
 
 def _runs(

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array, checked_columns
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_number
 from specop.operators.operator import LinearOperator
 from specop.results.structure import Structure
 from specop.statistics.numbers import Floats
 
-__all__ = ["Operands", "checked_accuracy", "checked_damping", "checked_operands", "checked_start"]
+__all__ = ["Operands", "checked_accuracy", "checked_operands", "checked_start"]
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,9 @@ def checked_start(operands: Operands, x0: Any) -> list[Array]:
 def checked_accuracy(rtol: float, atol: float) -> None:
     """Raise InvalidInputError unless both are tolerances and one is positive."""
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (np.isfinite(value) and value >= 0):
-            raise InvalidInputError(f"{name} must be a finite number >= 0, got {value!r}.")
+        checked_number(name, value)
     if rtol >= 1 or rtol == atol == 0:
         raise InvalidInputError(f"rtol must lie below 1, and one of rtol and atol above 0: got {rtol!r}, {atol!r}.")
-
-
-def checked_damping(damping: float) -> float:
-    """Return a damping, or raise InvalidInputError unless it is a finite number >= 0."""
-    if isinstance(damping, bool) or not (np.isfinite(damping) and damping >= 0):
-        raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
-    return float(damping)
 
 
 def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Array], bool, bool]:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.krylov.known import Complement, eigenvectors_for
 from specop.krylov.run import Run
 from specop.operators.explicit import LowRankOperator
@@ -55,7 +55,7 @@ def eigen_preconditioner(A: Any, eigen: EigenResult, *, damping: float = 0.0) ->
     operator = aslinearoperator(A)
     if not isinstance(eigen, EigenResult):
         raise InvalidInputError(f"eigen must be an EigenResult of the operator, got {type(eigen).__name__}.")
-    _check_damping(damping)
+    checked_number("damping", damping)
     vectors = eigenvectors_for(eigen, operator.backend, operator.domain, "eigen")
     basis = operator.backend.allocate(operator.domain, len(vectors), len(vectors))
     for i, vector in enumerate(vectors):
@@ -106,19 +106,18 @@ def nystrom_preconditioner(
     True
     """
     run = Run(A, "nystrom_preconditioner", symmetric=True, seed=seed, progress=progress)
-    operator, n = run.A, run.n
-    _check_damping(damping)
+    operator = run.A
+    checked_number("damping", damping)
     if damping == 0:
         raise InvalidInputError("damping must be positive: of a low-rank approximation alone there is no inverse.")
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= n:
-        raise InvalidInputError(f"rank must be an integer from 1 to n={n}, got {rank!r}.")
+    rank = checked_count("rank", rank, run.n)
     with run:
-        sketch = Sketch(Complement(run, None), int(rank), nystrom=True)
-        sketch.draw(int(rank))
+        sketch = Sketch(Complement(run, None), rank, nystrom=True)
+        sketch.draw(rank)
         factor = nystrom_factor(sketch, "nystrom_preconditioner needs a positive semidefinite operator", _REMEDY)
     turn, sizes, _ = scipy.linalg.svd(factor, full_matrices=False, check_finite=False)
     values = np.maximum(0.0, sizes**2 - sketch.shift)
-    rows = operator.backend.take(operator.backend.combine_(sketch.Q, turn, 0), int(rank))
+    rows = operator.backend.take(operator.backend.combine_(sketch.Q, turn, 0), rank)
     return EigenPreconditioner(operator, rows, values, damping)
 
 
@@ -154,8 +153,3 @@ class EigenPreconditioner(Composite):
 
     def _matvec(self, x: Array) -> Array:
         return self.backend.axpy_(self._update._matvec(x), 1.0, x)
-
-
-def _check_damping(damping: float) -> None:
-    if not (np.isfinite(damping) and damping >= 0):
-        raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_choice
 from specop.krylov.run import Run
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -154,8 +154,7 @@ def solve(
 
 def checked_preconditioner(A: LinearOperator, preconditioner: Any, method: str) -> LinearOperator | None:
     """Return a preconditioner as an operator, or raise InvalidInputError if it does not fit the operator or method."""
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    check_choice("method", method, _METHODS)
     if preconditioner is None:
         return None
     if method in ("lanczos", "neumann"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specop.errors import InvalidInputError
+from specop.errors import checked_number
 from specop.krylov.run import Run
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.spectral_density import SpectralDensity
@@ -74,8 +74,8 @@ def signs_of_spectrum(run: Run, threshold: float | None, confidence: float) -> S
     confidence : float
         Of the certificate, or of the intervals.
     """
-    if threshold is not None and not 0 <= threshold < np.inf:
-        raise InvalidInputError(f"threshold must be a finite number >= 0, got {threshold!r}.")
+    if threshold is not None:
+        checked_number("threshold", threshold)
     n, left = run.n, run.left
     rows = min(n, max(1, LARGEST_BASIS // n), left if n <= left else left // 2)
     space = KrylovSpace(run, rows)

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
@@ -98,8 +98,7 @@ def diagonal(
     >>> specop.diagonal(np.diag([1.0, 2.0, 3.0])).x
     array([1., 2., 3.])
     """
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    check_choice("method", method, _METHODS)
     goal = checked_goal(rtol, atol, max_matvecs, 0.1)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     with Run(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError
+from specop.errors import check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
@@ -84,8 +84,7 @@ def frobenius_norm(
     >>> specop.frobenius_norm(np.ones((3, 4)))
     Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 4 products, 0.00 s
     """
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    check_choice("method", method, _METHODS)
     check_confidence(confidence)
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
     limit = PRODUCTS if max_matvecs is None else max_matvecs

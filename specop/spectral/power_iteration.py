@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
@@ -80,17 +80,13 @@ def power_iteration(
     array([2., 5.])
     """
     run = Run(A, "power_iteration", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= run.n:
-        raise InvalidInputError(f"k must be an integer from 1 to n={run.n}, got {k!r}.")
-    for name, value in (("tol", tol), ("momentum", momentum)):
-        if not value >= 0 or not np.isfinite(value):
-            raise InvalidInputError(f"{name} must be a finite number >= 0, got {value!r}.")
-    run.limit = 1000 * int(k) if max_matvecs is None else int(max_matvecs)
+    k, tol, momentum = checked_count("k", k, run.n), checked_number("tol", tol), checked_number("momentum", momentum)
+    run.limit = 1000 * k if max_matvecs is None else int(max_matvecs)
     if run.limit < k:
         raise InvalidInputError(f"max_matvecs must be at least k={k}, got {max_matvecs!r}.")
 
     with run:
-        space = KrylovSpace(run, int(k), int(k))
+        space = KrylovSpace(run, k, k)
         found = 0
         while found < k and run.left and _iterate(space, tol, momentum):
             found += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specop.errors import DomainError, InvalidInputError
+from specop.errors import DomainError, check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
@@ -119,8 +119,7 @@ def trace(
     >>> bool(low < np.trace(G @ G.T) < high)
     True
     """
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    check_choice("method", method, _METHODS)
     check_confidence(confidence)
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
     limit = PRODUCTS if max_matvecs is None else max_matvecs

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_choice
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.quadrature import QuadratureResult
@@ -95,8 +95,7 @@ def trace_function(
     >>> round(specop.trace_function(np.diag([1.0, 4.0, 9.0]), "sqrt").estimate, 9)
     6.0
     """
-    if method not in _METHODS:
-        raise InvalidInputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    check_choice("method", method, _METHODS)
     check_confidence(confidence)
     function, goal = spectral_function(f), checked_goal(rtol, atol, None, 0.02)
     # What "exact" takes is known beforehand.

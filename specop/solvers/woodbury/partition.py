@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_count
 
 __all__ = ["DOUBLE_EPSILON", "WORST_PRECISION", "Scaling", "partition"]
 
@@ -47,9 +47,7 @@ def partition(blocks: int | Iterable[slice] | None, n: int) -> list[tuple[slice,
     if blocks is None:
         return [(slice(0, n), n)]
     if isinstance(blocks, (int, np.integer)):
-        if isinstance(blocks, bool) or blocks < 1:
-            raise InvalidInputError(f"the size of blocks must be a positive integer, got {blocks!r}.")
-        size = min(int(blocks), n)
+        size = min(checked_count("the size of blocks", blocks), n)
         whole = n // size * size
         return [(slice(0, whole), size)] + ([(slice(whole, n), n - whole)] if whole < n else [])
     bounds = [(part.start or 0, n if part.stop is None else part.stop) for part in blocks]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, backend_of, shape_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.solvers.woodbury.damped_inverse import DampedInverse, Structure
 from specop.solvers.woodbury.gram_block import GramBlock
 from specop.solvers.woodbury.moment_block import MomentBlock
@@ -100,14 +100,12 @@ class ShermanMorrison:
         half: bool = False,
         structure: Structure | None = None,
     ) -> None:
-        if not 0 <= damping < np.inf:
-            raise InvalidInputError(f"damping must be a finite number >= 0, got {damping!r}.")
         for name, value in (("n", n), ("count", count)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise InvalidInputError(f"{name} must be a positive integer, got {value!r}.")
+            if value is not None:
+                checked_count(name, value)
         if store not in ("device", "host"):
             raise InvalidInputError(f"store must be 'device' or 'host', got {store!r}.")
-        self.damping = float(damping)
+        self.damping = checked_number("damping", damping)
         self._n = n
         self._count = count
         self._partition = blocks if blocks is None or isinstance(blocks, (int, np.integer)) else tuple(blocks)
