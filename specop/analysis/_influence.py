@@ -149,9 +149,7 @@ def influence(
         progress=progress,
         raise_on_failure=raise_on_failure,
     ) as task:
-        attempts = Attempts(
-            task, rtol=rtol, atol=atol, max_matvecs=max_matvecs, preconditioner=preconditioner, seed=seed
-        )
+        attempts = Attempts(task, rtol, atol, max_matvecs, preconditioner)
         gradients, quantity = _gradients(objective, on, per_sample, theta)
         if newton:
             norms = np.concatenate([row_norms(backend, rows) for rows in _rows(objective, ordered, theta)])
@@ -165,8 +163,7 @@ def influence(
             scores, norms = _by_solves(solves, objective, ordered, gradients, theta)
         is_single = on is not None and not per_sample and len(shape_of(on)) != 2
         gradient, point = objective.gradient(theta), objective.theta if theta is None else theta
-        norm = backend.norm(gradient)
-        loss_slope, slope = map(float, backend.to_host(norm, backend.norm(backend.axpy_(gradient, damping, point))))
+        (loss_slope,), (slope,) = backend.lengths(gradient), backend.lengths(backend.axpy_(gradient, damping, point))
         warn_of_slope(slope, norms, objective.samples)
         return task.result(
             InfluenceResult,
@@ -257,7 +254,7 @@ def _differences(
         return backend.row_products([rows], [others])
     at = objective.theta if theta is None else theta
     losses = [on.loss(theta), *(on.loss(backend.axpy_(change, 1.0, at)) for change in changes)]
-    before, *after = (float(loss) for loss in backend.to_host(*losses))
+    before, *after = backend.numbers(*losses)
     return np.array(after)[:, None] - before
 
 

@@ -135,16 +135,14 @@ def leave_one_out(
         progress=progress,
         raise_on_failure=raise_on_failure,
     ) as task:
-        attempts = Attempts(
-            task, rtol=rtol, atol=atol, max_matvecs=max_matvecs, preconditioner=preconditioner, seed=seed
-        )
+        attempts = Attempts(task, rtol, atol, max_matvecs, preconditioner)
         if newton:
             changes = newton_changes(attempts, objective, groups, damping, matrix, theta)
         else:
             solves = curvature_solves(attempts, objective, len(groups), damping, matrix, theta)
             changes = solves(backend.stack_columns(parts)).columns()
         slope = ChangedLoss(objective, damping).gradient(objective.theta if theta is None else theta)
-        norm, *norms = map(float, backend.to_host(backend.norm(slope), *(backend.norm(part) for part in parts)))
+        norm, *norms = backend.lengths(slope, *parts)
         warn_of_slope(norm, np.array(norms) * objective.samples / sizes, objective.samples, sizes)
         return task.result(
             LeaveOneOutResult,

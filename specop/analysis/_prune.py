@@ -244,12 +244,11 @@ def _without(theta: Array, left: Integers, candidates: Integers, scores: Scores)
         weights = backend.gather(theta, left)
         moved, rise = with_zeros(scores.inverse.operator, weights, chosen)
         shift = backend.axpy_(backend.copy(moved), -1.0, weights)
-        (slope,) = backend.to_host(backend.dot(scores.gradient, shift))
-        return backend.scatter(moved, left, layout), kept, rise + float(slope)
+        (slope,) = backend.numbers(backend.dot(scores.gradient, shift))
+        return backend.scatter(moved, left, layout), kept, rise + slope
     change = float((scores.costs + scores.slopes)[candidates].sum())
     return backend.scatter(backend.gather(theta, kept), kept, layout), kept, change
 
 
 def _loss(objective: Objective, theta: Array) -> float:
-    (value,) = backend_of(theta).to_host(objective.loss(theta))
-    return float(value)
+    return backend_of(theta).numbers(objective.loss(theta))[0]

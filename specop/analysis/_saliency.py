@@ -192,8 +192,8 @@ def warn_of_point(objective: Objective, method: str, theta: Array) -> None:
     except InvalidInputError:
         # Samples that depend on each other have no gradients of their own.
         return
-    (slope,) = backend.to_host(backend.norm(objective.gradient(theta)))
-    warn_of_slope(float(slope), np.concatenate(norms), objective.samples)
+    (slope,) = backend.lengths(objective.gradient(theta))
+    warn_of_slope(slope, np.concatenate(norms), objective.samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +304,6 @@ def _loss_without(
         else:
             kept = np.delete(left, chosen)
             at = backend.scatter(backend.gather(theta, kept), kept, layout)
-        (value,) = backend.to_host(objective.loss(at))
-        return float(value)
+        return backend.numbers(objective.loss(at))[0]
 
     return loss

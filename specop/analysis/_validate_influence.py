@@ -138,7 +138,7 @@ def _places(influence: InfluenceResult, scores: Floats, samples: int, indices: A
 
 def _level(backend: Backend, on: Any, theta: Array) -> float:
     value = on.loss(theta) if isinstance(on, Objective) else backend.dot(on, theta)
-    return float(backend.to_host(value)[0])
+    return backend.numbers(value)[0]
 
 
 def _ranks(values: Floats) -> Floats:

@@ -58,6 +58,14 @@ class Backend(Primitives):
         if found.device != layout.device:
             raise self._refusal(what, f"be on {layout.device}", f"one on {found.device}", layout)
 
+    def numbers(self, *scalars: Array) -> list[float]:
+        """Return device scalars as floats, by one transfer."""
+        return [float(value) for value in self.to_host(*scalars)]
+
+    def lengths(self, *vectors: Array) -> list[float]:
+        """Return Euclidean norms as floats, by one transfer."""
+        return self.numbers(*map(self.norm, vectors))
+
     def zeros(self, layout: Layout) -> Array:
         """Return a vector of zeros."""
         return self.from_host(np.zeros(layout.n, layout.dtype), layout)

@@ -38,7 +38,7 @@ def normal(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
 def sphere(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
     """Vector distributed uniformly on the sphere of radius sqrt(n)."""
     vector = normal(backend, layout, seed, index)
-    (length,) = backend.to_host(backend.norm(vector))
+    (length,) = backend.lengths(vector)
     return backend.scale_(vector, float(np.sqrt(layout.n) / length))
 
 

@@ -58,8 +58,8 @@ class Complement:
         if self._count == 0:
             return probes.sphere(self.backend, self.layout, self.run.seed, index)
         vector = self.project(probes.normal(self.backend, self.layout, self.run.seed, index))
-        (length,) = self.backend.to_host(self.backend.norm(vector))
-        return self.backend.scale_(vector, float(self.dimension**0.5 / length))
+        (length,) = self.backend.lengths(vector)
+        return self.backend.scale_(vector, self.dimension**0.5 / length)
 
     def multiply(self, x: Array) -> Array:
         """Return P A x."""

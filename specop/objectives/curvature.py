@@ -154,5 +154,5 @@ class GradientCovariance(Composite):
         self.gradient = gradient
 
     def _matvec(self, x: Array) -> Array:
-        (along,) = self.backend.to_host(self.backend.dot(self.gradient, x))
-        return self.backend.axpy_(self.parts[0]._matvec(x), -float(along), self.gradient)
+        (along,) = self.backend.numbers(self.backend.dot(self.gradient, x))
+        return self.backend.axpy_(self.parts[0]._matvec(x), -along, self.gradient)

@@ -44,11 +44,11 @@ class DifferenceOperator(Watched):
         return self._difference(x, self.step)
 
     def _difference(self, x: Array, step: float) -> Array:
-        (length,) = self.backend.to_host(self.backend.norm(x))
+        (length,) = self.backend.lengths(x)
         if length == 0:
             return self.backend.copy(x)
-        ahead, behind = (self._gradient(sign * step / float(length), x) for sign in (1, -1))
-        return self.backend.scale_(self.backend.axpy_(ahead, -1.0, behind), float(length) / (2 * step))
+        ahead, behind = (self._gradient(sign * step / length, x) for sign in (1, -1))
+        return self.backend.scale_(self.backend.axpy_(ahead, -1.0, behind), length / (2 * step))
 
     def _gradient(self, step: float, x: Array) -> Array:
         theta = self.backend.axpy_(self.backend.copy(self._theta), step, x)
@@ -62,8 +62,8 @@ class DifferenceOperator(Watched):
         last bit, so both neighbours count: the shorter one differs by its own rounding. None promises more digits than
         the parameters' own rounding leaves of the step.
         """
-        (length,) = self.backend.to_host(self.backend.norm(self._theta))
-        scale = float(length) or 1.0
+        (length,) = self.backend.lengths(self._theta)
+        scale = length or 1.0
         largest = _RATIO * self.domain.epsilon ** (1 / 3) * scale
         direction = probes.sphere(self.backend, self.domain, 0, 0)
         for _ in range(2):
@@ -72,10 +72,8 @@ class DifferenceOperator(Watched):
         images = [self._difference(direction, step) for step in steps]
         changes = []
         for coarse, fine in itertools.pairwise(images):
-            size, change = self.backend.to_host(
-                self.backend.norm(fine), self.backend.norm(self.backend.axpy_(coarse, -1.0, fine))
-            )
-            changes.append(float(change / size) if size > 0 else 0.0)
+            size, change = self.backend.lengths(fine, self.backend.axpy_(coarse, -1.0, fine))
+            changes.append(change / size if size > 0 else 0.0)
         least = self.domain.epsilon * scale
         around = zip(changes, changes[1:], steps[1:], strict=False)
         error, step = min((max(longer, shorter / _RATIO, least / step), step) for longer, shorter, step in around)

@@ -56,7 +56,7 @@ def _check_additive(point: Point, message: str) -> None:
         while True:
             halves = [half for half in data.pieces(whole, (autodiff.count(whole) + 1) // 2) if half[1] > 0]
             try:
-                total, *losses = point.backend.to_host(
+                total, *losses = point.backend.numbers(
                     autodiff.loss(point.theta, whole), *(autodiff.loss(point.theta, half) for half, _ in halves)
                 )
                 break
@@ -65,12 +65,12 @@ def _check_additive(point: Point, message: str) -> None:
                     raise
             # Not even the loss of the whole fits: what holds for a part is as telling.
             whole = halves[0][0]
-    mean = sum(float(loss) * share for loss, (_, share) in zip(losses, halves, strict=True))
-    scale = max(abs(float(total)), *(abs(float(loss)) for loss in losses))
-    if abs(mean - float(total)) > min(autodiff.precision**0.5, _COARSEST) * scale:
+    mean = sum(loss * share for loss, (_, share) in zip(losses, halves, strict=True))
+    scale = max(map(abs, [total, *losses]))
+    if abs(mean - total) > min(autodiff.precision**0.5, _COARSEST) * scale:
         raise InvalidInputError(
             f"a batch of {data.largest()} samples does not fit into memory ({message}), and it cannot be split: its "
-            f"loss is {float(total):.6g}, the mean over its halves {mean:.6g}. Use smaller batches, or a part of the "
+            f"loss is {total:.6g}, the mean over its halves {mean:.6g}. Use smaller batches, or a part of the "
             f"parameters; if the criterion averages over something else than samples, pass weight=."
         )
 

@@ -149,7 +149,7 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     objective = load()
     hessian = objective.hessian()
     backend, seed = hessian.backend, settings.seed
-    loss, gradient_norm = backend.to_host(objective.loss(), backend.norm(objective.gradient()))
+    loss, gradient_norm = backend.numbers(objective.loss(), backend.norm(objective.gradient()))
     largest = eigsh(hessian, settings.k, which="LA", tol=settings.tol, seed=seed, progress=True)
     smallest = None
     if settings.k_low:
@@ -160,8 +160,8 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
         samples=hessian.samples,
         dtype=str(hessian.dtype),
         device=str(hessian.device),
-        loss=float(loss),
-        gradient_norm=float(gradient_norm),
+        loss=loss,
+        gradient_norm=gradient_norm,
         largest=largest,
         smallest=smallest,
         trace=trace(hessian, rtol=settings.trace_rtol, deflate=largest, seed=seed, progress=True),

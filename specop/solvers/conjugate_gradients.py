@@ -47,12 +47,12 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
        293-322.
     .. [2] H. Ji and Y. Li, A breakdown-free block conjugate gradient method, BIT 57 (2017), 379-403.
     """
-    goals = system.goals[columns.start : columns.stop]
+    goals = system.goals[columns]
     # The true residuals at the end are products too.
     last = system.run.products + allowance - len(columns)
     directions = _Directions(system, len(columns))
     residuals = system.residuals(columns)
-    norms = known = system.norms[columns.start : columns.stop].copy()
+    norms = known = system.norms[columns]
     if (norms <= goals).all():
         return Outcome("converged", 0)
     P = directions.orthonormal([system.precondition(r) for r in residuals])
@@ -80,7 +80,7 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
         is_far = (norms <= drift * known).all() or (norms * drift > known).any()
         if claims or is_far:
             residuals = system.residuals(columns)
-            norms = known = system.norms[columns.start : columns.stop].copy()
+            norms = known = system.norms[columns]
             system.check_symmetry(columns[0], residuals[0], P[0], Q[0])
             if (norms <= goals).all():
                 return Outcome("converged", steps)
@@ -96,7 +96,7 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
                 Z[j] = system.backend.axpy_(Z[j], float(back[i, j]), p)
         P = directions.orthonormal(Z)
     system.residuals(columns)
-    reached = (system.norms[columns.start : columns.stop] <= goals).all()
+    reached = (system.norms[columns] <= goals).all()
     return Outcome("converged" if reached else "limit" if P else "rounding", steps)
 
 

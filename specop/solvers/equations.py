@@ -96,8 +96,12 @@ class Equations:
                 found.append(self.backend.axpy_(image, 1.0, self.rhs[j]))
             else:
                 found.append(self.backend.copy(self.rhs[j]))
-        self.norms[columns.start : columns.stop] = self.scalars(*map(self.backend.norm, found))
+        self.norms[columns] = self.scalars(*map(self.backend.norm, found))
         return found
+
+    def residual(self, column: int) -> Array:
+        """Return b - A x of one column, computed anew, and note its norm."""
+        return self.residuals(range(column, column + 1))[0]
 
     def move(self, column: int, step: float, direction: Array) -> None:
         """Add to a column's solution."""
@@ -106,14 +110,14 @@ class Equations:
 
     def begin(self, column: int) -> Array:
         """Return a column's residual, from zero if its present solution is worse than that."""
-        (residual,) = self.residuals(range(column, column + 1))
+        residual = self.residual(column)
         return residual if self.norms[column] <= self.lengths[column] else self.forget(column)
 
     def forget(self, column: int) -> Array:
         """Take a column back to zero, and return its residual."""
         self.x[column] = self.backend.zeros(self.A.domain)
         self._is_moved[column] = False
-        return self.residuals(range(column, column + 1))[0]
+        return self.residual(column)
 
     def scalars(self, *arrays: Array) -> Floats:
         """Return device scalars by one transfer, or raise NonFiniteError naming the product behind them."""

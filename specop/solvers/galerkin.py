@@ -94,7 +94,7 @@ class _ProjectedSystem:
     def __init__(self, system: Equations, columns: range, end: int, entries: int | None) -> None:
         self.system = system
         self.columns = columns
-        self.goals = system.goals[columns.start : columns.stop]
+        self.goals = system.goals[columns]
         n = system.run.n
         self.space = KrylovSpace(system.run, min(n, _MOST_ROWS, max(_FEWEST_ROWS, _ENTRIES // n)))
         self.steps = 0
@@ -111,7 +111,7 @@ class _ProjectedSystem:
     @property
     def norms(self) -> Floats:
         """Norms of the true residuals."""
-        return self.system.norms[self.columns.start : self.columns.stop]
+        return self.system.norms[self.columns]
 
     def solve(self) -> Outcome:
         """Improve the solutions until their true residuals are small, or no products are left."""

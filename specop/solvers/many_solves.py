@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ class Solutions:
         return [self.operator.backend.from_host(x, self.operator.domain) for x in self.on_host.T]
 
 
+@dataclass
 class Attempts:
     """Solves of one task under its limit, without warnings: what they had to say is remembered.
 
@@ -116,8 +117,6 @@ class Attempts:
         Limit on the task's products; a solve that comes later gets two.
     preconditioner : LinearOperator, optional
         An approximation of the inverse.
-    seed : int
-        Seed of the random vectors that a solve needs after a breakdown.
 
     Attributes
     ----------
@@ -129,33 +128,27 @@ class Attempts:
         Of the first solve that failed, or else of the first with something to say.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        *,
-        rtol: float,
-        atol: float,
-        max_matvecs: int | None = None,
-        preconditioner: Any = None,
-        seed: int = 0,
-    ) -> None:
-        self._task, self._limit = task, max_matvecs
-        self._rtol, self._atol, self._preconditioner, self._seed = rtol, atol, preconditioner, seed
-        self.residuals: list[Floats] = []
-        self.converged, self.message = True, "converged"
+    task: Task
+    rtol: float
+    atol: float
+    max_matvecs: int | None = None
+    preconditioner: Any = None
+    residuals: list[Floats] = field(default_factory=list)
+    converged: bool = True
+    message: str = "converged"
 
     def solve(self, A: LinearOperator, b: Array) -> Array:
         """Return a solution in the form of b, a native vector (n,) or block (n, k)."""
-        left = None if self._limit is None else max(2, self._limit - self._task.products)
+        left = None if self.max_matvecs is None else max(2, self.max_matvecs - self.task.products)
         try:
             found = solve(
                 A,
                 b,
-                rtol=self._rtol,
-                atol=self._atol,
+                rtol=self.rtol,
+                atol=self.atol,
                 max_matvecs=left,
-                preconditioner=self._preconditioner,
-                seed=self._seed,
+                preconditioner=self.preconditioner,
+                seed=self.task.seed,
                 raise_on_failure=True,
             )
         except NotConvergedError as error:
@@ -166,12 +159,12 @@ class Attempts:
 
     def allows(self, products: int) -> bool:
         """Return whether a dense matrix may stand for the solves, and take so many products."""
-        left = products if self._limit is None else self._limit - self._task.products
-        return self._preconditioner is None and products <= left
+        left = products if self.max_matvecs is None else self.max_matvecs - self.task.products
+        return self.preconditioner is None and products <= left
 
     def accept(self, residuals: Floats, lengths: Floats) -> bool:
         """Take in the residuals of solutions that were found otherwise, if they are small enough; return whether so."""
-        small = bool((residuals <= np.maximum(self._rtol * lengths, self._atol)).all())
+        small = bool((residuals <= np.maximum(self.rtol * lengths, self.atol)).all())
         self.residuals += [residuals] * small
         return small
 

@@ -47,8 +47,7 @@ def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome
     """
     # One product for the residual at the end, one for A times it.
     run, last = system.run, system.run.products + allowance - 2
-    only, goal = range(column, column + 1), float(system.goals[column])
-    residual = system.begin(column)
+    residual, goal = system.begin(column), float(system.goals[column])
     norm, steps = float(system.norms[column]), 0
     while norm > goal:
         if run.products >= last:
@@ -60,7 +59,7 @@ def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome
         recurrence.reduce(goal, last)
         system.move(column, 1.0, recurrence.x)
         steps += recurrence.steps
-        (residual,) = system.residuals(only)
+        residual = system.residual(column)
         norm = float(system.norms[column])
         system.check_symmetry(column, residual, recurrence.vector, recurrence.image)
         has_ended = recurrence.is_finished or recurrence.norm <= goal
@@ -77,10 +76,10 @@ def _judged(system: Equations, column: int, residual: Array, recurrence: _Recurr
     Where A times the residual is not quite zero, the way there has brought a part of the range back into the residual.
     It is removed by another run, whose vectors have nothing along the null vector.
     """
-    backend, only, z = system.backend, range(column, column + 1), system.backend.copy(residual)
-    reason = judged(system, only, [residual], recurrence.scale, _stationary(system))
+    backend, z = system.backend, system.backend.copy(residual)
+    reason = judged(system, range(column, column + 1), [residual], recurrence.scale, _stationary(system))
     if reason == "least squares" and system.preconditioner is None and system.run.products + 2 < last:
-        (rest,) = system.residuals(only)
+        rest = system.residual(column)
         along, square = system.scalars(backend.dot(z, rest), backend.dot(z, z))
         rest = backend.axpy_(rest, -along / square, z)
         (left,) = system.scalars(backend.norm(rest))
@@ -89,7 +88,7 @@ def _judged(system: Equations, column: int, residual: Array, recurrence: _Recurr
             again.reduce(float(system.goals[column]), last)
             system.move(column, 1.0, again.x)
             steps += again.steps
-            system.residuals(only)
+            system.residual(column)
     return Outcome(reason, steps)
 
 

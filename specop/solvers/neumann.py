@@ -15,7 +15,7 @@ from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.results.lissa import LissaResult
 from specop.solvers.equations import Equations, Outcome
-from specop.solvers.operands import Operands, checked_operands
+from specop.solvers.operands import checked_operands
 from specop.spectral.eigsh import eigsh
 from specop.statistics.numbers import Floats, Integers
 
@@ -106,33 +106,40 @@ def lissa(
     array([0.5, 0.2])
     """
     parts = [aslinearoperator(part) for part in (operators if isinstance(operators, (list, tuple)) else [operators])]
-    shares = _checked_shares(parts, weights)
+    counts = [part.samples for part in parts]
+    known = [count for count in counts if count is not None]
+    shares = _checked_shares(parts, ([1.0] * len(parts) if None in counts else known) if weights is None else weights)
     damping = checked_number("damping", damping, positive=True)
     steps, repeats = checked_count("steps", steps), checked_count("repeats", repeats)
     operands = checked_operands(parts[0], b)
     if operands.is_block:
         raise InvalidInputError("lissa takes one right-hand side, a vector or a parameter structure.")
-    counts = [part.samples for part in parts]
-    task = Task(
-        "lissa",
-        parts[0].backend,
-        seed=seed,
-        samples=None if None in counts else sum(count for count in counts if count is not None),
-        progress=progress,
-        operators=parts,
-    )
-    with task:
+    backend, (rhs,) = parts[0].backend, operands.columns
+    samples = None if None in counts else sum(known)
+    with Task("lissa", backend, seed=seed, samples=samples, progress=progress, operators=parts) as task:
         scale = _checked_scale(_largest(parts, task.seed), damping, scale)
-        runs = _runs(task, parts, shares, operands, damping, scale, steps, repeats)
-        mean = _mean(runs, task.backend)
-        residual, lengths = (
-            _residual(task, parts, shares, operands.columns[0], damping, mean),
-            _norms(runs, task.backend),
-        )
+        runs = []
+        for repeat in range(repeats):
+            x = backend.copy(rhs)
+            for step, chosen in enumerate(_draws(shares, steps, task.seed, repeat), start=1):
+                product = task.multiply_by(parts[chosen], x)
+                x = backend.axpy_(backend.scale_(x, 1.0 - damping / scale), -1.0 / scale, product)
+                x = backend.axpy_(x, 1.0, rhs)
+                task.update(f"repeat {repeat + 1}")
+                if step % _LOOKS == 0 or step == steps:
+                    (length,) = backend.lengths(x)
+                    _check_bounded(length / scale, float(operands.lengths[0]) / damping, damping, parts[0])
+            runs.append(backend.scale_(x, 1.0 / scale))
+        lengths = np.array(backend.lengths(*runs))
+        mean, standard_error = _mean(runs, backend)
+        rest = backend.axpy_(backend.copy(rhs), -damping, mean)
+        for part, share in zip(parts, shares, strict=True):
+            rest = backend.axpy_(rest, -float(share), task.multiply_by(part, mean))
+        (residual,) = backend.lengths(rest)
     return task.result(
         LissaResult,
         solution=mean,
-        standard_error=_standard_error(runs, mean, task.backend),
+        standard_error=standard_error,
         residual=residual,
         lengths=lengths,
         damping=damping,
@@ -162,10 +169,10 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
     """
     run, backend = system.run, system.backend
     last = run.products + allowance
-    only, goal = range(column, column + 1), float(system.goals[column])
+    goal = float(system.goals[column])
     estimate = eigsh(system.A, 1, which="LA", tol=_TOL, max_matvecs=max(1, min(allowance - 1, 100)), seed=run.seed)
     scale, steps = float(estimate.eigenvalues[0] + estimate.residuals[0]), 0
-    (residual,) = system.residuals(only)
+    residual = system.residual(column)
     norm = previous = float(system.norms[column])
     while norm > goal and run.products < last:
         if scale <= 0 or norm > (1 + 1e3 * system.A.precision) * previous:
@@ -177,25 +184,23 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
         system.move(column, 1.0 / scale, residual)
         steps += 1
         previous = norm
-        (residual,) = system.residuals(only)
+        residual = system.residual(column)
         norm = float(system.norms[column])
-        system.report(system.norms[only.start : only.stop], system.goals[only.start : only.stop])
+        system.report(system.norms[[column]], system.goals[[column]])
     return Outcome("converged" if norm <= goal else "limit", steps)
 
 
-def _checked_shares(parts: list[LinearOperator], weights: Sequence[float] | None) -> Floats:
+def _checked_shares(parts: list[LinearOperator], weights: Sequence[float]) -> Floats:
     if not parts:
         raise InvalidInputError("operators is empty: pass one for each mini-batch.")
     for part in parts:
         if part.domain != parts[0].domain or part.shape != parts[0].shape or part.is_symmetric is False:
             raise InvalidInputError(f"all operators must be symmetric and alike: {parts[0]!r} and {part!r} are not.")
-    counts = [part.samples for part in parts]
-    known: Any = weights
-    if weights is None:
-        known = [1.0] * len(parts) if None in counts else counts
-    shares = np.asarray(known, dtype=float)
+    shares = np.asarray(weights, dtype=float)
     if shares.shape != (len(parts),) or not (np.isfinite(shares).all() and (shares > 0).all()):
-        raise InvalidInputError(f"weights must be {len(parts)} positive numbers, one for each operator, got {known!r}.")
+        raise InvalidInputError(
+            f"weights must be {len(parts)} positive numbers, one for each operator, got {weights!r}."
+        )
     return shares / shares.sum()
 
 
@@ -220,73 +225,32 @@ def _checked_scale(largest: float, damping: float, scale: float | None) -> float
     return scale
 
 
-def _runs(
-    task: Task,
-    parts: list[LinearOperator],
-    shares: Floats,
-    operands: Operands,
-    damping: float,
-    scale: float,
-    steps: int,
-    repeats: int,
-) -> list[Array]:
-    """Return the last x of each run, divided by the scale."""
-    backend, b, runs = task.backend, operands.columns[0], []
-    for repeat in range(repeats):
-        x = backend.copy(b)
-        for step, chosen in enumerate(_draws(shares, steps, task.seed, repeat), start=1):
-            product = task.multiply_by(parts[chosen], x)
-            x = backend.axpy_(backend.scale_(x, 1.0 - damping / scale), -1.0 / scale, product)
-            x = backend.axpy_(x, 1.0, b)
-            task.update(f"repeat {repeat + 1}")
-            if step % _LOOKS == 0 or step == steps:
-                _check_bounded(x, float(operands.lengths[0]), damping, scale, parts[0])
-        runs.append(backend.scale_(x, 1.0 / scale))
-    return runs
-
-
 def _draws(shares: Floats, steps: int, seed: int, repeat: int) -> Integers:
     uniform = probes.sample_uniforms(seed, _FIRST_STREAM + repeat, range(steps), 1)[:, 0]
     return np.minimum(np.searchsorted(np.cumsum(shares), uniform, side="right"), len(shares) - 1)
 
 
-def _check_bounded(x: Array, length: float, damping: float, scale: float, part: LinearOperator) -> None:
-    """Raise if x / scale is longer than b over the damping, which it cannot be if no batch has negative curvature."""
-    found = _norms([x], part.backend)[0] / scale
-    if np.isfinite(found) and found <= 2 * length / damping:
-        return
-    if not np.isfinite(found):
+def _check_bounded(length: float, bound: float, damping: float, part: LinearOperator) -> None:
+    """Raise if x is longer than b over the damping, which it cannot be if no batch has negative curvature."""
+    if not np.isfinite(length):
         raise NonFiniteError(
             f"the series with {part!r} holds NaN or infinity. Check the parameters and the data for NaN."
         )
-    raise DomainError(
-        f"the series diverged: |x| is {float(found):.3g}, where |b| / damping = {length / damping:.3g} bounds it "
-        f"unless a batch has an eigenvalue below -damping = {-damping:.3g}. Raise damping, or use a positive "
-        f"semidefinite matrix such as objective.ggn()."
-    )
+    if length > 2 * bound:
+        raise DomainError(
+            f"the series diverged: |x| is {length:.3g}, where |b| / damping = {bound:.3g} bounds it unless a batch has "
+            f"an eigenvalue below -damping = {-damping:.3g}. Raise damping, or use a positive semidefinite matrix such "
+            f"as objective.ggn()."
+        )
 
 
-def _mean(runs: list[Array], backend: Backend) -> Array:
-    total = backend.copy(runs[0])
+def _mean(runs: list[Array], backend: Backend) -> tuple[Array, float]:
+    """Return the mean over runs and its standard error, NaN for a single one."""
+    count, total = len(runs), backend.copy(runs[0])
     for x in runs[1:]:
         total = backend.axpy_(total, 1.0, x)
-    return backend.scale_(total, 1.0 / len(runs))
-
-
-def _residual(task: Task, parts: list[LinearOperator], shares: Floats, b: Array, damping: float, x: Array) -> float:
-    """Return the norm of b - (H + damping I) x, by a product with each batch."""
-    rest = task.backend.axpy_(task.backend.copy(b), -damping, x)
-    for part, share in zip(parts, shares, strict=True):
-        rest = task.backend.axpy_(rest, -float(share), task.multiply_by(part, x))
-    return float(_norms([rest], task.backend)[0])
-
-
-def _standard_error(runs: list[Array], mean: Array, backend: Backend) -> float:
-    if len(runs) == 1:
-        return float("nan")
-    spreads = _norms([backend.axpy_(backend.copy(x), -1.0, mean) for x in runs], backend)
-    return float(((spreads**2).sum() / (len(runs) * (len(runs) - 1))) ** 0.5)
-
-
-def _norms(vectors: list[Array], backend: Backend) -> Floats:
-    return np.array([float(value) for value in backend.to_host(*map(backend.norm, vectors))])
+    mean = backend.scale_(total, 1.0 / count)
+    if count == 1:
+        return mean, float("nan")
+    spreads = np.array(backend.lengths(*(backend.axpy_(x, -1.0, mean) for x in runs)))
+    return mean, float(((spreads**2).sum() / (count * (count - 1))) ** 0.5)

@@ -171,7 +171,7 @@ class _Run:
                 return False
             found = self._solve(hessian, rhs, rtol)
             p = found.solution
-            downhill, length = (float(x) for x in backend.to_host(backend.dot(rhs, p), backend.norm(p)))
+            downhill, length = backend.numbers(backend.dot(rhs, p), backend.norm(p))
             if found.curvature is not None or not downhill > 0:
                 self._stiffen(max(-2.0 * (found.curvature or 0.0), self._scale(length)))
                 continue
@@ -225,7 +225,7 @@ class _Run:
     def _gradient_at(self, x: Array) -> tuple[Array, float]:
         self.gradients += 1
         gradient = self._gradient(x)
-        (norm,) = self.backend.to_host(self.backend.norm(gradient))
+        (norm,) = self.backend.lengths(gradient)
         if not np.isfinite(norm):
             raise NonFiniteError("the gradient holds NaN or infinity. Check the data, and the loss for log(0).")
-        return gradient, float(norm)
+        return gradient, norm

@@ -94,7 +94,7 @@ def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Arra
 
 
 def _finite_lengths(operator: LinearOperator, columns: list[Array], name: str) -> Floats:
-    lengths = np.array([float(x) for x in operator.backend.to_host(*map(operator.backend.norm, columns))])
+    lengths = np.array(operator.backend.lengths(*columns))
     if not np.isfinite(lengths).all():
         worst = int(np.flatnonzero(~np.isfinite(lengths))[0])
         raise InvalidInputError(f"{name} must be finite; the norm of its column {worst} is {lengths[worst]}.")

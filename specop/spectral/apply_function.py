@@ -190,17 +190,15 @@ class _Approximation:
 def _split(run: Run, vectors: list[Array], v: Array) -> tuple[Floats, Array, float]:
     """Return the coordinates of v along orthonormal vectors, what is left of it, and the norm of that, 0 if noise."""
     backend, rest, along = run.backend, run.backend.copy(v), []
-    (whole,) = backend.to_host(backend.norm(v))
+    (whole,) = backend.lengths(v)
     if not (whole == 0 or 1.0 / _LONGEST < whole < _LONGEST):
         raise InvalidInputError(
-            f"v must be finite and of a length that can be squared, but its norm is {float(whole):.3g}. f(A) v is "
+            f"v must be finite and of a length that can be squared, but its norm is {whole:.3g}. f(A) v is "
             f"linear in v: divide v by its norm."
         )
     for vector in vectors:
-        (overlap,) = backend.to_host(backend.dot(vector, rest))
-        along.append(float(overlap))
-        rest = backend.axpy_(rest, -float(overlap), vector)
-    (length,) = backend.to_host(backend.norm(rest))
-    if length <= 10 * run.A.domain.epsilon * whole:
-        length = np.zeros(())
-    return np.array(along, dtype=np.float64), rest, float(length)
+        (overlap,) = backend.numbers(backend.dot(vector, rest))
+        along.append(overlap)
+        rest = backend.axpy_(rest, -overlap, vector)
+    (length,) = backend.lengths(rest)
+    return np.array(along), rest, length if length > 10 * run.A.domain.epsilon * whole else 0.0

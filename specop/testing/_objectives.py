@@ -116,8 +116,7 @@ class _Bench:
         return np.array(self.backend.to_numpy(x), dtype=np.float64)
 
     def number(self, scalar: Array) -> float:
-        (host,) = self.backend.to_host(scalar)
-        return float(host)
+        return self.backend.numbers(scalar)[0]
 
     def difference(self, function: Callable[[Array], Floats], theta: Array, direction: Array) -> Floats:
         """Return the central difference of a function along a direction."""

@@ -124,8 +124,8 @@ class StoredRows:
     def _stored(self, rows: Array, count: int) -> _Block:
         array, scale = rows, 1.0
         if self.half:
-            lengths = self.backend.to_host(*(self.backend.norm(self.backend.index(rows, i)) for i in range(count)))
-            longest = max(float(np.max(lengths)), float(np.finfo(np.float32).tiny))
+            lengths = self.backend.lengths(*(self.backend.index(rows, i) for i in range(count)))
+            longest = max(*lengths, float(np.finfo(np.float32).tiny))
             scale = 2.0 ** float(np.ceil(np.log2(longest / 256)))
             array = self.backend.cast(self.backend.scale_(self.backend.copy(rows), 1.0 / scale), _HALF)
         return _Block(self.backend.to_numpy(array) if self.on_host else array, scale, count)
