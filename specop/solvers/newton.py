@@ -100,7 +100,7 @@ def newton(
     ----------
     .. [1] J. Nocedal and S. J. Wright, Numerical Optimization (2006), section 10.3 and chapter 7.
     """
-    run = _Run(value, gradient, hessian, start, rtol, max_matvecs, seed)
+    run = _Run(value, gradient, hessian, backend_of(start).copy(start), rtol, max_matvecs, seed)
     message = f"the limit of {max_steps} steps is reached"
     for _ in range(max_steps):
         if run.norms[-1] <= gtol:
@@ -128,26 +128,25 @@ def newton(
     )
 
 
+@dataclass
 class _Run:
     """The present point, what is known there, and the costs so far."""
 
-    def __init__(
-        self,
-        value: Callable[[Array], float],
-        gradient: Callable[[Array], Array],
-        hessian: Callable[[Array], LinearOperator],
-        start: Array,
-        rtol: float,
-        max_matvecs: int | None,
-        seed: int,
-    ) -> None:
-        self.backend = backend_of(start)
-        self.layout = self.backend.layout(start)
-        self._value, self._gradient, self._hessian = value, gradient, hessian
-        self._rtol, self._max_matvecs, self._seed = rtol, max_matvecs, seed
-        self.matvecs = self.gradients = self.values = 0
-        self.shift = 0.0
-        self.x = self.backend.copy(start)
+    value: Callable[[Array], float]
+    gradient: Callable[[Array], Array]
+    hessian: Callable[[Array], LinearOperator]
+    x: Array
+    rtol: float
+    max_matvecs: int | None
+    seed: int
+    shift: float = 0.0
+    matvecs: int = 0
+    gradients: int = 0
+    values: int = 0
+
+    def __post_init__(self) -> None:
+        self.backend = backend_of(self.x)
+        self.layout = self.backend.layout(self.x)
         self.level = self._value_at(self.x)
         if not np.isfinite(self.level):
             raise NonFiniteError("the function is not finite at the start.")
@@ -157,14 +156,14 @@ class _Run:
     @property
     def is_spent(self) -> bool:
         """Whether too few products are left for a solve."""
-        return self._max_matvecs is not None and self._max_matvecs - self.matvecs < 2
+        return self.max_matvecs is not None and self.max_matvecs - self.matvecs < 2
 
     def step(self, gtol: float) -> bool:
         """Move to a better point; return whether there was one."""
         backend, layout = self.backend, self.layout
-        hessian = self._hessian(self.x)
+        hessian = self.hessian(self.x)
         rhs = backend.scale_(backend.copy(self.slope), -1.0)
-        rtol = min(0.5, max(self._rtol, 0.3 * gtol / self.norms[-1]))
+        rtol = min(0.5, max(self.rtol, 0.3 * gtol / self.norms[-1]))
         noise = 10 * max(hessian.precision, layout.epsilon) * abs(self.level)
         for _ in range(_TRIES):
             if self.is_spent:
@@ -198,9 +197,9 @@ class _Run:
 
     def _solve(self, hessian: LinearOperator, rhs: Array, rtol: float) -> SolveResult:
         operator = hessian + self.shift * identity_like(hessian) if self.shift else hessian
-        left = None if self._max_matvecs is None else self._max_matvecs - self.matvecs
+        left = None if self.max_matvecs is None else self.max_matvecs - self.matvecs
         try:
-            result = solve(operator, rhs, rtol=rtol, max_matvecs=left, seed=self._seed, raise_on_failure=True)
+            result = solve(operator, rhs, rtol=rtol, max_matvecs=left, seed=self.seed, raise_on_failure=True)
         except NotConvergedError as error:
             # An inexact step is a step: what it is worth shows in the function.
             result = error.result
@@ -217,14 +216,14 @@ class _Run:
     def _value_at(self, x: Array) -> float:
         self.values += 1
         try:
-            return self._value(x)
+            return self.value(x)
         except NonFiniteError:
             # Too long a step; a shorter one is tried.
             return float("inf")
 
     def _gradient_at(self, x: Array) -> tuple[Array, float]:
         self.gradients += 1
-        gradient = self._gradient(x)
+        gradient = self.gradient(x)
         (norm,) = self.backend.lengths(gradient)
         if not np.isfinite(norm):
             raise NonFiniteError("the gradient holds NaN or infinity. Check the data, and the loss for log(0).")
