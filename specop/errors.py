@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 __all__ = [
     "AsymmetryError",
@@ -85,7 +86,8 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 def checked_count(name: str, value: Any, n: int | None = None) -> int:
     """Return a positive integer, at most n, or raise InvalidInputError."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1 or (n is not None and value > n):
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or value < 1 or (n is not None and value > n):
         wanted = "a positive integer" if n is None else f"an integer from 1 to n={n}"
         raise InvalidInputError(f"{name} must be {wanted}, got {value!r}.")
     return int(value)

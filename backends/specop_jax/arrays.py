@@ -61,6 +61,16 @@ class JaxBackend(Backend):
     array_type = Array
     conversion = "jax.device_put(jax.numpy.asarray(x, '{dtype}'), device) for the device {device}"
 
+    dot = staticmethod(kernels.dot)
+    norm = staticmethod(kernels.norm)
+    copy = staticmethod(kernels.copy)
+    multiply = staticmethod(kernels.multiply)
+    gather = staticmethod(kernels.gather)
+    index = staticmethod(kernels.row)
+    apply_rows = staticmethod(kernels.apply_rows)
+    combine_rows = staticmethod(kernels.combine_rows)
+    apply_blocks = staticmethod(kernels.apply_blocks)
+
     def layout(self, array: Array) -> Layout:
         require_precision(array.dtype, "a vector")
         # Inside a transformation of the user's there is no device.
@@ -70,29 +80,14 @@ class JaxBackend(Backend):
     def shape(self, x: Any) -> tuple[int, ...]:
         return tuple(getattr(x, "shape", ()))
 
-    def dot(self, x: Array, y: Array) -> Array:
-        return kernels.dot(x, y)
-
-    def norm(self, x: Array) -> Array:
-        return kernels.norm(x)
-
     def axpy_(self, y: Array, alpha: float, x: Array) -> Array:
         return kernels.axpy(y, float(alpha), x)
 
     def scale_(self, x: Array, alpha: float) -> Array:
         return kernels.scale(x, float(alpha))
 
-    def copy(self, x: Array) -> Array:
-        return kernels.copy(x)
-
-    def multiply(self, x: Array, y: Array) -> Array:
-        return kernels.multiply(x, y)
-
     def zeros(self, layout: Layout) -> Array:
         return jnp.zeros(layout.n, dtype=layout.dtype, device=layout.device)
-
-    def gather(self, x: Array, indices: Integers) -> Array:
-        return kernels.gather(x, indices)
 
     def scatter(self, x: Array, indices: Integers, layout: Layout) -> Array:
         return kernels.scatter(self.zeros(layout), indices, x)
@@ -161,18 +156,6 @@ class JaxBackend(Backend):
     def take(self, basis: RowBlocks, k: int) -> Array:
         return basis.blocks[0] if k == basis.lead else super().take(basis, k)
 
-    def stack(self, rows: Sequence[Array]) -> Array:
-        return jnp.stack(rows)
-
-    def index(self, matrix: Array, i: int) -> Array:
-        return kernels.row(matrix, i)
-
-    def apply_rows(self, matrix: Array, x: Array) -> Array:
-        return kernels.apply_rows(matrix, x)
-
-    def combine_rows(self, matrix: Array, y: Array) -> Array:
-        return kernels.combine_rows(matrix, y)
-
     def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> Floats:
         # Pairs of blocks, because a kernel for all of them would be compiled for each number of blocks.
         total = np.empty((sum(map(len, x)), sum(map(len, y))))
@@ -191,11 +174,11 @@ class JaxBackend(Backend):
         with _enable_x64(True):
             return np.array(kernels.block_products(rows, size))
 
-    def apply_blocks(self, blocks: Array, x: Array) -> Array:
-        return kernels.apply_blocks(blocks, x)
-
     def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return jnp.array(x, dtype=dtype)
+
+    def stack(self, rows: Sequence[Array]) -> Array:
+        return jnp.stack(rows)
 
     def stack_columns(self, vectors: Sequence[Array]) -> Array:
         return jnp.stack(vectors, axis=1)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow import Tensor
 
 from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
@@ -32,60 +33,60 @@ class TensorflowBackend(Backend):
     """`specop.arrays.Backend` for float32 and float64 eager tensors."""
 
     name = "tensorflow"
-    array_type = tf.Tensor
+    array_type = Tensor
     conversion = "tf.cast(tf.convert_to_tensor(x), '{dtype}') inside tf.device('{device}')"
 
-    def layout(self, array: tf.Tensor) -> Layout:
+    # Tensors are immutable, so one that shares its storage is as good as a copy.
+    copy = staticmethod(tf.identity)
+    multiply = staticmethod(tf.multiply)
+    stack = staticmethod(tf.stack)
+    transpose = staticmethod(tf.transpose)
+    cast = staticmethod(tf.cast)
+
+    def layout(self, array: Tensor) -> Layout:
         return Layout(int(array.shape[-1]), array.dtype.name, array.device)
 
     def shape(self, x: Any) -> tuple[int, ...]:
         return tuple(getattr(x, "shape", ()))
 
-    def dot(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:
         # Not tensordot: a matrix product adds up one after the other and is off by 4e-4 over 1e6 float32 entries.
         # A reduction adds in a tree: 1e-8.
         return tf.reduce_sum(tf.multiply(x, y))
 
-    def norm(self, x: tf.Tensor) -> tf.Tensor:
+    def norm(self, x: Tensor) -> Tensor:
         # In float64, where squares of float32 neither vanish nor overflow.
         return tf.sqrt(tf.reduce_sum(tf.square(tf.cast(x, tf.float64))))
 
-    def axpy_(self, y: tf.Tensor, alpha: float, x: tf.Tensor) -> tf.Tensor:
+    def axpy_(self, y: Tensor, alpha: float, x: Tensor) -> Tensor:
         return tf.add(y, self.scale_(x, alpha))
 
-    def scale_(self, x: tf.Tensor, alpha: float) -> tf.Tensor:
+    def scale_(self, x: Tensor, alpha: float) -> Tensor:
         return tf.multiply(x, tf.constant(alpha, x.dtype))
 
-    def copy(self, x: tf.Tensor) -> tf.Tensor:
-        # Tensors are immutable, so one that shares its storage is as good as a copy.
-        return tf.identity(x)
-
-    def multiply(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return tf.multiply(x, y)
-
-    def zeros(self, layout: Layout) -> tf.Tensor:
+    def zeros(self, layout: Layout) -> Tensor:
         with tf.device(layout.device):
             return tf.zeros([layout.n], layout.dtype)
 
-    def section(self, x: tf.Tensor, start: int, stop: int) -> tf.Tensor:
+    def section(self, x: Tensor, start: int, stop: int) -> Tensor:
         return x[..., start:stop]
 
-    def gather(self, x: tf.Tensor, indices: Integers) -> tf.Tensor:
+    def gather(self, x: Tensor, indices: Integers) -> Tensor:
         return tf.gather(x, tf.constant(indices), axis=-1)
 
-    def scatter(self, x: tf.Tensor, indices: Integers, layout: Layout) -> tf.Tensor:
+    def scatter(self, x: Tensor, indices: Integers, layout: Layout) -> Tensor:
         return tf.tensor_scatter_nd_update(self.zeros(layout), tf.constant(indices[:, None]), x)
 
     def allocate(self, layout: Layout, capacity: int, lead: int) -> Basis:
         return Basis(layout, capacity)
 
-    def set_row_(self, basis: Basis, i: int, x: tf.Tensor, alpha: float) -> Basis:
+    def set_row_(self, basis: Basis, i: int, x: Tensor, alpha: float) -> Basis:
         basis.set_row(i, basis.fold(self.scale_(x, alpha)))
         return basis
 
     def orthogonalize_(
-        self, x: tf.Tensor, basis: Basis, k: int, near: Sequence[int]
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        self, x: Tensor, basis: Basis, k: int, near: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         first = []
         for i in near:
             row = basis.row(i)
@@ -111,20 +112,17 @@ class TensorflowBackend(Backend):
         basis.replace(start, blocks)
         return basis
 
-    def stack(self, rows: Sequence[tf.Tensor]) -> tf.Tensor:
-        return tf.stack(rows)
-
-    def index(self, matrix: tf.Tensor, i: int) -> tf.Tensor:
+    def index(self, matrix: Tensor, i: int) -> Tensor:
         return matrix[i]
 
-    def apply_rows(self, matrix: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def apply_rows(self, matrix: Tensor, x: Tensor) -> Tensor:
         if on_gpu(matrix.device) or x.shape[0] <= _CHUNK:
             return tf.linalg.matvec(matrix, x)
         pieces = [slice(begin, begin + _CHUNK) for begin in range(0, x.shape[0], _CHUNK)]
         partial = tf.stack([tf.linalg.matvec(matrix[:, piece], x[piece]) for piece in pieces])
         return tf.cast(tf.reduce_sum(tf.cast(partial, tf.float64), axis=0), x.dtype)
 
-    def combine_rows(self, matrix: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def combine_rows(self, matrix: Tensor, y: Tensor) -> Tensor:
         if len(y.shape) == 1:
             return tf.linalg.matvec(matrix, y, transpose_a=True)
         if on_gpu(matrix.device):
@@ -132,7 +130,7 @@ class TensorflowBackend(Backend):
             return tf.cast(tf.matmul(tf.cast(matrix, tf.float64), tf.cast(y, tf.float64), transpose_a=True), y.dtype)
         return tf.matmul(matrix, y, transpose_a=True)
 
-    def row_products(self, x: Sequence[tf.Tensor], y: Sequence[tf.Tensor]) -> Floats:
+    def row_products(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> Floats:
         total: Any = 0.0
         for begin in range(0, x[0].shape[1], _COLUMNS):
             left = _wide(x, begin)
@@ -140,7 +138,7 @@ class TensorflowBackend(Backend):
             total += tf.matmul(left, right, transpose_b=True)
         return np.array(total.numpy())
 
-    def block_products(self, rows: tf.Tensor, size: int) -> Floats:
+    def block_products(self, rows: Tensor, size: int) -> Floats:
         count, step = rows.shape[1] // size, max(1, _COLUMNS // size)
         total = np.empty((count, size, size))
         for begin in range(0, count, step):
@@ -149,38 +147,32 @@ class TensorflowBackend(Backend):
             total[begin : begin + step] = tf.matmul(part, part, transpose_b=True).numpy()
         return total
 
-    def apply_blocks(self, blocks: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def apply_blocks(self, blocks: Tensor, x: Tensor) -> Tensor:
         cut = tf.reshape(x, [blocks.shape[0], -1])
         if on_gpu(blocks.device):
             return tf.reshape(tf.reduce_sum(tf.multiply(blocks, cut[:, None]), axis=2), [-1])
         return tf.reshape(tf.linalg.matvec(blocks, cut), [-1])
 
-    def cast(self, x: tf.Tensor, dtype: np.dtype[Any]) -> tf.Tensor:
-        return tf.cast(x, dtype)
-
-    def transpose(self, matrix: tf.Tensor) -> tf.Tensor:
-        return tf.transpose(matrix)
-
-    def stack_columns(self, vectors: Sequence[tf.Tensor]) -> tf.Tensor:
+    def stack_columns(self, vectors: Sequence[Tensor]) -> Tensor:
         return tf.stack(vectors, axis=1)
 
-    def columns(self, block: tf.Tensor) -> list[tf.Tensor]:
+    def columns(self, block: Tensor) -> list[Tensor]:
         return list(tf.unstack(block, axis=1))
 
-    def to_host(self, *arrays: tf.Tensor) -> list[Floats]:
+    def to_host(self, *arrays: Tensor) -> list[Floats]:
         together = tf.concat([tf.reshape(tf.cast(array, tf.float64), [-1]) for array in arrays], 0)
         return unpacked(np.array(together.numpy()), [tuple(array.shape) for array in arrays])
 
-    def from_host(self, array: NDArray[Any], layout: Layout) -> tf.Tensor:
+    def from_host(self, array: NDArray[Any], layout: Layout) -> Tensor:
         # A copy first: TensorFlow may share the memory of what it is given.
         with tf.device(layout.device):
             return tf.convert_to_tensor(np.array(array, dtype=layout.dtype, order="C"))
 
-    def to_numpy(self, x: tf.Tensor) -> NDArray[Any]:
+    def to_numpy(self, x: Tensor) -> NDArray[Any]:
         return np.array(x.numpy())
 
 
-def _products(rows: tf.Tensor, folded: tf.Tensor) -> tf.Tensor:
+def _products(rows: Tensor, folded: Tensor) -> Tensor:
     """Return ``rows @ x`` for (chunks, r, width) rows; chunks are added up in float64, as exactly as `dot`."""
     if on_gpu(rows.device):
         return tf.reduce_sum(tf.multiply(rows, folded[:, None]), axis=[0, 2])
@@ -188,7 +180,7 @@ def _products(rows: tf.Tensor, folded: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reduce_sum(tf.cast(partial, tf.float64), axis=0), rows.dtype)
 
 
-def _combinations(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+def _combinations(weights: Tensor, rows: Tensor) -> Tensor:
     """Return the (chunks, p, width) rows ``weights @ rows``."""
     if on_gpu(rows.device):
         # A matrix product would run in TF32, with three digits, unless the user has switched that off.
@@ -196,7 +188,7 @@ def _combinations(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     return tf.matmul(weights[None], rows)
 
 
-def _wide(blocks: Sequence[tf.Tensor], begin: int) -> tf.Tensor:
+def _wide(blocks: Sequence[Tensor], begin: int) -> Tensor:
     """Return some columns of rows in blocks, as one float64 tensor."""
     return tf.concat([tf.cast(rows[:, begin : begin + _COLUMNS], tf.float64) for rows in blocks], 0)
 

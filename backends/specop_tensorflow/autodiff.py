@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
@@ -43,7 +44,7 @@ _EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bflo
 
 def make_autodiff(
     model: Any,
-    criterion: Callable[..., tf.Tensor] | None,
+    criterion: Callable[..., Tensor] | None,
     *,
     params: Any = None,
     select: Any = None,
@@ -132,44 +133,44 @@ class TensorflowAutodiff(OneBatch):
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
         """Return the batch's tensors themselves, which are immutable; of variables and NumPy arrays checksums."""
         found = TREES.arrays(batch)
-        tensors = [Same(leaf) for leaf in found if isinstance(leaf, tf.Tensor)]
-        return (*tensors, *checksums(leaf for leaf in found if not isinstance(leaf, tf.Tensor)))
+        tensors = [Same(leaf) for leaf in found if isinstance(leaf, Tensor)]
+        return (*tensors, *checksums(leaf for leaf in found if not isinstance(leaf, Tensor)))
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
         """Return a checksum of the batch's arrays."""
         return checksums(TREES.arrays(self.prepare(batch)))
 
     # Derivatives
-    def loss(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
+    def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return the loss as a scalar."""
         trace, inputs, _ = self._bound(Trace, Derivatives.gradient, theta, batch)
         (loss,) = trace.first(*inputs)
         return self._checked(loss, theta)
 
-    def gradient(self, theta: tf.Tensor | None, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
         trace, inputs, _ = self._bound(Trace, Derivatives.gradient, theta, batch)
         loss, gradient = trace.call(*inputs)
         return self._checked(loss, theta), gradient
 
-    def output_size(self, theta: tf.Tensor | None, batch: Any) -> int:
+    def output_size(self, theta: Tensor | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""
         return int(tf.size(self._outputs(theta, batch)))
 
-    def linearize(self, theta: tf.Tensor | None, batch: Any, vector: tf.Tensor, matrix: Matrix) -> Linearization:
+    def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
         trace, boundary, shadows = self._cut(theta, batch, matrix)
 
-        def apply(vector: tf.Tensor, alive: Any = shadows) -> tf.Tensor:
+        def apply(vector: Tensor, alive: Any = shadows) -> Tensor:
             return trace.after(*boundary, vector)[0]
 
         return Linearization(apply(vector), apply, trace.bytes(boundary))
 
-    def product(self, theta: tf.Tensor | None, batch: Any, vector: tf.Tensor, matrix: Matrix) -> tf.Tensor:
+    def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
         """Return the product with a vector and keep nothing."""
         return self.linearize(theta, batch, vector, matrix).first
 
-    def sample_gradients(self, theta: tf.Tensor | None, batch: Any) -> Callable[[int, int], tf.Tensor]:
+    def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], Tensor]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
         self.model.refuse_coupled_samples()
         trace, inputs, _ = self._bound(Trace, sample_weights, theta, batch)
@@ -184,7 +185,7 @@ class TensorflowAutodiff(OneBatch):
         batch = self.prepare(batch)
         sliced = tuple(TREES.have_samples(batch))
 
-        def between(start: int, stop: int) -> tf.Tensor:
+        def between(start: int, stop: int) -> Tensor:
             part, some = weights[start:stop], self.take(batch, start, stop)
             trace, inputs, _ = self._bound(Trace, SampleRows(sliced), theta, some, [part], _spec(part))
             alone, rows = trace.call(*inputs)
@@ -193,9 +194,7 @@ class TensorflowAutodiff(OneBatch):
 
         return between
 
-    def _cut(
-        self, theta: tf.Tensor | None, batch: Any, matrix: Matrix
-    ) -> tuple[Linear, list[tf.Tensor], dict[str, Any]]:
+    def _cut(self, theta: Tensor | None, batch: Any, matrix: Matrix) -> tuple[Linear, list[Tensor], dict[str, Any]]:
         """Return a trace of products with a matrix, what it keeps, and the variables that this reads."""
         if matrix.kind == "empirical fisher":
             self.model.refuse_coupled_samples()
@@ -212,7 +211,7 @@ class TensorflowAutodiff(OneBatch):
                 return trace, boundary, shadows
         raise wrong_likelihood(str(self.likelihood), self._outputs(theta, batch).shape)
 
-    def _readings(self, theta: tf.Tensor | None, batch: Any, matrix: Matrix) -> Iterator[Any]:
+    def _readings(self, theta: Tensor | None, batch: Any, matrix: Matrix) -> Iterator[Any]:
         """Yield how the outputs may be read, or None where no likelihood matters."""
         if self.likelihood is None or matrix.kind not in ("ggn", "fisher", "sampled fisher"):
             yield None
@@ -221,7 +220,7 @@ class TensorflowAutodiff(OneBatch):
         # How many dimensions there are takes another trace, so nobody asks before it matters.
         yield from readings(FUNCTIONS, self.likelihood, self._outputs(theta, batch).shape.rank)[1:]
 
-    def _noise(self, theta: tf.Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood) -> tf.Tensor:
+    def _noise(self, theta: Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood) -> Tensor:
         shape = self._outputs(theta, batch).shape
         terms = shape.num_elements()
         if likelihood.name == "categorical":
@@ -229,7 +228,7 @@ class TensorflowAutodiff(OneBatch):
         with tf.device(self.device):
             return tf.convert_to_tensor(label_noise(likelihood.name, matrix, self.count(batch), terms))
 
-    def _outputs(self, theta: tf.Tensor | None, batch: Any) -> tf.Tensor:
+    def _outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
         trace, inputs, _ = self._bound(Trace, Derivatives.outputs, theta, batch)
         (outputs,) = trace.call(*inputs)
         self._check_outputs(tf.reduce_all(tf.math.is_finite(outputs)), theta)
@@ -242,9 +241,9 @@ class TensorflowAutodiff(OneBatch):
         self,
         kind: Any,
         run: Callable[..., Any],
-        theta: tf.Tensor | None,
+        theta: Tensor | None,
         batch: Any,
-        operands: Sequence[tf.Tensor] = (),
+        operands: Sequence[Tensor] = (),
         *rest: tf.TensorSpec,
     ) -> tuple[Any, list[Any], dict[str, Any]]:
         """Return the trace for this batch, its inputs, and the variables that stand in for the model's own at theta.
@@ -258,7 +257,7 @@ class TensorflowAutodiff(OneBatch):
             the same.
         theta, batch
             To be evaluated at.
-        operands : sequence of tf.Tensor
+        operands : sequence of Tensor
             The further arguments, a vector apart.
         *rest : tf.TensorSpec
             Of all further arguments.
@@ -290,27 +289,27 @@ class TensorflowAutodiff(OneBatch):
         dtypes = {like.dtype.name for like in self.parameters.values()} | self.model.compute_dtypes()
         return max(_EPSILON[name] for name in dtypes)
 
-    def _join(self, parts: Sequence[Any]) -> tf.Tensor:
+    def _join(self, parts: Sequence[Any]) -> Tensor:
         return self._derivatives(self.parameters).vector(dict(zip(self.names, parts, strict=True)))
 
-    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+    def _split(self, vector: Tensor) -> list[Tensor]:
         return list(self._derivatives(self.parameters).split(vector).values())
 
-    def _checked(self, loss: tf.Tensor, theta: tf.Tensor | None) -> tf.Tensor:
+    def _checked(self, loss: Tensor, theta: Tensor | None) -> Tensor:
         if not np.isfinite(loss.numpy()):
             raise self._not_finite(f"the loss is {float(loss)}", theta)
         return loss
 
-    def _check_outputs(self, finite: tf.Tensor, theta: tf.Tensor | None) -> None:
+    def _check_outputs(self, finite: Tensor, theta: Tensor | None) -> None:
         if not finite:
             raise self._not_finite("the outputs hold NaN or infinity", theta)
 
-    def _check_independent(self, alone: tf.Tensor, together: tf.Tensor, start: int, stop: int) -> None:
+    def _check_independent(self, alone: Tensor, together: Tensor, start: int, stop: int) -> None:
         if alone.shape == together.shape and tf.norm(alone - together) <= self.precision**0.5 * tf.norm(together):
             return
         raise dependent_samples(start, stop)
 
-    def _not_finite(self, what: str, theta: tf.Tensor | None) -> NonFiniteError:
+    def _not_finite(self, what: str, theta: Tensor | None) -> NonFiniteError:
         state = {name: tf.convert_to_tensor(tensor) for name, tensor in self.model.named_state().items()}
         if theta is not None:
             state |= dict(zip(self.names, self._split(theta), strict=True))
@@ -318,5 +317,5 @@ class TensorflowAutodiff(OneBatch):
         return not_finite(what, [name for name, one in real.items() if not tf.reduce_all(tf.math.is_finite(one))])
 
 
-def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+def _spec(tensor: Tensor) -> tf.TensorSpec:
     return tf.TensorSpec(tensor.shape, tensor.dtype)

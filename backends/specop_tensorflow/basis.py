@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.arrays.layout import Layout
 
@@ -32,30 +33,30 @@ class Basis:
     def __init__(self, layout: Layout, capacity: int) -> None:
         self.layout = layout
         self.capacity = capacity
-        self.blocks: list[tf.Tensor] = []
+        self.blocks: list[Tensor] = []
         self.chunks = max(1, -(-layout.n // _CHUNK))
         self.width = -(-layout.n // self.chunks)
 
     def __len__(self) -> int:
         return sum(int(block.shape[1]) for block in self.blocks)
 
-    def fold(self, vector: tf.Tensor) -> tf.Tensor:
+    def fold(self, vector: Tensor) -> Tensor:
         """Return a vector as a (chunks, width) array, padded with zeros."""
         missing = self.chunks * self.width - self.layout.n
         padded = tf.pad(vector, [[0, missing]]) if missing else vector
         return tf.reshape(padded, [self.chunks, self.width])
 
-    def unfold(self, folded: tf.Tensor) -> tf.Tensor:
+    def unfold(self, folded: Tensor) -> Tensor:
         """Return the vector that `fold` was given."""
         vector = tf.reshape(folded, [-1])
         return vector if vector.shape[0] == self.layout.n else vector[: self.layout.n]
 
-    def row(self, i: int) -> tf.Tensor:
+    def row(self, i: int) -> Tensor:
         """Return row `i` as a vector."""
         number, offset = self._place(i)
         return self.unfold(self.blocks[number][:, offset])
 
-    def set_row(self, i: int, folded: tf.Tensor) -> None:
+    def set_row(self, i: int, folded: Tensor) -> None:
         """Append row `i`, or put it in the place of the one that is there."""
         new = folded[:, None]
         if i < len(self):
@@ -70,7 +71,7 @@ class Basis:
             last = self.blocks.pop()
             self.blocks[-1] = tf.concat([self.blocks[-1], last], axis=1)
 
-    def parts(self, start: int, stop: int) -> list[tuple[slice, tf.Tensor]]:
+    def parts(self, start: int, stop: int) -> list[tuple[slice, Tensor]]:
         """Return, for every block that meets rows `start` to `stop`, its place in that range and those rows."""
         found, first = [], 0
         for block in self.blocks:
@@ -82,7 +83,7 @@ class Basis:
             first += count
         return found
 
-    def replace(self, start: int, blocks: list[tf.Tensor]) -> None:
+    def replace(self, start: int, blocks: list[Tensor]) -> None:
         """Put these blocks in the place of all rows from `start` on."""
         self.blocks = [block for _, block in self.parts(0, start)] + blocks
 

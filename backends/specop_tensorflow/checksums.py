@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.objectives.checksums import WORDS, checksum, weights
 from specop_tensorflow.arrays import on_gpu
@@ -20,8 +21,8 @@ _INTEGERS = {8: tf.int32, 4: tf.int32, 2: tf.int16, 1: tf.uint8}
 def checksums(found: Iterable[Any]) -> tuple[int, ...]:
     """Return checksums of the bits of tensors, variables and NumPy arrays, one for all small tensors on a device."""
     sums: list[int] = []
-    elsewhere: list[tf.Tensor] = []
-    small: dict[tuple[str, tf.DType], list[tf.Tensor]] = {}
+    elsewhere: list[Tensor] = []
+    small: dict[tuple[str, tf.DType], list[Tensor]] = {}
     for item in found:
         if isinstance(item, (np.ndarray, np.generic)) and item.dtype != object:
             sums.append(checksum(np.asarray(item)))
@@ -43,14 +44,14 @@ def checksums(found: Iterable[Any]) -> tuple[int, ...]:
     return (*sums, *(int(number) for number in tf.stack(elsewhere).numpy())) if elsewhere else tuple(sums)
 
 
-def _value(item: Any) -> tf.Tensor:
+def _value(item: Any) -> Tensor:
     # What convert_to_tensor does besides reading, such as telling gradient tapes, takes longer than the checksum.
     if isinstance(item, tf.Variable) and hasattr(item, "handle"):
         return tf.raw_ops.ReadVariableOp(resource=item.handle, dtype=item.dtype)
     return tf.convert_to_tensor(item)
 
 
-def _words(tensor: tf.Tensor) -> tf.Tensor:
+def _words(tensor: Tensor) -> Tensor:
     flat = tf.reshape(tensor, [-1])
     if flat.dtype.is_complex:
         flat = tf.reshape(tf.stack([tf.math.real(flat), tf.math.imag(flat)]), [-1])
@@ -59,7 +60,7 @@ def _words(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.bitcast(flat, _INTEGERS[flat.dtype.size]), [-1])
 
 
-def weighted_sum(words: tf.Tensor) -> tf.Tensor:
+def weighted_sum(words: Tensor) -> Tensor:
     """Return a sum of integers of at most 32 bits that depends on their order, in bounded memory."""
     length = int(words.shape[0])
     factors = _weights(words.device)
@@ -71,6 +72,6 @@ def weighted_sum(words: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache
-def _weights(device: str) -> tf.Tensor:
+def _weights(device: str) -> Tensor:
     with tf.device(device):
         return tf.constant(weights())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
 from specop.objectives.refusals import criterion_of_parameters, independent, no_scalar, not_real_outputs
@@ -34,22 +35,22 @@ class Derivatives:
     selected: Mapping[str, Any]
     dtype: np.dtype[Any]
 
-    def loss(self, values: Mapping[str, Any], batch: Any) -> tf.Tensor:
+    def loss(self, values: Mapping[str, Any], batch: Any) -> Tensor:
         """Return the loss; `values` holds the parameters that a function is given."""
         return self._checked_mean(self.model.loss(values, batch))
 
-    def outputs(self, values: Mapping[str, Any], batch: Any) -> tf.Tensor:
+    def outputs(self, values: Mapping[str, Any], batch: Any) -> Tensor:
         """Return the outputs that the criterion takes."""
         outputs = self.model.outputs(values, batch)
         if not tf.is_tensor(outputs) or not outputs.dtype.is_floating or outputs.shape.num_elements() == 0:
             raise not_real_outputs(_described(outputs))
         return outputs
 
-    def criterion(self, values: Mapping[str, Any], batch: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    def criterion(self, values: Mapping[str, Any], batch: Any) -> Callable[[Tensor], Tensor]:
         """Return the mean loss of a batch as a function of outputs, and of nothing else that moves."""
         sources = list(self.sources(values).values())
 
-        def compare(outputs: tf.Tensor) -> tf.Tensor:
+        def compare(outputs: Tensor) -> Tensor:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
                 loss = self._checked_mean(self.model.compare(outputs, batch))
@@ -59,18 +60,18 @@ class Derivatives:
 
         return compare
 
-    def _checked_mean(self, loss: Any) -> tf.Tensor:
+    def _checked_mean(self, loss: Any) -> Tensor:
         if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):
             raise no_scalar(_described(loss))
         return tf.reshape(loss, [])
 
-    def gradient(self, values: Mapping[str, Any], batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def gradient(self, values: Mapping[str, Any], batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
         sources = self.sources(values)
         loss, gradients = self._differentiate(sources, values, batch)
         return loss, self.vector(gradients)
 
-    def product(self, values: Mapping[str, Any], batch: Any, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def product(self, values: Mapping[str, Any], batch: Any, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and its Hessian times a vector: the derivative of the gradient's product with it."""
         sources = self.sources(values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -81,7 +82,7 @@ class Derivatives:
             found = tape.gradient(targets, list(sources.values()), output_gradients=weights)
         return loss, self.vector(dict(zip(sources, found, strict=True)))
 
-    def paired(self, gradients: Mapping[str, Any], vector: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def paired(self, gradients: Mapping[str, Any], vector: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return tensors that hold all that is not zero of the gradients, and a vector's entries for each."""
         along = self.split(vector)
         targets, weights = [], []
@@ -95,7 +96,7 @@ class Derivatives:
                 weights.append(along[name])
         return targets, weights
 
-    def split(self, vector: tf.Tensor) -> dict[str, tf.Tensor]:
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Return a vector as parameters by name, each in its own shape and dtype."""
         pieces = tf.split(vector, [like.shape.num_elements() for like in self.selected.values()])
         return {
@@ -118,7 +119,7 @@ class Derivatives:
 
     def _differentiate(
         self, sources: Mapping[str, Any], values: Mapping[str, Any], batch: Any
-    ) -> tuple[tf.Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(sources.values()))
             loss = self.loss(values, batch)
@@ -132,7 +133,7 @@ class Derivatives:
         """Return the error about a loss that is constant."""
         return independent([*self.selected], "stop_gradient, numpy() or a variable that was captured instead of passed")
 
-    def vector(self, parts: Mapping[str, Any]) -> tf.Tensor:
+    def vector(self, parts: Mapping[str, Any]) -> Tensor:
         """Return the parts of the named parameters as one vector, with zeros for those that are missing."""
         flat = []
         for name, like in self.selected.items():

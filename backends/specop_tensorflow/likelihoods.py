@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.objectives.likelihoods import ArrayFunctions
 
@@ -26,12 +27,12 @@ def likelihood_of(criterion: Any) -> str | None:
     return found if found == "gaussian" or getattr(criterion, "from_logits", False) else None
 
 
-def _steps(like: tf.Tensor) -> tf.Tensor:
+def _steps(like: Tensor) -> Tensor:
     steps = tf.range(1, tf.size(like, tf.int64) + 1)
     return tf.reshape(tf.cast(steps, tf.float32), tf.shape(like))
 
 
-def _one_hot(labels: tf.Tensor, like: tf.Tensor, axis: int) -> tf.Tensor:
+def _one_hot(labels: Tensor, like: Tensor, axis: int) -> Tensor:
     classes = tf.shape(like)[axis]
     places = tf.reshape(tf.range(classes), [-1] + [1] * (-1 - axis))
     return tf.cast(tf.equal(tf.minimum(tf.cast(labels, tf.int32), classes - 1), places), like.dtype)

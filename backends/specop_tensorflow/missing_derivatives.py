@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
 from specop_tensorflow.graphs import Graph
@@ -94,7 +95,7 @@ def refuse_assumed_zeros(graph: Graph, parameters: Sequence[str]) -> None:
 
 def _moments(
     x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Return mean and variance, as `tf.nn.moments`, which does not use `shift` either."""
     with tf.name_scope(name or "moments"):
         x = tf.convert_to_tensor(x)
@@ -109,7 +110,7 @@ def _moments(
 
 def _first_moments(
     x: Any, axes: Any, shift: Any = None, name: str | None = None, keep_dims: Any = None, keepdims: Any = None
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Return the same for the arguments of TensorFlow 1."""
     return _moments(x, axes, shift, bool(keep_dims or keepdims), name)
 

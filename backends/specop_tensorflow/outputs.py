@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
 from specop_tensorflow.missing_derivatives import refusing_first_order
 
 __all__ = ["Criterion", "output_gradient", "output_hessian"]
 
-Criterion = Callable[[tf.Tensor], tf.Tensor]
+Criterion = Callable[[Tensor], Tensor]
 """From outputs to mean loss."""
 
 
-def output_gradient(criterion: Criterion, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def output_gradient(criterion: Criterion, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss and its gradient in the outputs."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(outputs)
@@ -27,13 +28,13 @@ def output_gradient(criterion: Criterion, outputs: tf.Tensor) -> tuple[tf.Tensor
     return loss, tf.convert_to_tensor(gradient)
 
 
-def output_hessian(criterion: Criterion, outputs: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+def output_hessian(criterion: Criterion, outputs: Tensor) -> Callable[[Tensor], Tensor]:
     """Return u -> (d^2 loss / d outputs^2) u, to be called once."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(outputs)
         _, gradient = output_gradient(criterion, outputs)
 
-    def multiply(u: tf.Tensor) -> tf.Tensor:
+    def multiply(u: Tensor) -> Tensor:
         with refusing_first_order():
             found = tape.gradient(gradient, outputs, output_gradients=u)
         return tf.zeros_like(u) if found is None else tf.convert_to_tensor(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.objectives.likelihoods import Likelihood, by_sample
 from specop.objectives.refusals import check_samples_first
@@ -36,8 +37,8 @@ class Product:
     likelihood: Likelihood | None
 
     def __call__(
-        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, *operands: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, *operands: Tensor
+    ) -> tuple[Tensor, ...]:
         """Return whether the outputs are finite, the loss, what tells whether the likelihood fits, and the product.
 
         Operands are the random numbers of a sampled Fisher matrix, and the vector. What a matrix does not depend on
@@ -53,14 +54,14 @@ class Product:
             tape.watch(list(sources.values()))
             outputs = derivatives.outputs(values, batch)
 
-        def pull(u: tf.Tensor) -> dict[str, Any]:
+        def pull(u: Tensor) -> dict[str, Any]:
             with refusing_first_order():
                 found = tape.gradient(outputs, list(sources.values()), output_gradients=u)
             if all(part is None for part in found):
                 raise derivatives.independent()
             return dict(zip(sources, found, strict=True))
 
-        def push(v: tf.Tensor) -> tf.Tensor:
+        def push(v: Tensor) -> Tensor:
             # J'w is linear in w, and its derivative in w along v is J v. Forward mode would keep more for the next
             # vector, and lacks more operations.
             weights = tf.zeros_like(outputs)
@@ -83,8 +84,8 @@ class Product:
         return finite, loss, measured, derivatives.vector(pull(multiply(push(vector))))
 
     def _middle(
-        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, z: tf.Tensor, *noise: tf.Tensor
-    ) -> tuple[tf.Tensor, Any, Callable[[tf.Tensor], tf.Tensor]]:
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, z: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Any, Callable[[Tensor], Tensor]]:
         """Return the loss, what `fits` looks at, and u -> M u."""
         criterion = derivatives.criterion(values, batch)
         curvature = functools.partial(output_hessian, criterion)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
@@ -23,7 +24,7 @@ __all__ = ["SampleRows", "sample_weights"]
 
 def sample_weights(
     derivatives: Derivatives, values: Mapping[str, Any], batch: Any
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return whether the outputs are finite, the loss, the outputs z, and r."""
     outputs = derivatives.outputs(values, batch)
     check_samples_first(outputs.shape, TREES.count(batch))
@@ -44,13 +45,13 @@ class SampleRows:
     sliced: tuple[bool, ...]
 
     def __call__(
-        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, weights: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the outputs of the samples, each computed alone, and the gradients as rows."""
         sources = derivatives.sources(values)
         arrays, frame = TREES.take_apart(batch)
 
-        def row(elements: tuple[list[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        def row(elements: tuple[list[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
             sample, weight = elements
             parts = iter(sample)
             alone = frame.fill(

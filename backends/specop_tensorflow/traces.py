@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from specop.errors import InvalidInputError, NondeterministicError, SpecopError
 from specop.objectives.refusals import refusing_global_draws
@@ -18,7 +19,7 @@ from specop_tensorflow.missing_derivatives import differentiable_moments, refuse
 
 __all__ = ["Linear", "Trace"]
 
-Functions = Callable[..., list[tf.Tensor]]
+Functions = Callable[..., list[Tensor]]
 Batch = tuple[list[tf.TensorSpec], Frame]
 
 
@@ -107,9 +108,9 @@ class Trace:
     def inputs(
         self,
         points: Sequence[Any],
-        arrays: Sequence[tf.Tensor],
+        arrays: Sequence[Tensor],
         shadows: Mapping[str, Any],
-        operands: Sequence[tf.Tensor],
+        operands: Sequence[Tensor],
     ) -> list[Any]:
         """Return the tensors that the compiled functions take, the vector apart.
 
@@ -149,7 +150,7 @@ class Linear(Trace):
         self.after: Functions = parts.after
         self._held = parts.held
 
-    def bytes(self, boundary: Sequence[tf.Tensor]) -> int:
+    def bytes(self, boundary: Sequence[Tensor]) -> int:
         """Return the memory that is held for further products, beyond what the model holds anyway."""
         return sum(
             tensor.shape.num_elements() * tensor.dtype.size
