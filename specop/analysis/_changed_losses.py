@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.backend import Array, Backend, backend_of, lengths_of, numbers_of
 from specop.errors import InvalidInputError, checked_number
 from specop.objectives.mean import Objective
 from specop.operators.identity import identity_like
@@ -65,7 +65,7 @@ class ChangedLoss:
     def loss(self, theta: Array) -> float:
         """Return the value at a point."""
         losses = [part.loss(theta) for _, part in self.parts]
-        square, *found = self.backend.numbers(self.backend.dot(theta, theta), *losses)
+        square, *found = numbers_of(self.backend, self.backend.dot(theta, theta), *losses)
         return 0.5 * self.damping * square + sum(
             weight * loss for (weight, _), loss in zip(self.parts, found, strict=True)
         )
@@ -96,7 +96,7 @@ def check_separable(objective: Objective, theta: Array | None = None) -> None:
         raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")
     parts = [objective.subset(even), objective.subset(odd)]
     backend = backend_of(objective.theta)
-    whole, *losses = backend.numbers(objective.loss(theta), *(part.loss(theta) for part in parts))
+    whole, *losses = numbers_of(backend, objective.loss(theta), *(part.loss(theta) for part in parts))
     mean = sum(part.terms / objective.terms * loss for part, loss in zip(parts, losses, strict=True))
     tolerance = min(_ROUNDING * objective.hessian().precision, _COARSEST) * max(abs(whole), *map(abs, losses))
     if abs(mean - whole) > tolerance:
@@ -123,7 +123,7 @@ def check_same_point(objective: Objective, other: Objective, name: str) -> None:
             f"{name} must be an objective of the same parameters: {objective!r} and {other!r} differ. Make it with the "
             f"same model, select= and device."
         )
-    (distance,) = backend.lengths(backend.axpy_(backend.copy(there), -1.0, theta))
+    (distance,) = lengths_of(backend, backend.axpy_(backend.copy(there), -1.0, theta))
     if distance != 0:
         raise InvalidInputError(
             f"{name} stands at other parameter values than the training objective, at a distance of {distance:.3g}. "

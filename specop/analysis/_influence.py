@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from specop.analysis._changed_losses import check_same_point, check_separable
 from specop.analysis._leave_one_out import ROWS, curvature_solves, newton_changes
 from specop.analysis._quadratic_model import row_norms, warn_of_slope
-from specop.arrays.backend import Array, backend_of, shape_of
+from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of, shape_of
 from specop.errors import InvalidInputError, checked_number
 from specop.krylov.run import Task
 from specop.objectives.mean import Objective
@@ -163,7 +163,8 @@ def influence(
             scores, norms = _by_solves(solves, objective, ordered, gradients, theta)
         is_single = on is not None and not per_sample and len(shape_of(on)) != 2
         gradient, point = objective.gradient(theta), objective.theta if theta is None else theta
-        (loss_slope,), (slope,) = backend.lengths(gradient), backend.lengths(backend.axpy_(gradient, damping, point))
+        (loss_slope,) = lengths_of(backend, gradient)
+        (slope,) = lengths_of(backend, backend.axpy_(gradient, damping, point))
         warn_of_slope(slope, norms, objective.samples)
         return task.result(
             InfluenceResult,
@@ -254,7 +255,7 @@ def _differences(
         return backend.row_products([rows], [others])
     at = objective.theta if theta is None else theta
     losses = [on.loss(theta), *(on.loss(backend.axpy_(change, 1.0, at)) for change in changes)]
-    before, *after = backend.numbers(*losses)
+    before, *after = numbers_of(backend, *losses)
     return np.array(after)[:, None] - before
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.analysis._quadratic_model import warn_of_slope
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, lengths_of
 from specop.errors import InvalidInputError, checked_number
 from specop.krylov.run import Task
 from specop.objectives.mean import Objective
@@ -142,7 +142,7 @@ def leave_one_out(
             solves = curvature_solves(attempts, objective, len(groups), damping, matrix, theta)
             changes = solves(backend.stack_columns(parts)).columns()
         slope = ChangedLoss(objective, damping).gradient(objective.theta if theta is None else theta)
-        norm, *norms = backend.lengths(slope, *parts)
+        norm, *norms = lengths_of(backend, slope, *parts)
         warn_of_slope(norm, np.array(norms) * objective.samples / sizes, objective.samples, sizes)
         return task.result(
             LeaveOneOutResult,

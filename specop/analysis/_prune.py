@@ -11,7 +11,7 @@ import numpy as np
 from specop.analysis._candidates import Candidates, candidates_of
 from specop.analysis._quadratic_model import FAR, far_behind
 from specop.analysis._saliency import Scores, check_method, checked_point, scores_at, warn_of_point
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, numbers_of
 from specop.errors import InvalidInputError
 from specop.krylov.run import Task
 from specop.results.prune import PruneResult
@@ -244,11 +244,11 @@ def _without(theta: Array, left: Integers, candidates: Integers, scores: Scores)
         weights = backend.gather(theta, left)
         moved, rise = with_zeros(scores.inverse.operator, weights, chosen)
         shift = backend.axpy_(backend.copy(moved), -1.0, weights)
-        (slope,) = backend.numbers(backend.dot(scores.gradient, shift))
+        (slope,) = numbers_of(backend, backend.dot(scores.gradient, shift))
         return backend.scatter(moved, left, layout), kept, rise + slope
     change = float((scores.costs + scores.slopes)[candidates].sum())
     return backend.scatter(backend.gather(theta, kept), kept, layout), kept, change
 
 
 def _loss(objective: Objective, theta: Array) -> float:
-    return backend_of(theta).numbers(objective.loss(theta))[0]
+    return numbers_of(backend_of(theta), objective.loss(theta))[0]

@@ -12,7 +12,7 @@ import numpy as np
 from specop.analysis._candidates import Candidates, Members, candidates_of
 from specop.analysis._inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
 from specop.analysis._quadratic_model import far_behind, row_norms, warn_of_slope
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
 from specop.errors import InvalidInputError, NonFiniteError, QuadraticModelWarning
 from specop.krylov.run import Task, level_of_user
 from specop.results.saliency import SaliencyResult
@@ -192,7 +192,7 @@ def warn_of_point(objective: Objective, method: str, theta: Array) -> None:
     except InvalidInputError:
         # Samples that depend on each other have no gradients of their own.
         return
-    (slope,) = backend.lengths(objective.gradient(theta))
+    (slope,) = lengths_of(backend, objective.gradient(theta))
     warn_of_slope(slope, np.concatenate(norms), objective.samples)
 
 
@@ -304,6 +304,6 @@ def _loss_without(
         else:
             kept = np.delete(left, chosen)
             at = backend.scatter(backend.gather(theta, kept), kept, layout)
-        return backend.numbers(objective.loss(at))[0]
+        return numbers_of(backend, objective.loss(at))[0]
 
     return loss

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from specop.analysis._changed_losses import ChangedLoss, check_same_point, check_separable
 from specop.analysis._retrain import minimized, shortfall
-from specop.arrays.backend import Array, Backend, backend_of, shape_of
+from specop.arrays.backend import Array, Backend, backend_of, numbers_of, shape_of
 from specop.errors import InvalidInputError
 from specop.krylov.run import Task
 from specop.objectives.mean import Objective
@@ -138,7 +138,7 @@ def _places(influence: InfluenceResult, scores: Floats, samples: int, indices: A
 
 def _level(backend: Backend, on: Any, theta: Array) -> float:
     value = on.loss(theta) if isinstance(on, Objective) else backend.dot(on, theta)
-    return backend.numbers(value)[0]
+    return numbers_of(backend, value)[0]
 
 
 def _ranks(values: Floats) -> Floats:

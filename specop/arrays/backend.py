@@ -20,7 +20,18 @@ from specop.arrays.primitives import Array, Basis, Primitives
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Array", "Backend", "Basis", "backend_of", "checked_columns", "framework_adapter", "shape_of", "unpacked"]
+__all__ = [
+    "Array",
+    "Backend",
+    "Basis",
+    "backend_of",
+    "checked_columns",
+    "framework_adapter",
+    "lengths_of",
+    "numbers_of",
+    "shape_of",
+    "unpacked",
+]
 
 # Of matrices that are held in float64 at a time: so many entries, and more where that were fewer columns.
 _ENTRIES, _COLUMNS = 2**18, 4_096
@@ -57,14 +68,6 @@ class Backend(Primitives):
             raise self._refusal(what, f"have dtype {layout.dtype}", str(found.dtype), layout)
         if found.device != layout.device:
             raise self._refusal(what, f"be on {layout.device}", f"one on {found.device}", layout)
-
-    def numbers(self, *scalars: Array) -> list[float]:
-        """Return device scalars as floats, by one transfer."""
-        return [float(value) for value in self.to_host(*scalars)]
-
-    def lengths(self, *vectors: Array) -> list[float]:
-        """Return Euclidean norms as floats, by one transfer."""
-        return self.numbers(*map(self.norm, vectors))
 
     def zeros(self, layout: Layout) -> Array:
         """Return a vector of zeros."""
@@ -194,6 +197,16 @@ def shape_of(x: Any) -> tuple[int, ...]:
         return backend_of(x).shape(x)
     except InvalidInputError:
         return ()
+
+
+def numbers_of(backend: Backend, *scalars: Array) -> list[float]:
+    """Return device scalars as floats, by one transfer."""
+    return [float(value) for value in backend.to_host(*scalars)]
+
+
+def lengths_of(backend: Backend, *vectors: Array) -> list[float]:
+    """Return Euclidean norms as floats, by one transfer."""
+    return numbers_of(backend, *map(backend.norm, vectors))
 
 
 def checked_columns(backend: Backend, block: Any, layout: Layout, what: str) -> list[Array]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.arrays.backend import Array, Backend
+from specop.arrays.backend import Array, Backend, lengths_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
@@ -38,7 +38,7 @@ def normal(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
 def sphere(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
     """Vector distributed uniformly on the sphere of radius sqrt(n)."""
     vector = normal(backend, layout, seed, index)
-    (length,) = backend.lengths(vector)
+    (length,) = lengths_of(backend, vector)
     return backend.scale_(vector, float(np.sqrt(layout.n) / length))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, Backend, Basis, backend_of
+from specop.arrays.backend import Array, Backend, Basis, backend_of, lengths_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
@@ -58,7 +58,7 @@ class Complement:
         if self._count == 0:
             return probes.sphere(self.backend, self.layout, self.run.seed, index)
         vector = self.project(probes.normal(self.backend, self.layout, self.run.seed, index))
-        (length,) = self.backend.lengths(vector)
+        (length,) = lengths_of(self.backend, vector)
         return self.backend.scale_(vector, self.dimension**0.5 / length)
 
     def multiply(self, x: Array) -> Array:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from specop.arrays import probes
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import ParametersChangedError
 from specop.objectives.blocks import BlockDiagonalOperator, CouplingOperator
@@ -154,5 +154,5 @@ class GradientCovariance(Composite):
         self.gradient = gradient
 
     def _matvec(self, x: Array) -> Array:
-        (along,) = self.backend.numbers(self.backend.dot(self.gradient, x))
+        (along,) = numbers_of(self.backend, self.backend.dot(self.gradient, x))
         return self.backend.axpy_(self.parts[0]._matvec(x), -along, self.gradient)

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 from specop.arrays import probes
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, lengths_of
 from specop.objectives.curvature import Watched
 from specop.objectives.loss import mean_gradient
 from specop.objectives.point import Point
@@ -44,7 +44,7 @@ class DifferenceOperator(Watched):
         return self._difference(x, self.step)
 
     def _difference(self, x: Array, step: float) -> Array:
-        (length,) = self.backend.lengths(x)
+        (length,) = lengths_of(self.backend, x)
         if length == 0:
             return self.backend.copy(x)
         ahead, behind = (self._gradient(sign * step / length, x) for sign in (1, -1))
@@ -62,7 +62,7 @@ class DifferenceOperator(Watched):
         last bit, so both neighbours count: the shorter one differs by its own rounding. None promises more digits than
         the parameters' own rounding leaves of the step.
         """
-        (length,) = self.backend.lengths(self._theta)
+        (length,) = lengths_of(self.backend, self._theta)
         scale = length or 1.0
         largest = _RATIO * self.domain.epsilon ** (1 / 3) * scale
         direction = probes.sphere(self.backend, self.domain, 0, 0)
@@ -72,7 +72,7 @@ class DifferenceOperator(Watched):
         images = [self._difference(direction, step) for step in steps]
         changes = []
         for coarse, fine in itertools.pairwise(images):
-            size, change = self.backend.lengths(fine, self.backend.axpy_(coarse, -1.0, fine))
+            size, change = lengths_of(self.backend, fine, self.backend.axpy_(coarse, -1.0, fine))
             changes.append(change / size if size > 0 else 0.0)
         least = self.domain.epsilon * scale
         around = zip(changes, changes[1:], steps[1:], strict=False)

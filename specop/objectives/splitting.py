@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, numbers_of
 from specop.errors import InvalidInputError
 from specop.objectives.point import Point
 
@@ -56,8 +56,10 @@ def _check_additive(point: Point, message: str) -> None:
         while True:
             halves = [half for half in data.pieces(whole, (autodiff.count(whole) + 1) // 2) if half[1] > 0]
             try:
-                total, *losses = point.backend.numbers(
-                    autodiff.loss(point.theta, whole), *(autodiff.loss(point.theta, half) for half, _ in halves)
+                total, *losses = numbers_of(
+                    point.backend,
+                    autodiff.loss(point.theta, whole),
+                    *(autodiff.loss(point.theta, half) for half, _ in halves),
                 )
                 break
             except Exception as caught:

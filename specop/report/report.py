@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from specop.arrays.backend import numbers_of
 from specop.errors import InvalidInputError
 from specop.objectives.mean import Objective
 from specop.results.eigen import EigenResult
@@ -149,7 +150,7 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     objective = load()
     hessian = objective.hessian()
     backend, seed = hessian.backend, settings.seed
-    loss, gradient_norm = backend.numbers(objective.loss(), backend.norm(objective.gradient()))
+    loss, gradient_norm = numbers_of(backend, objective.loss(), backend.norm(objective.gradient()))
     largest = eigsh(hessian, settings.k, which="LA", tol=settings.tol, seed=seed, progress=True)
     smallest = None
     if settings.k_low:

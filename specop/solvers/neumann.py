@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, Backend
+from specop.arrays.backend import Array, Backend, lengths_of
 from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
 from specop.krylov.run import Task
 from specop.operators.operator import LinearOperator
@@ -127,15 +127,15 @@ def lissa(
                 x = backend.axpy_(x, 1.0, rhs)
                 task.update(f"repeat {repeat + 1}")
                 if step % _LOOKS == 0 or step == steps:
-                    (length,) = backend.lengths(x)
+                    (length,) = lengths_of(backend, x)
                     _check_bounded(length / scale, float(operands.lengths[0]) / damping, damping, parts[0])
             runs.append(backend.scale_(x, 1.0 / scale))
-        lengths = np.array(backend.lengths(*runs))
+        lengths = np.array(lengths_of(backend, *runs))
         mean, standard_error = _mean(runs, backend)
         rest = backend.axpy_(backend.copy(rhs), -damping, mean)
         for part, share in zip(parts, shares, strict=True):
             rest = backend.axpy_(rest, -float(share), task.multiply_by(part, mean))
-        (residual,) = backend.lengths(rest)
+        (residual,) = lengths_of(backend, rest)
     return task.result(
         LissaResult,
         solution=mean,
@@ -252,5 +252,5 @@ def _mean(runs: list[Array], backend: Backend) -> tuple[Array, float]:
     mean = backend.scale_(total, 1.0 / count)
     if count == 1:
         return mean, float("nan")
-    spreads = np.array(backend.lengths(*(backend.axpy_(x, -1.0, mean) for x in runs)))
+    spreads = np.array(lengths_of(backend, *(backend.axpy_(x, -1.0, mean) for x in runs)))
     return mean, float(((spreads**2).sum() / (count * (count - 1))) ** 0.5)

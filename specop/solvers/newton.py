@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
 from specop.errors import NonFiniteError, NotConvergedError
 from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
@@ -170,7 +170,7 @@ class _Run:
                 return False
             found = self._solve(hessian, rhs, rtol)
             p = found.solution
-            downhill, length = backend.numbers(backend.dot(rhs, p), backend.norm(p))
+            downhill, length = numbers_of(backend, backend.dot(rhs, p), backend.norm(p))
             if found.curvature is not None or not downhill > 0:
                 self._stiffen(max(-2.0 * (found.curvature or 0.0), self._scale(length)))
                 continue
@@ -224,7 +224,7 @@ class _Run:
     def _gradient_at(self, x: Array) -> tuple[Array, float]:
         self.gradients += 1
         gradient = self.gradient(x)
-        (norm,) = self.backend.lengths(gradient)
+        (norm,) = lengths_of(self.backend, gradient)
         if not np.isfinite(norm):
             raise NonFiniteError("the gradient holds NaN or infinity. Check the data, and the loss for log(0).")
         return gradient, norm

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, checked_columns
+from specop.arrays.backend import Array, checked_columns, lengths_of
 from specop.errors import InvalidInputError, checked_number
 from specop.operators.operator import LinearOperator
 from specop.results.structure import Structure
@@ -94,7 +94,7 @@ def _columns(operator: LinearOperator, given: Any, name: str) -> tuple[list[Arra
 
 
 def _finite_lengths(operator: LinearOperator, columns: list[Array], name: str) -> Floats:
-    lengths = np.array(operator.backend.lengths(*columns))
+    lengths = np.array(lengths_of(operator.backend, *columns))
     if not np.isfinite(lengths).all():
         worst = int(np.flatnonzero(~np.isfinite(lengths))[0])
         raise InvalidInputError(f"{name} must be finite; the norm of its column {worst} is {lengths[worst]}.")

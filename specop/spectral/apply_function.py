@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, lengths_of, numbers_of
 from specop.errors import InvalidInputError
 from specop.krylov.known import checked_deflation
 from specop.krylov.run import Run
@@ -190,15 +190,15 @@ class _Approximation:
 def _split(run: Run, vectors: list[Array], v: Array) -> tuple[Floats, Array, float]:
     """Return the coordinates of v along orthonormal vectors, what is left of it, and the norm of that, 0 if noise."""
     backend, rest, along = run.backend, run.backend.copy(v), []
-    (whole,) = backend.lengths(v)
+    (whole,) = lengths_of(backend, v)
     if not (whole == 0 or 1.0 / _LONGEST < whole < _LONGEST):
         raise InvalidInputError(
             f"v must be finite and of a length that can be squared, but its norm is {whole:.3g}. f(A) v is "
             f"linear in v: divide v by its norm."
         )
     for vector in vectors:
-        (overlap,) = backend.numbers(backend.dot(vector, rest))
+        (overlap,) = numbers_of(backend, backend.dot(vector, rest))
         along.append(overlap)
         rest = backend.axpy_(rest, -overlap, vector)
-    (length,) = backend.lengths(rest)
+    (length,) = lengths_of(backend, rest)
     return np.array(along), rest, length if length > 10 * run.A.domain.epsilon * whole else 0.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, Backend
+from specop.arrays.backend import Array, Backend, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.mean import Objective
@@ -116,7 +116,7 @@ class _Bench:
         return np.array(self.backend.to_numpy(x), dtype=np.float64)
 
     def number(self, scalar: Array) -> float:
-        return self.backend.numbers(scalar)[0]
+        return numbers_of(self.backend, scalar)[0]
 
     def difference(self, function: Callable[[Array], Floats], theta: Array, direction: Array) -> Floats:
         """Return the central difference of a function along a direction."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, backend_of
+from specop.arrays.backend import Array, Backend, backend_of, lengths_of
 from specop.arrays.layout import Layout
 from specop.statistics.numbers import Floats
 
@@ -124,7 +124,7 @@ class StoredRows:
     def _stored(self, rows: Array, count: int) -> _Block:
         array, scale = rows, 1.0
         if self.half:
-            lengths = self.backend.lengths(*(self.backend.index(rows, i) for i in range(count)))
+            lengths = lengths_of(self.backend, *(self.backend.index(rows, i) for i in range(count)))
             longest = max(*lengths, float(np.finfo(np.float32).tiny))
             scale = 2.0 ** float(np.ceil(np.log2(longest / 256)))
             array = self.backend.cast(self.backend.scale_(self.backend.copy(rows), 1.0 / scale), _HALF)
