@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from specop.statistics.numbers import Floats
 
-__all__ = ["require", "require_close", "require_same"]
+__all__ = ["require", "require_close", "require_near", "require_same"]
 
 
 def require(holds: Any, who: str, law: str, numbers: str = "") -> None:
@@ -24,6 +24,13 @@ def require_close(found: ArrayLike, expected: ArrayLike, atol: float, who: str, 
     error = np.abs(found - expected).max(initial=0.0)
     # Written so that NaN fails.
     require(error <= atol, who, law, f"off by {error:.1e}, allowed {atol:.1e}; {_worst(found, expected)}")
+
+
+def require_near(found: ArrayLike, expected: ArrayLike, allowed: float, who: str, law: str) -> None:
+    """Require the same shape, and that the norm of the difference is allowed."""
+    found, expected = _same_shape(found, expected, who, law)
+    error, size = float(np.linalg.norm(found - expected)), float(np.linalg.norm(expected))
+    require(error <= allowed, who, law, f"off by {error:.1e} where the norm is {size:.1e}, allowed {allowed:.1e}")
 
 
 def require_same(found: ArrayLike, expected: ArrayLike, who: str, law: str) -> None:

@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.mean import Objective
 from specop.operators.operator import LinearOperator
 from specop.statistics.numbers import Floats
-from specop.testing._laws import require, require_same
+from specop.testing._laws import require, require_near, require_same
 from specop.testing._operators import check_operator
 
 __all__ = ["check_objective"]
@@ -125,12 +125,6 @@ class _Bench:
         )
         return (ahead - behind) / (2 * self.step)
 
-    def require_near(self, found: Floats, expected: Floats, allowed: float, name: str, law: str) -> None:
-        """Require that the norm of the difference is allowed."""
-        error = _norm(found - expected)
-        numbers = f"off by {error:.1e} where the norm is {_norm(expected):.1e}, allowed {allowed:.1e}"
-        require(error <= allowed, name, law, numbers)
-
     def state(self, params: Any) -> dict[str, Floats]:
         """What can be seen of the model: exact numbers, for a comparison bit for bit."""
         seen = {
@@ -161,7 +155,7 @@ def _check_structures(bench: _Bench, theta: Array) -> None:
     tree = bench.numpy(objective.flatten(bench.H @ objective.unflatten(theta)))
     # Only close: the first product with an operator may be computed in another way than those after it.
     law = "multiplies a parameter structure as it does its vector"
-    bench.require_near(tree, product, 100 * bench.precision * _norm(product), "hessian", law)
+    require_near(tree, product, 100 * bench.precision * _norm(product), "hessian", law)
     wrong = bench.backend.zeros(bench.layout.of_length(objective.n + 1))
     for name, call in (("unflatten", objective.unflatten), ("loss", objective.loss), ("gradient", objective.gradient)):
         try:
@@ -181,9 +175,9 @@ def _check_gradient(bench: _Bench, theta: Array) -> None:
         directions.append(bench.backend.scale_(bench.backend.copy(gradient), 1 / _norm(slope)))
     for direction in directions:
         difference = bench.difference(lambda point: np.array(bench.number(objective.loss(point))), theta, direction)
-        derivative = np.array(slope @ bench.numpy(direction))
+        derivative = slope @ bench.numpy(direction)
         allowed = bench.rtol * _norm(slope) + 100 * bench.precision * abs(loss) / h
-        bench.require_near(derivative, difference, allowed, "gradient", "is that of the loss, by differences")
+        require_near(derivative, difference, allowed, "gradient", "is that of the loss, by differences")
 
 
 def _check_hessian(bench: _Bench, theta: Array) -> None:
@@ -204,7 +198,7 @@ def _check_hessian(bench: _Bench, theta: Array) -> None:
         difference = bench.difference(lambda point: bench.numpy(objective.gradient(point)), theta, direction)
         allowed = bench.rtol * _norm(difference) + 100 * bench.precision * scale / h
         law = f"is the derivative of the gradient, by differences, in product {number + 1}"
-        bench.require_near(product, difference, allowed, "hessian", law)
+        require_near(product, difference, allowed, "hessian", law)
 
 
 def _check_current_point(bench: _Bench, theta: Array) -> None:
@@ -217,7 +211,7 @@ def _check_current_point(bench: _Bench, theta: Array) -> None:
     for name, method in pairs.items():
         here, there = bench.backend.to_host(method(None), method(theta))
         law = "at theta equal to the current parameters is that of the model"
-        bench.require_near(here, there, 100 * bench.precision * _norm(there), name, law)
+        require_near(here, there, 100 * bench.precision * _norm(there), name, law)
 
 
 def _check_dense(bench: _Bench, dense: Floats) -> None:
@@ -227,7 +221,7 @@ def _check_dense(bench: _Bench, dense: Floats) -> None:
         vector = bench.draw()
         found, expected = bench.numpy(bench.H @ vector), dense @ bench.numpy(vector)
         law = "has the products of the dense Hessian"
-        bench.require_near(found, expected, tolerance * _norm(expected), "hessian", law)
+        require_near(found, expected, tolerance * _norm(expected), "hessian", law)
 
 
 def _check_blocks(bench: _Bench) -> None:
@@ -245,9 +239,9 @@ def _check_blocks(bench: _Bench) -> None:
         vector = probes.normal(bench.backend, H.domain, bench.seed, 0)
         expected = bench.numpy(bench.H @ bench.backend.scatter(vector, block, bench.layout))
         found, law = bench.numpy(H @ vector), f"to {name!r} has its block of the"
-        bench.require_near(found, expected[block], tolerance * _norm(expected), "restrict", f"{law} Hessian")
+        require_near(found, expected[block], tolerance * _norm(expected), "restrict", f"{law} Hessian")
         found = bench.numpy(part.gradient())
-        bench.require_near(found, whole[block], tolerance * _norm(whole), "restrict", f"{law} gradient")
+        require_near(found, whole[block], tolerance * _norm(whole), "restrict", f"{law} gradient")
 
 
 def _failures(bench: _Bench, theta: Array) -> Iterator[str]:

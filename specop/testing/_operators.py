@@ -17,7 +17,7 @@ from specop.errors import InvalidInputError, MissingTransposeError, NoiseWarning
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.statistics.numbers import Floats
-from specop.testing._laws import require
+from specop.testing._laws import require, require_near
 
 __all__ = ["check_operator"]
 
@@ -97,11 +97,8 @@ class _Bench:
         self, found: NDArray[Any], expected: NDArray[Any], name: str, law: str, scale: float | None = None
     ) -> None:
         """Require that the norm of the difference is within the tolerance, relative to a scale."""
-        self.require(found.shape == expected.shape, name, law, f"shape {found.shape}, not {expected.shape}")
         scale = float(np.linalg.norm(expected)) if scale is None else scale
-        error = float(np.linalg.norm(found - expected))
-        numbers = f"off by {error:.1e} where the norms are {scale:.1e}, allowed {self.rtol:.1e} of that"
-        self.require(error <= self.rtol * scale, name, law, numbers)
+        require_near(found, expected, self.rtol * scale, f"{self.A!r}.{name}", law)
 
 
 @dataclass(frozen=True)
