@@ -13,8 +13,7 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
-from specop.spectral.exact import begins_exact, turns_exact, unit_products
-from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal
+from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal, turns_exact, unit_products
 from specop.spectral.sketch import Sketch
 
 __all__ = ["diagonal"]
@@ -107,7 +106,7 @@ def diagonal(
         space = Complement(run, deflate)
         if space.dimension == 0:
             moments, used = _exact(space, space.known_diagonal()), "exact"
-        elif begins_exact(run, goal, method, 2 * STAGE):
+        elif goal.begins_exact(run, method, 2 * STAGE):
             moments, used = _exact(space, _entries(run)), "exact"
         else:
             moments, used = _estimated(space, goal, method)

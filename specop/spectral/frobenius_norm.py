@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from specop.arrays.backend import Array
 from specop.errors import check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
-from specop.spectral.exact import begins_exact, turns_exact, unit_products
-from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal
+from specop.spectral.goals import PRODUCTS, checked_goal, unit_products
+from specop.spectral.sampling import Estimation, hutchinson
 from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
 from specop.statistics.numbers import Floats
 
@@ -89,19 +90,15 @@ def frobenius_norm(
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     with Run(A, "frobenius_norm", limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure) as run:
-        space = Complement(run, deflate)
-        known, squares = float(np.sum(space.values**2)), np.zeros(0)
-        is_exact = space.dimension == 0 or begins_exact(run, goal, method, _FIRST)
+        estimation = _Squares(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
+        is_exact = estimation.space.dimension == 0 or goal.begins_exact(run, method, _FIRST)
         if not is_exact:
-            squares = known + _probed(space, known, goal, confidence, may_turn=method == "auto")
-            value = _root(squares, confidence)
-            is_exact = method == "auto" and _turns_exact(run, goal, value, len(squares))
+            used, message = hutchinson(estimation)
+            is_exact = estimation.turns_exact()
         if is_exact:
-            total, squares = _exact(run) if space.dimension else float(np.sqrt(known)), np.zeros(0)
-            value = Estimate(total, 0.0, (total, total), confidence)
-    accepted = len(squares) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
-    converged = goal.is_budget or is_exact or accepted
-    message = f"n={run.n} products give the norm exactly" if is_exact else f"{len(squares)} probes"
+            total = _exact(run) if estimation.space.dimension else float(np.sqrt(estimation.known))
+            used, message = estimation.settle(total, f"n={run.n} products give the norm exactly")
+    value, converged = estimation.value, goal.is_budget or estimation.accepted
     if not converged:
         message = (
             f"frobenius_norm stopped after {run.products} products with a standard error of "
@@ -112,39 +109,40 @@ def frobenius_norm(
         NormResult,
         quantity="Frobenius norm",
         **vars(value),
-        method="exact" if is_exact else "hutchinson",
-        estimates=squares,
+        method=used,
+        estimates=estimation.samples,
         converged=converged,
         message=message,
     )
+
+
+class _Squares(Estimation):
+    """Squared lengths of products with random signs, whose mean is the squared norm."""
+
+    fewest = _FIRST
+
+    @property
+    def known(self) -> float:
+        """Sum of the squares of the known eigenvalues."""
+        return float(np.sum(self.space.values**2))
+
+    def measure(self, probe: Array) -> Array:
+        """Return the length of a product."""
+        return self.run.backend.norm(self.space.multiply(probe))
+
+    def look(self, samples: Floats, error: float | None = None, rounding: float = 0.0) -> bool:
+        """Take these as all lengths so far; return whether they suffice."""
+        self.run.check_size(float(samples.max()))
+        self.samples = self.known + samples**2
+        self.value = _root(self.samples, self.confidence)
+        self.run.update(f"{self.value.estimate:.5g} +- {self.value.standard_error:.2g}")
+        return self.accepted
 
 
 def _exact(run: Run) -> float:
     lengths = run.scalars([run.backend.norm(product) for _, product in unit_products(run)])
     run.check_size(float(lengths.max()))
     return float(np.linalg.norm(lengths))
-
-
-def _probed(space: Complement, known: float, goal: Goal, confidence: float, may_turn: bool) -> Floats:
-    """Return the squared lengths of products with random signs, as many as the goal takes."""
-    run, squares = space.run, np.zeros(0)
-    while run.left > 0:
-        found = []
-        for i in range(len(squares), len(squares) + min(STAGE if len(squares) else _FIRST, run.left)):
-            found.append(space.backend.norm(space.multiply(space.rademacher(i))))
-        lengths = run.scalars(found)
-        run.check_size(float(lengths.max()))
-        squares = np.concatenate([squares, lengths**2])
-        value = _root(known + squares, confidence)
-        run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
-        enough = len(squares) >= _FIRST and goal.accepts(value.estimate, value.standard_error)
-        if enough or (may_turn and _turns_exact(run, goal, value, len(squares))):
-            break
-    return squares
-
-
-def _turns_exact(run: Run, goal: Goal, value: Estimate, probes: int) -> bool:
-    return turns_exact(run, goal.probes_needed(probes, value.estimate, value.standard_error), STAGE)
 
 
 def _root(squares: Floats, confidence: float) -> Estimate:

@@ -1,12 +1,17 @@
-"""When an estimate is accurate enough."""
+"""When an estimate is accurate enough, and when n products with unit vectors are fewer than it takes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from specop.errors import InvalidInputError
+import numpy as np
 
-__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal"]
+from specop.arrays.backend import Array
+from specop.errors import InvalidInputError
+from specop.krylov.run import Run
+
+__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal", "turns_exact", "unit_products"]
 
 PRODUCTS = 1000
 """Limit on products where none is given."""
@@ -48,6 +53,15 @@ class Goal:
         allowed = self.tolerance(estimate)
         return count * (standard_error / allowed) ** 2 - count if allowed > 0 else float("inf")
 
+    def begins_exact(self, run: Run, method: str, stage: int = STAGE) -> bool:
+        """Whether to multiply n unit vectors at once.
+
+        That is so where it is asked for, where probes would take about as many products, and where a first stage of
+        probes would leave too few for it.
+        """
+        enough = self.is_budget or run.n <= 2 * STAGE or run.left < run.n + stage
+        return method == "exact" or (method == "auto" and run.n <= run.left and enough)
+
 
 def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None, default: float) -> Goal:
     """Return the goal that the arguments of an estimator describe, with `default` as rtol where all are missing."""
@@ -55,3 +69,41 @@ def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None
         if value is not None and not value >= 0:
             raise InvalidInputError(f"{name} must be a number >= 0, got {value!r}.")
     return Goal(default if rtol is None and atol is None and max_matvecs is None else rtol, atol)
+
+
+def unit_products(run: Run) -> Iterator[tuple[Array, Array]]:
+    """Yield each unit vector e with A e.
+
+    Raises
+    ------
+    InvalidInputError
+        If the limit does not allow so many products.
+    """
+    if run.n > run.left:
+        raise InvalidInputError(f"method='exact' takes n={run.n} products, above max_matvecs={run.limit}.")
+    domain = run.A.domain
+    for i in range(run.n):
+        entries = np.zeros(run.n, dtype=domain.dtype)
+        entries[i] = 1.0
+        unit = run.backend.from_host(entries, domain)
+        yield unit, run.multiply(unit)
+        run.update()
+
+
+def turns_exact(run: Run, needed: float, ahead: int) -> bool:
+    """Whether to multiply n unit vectors from here on, because probes would take more products.
+
+    The first probes say little, and a sketch that grows may still save most of the others: it waits until an eighth of
+    n products has been spent, unless too few would be left by the next time that it is asked.
+
+    Parameters
+    ----------
+    run : Run
+        Of the estimate.
+    needed : float
+        How many more products probes would take.
+    ahead : int
+        Products until the next look.
+    """
+    late = 8 * run.products >= run.n or run.left - ahead < run.n
+    return run.left >= run.n and needed > run.n and late

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
+from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
-from specop.spectral.exact import begins_exact, turns_exact, unit_products
-from specop.spectral.goals import STAGE, Goal
+from specop.spectral.goals import STAGE, Goal, turns_exact, unit_products
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.nystrom import nystrom_estimates
 from specop.spectral.sketch import Sketch
@@ -23,6 +25,7 @@ _LARGEST_FREE_SKETCH = 100_000_000
 _NONE = np.zeros(0)
 
 
+@dataclass
 class Estimation:
     """The state of one estimate.
 
@@ -36,22 +39,32 @@ class Estimation:
         Probability with which the interval covers.
     may_turn : bool
         Whether n exact products may take the place of probes.
+
+    Attributes
+    ----------
+    samples : ndarray
+        What each probe gave.
+    is_exact : bool
+        Whether nothing is left to chance.
     """
 
-    def __init__(self, space: Complement, goal: Goal, confidence: float, may_turn: bool) -> None:
-        self.space = space
-        self.run = space.run
-        self.goal = goal
-        self.confidence = confidence
-        self.may_turn = may_turn
-        self.samples = _NONE
-        self.value = Estimate(np.nan, np.nan, (-np.inf, np.inf), confidence)
-        self.is_exact = False
+    space: Complement
+    goal: Goal
+    confidence: float
+    may_turn: bool
+    samples: Floats = field(default_factory=lambda: _NONE)
+    is_exact: bool = False
+
+    fewest: ClassVar[int] = STAGE
+
+    def __post_init__(self) -> None:
+        self.run = self.space.run
+        self.value = Estimate(np.nan, np.nan, (-np.inf, np.inf), self.confidence)
 
     @property
     def accepted(self) -> bool:
         """Whether the estimate is as accurate as it was asked to be."""
-        value, enough = self.value, len(self.samples) >= STAGE
+        value, enough = self.value, len(self.samples) >= self.fewest
         return self.is_exact or (enough and self.goal.accepts(value.estimate, value.standard_error))
 
     def turns_exact(self, ahead: int = STAGE) -> bool:
@@ -85,6 +98,10 @@ class Estimation:
         self.run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
         return self.accepted
 
+    def measure(self, probe: Array) -> Array:
+        """Return what a single vector of random signs gives, z'Bz."""
+        return self.run.backend.dot(probe, self.space.multiply(probe))
+
     def settle(self, total: float, message: str) -> tuple[str, str]:
         """Take a trace that has no random part."""
         self.samples = _NONE
@@ -115,14 +132,13 @@ def exact(estimation: Estimation) -> tuple[str, str]:
 
 
 def hutchinson(estimation: Estimation) -> tuple[str, str]:
-    """Average z'Bz over vectors of random signs."""
-    space, run, samples = estimation.space, estimation.run, _NONE
+    """Average what vectors of random signs give."""
+    run, samples = estimation.run, _NONE
     while estimation.goes_on():
-        found = []
-        for i in range(len(samples), len(samples) + min(STAGE, run.left)):
-            probe = space.rademacher(i)
-            found.append(run.backend.dot(probe, space.multiply(probe)))
-        samples = np.concatenate([samples, run.scalars(found)])
+        stage = STAGE if len(samples) else estimation.fewest
+        indices = range(len(samples), len(samples) + min(stage, run.left))
+        found = run.scalars([estimation.measure(estimation.space.rademacher(i)) for i in indices])
+        samples = np.concatenate([samples, found])
         estimation.look(samples)
     return "hutchinson", f"{len(samples)} probes"
 
@@ -185,7 +201,7 @@ def adaptive(estimation: Estimation) -> tuple[str, str]:
     saves more probes than it costs.
     """
     space, run = estimation.space, estimation.run
-    if begins_exact(run, estimation.goal, "auto"):
+    if estimation.goal.begins_exact(run, "auto"):
         return exact(estimation)[0], f"n={run.n} products give the trace exactly"
     held = 2 if run.A.is_symmetric else 3
     capacity = min(_LARGEST_FREE_SKETCH // (held * run.n), run.left, space.dimension)
