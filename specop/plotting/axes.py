@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from specop.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:
+    # It is imported when something is drawn.
+    Axes = Any
 
-__all__ = ["BLUE", "GREY", "ORANGE", "new_axes"]
+__all__ = ["BLUE", "GREY", "ORANGE", "Axes", "new_axes"]
 
 BLUE, ORANGE, GREY = "#2563a8", "#d9601a", "#4a4a4a"
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
+from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
 from specop.statistics.numbers import Booleans, Floats
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["plot_density"]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
+from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
 from specop.statistics.numbers import Floats
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["EigenResult"]
 
@@ -62,7 +60,7 @@ class EigenResult(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the eigenvalues with their error bars; needs matplotlib."""
-        from specop.plotting.spectra import plot_eigenvalues
+        from specop.plotting.pictures import plot_eigenvalues
 
         title = f"{len(self.eigenvalues)} eigenvalues ({self.which}), with error bounds"
         return plot_eigenvalues(self.eigenvalues, self.bounds, title, ax)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record
 from specop.statistics.numbers import Floats, Integers
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["InfluenceCheck"]
 
@@ -49,7 +45,7 @@ class InfluenceCheck(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw predicted against actual changes; needs matplotlib."""
-        from specop.plotting.influences import plot_influence_check
+        from specop.plotting.pictures import plot_influence_check
 
         title = f"{self.quantity}\ncorrelation {self.correlation:.3f}, of ranks {self.rank_correlation:.3f}"
         return plot_influence_check(self.predicted, self.actual, title, ax)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of
+from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Booleans, Floats
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["PruneResult"]
 
@@ -80,7 +78,7 @@ class PruneResult(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss over the sparsity, with what each step expected; needs matplotlib."""
-        from specop.plotting.pruning import plot_pruning
+        from specop.plotting.pictures import plot_pruning
 
         title = f"{100 * self.sparsity:.1f} % sparsity by {self.method}, {len(self.sparsities)} steps"
         return plot_pruning(self.sparsities, self.losses, self.expected, title, ax)

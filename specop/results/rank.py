@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from specop.plotting.axes import Axes
 from specop.results.result import Result, converted, record
 from specop.statistics.numbers import Floats
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["RankResult"]
 
@@ -65,7 +61,7 @@ class RankResult(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw how many eigenvalues are larger than each size, and the gap; needs matplotlib."""
-        from specop.plotting.spectra import plot_rank
+        from specop.plotting.pictures import plot_rank
 
         low, high = self.interval
         return plot_rank(

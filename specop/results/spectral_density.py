@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specop.errors import InvalidInputError
+from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record
 from specop.statistics.estimate import Estimate, estimate_from_samples
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
 from specop.statistics.numbers import Floats, Integers
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["SpectralDensity"]
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from specop.plotting.axes import Axes
 from specop.results.number import NumberResult
 from specop.results.result import record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["TraceResult"]
 
@@ -26,7 +22,7 @@ class TraceResult(NumberResult):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the estimates, their mean and its interval, running where probes are independent; needs matplotlib."""
-        from specop.plotting.spectra import plot_estimates
+        from specop.plotting.pictures import plot_estimates
 
         return plot_estimates(
             self.estimates,

@@ -1,19 +1,14 @@
-"""Pictures of eigenvalues, of estimates by random probes, and of ranks."""
+"""Small pictures: eigenvalues, estimates by random probes, ranks, influences, and pruned models."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, new_axes
+from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
 from specop.statistics.estimate import Estimate, estimate_from_samples
 from specop.statistics.numbers import Floats
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["plot_eigenvalues", "plot_estimates", "plot_rank"]
+__all__ = ["plot_eigenvalues", "plot_estimates", "plot_influence_check", "plot_pruning", "plot_rank"]
 
 
 def plot_eigenvalues(values: Floats, bounds: Floats, title: str, ax: Axes | None = None) -> Axes:
@@ -152,5 +147,72 @@ def plot_rank(
     ax.axhline(rank, color=ORANGE, linewidth=1.0, linestyle="--", label=f"rank {rank:g}")
     ax.set(xlabel="size", ylabel="eigenvalues of a larger size", xlim=(left, right), ylim=(0.0, 1.03 * n))
     ax.set_title(title)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_pruning(
+    sparsities: Floats,
+    losses: Floats,
+    expected: Floats,
+    title: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the loss after each step over the sparsity, and where its quadratic model expected it.
+
+    Parameters
+    ----------
+    sparsities : ndarray (steps,)
+        Share of zeros after each step.
+    losses : ndarray (steps + 1,)
+        Loss before the first step and after each.
+    expected : ndarray (steps,)
+        Change of the loss that each step's model expected; NaN where there is no model.
+    title : str
+        What to write above.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = new_axes() if ax is None else ax
+    percent = 100 * sparsities
+    ax.plot(percent, losses[1:], "o-", color=BLUE, markersize=4, label="measured")
+    if np.isfinite(expected).any():
+        ax.plot(percent, losses[:-1] + expected, "x", color=ORANGE, markersize=6, label="expected before the step")
+    ax.axhline(losses[0], color=GREY, linewidth=0.8, linestyle="--", label="at the start")
+    ax.set(xlabel="weights that are zero, %", ylabel="mean loss")
+    ax.set_title(title)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_influence_check(predicted: Floats, actual: Floats, title: str, ax: Axes | None = None) -> Axes:
+    """Draw predicted against actual changes, with the line on which both agree.
+
+    Parameters
+    ----------
+    predicted, actual : ndarray (k,)
+        Changes by prediction and by retraining.
+    title : str
+        What to write above.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = new_axes(5.2, 5.0) if ax is None else ax
+    both = np.concatenate([predicted, actual])
+    margin = 0.05 * float(np.ptp(both)) or 1.0
+    ends = (float(both.min()) - margin, float(both.max()) + margin)
+    ax.plot(ends, ends, color=GREY, linewidth=0.8, label="predicted = actual")
+    ax.plot(actual, predicted, "o", color=BLUE, markersize=4, alpha=0.7, label="removed samples")
+    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel="change after retraining", ylabel="predicted change")
+    ax.set_title(title)
+    ax.ticklabel_format(style="sci", axis="both", scilimits=(-2, 3))
     ax.legend(frameon=False)
     return ax
