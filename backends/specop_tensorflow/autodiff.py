@@ -35,7 +35,7 @@ from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleMod
 from specop_tensorflow.products import Product
 from specop_tensorflow.samples import SampleRows, sample_weights
 from specop_tensorflow.structures import TREES
-from specop_tensorflow.traces import Linear, Trace
+from specop_tensorflow.traces import Linear, Trace, spec_of
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
 
@@ -187,7 +187,7 @@ class TensorflowAutodiff(OneBatch):
 
         def between(start: int, stop: int) -> Tensor:
             part, some = weights[start:stop], self.take(batch, start, stop)
-            trace, inputs, _ = self._bound(Trace, SampleRows(sliced), theta, some, [part], _spec(part))
+            trace, inputs, _ = self._bound(Trace, SampleRows(sliced), theta, some, [part], spec_of(part))
             alone, rows = trace.call(*inputs)
             self._check_independent(alone, outputs[start:stop], start, stop)
             return rows
@@ -264,7 +264,7 @@ class TensorflowAutodiff(OneBatch):
         """
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
         arrays, frame = TREES.take_apart(self.prepare(batch))
-        specs = [_spec(array) for array in arrays]
+        specs = [spec_of(array) for array in arrays]
         current = dict(zip(self.names, self._current(), strict=True))
         values = {} if theta is None else self._derivatives(current).split(theta)
         reads = self.model.reads_variables
@@ -315,7 +315,3 @@ class TensorflowAutodiff(OneBatch):
             state |= dict(zip(self.names, self._split(theta), strict=True))
         real = {name: tensor for name, tensor in state.items() if tensor.dtype.is_floating}
         return not_finite(what, [name for name, one in real.items() if not tf.reduce_all(tf.math.is_finite(one))])
-
-
-def _spec(tensor: Tensor) -> tf.TensorSpec:
-    return tf.TensorSpec(tensor.shape, tensor.dtype)

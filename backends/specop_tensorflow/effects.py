@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specop.errors import InvalidInputError, NondeterministicError
-from specop_tensorflow.graphs import Graph
+from specop_tensorflow.graphs import Graph, operation_of
 
 __all__ = ["refuse_effects"]
 
@@ -97,8 +97,8 @@ def _is_random(node: Any) -> bool:
 
 
 def _writes(node: Any) -> bool:
-    return node.op.startswith("Assign") or node.op.startswith("ResourceScatter") or node.op.startswith("ResourceApply")
+    return bool(node.op.startswith(("Assign", "ResourceScatter", "ResourceApply")))
 
 
 def _reads(node: Any, handle: str) -> bool:
-    return any(name.partition(":")[0] == handle.partition(":")[0] for name in node.input if not name.startswith("^"))
+    return any(operation_of(name) == operation_of(handle) for name in node.input if not name.startswith("^"))

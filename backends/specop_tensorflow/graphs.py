@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Cut", "Graph", "cut"]
+__all__ = ["Cut", "Graph", "cut", "operation_of"]
 
 
 class Graph:
@@ -56,7 +56,7 @@ class Graph:
         found: set[str] = set()
         waiting = [name for name in fetches if name not in stops]
         while waiting:
-            operation = _operation(waiting.pop())
+            operation = operation_of(waiting.pop())
             if operation not in found:
                 found.add(operation)
                 waiting += [name for name in _data(self.nodes[operation]) if name not in stops]
@@ -68,7 +68,7 @@ class Graph:
         waiting = [operation]
         while waiting:
             for name in self.nodes[waiting.pop()].input:
-                source = _operation(name.removeprefix("^"))
+                source = operation_of(name.removeprefix("^"))
                 if source not in found:
                     found.add(source)
                     waiting.append(source)
@@ -76,7 +76,7 @@ class Graph:
 
     def depends(self, operation: str, inputs: Collection[str]) -> bool:
         """Return whether a real value has a derivative in one of these inputs."""
-        ends = {_operation(name) for name in inputs}
+        ends = {operation_of(name) for name in inputs}
         waiting, seen = [operation], set[str]()
         while waiting:
             name = waiting.pop()
@@ -85,7 +85,7 @@ class Graph:
             if name not in seen and self.nodes[name].op != "StopGradient":
                 seen.add(name)
                 waiting += [
-                    _operation(read)
+                    operation_of(read)
                     for read in _data(self.nodes[name])
                     if self.tensor(read).dtype.is_floating or self.tensor(read).dtype == tf.resource
                 ]
@@ -188,10 +188,10 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
         The one that does.
     """
     needed = graph.sources([output])
-    reached, constant = {_operation(vector)}, set[str]()
-    inputs = {_operation(name) for name in graph.inputs}
+    reached, constant = {operation_of(vector)}, set[str]()
+    inputs = {operation_of(name) for name in graph.inputs}
     for node in graph.definition.node:
-        behind = {_operation(name) for name in _data(node)}
+        behind = {operation_of(name) for name in _data(node)}
         if behind & reached:
             reached.add(node.name)
         elif node.name not in inputs and behind <= constant:
@@ -200,7 +200,7 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
     while True:
         boundary = _boundary(graph, after, reached | constant | after)
         # Lists of tensors and the like cannot be measured, so they are made again in each product.
-        opaque = {_operation(name) for name in boundary if graph.tensor(name).dtype == tf.variant} - inputs
+        opaque = {operation_of(name) for name in boundary if graph.tensor(name).dtype == tf.variant} - inputs
         if not opaque:
             break
         after |= opaque
@@ -217,13 +217,13 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
 
 def _boundary(graph: Graph, after: set[str], inside: set[str]) -> list[str]:
     read = (name for node in graph.definition.node if node.name in after for name in _data(node))
-    return list(dict.fromkeys(name for name in read if _operation(name) not in inside))
+    return list(dict.fromkeys(name for name in read if operation_of(name) not in inside))
 
 
 def _is_free(graph: Graph, name: str) -> bool:
-    node = graph.nodes[_operation(name)]
+    node = graph.nodes[operation_of(name)]
     while node.op == "Identity":
-        node = graph.nodes[_operation(node.input[0])]
+        node = graph.nodes[operation_of(node.input[0])]
     return node.op in ("ReadVariableOp", "Placeholder") and (
         node.op == "ReadVariableOp" or graph.tensor(name).dtype == tf.resource
     )
@@ -234,7 +234,8 @@ def _data(node: Any) -> list[str]:
     return [name if ":" in name else f"{name}:0" for name in node.input if not name.startswith("^")]
 
 
-def _operation(tensor: str) -> str:
+def operation_of(tensor: str) -> str:
+    """Return the name of the operation that a tensor, "operation:output", comes from."""
     return tensor.partition(":")[0]
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
-from specop_tensorflow.graphs import Graph
+from specop_tensorflow.graphs import Graph, operation_of
 
 __all__ = ["differentiable_moments", "refuse_assumed_zeros", "refusing_first_order"]
 
@@ -85,7 +85,7 @@ def refuse_assumed_zeros(graph: Graph, parameters: Sequence[str]) -> None:
                     f"undecorated function, or compute the variance by tf.math.reduce_variance."
                 )
     for node in graph.nodes.values():
-        if node.op == "SoftmaxCrossEntropyWithLogits" and graph.depends(_source(node.input[1]), parameters):
+        if node.op == "SoftmaxCrossEntropyWithLogits" and graph.depends(operation_of(node.input[1]), parameters):
             raise InvalidInputError(
                 f"TensorFlow's softmax cross-entropy (operation {node.name!r}) takes labels for constants when it is "
                 f"differentiated twice, and these depend on the parameters. Use tf.stop_gradient(labels) if they "
@@ -118,12 +118,8 @@ def _first_moments(
 def _is_detached_variance(node: Any, nodes: Mapping[str, Any]) -> bool:
     """Whether an operation is the square of x minus a mean of x that counts as constant."""
     for whole, detached in (node.input, node.input[::-1]):
-        stop = nodes.get(_source(detached))
-        mean = nodes.get(_source(stop.input[0])) if stop is not None and stop.op == "StopGradient" else None
-        if mean is not None and mean.op == "Mean" and _source(mean.input[0]) == _source(whole):
+        stop = nodes.get(operation_of(detached))
+        mean = nodes.get(operation_of(stop.input[0])) if stop is not None and stop.op == "StopGradient" else None
+        if mean is not None and mean.op == "Mean" and operation_of(mean.input[0]) == operation_of(whole):
             return True
     return False
-
-
-def _source(tensor: str) -> str:
-    return tensor.partition(":")[0]

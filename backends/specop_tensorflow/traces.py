@@ -17,7 +17,7 @@ from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
 from specop_tensorflow.missing_derivatives import differentiable_moments, refuse_assumed_zeros
 
-__all__ = ["Linear", "Trace"]
+__all__ = ["Linear", "Trace", "spec_of"]
 
 Functions = Callable[..., list[Tensor]]
 Batch = tuple[list[tf.TensorSpec], Frame]
@@ -57,7 +57,7 @@ class Trace:
                 raise
 
         try:
-            self.graph = _traced(traced, ([_spec(point) for point in points.values()], specs, *rest))
+            self.graph = _traced(traced, ([spec_of(point) for point in points.values()], specs, *rest))
         except Exception:
             # AutoGraph makes an exception of its own from what passes through it.
             if refused:
@@ -171,5 +171,6 @@ def _traced(function: Callable[..., Any], specs: Sequence[Any]) -> Graph:
         return once()
 
 
-def _spec(tensor: Any) -> tf.TensorSpec:
+def spec_of(tensor: Any) -> tf.TensorSpec:
+    """Return what a function is traced for."""
     return tf.TensorSpec(tensor.shape, tensor.dtype)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from specop.errors import InvalidInputError
+from specop_torch.graph import nodes
 
 __all__ = ["check_custom_functions"]
 
@@ -69,15 +70,8 @@ def check_custom_functions(value: Tensor, compute: Callable[[], Any], *, curved:
 
 def _custom_functions(value: Tensor) -> dict[Any, list[bool]]:
     """Return the subclasses of torch.autograd.Function in a graph, and which arguments need gradients in any call."""
-    waiting: list[Any] = [value.grad_fn]
-    seen: set[Any] = set()
     found: dict[Any, list[bool]] = {}
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting.extend(child for child, _ in node.next_functions)
+    for node in nodes(value):
         custom = getattr(node, "_forward_cls", None)
         if custom is not None:
             pairs = itertools.zip_longest(found.get(custom, []), node.needs_input_grad, fillvalue=False)

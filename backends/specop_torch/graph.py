@@ -11,7 +11,7 @@ from torch.autograd import function as autograd_function
 
 from specop.errors import InvalidInputError
 
-__all__ = ["depends_on", "naming_missing_derivatives", "refuse_bypassed", "refuse_first_order"]
+__all__ = ["depends_on", "naming_missing_derivatives", "nodes", "refuse_bypassed", "refuse_first_order"]
 
 # What torch says where a derivative of a derivative is missing.
 _MISSING = (
@@ -35,7 +35,7 @@ def refuse_first_order(loss: Tensor) -> None:
     loss : Tensor
         With its graph.
     """
-    for node in _nodes(loss):
+    for node in nodes(loss):
         custom = getattr(node, "_forward_cls", None)
         if custom is not None and _is_once_differentiable(custom.backward):
             raise InvalidInputError(
@@ -91,12 +91,13 @@ def _variables(value: Tensor) -> Iterator[Tensor]:
     """Yield the leaves of a graph."""
     if value.requires_grad and value.is_leaf:
         yield value
-    for node in _nodes(value):
+    for node in nodes(value):
         if hasattr(node, "variable"):
             yield node.variable
 
 
-def _nodes(value: Tensor) -> Iterator[Any]:
+def nodes(value: Tensor) -> Iterator[Any]:
+    """Yield the operations of a graph."""
     waiting: list[Any] = [value.grad_fn]
     seen: set[Any] = set()
     while waiting:

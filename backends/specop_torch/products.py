@@ -27,8 +27,7 @@ Multiply = Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
 
 def double_backward(gradients: Sequence[Tensor | None], points: Sequence[Tensor], *, retain_graph: bool) -> Multiply:
     """Return v -> d/dtheta (gradient . v); a parameter that the gradient does not depend on gets None."""
-    curved = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
-    moving = [i for i, point in enumerate(points) if point.requires_grad]
+    curved, moving = _moving(gradients), _moving(points)
 
     def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         parts: list[Tensor | None] = [None] * len(points)
@@ -53,21 +52,21 @@ def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
     operation as the Hessian does. Forward mode needs others, which torch lacks for some; nor can a tape see it.
     """
     weights = torch.zeros_like(outputs, requires_grad=True)
-    moving = [i for i, point in enumerate(points) if point.requires_grad]
+    moving = _moving(points)
     pulled = torch.autograd.grad(outputs, [points[i] for i in moving], weights, create_graph=True, allow_unused=True)
-    reached = [(i, part) for i, part in zip(moving, pulled, strict=True) if part is not None and part.requires_grad]
+    reached = _moving(pulled)
 
     def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         if not reached:
             return [None]
-        return _differentiated([part for _, part in reached], [weights], [vectors[i] for i, _ in reached])
+        return _differentiated([pulled[i] for i in reached], [weights], [vectors[moving[i]] for i in reached])
 
     return multiply
 
 
 def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
     """Return [u] -> [(J'u)...], the parameters' parts."""
-    moving = [i for i, point in enumerate(points) if point.requires_grad]
+    moving = _moving(points)
 
     def multiply(weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         parts: list[Tensor | None] = [None] * len(points)
@@ -104,6 +103,11 @@ def output_gradient(
         check_custom_functions(loss, lambda: criterion(leaf), curved=True)
     (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
     return gradient, leaf
+
+
+def _moving(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Return the numbers of those that require grad."""
+    return [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.requires_grad]
 
 
 def _differentiated(

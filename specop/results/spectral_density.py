@@ -112,7 +112,7 @@ class SpectralDensity(Result):
         low, high = self.quadrature_bounds(points)
         low, high = self._share_limits(low, high)
         known = self._known_until(points)
-        rest = self.n - int((self.probe < 0).sum())
+        rest = self._rest
         estimate = self.cdf(points)
         low, high = (known + rest * low) / self.n, (known + rest * high) / self.n
         shape = np.shape(x)
@@ -160,7 +160,7 @@ class SpectralDensity(Result):
         inside = (self.nodes > a) & (self.nodes <= b)
         estimate = self.n * float(self.weights[inside].sum())
         known = int(np.diff(self._known_until(ends))[0])
-        rest = self.n - int((self.probe < 0).sum())
+        rest = self._rest
         if self.probes == 0:
             # All eigenvalues are known, up to rounding.
             within, around = (
@@ -193,8 +193,12 @@ class SpectralDensity(Result):
     def _share_limits(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
         if self.probes == 0:
             return low, high
-        rest = self.n - int((self.probe < 0).sum())
-        return share_interval(low, high, rest * self.probes, self.confidence)
+        return share_interval(low, high, self._rest * self.probes, self.confidence)
+
+    @property
+    def _rest(self) -> int:
+        """Number of eigenvalues that were not given as known."""
+        return self.n - int((self.probe < 0).sum())
 
     def _known_until(self, x: Floats) -> Integers:
         return np.searchsorted(self.nodes[self.probe < 0], x, side="right")

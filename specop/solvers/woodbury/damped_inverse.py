@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,20 +17,10 @@ from specop.solvers.woodbury.moment_block import MomentInverse
 from specop.solvers.woodbury.stored_rows import StoredRows, cut
 from specop.statistics.numbers import Floats
 
-__all__ = ["DampedInverse", "Structure"]
+__all__ = ["DampedInverse"]
 
 # Number of entries in a strip of columns when the diagonal is computed.
 _STRIP = 2**24
-
-
-class Structure(Protocol):
-    """How parameter structures become vectors."""
-
-    def flatten(self, tree: Any) -> Array:
-        """Return a parameter structure as a vector."""
-
-    def unflatten(self, vector: Array) -> Any:
-        """Return a vector as a parameter structure."""
 
 
 class DampedInverse(LinearOperator):
@@ -44,8 +34,8 @@ class DampedInverse(LinearOperator):
         Inverses of diagonal blocks, which cover all entries.
     samples : int
         Number of rows in the sum.
-    structure : Structure, optional
-        Makes vectors of parameter structures and back.
+    structure : object, optional
+        With the methods `flatten` and `unflatten` between parameter structures and vectors.
     """
 
     def __init__(
@@ -53,7 +43,7 @@ class DampedInverse(LinearOperator):
         rows: StoredRows,
         blocks: Sequence[GramInverse | MomentInverse],
         samples: int,
-        structure: Structure | None = None,
+        structure: Any = None,
     ) -> None:
         super().__init__(rows.backend, rows.layout, is_psd=True)
         self._rows = rows

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, backend_of, shape_of
 from specop.errors import InvalidInputError, checked_count, checked_number
-from specop.solvers.woodbury.damped_inverse import DampedInverse, Structure
+from specop.solvers.woodbury.damped_inverse import DampedInverse
 from specop.solvers.woodbury.gram_block import GramBlock
 from specop.solvers.woodbury.moment_block import MomentBlock
 from specop.solvers.woodbury.partition import Scaling, partition
@@ -98,7 +98,7 @@ class ShermanMorrison:
         blocks: int | Iterable[slice] | None = None,
         store: str = "device",
         half: bool = False,
-        structure: Structure | None = None,
+        structure: Any = None,
     ) -> None:
         for name, value in (("n", n), ("count", count)):
             if value is not None:
