@@ -10,13 +10,12 @@ import numpy as np
 
 from specop.analysis._candidates import Candidates, candidates_of
 from specop.analysis._quadratic_model import FAR, far_behind
-from specop.analysis._saliency import Scores, check_method, checked_point, scores_at, warn_of_point
+from specop.analysis._saliency import Scores, check_method, checked_point, scores_at, warn_of_point, without
 from specop.arrays.backend import Array, backend_of, numbers_of
 from specop.errors import InvalidInputError
 from specop.krylov.run import Task
 from specop.results.prune import PruneResult
 from specop.results.structure import Structure
-from specop.solvers.constrained import with_zeros
 from specop.statistics.numbers import Floats, Integers
 
 if TYPE_CHECKING:
@@ -237,17 +236,12 @@ def _chosen(scores: Scores, surplus: int, spare: Integers) -> Integers:
 
 def _without(theta: Array, left: Integers, candidates: Integers, scores: Scores) -> tuple[Array, Integers, float]:
     """Return the parameters without some candidates, which weights are left, and the expected change of the loss."""
+    pruned, kept, rise = without(theta, left, scores.members.of(candidates), scores.inverse)
+    if scores.inverse is None:
+        return pruned, kept, float((scores.costs + scores.slopes)[candidates].sum())
     backend = backend_of(theta)
-    layout, chosen = backend.layout(theta), scores.members.of(candidates)
-    kept = np.delete(left, chosen)
-    if scores.inverse is not None and len(chosen):
-        weights = backend.gather(theta, left)
-        moved, rise = with_zeros(scores.inverse.operator, weights, chosen)
-        shift = backend.axpy_(backend.copy(moved), -1.0, weights)
-        (slope,) = numbers_of(backend, backend.dot(scores.gradient, shift))
-        return backend.scatter(moved, left, layout), kept, rise + slope
-    change = float((scores.costs + scores.slopes)[candidates].sum())
-    return backend.scatter(backend.gather(theta, kept), kept, layout), kept, change
+    shift = backend.axpy_(backend.gather(pruned, left), -1.0, backend.gather(theta, left))
+    return pruned, kept, rise + numbers_of(backend, backend.dot(scores.gradient, shift))[0]
 
 
 def _loss(objective: Objective, theta: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from specop.statistics.numbers import Floats, Integers
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
-__all__ = ["Scores", "check_method", "checked_point", "saliency", "scores_at", "warn_of_point"]
+__all__ = ["Scores", "check_method", "checked_point", "saliency", "scores_at", "warn_of_point", "without"]
 
 _METHODS = ("obs", "obd", "magnitude")
 # Which removals are measured at once: places in the order, as shares of it.
@@ -136,7 +135,12 @@ def saliency(
         found = scores_at(objective, method, matrix, damping, blocks, candidates, at, left)
         warn_of_point(objective, method, at)
         order = found.members.numbers[np.argsort(found.costs, kind="stable")]
-        loss_without = _loss_without(objective, at, left, found.inverse)
+
+        def loss_without(entries: Integers) -> float:
+            """Return the loss without some entries of the vector."""
+            point, _, _ = without(at, left, np.flatnonzero(np.isin(left, entries)), found.inverse)
+            return numbers_of(backend, objective.loss(point))[0]
+
         whole = backend.layout(at)
         size = len(candidates.labels) or whole.n
         saliencies, slopes = np.full((2, size), np.nan)
@@ -289,21 +293,25 @@ def checked_point(objective: Objective, theta: Array | None) -> Array:
     return at
 
 
-def _loss_without(
-    objective: Objective, theta: Array, left: Integers, inverse: InverseCurvature | None
-) -> Callable[[Integers], float]:
-    """Return the loss as a function of which entries of the vector are removed."""
-    backend = backend_of(theta)
-    layout, weights = backend.layout(theta), backend.gather(theta, left)
+def without(
+    theta: Array, left: Integers, chosen: Integers, inverse: InverseCurvature | None
+) -> tuple[Array, Integers, float]:
+    """Return a point without some of its weights, which are left then, and by how much the quadratic model rises.
 
-    def loss(entries: Integers) -> float:
-        chosen = np.flatnonzero(np.isin(left, entries))
-        if inverse is not None and len(chosen):
-            moved, _ = with_zeros(inverse.operator, weights, chosen)
-            at = backend.scatter(moved, left, layout)
-        else:
-            kept = np.delete(left, chosen)
-            at = backend.scatter(backend.gather(theta, kept), kept, layout)
-        return numbers_of(backend, objective.loss(at))[0]
+    With an inverse of the curvature the others move to where they make up for it; without one they stay, and nothing is
+    said of the rise.
 
-    return loss
+    Parameters
+    ----------
+    theta : native vector (n,)
+    left : ndarray of int
+        Entries of the vector that are there.
+    chosen : ndarray of int
+        Numbers, among these, of those that go.
+    inverse : InverseCurvature or None
+    """
+    backend, kept = backend_of(theta), np.delete(left, chosen)
+    if inverse is None or not len(chosen):
+        return backend.scatter(backend.gather(theta, kept), kept, backend.layout(theta)), kept, 0.0
+    moved, rise = with_zeros(inverse.operator, backend.gather(theta, left), chosen)
+    return backend.scatter(moved, left, backend.layout(theta)), kept, rise

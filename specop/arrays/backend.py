@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "Array",
     "Backend",
     "Basis",
+    "add_",
     "backend_of",
     "checked_columns",
     "framework_adapter",
@@ -207,6 +208,13 @@ def numbers_of(backend: Backend, *scalars: Array) -> list[float]:
 def lengths_of(backend: Backend, *vectors: Array) -> list[float]:
     """Return Euclidean norms as floats, by one transfer."""
     return numbers_of(backend, *map(backend.norm, vectors))
+
+
+def add_(backend: Backend, total: Array, coefficients: Iterable[float], vectors: Iterable[Array]) -> Array:
+    """Return ``total + sum_i c_i v_i``; the total is consumed."""
+    for coefficient, vector in zip(coefficients, vectors, strict=True):
+        total = backend.axpy_(total, float(coefficient), vector)
+    return total
 
 
 def checked_columns(backend: Backend, block: Any, layout: Layout, what: str) -> list[Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, Backend, Basis, backend_of, lengths_of
+from specop.arrays.backend import Array, Backend, Basis, add_, backend_of, lengths_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
@@ -141,12 +141,8 @@ def eigenvectors_for(eigen: EigenResult, backend: Backend, layout: Layout, what:
 def _check_pairs(run: Run, vectors: list[Array], eigen: EigenResult) -> None:
     """Multiply the sum of the eigenvectors: pairs of another matrix, or of an earlier one, do not add up."""
     backend, values = run.backend, eigen.eigenvalues
-    total = backend.copy(vectors[0])
-    for vector in vectors[1:]:
-        total = backend.axpy_(total, 1.0, vector)
-    rest = run.multiply(total)
-    for vector, value in zip(vectors, values, strict=True):
-        rest = backend.axpy_(rest, -float(value), vector)
+    total = add_(backend, backend.copy(vectors[0]), [1.0] * (len(vectors) - 1), vectors[1:])
+    rest = add_(backend, run.multiply(total), -values, vectors)
     (left,) = run.to_host(backend.norm(rest))
     rounding = run.A.precision * len(values) ** 0.5 * float(np.abs(values).max())
     allowed = 10.0 * float(np.linalg.norm(eigen.residuals)) + 100.0 * rounding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from specop.arrays.backend import Array, Basis
+from specop.arrays.backend import Array, Basis, add_
 from specop.solvers.equations import Equations, Outcome
 from specop.statistics.numbers import Floats
 
@@ -61,19 +61,24 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
     while P and system.run.products + len(P) <= last:
         Q = [system.run.multiply(p) for p in P]
         steps += 1
-        G, along = directions.inner(P, Q, residuals)
+        G, along = np.split(directions.products(P, Q + residuals), [len(Q)], axis=1)
         values, vectors = scipy.linalg.eigh((G + G.T) / 2, check_finite=False)
         largest = max(largest, float(np.abs(values).max()))
         zero = system.A.precision * largest
         if values[0] <= zero:
             curvature = float(values[0]) if values[0] < -zero else 0.0
-            return Outcome("curvature", steps, curvature, directions.combination(P, vectors[:, 0]))
+            return Outcome(
+                "curvature",
+                steps,
+                curvature,
+                add_(system.backend, system.backend.zeros(system.A.domain), vectors[:, 0], P),
+            )
         G_inverse = (vectors / values) @ vectors.T
         change = G_inverse @ along
         for j, column in enumerate(columns):
             for i, p in enumerate(P):
                 system.move(column, float(change[i, j]), p)
-                residuals[j] = system.backend.axpy_(residuals[j], -float(change[i, j]), Q[i])
+            residuals[j] = add_(system.backend, residuals[j], -change[:, j], Q)
         norms = system.scalars(*(system.backend.norm(r) for r in residuals))
         system.report(norms, goals)
         claims = bool((norms <= goals).all())
@@ -91,10 +96,7 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
                 claimed = worst
         Z = [system.precondition(r) for r in residuals]
         back = -G_inverse @ directions.products(Q, Z)
-        for j in range(len(Z)):
-            for i, p in enumerate(P):
-                Z[j] = system.backend.axpy_(Z[j], float(back[i, j]), p)
-        P = directions.orthonormal(Z)
+        P = directions.orthonormal([add_(system.backend, z, column, P) for z, column in zip(Z, back.T, strict=True)])
     system.residuals(columns)
     reached = (system.norms[columns] <= goals).all()
     return Outcome("converged" if reached else "limit" if P else "rounding", steps)
@@ -108,22 +110,10 @@ class _Directions:
         self.backend = system.backend
         self._basis: Basis = self.backend.allocate(system.A.domain, count, count) if count > 1 else None
 
-    def inner(self, P: list[Array], Q: list[Array], residuals: list[Array]) -> tuple[Floats, Floats]:
-        """Return P'Q and P'R by one transfer."""
-        both = self.products(P, Q + residuals)
-        return both[:, : len(Q)], both[:, len(Q) :]
-
     def products(self, left: list[Array], right: list[Array]) -> Floats:
         """Return the inner products of all vectors on the left with all on the right."""
         pairs = [self.backend.dot(x, y) for x in left for y in right]
         return self.system.scalars(*pairs).reshape(len(left), len(right))
-
-    def combination(self, vectors: list[Array], coefficients: Floats) -> Array:
-        """Return a sum of vectors."""
-        total = self.backend.zeros(self.system.A.domain)
-        for vector, coefficient in zip(vectors, coefficients, strict=True):
-            total = self.backend.axpy_(total, float(coefficient), vector)
-        return total
 
     def orthonormal(self, vectors: list[Array]) -> list[Array]:
         """Return an orthonormal basis of the span of vectors, which are consumed."""

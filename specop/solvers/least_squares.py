@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, add_
 from specop.solvers.equations import Equations
 
 __all__ = ["judged"]
@@ -73,9 +73,7 @@ def _shorten(system: Equations, columns: range, residuals: list[Array], Z: list[
     kept = values > system.A.precision**0.5 * values[-1]
     shares = (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ products[:, len(Z) :])
     for j, residual, column in zip(columns, residuals, shares.T, strict=True):
-        for image, share in zip(images, column, strict=True):
-            residual = backend.axpy_(residual, float(share), image)
-        (norm,) = system.scalars(backend.norm(residual))
+        (norm,) = system.scalars(backend.norm(add_(backend, residual, column, images)))
         if norm <= max(2 * system.norms[j], system.goals[j]):
             system.norms[j] = norm
             for z, share in zip(Z, column, strict=True):

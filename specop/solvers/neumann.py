@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, Backend, lengths_of
+from specop.arrays.backend import Array, Backend, add_, lengths_of
 from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
 from specop.krylov.run import Task
 from specop.operators.operator import LinearOperator
@@ -133,8 +133,7 @@ def lissa(
         lengths = np.array(lengths_of(backend, *runs))
         mean, standard_error = _mean(runs, backend)
         rest = backend.axpy_(backend.copy(rhs), -damping, mean)
-        for part, share in zip(parts, shares, strict=True):
-            rest = backend.axpy_(rest, -float(share), task.multiply_by(part, mean))
+        rest = add_(backend, rest, -shares, (task.multiply_by(part, mean) for part in parts))
         (residual,) = lengths_of(backend, rest)
     return task.result(
         LissaResult,
@@ -246,10 +245,8 @@ def _check_bounded(length: float, bound: float, damping: float, part: LinearOper
 
 def _mean(runs: list[Array], backend: Backend) -> tuple[Array, float]:
     """Return the mean over runs and its standard error, NaN for a single one."""
-    count, total = len(runs), backend.copy(runs[0])
-    for x in runs[1:]:
-        total = backend.axpy_(total, 1.0, x)
-    mean = backend.scale_(total, 1.0 / count)
+    count = len(runs)
+    mean = backend.scale_(add_(backend, backend.copy(runs[0]), [1.0] * (count - 1), runs[1:]), 1.0 / count)
     if count == 1:
         return mean, float("nan")
     spreads = np.array(lengths_of(backend, *(backend.axpy_(x, -1.0, mean) for x in runs)))
