@@ -19,6 +19,8 @@ Array = NDArray[Any]
 # BLAS adds up in the vectors' own precision, and over millions of float32 entries a sum is off by up to 1e-4: chunks
 # are added up in float64.
 _CHUNK = 16_384
+# Columns of a basis that are combined at a time; a strip of a few hundred rows fits a core's cache.
+_STRIP = 1_024
 
 
 class NumpyBackend(Backend):
@@ -35,10 +37,9 @@ class NumpyBackend(Backend):
         return tuple(getattr(x, "shape", ()))
 
     def dot(self, x: Array, y: Array) -> Any:
-        chunks = range(0, len(x), _CHUNK)
         # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.sum([np.dot(x[i : i + _CHUNK], y[i : i + _CHUNK]) for i in chunks], dtype=np.float64)
+            return sum((np.float64(np.dot(x[part], y[part])) for part in _chunks(x)), np.float64(0.0))
 
     def norm(self, x: Array) -> Any:
         square, limits = self.dot(x, x), np.finfo(x.dtype)
@@ -102,9 +103,9 @@ class NumpyBackend(Backend):
         m, p = coefficients.shape
         weights = coefficients.T.astype(basis.layout.dtype)
         sources, targets = basis.parts(start, start + m), basis.parts(start, start + p)
-        for begin in range(0, basis.layout.n, _CHUNK):
-            columns = slice(begin, begin + _CHUNK)
-            chunk = sum(weights[:, where] @ rows[:, columns] for where, rows in sources)
+        for begin in range(0, basis.layout.n, _STRIP):
+            columns = slice(begin, begin + _STRIP)
+            chunk = weights @ np.concatenate([rows[:, columns] for _, rows in sources])
             for where, rows in targets:
                 rows[:, columns] = chunk[where]
         return basis
@@ -153,11 +154,14 @@ class NumpyBackend(Backend):
 
 def _products(rows: Array, x: Array) -> Array:
     """Return ``rows @ x``, added up as exactly as `NumpyBackend.dot`."""
-    if len(x) <= _CHUNK:
-        return np.dot(rows, x)
-    chunks = range(0, len(x), _CHUNK)
-    partial = [np.dot(rows[:, i : i + _CHUNK], x[i : i + _CHUNK]) for i in chunks]
-    return np.sum(partial, axis=0, dtype=np.float64).astype(x.dtype)
+    return np.sum([rows[:, part] @ x[part] for part in _chunks(x)], axis=0, dtype=np.float64).astype(x.dtype)
+
+
+def _chunks(x: Array) -> list[slice]:
+    """Return the parts of a vector over which BLAS adds up exactly enough."""
+    if x.dtype == np.float64:
+        return [slice(None)]
+    return [slice(i, i + _CHUNK) for i in range(0, len(x), _CHUNK)]
 
 
 backend = NumpyBackend()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from scipy.linalg import lapack
+
+from specop.statistics.numbers import Booleans, Floats, Integers
 
 __all__ = ["ProjectedMatrix", "Ritz"]
 
-Matrix = NDArray[np.float64]
 
 # Directions that differ by less than this share are one.
 _SMALL_SHARE = 1e-3
@@ -35,11 +35,11 @@ class Ritz:
         The same without what lies along rows of the space before the first of `rows`.
     """
 
-    rows: NDArray[np.intp]
-    values: Matrix
-    coefficients: Matrix
-    residuals: Matrix
-    inner_residuals: Matrix
+    rows: Integers
+    values: Floats
+    coefficients: Floats
+    residuals: Floats
+    inner_residuals: Floats
 
 
 class ProjectedMatrix:
@@ -78,7 +78,7 @@ class ProjectedMatrix:
         self.chain = 0
 
     @property
-    def frontier(self) -> NDArray[np.intp]:
+    def frontier(self) -> Integers:
         """Rows that have not been multiplied, oldest first."""
         return np.flatnonzero(~self.multiplied[: self.size])
 
@@ -94,11 +94,11 @@ class ProjectedMatrix:
         self.lost[self.size] = residual
         self.size += 1
 
-    def expected(self, row: int) -> tuple[Matrix, NDArray[np.bool_]]:
+    def expected(self, row: int) -> tuple[Floats, Booleans]:
         """Return what a row's product has along all rows, and where that is known before it is measured."""
         return self.entries[: self.size, row], self.multiplied[: self.size] & (self.lost[: self.size] == 0)
 
-    def record(self, row: int, column: Matrix) -> None:
+    def record(self, row: int, column: Floats) -> None:
         """Count a row as multiplied; `column` is what its product has along all rows."""
         self.entries[: self.size, row] = self.entries[row, : self.size] = column
         self.multiplied[row] = True
@@ -118,7 +118,7 @@ class ProjectedMatrix:
         self.lost[:newest] = np.hypot(self.lost[:newest], self.entries[:newest, newest])
         self.truncate(newest)
 
-    def reopen(self, rows: NDArray[np.intp]) -> None:
+    def reopen(self, rows: Integers) -> None:
         """Put multiplied rows on the frontier again."""
         self.multiplied[rows] = False
         self.lost[rows] = 0.0
@@ -170,7 +170,7 @@ class ProjectedMatrix:
         # A tolerance that is never missed: Sturm sequences count, and nothing is bisected.
         return int(lapack.dstebz(*self._tridiagonal(m), 1, low, high, 0, 0, np.finfo(float).max, b"E")[0])
 
-    def _tridiagonal(self, m: int) -> tuple[Matrix, Matrix]:
+    def _tridiagonal(self, m: int) -> tuple[Floats, Floats]:
         return np.diagonal(self.entries)[:m], np.diagonal(self.entries, 1)[: m - 1]
 
     def next_for(self, ritz: Ritz, pair: int) -> tuple[int, bool]:
@@ -183,7 +183,7 @@ class ProjectedMatrix:
             return int(frontier[np.argmax(along)]), True
         return int(ritz.rows[np.argmax(missing)]), False
 
-    def drift(self, values: Matrix, noise: float) -> Matrix:
+    def drift(self, values: Floats, noise: float) -> Floats:
         """Return what rounding may have put into the rows of eigenvectors that the start vector has nothing of.
 
         Such an eigenvector, a copy of a Ritz value's, has no part in the rows of a Lanczos run but for rounding, which
@@ -211,7 +211,7 @@ class ProjectedMatrix:
             drift[: j + 1] /= np.where(np.abs(drift[j]) > 1e100, 1e50, 1.0)
         return drift
 
-    def remove(self, ritz: Ritz, keep: NDArray[np.intp], directions: Matrix) -> Matrix:
+    def remove(self, ritz: Ritz, keep: Integers, directions: Floats) -> Floats:
         """Give up the frontier, and directions in the span of the rows but for what chosen Ritz vectors have there.
 
         Parameters
@@ -247,7 +247,7 @@ class ProjectedMatrix:
         self.lost[: self.size] = lost
         return change
 
-    def compress(self, ritz: Ritz, keep: NDArray[np.intp], forget_frontier: bool) -> Matrix:
+    def compress(self, ritz: Ritz, keep: Integers, forget_frontier: bool) -> Floats:
         """Replace the rows that Ritz pairs were made of by fewer that span the chosen Ritz vectors.
 
         Rows before them stay, and so does the frontier unless it is to be forgotten. With one frontier row the new
@@ -290,7 +290,7 @@ class ProjectedMatrix:
         return change
 
 
-def _eigh(G: Matrix, is_tridiagonal: bool) -> tuple[Matrix, Matrix]:
+def _eigh(G: Floats, is_tridiagonal: bool) -> tuple[Floats, Floats]:
     """Return the eigenvalues and eigenvectors of a small symmetric matrix.
 
     A dense solver wakes the threads of NumPy's or SciPy's BLAS, which then spin beside those of a framework on the same
@@ -305,7 +305,7 @@ def _eigh(G: Matrix, is_tridiagonal: bool) -> tuple[Matrix, Matrix]:
     return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
 
 
-def _bordered(values: Matrix, coupling: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _bordered(values: Floats, coupling: Floats) -> tuple[Floats, Floats, Floats]:
     """Turn diag(values) with one coupling row into a tridiagonal matrix coupled through its last entry only.
 
     Householder reflections of the bordered matrix keep its first row, here the coupling, apart from the others.

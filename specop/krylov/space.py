@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.krylov.known import eigenvectors_for
+from specop.krylov.orthogonality import Orthogonality
 from specop.krylov.projected import ProjectedMatrix, Ritz
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.statistics.measure import GaussRule
+from specop.statistics.numbers import Booleans, Floats, Integers
 
 __all__ = ["LARGEST_BASIS", "KrylovSpace", "coefficient_norm"]
 
@@ -36,8 +37,8 @@ class KrylovSpace:
     Some rows have been multiplied, the others are the frontier. One start vector gives the Lanczos recurrence; a
     thick restart (Wu and Simon, 2000) replaces the multiplied rows by Ritz vectors and keeps the frontier; a second
     start vector, orthogonal to all rows, searches where the first Krylov space cannot reach. Orthogonality comes from
-    the recurrence followed by a classical Gram-Schmidt pass against every row, and a second one where the first removed
-    much.
+    the recurrence, followed by a classical Gram-Schmidt pass against every row unless `Orthogonality` tells that the
+    recurrence was enough, and by a second pass where the first removed much.
 
     A space begins empty: `begin` or `start` puts vectors on the frontier, `expand` multiplies one and puts what is new
     in its product there, and `ritz` and `rule` tell what has been found. Rows are counted from zero, and one is named
@@ -79,6 +80,7 @@ class KrylovSpace:
         self.has_closed = False
         self._layout = run.A.domain
         self._matrix = ProjectedMatrix(self.capacity)
+        self._orthogonality = Orthogonality(self.capacity, self.n, max(self._layout.epsilon, run.A.precision))
         self._basis = self.backend.allocate(self._layout, self.capacity, lead)
 
     @property
@@ -87,7 +89,7 @@ class KrylovSpace:
         return self._matrix.size
 
     @property
-    def frontier(self) -> NDArray[np.intp]:
+    def frontier(self) -> Integers:
         """Rows that have not been multiplied, oldest first."""
         return self._matrix.frontier
 
@@ -194,7 +196,7 @@ class KrylovSpace:
             f"If `deflate` was passed, check that its eigenvectors are."
         )
 
-    def hold(self, vectors: list[Array], values: NDArray[np.float64], residuals: NDArray[np.float64]) -> None:
+    def hold(self, vectors: list[Array], values: Floats, residuals: Floats) -> None:
         """Append known orthonormal eigenvectors as rows that need no product.
 
         Parameters
@@ -209,7 +211,7 @@ class KrylovSpace:
             self._basis = self.backend.set_row_(self._basis, self.size, vector, 1.0)
             self._matrix.append_eigenvector(float(value), float(residual))
 
-    def include(self, vector: Array) -> NDArray[np.float64]:
+    def include(self, vector: Array) -> Floats:
         """Put what a vector has outside of the rows on the frontier; return its coordinates along all rows."""
         self.is_mixed |= self.steps > 0
         (length,) = self.backend.to_host(self.backend.norm(vector))
@@ -225,11 +227,7 @@ class KrylovSpace:
         row = int(self.frontier[-1]) if row is None else row
         product = self.run.multiply(self.backend.row(self._basis, row))
         expected, known = self._matrix.expected(row)
-        # For a symmetric A the coefficients along multiplied rows are known before they are measured, and mostly zero.
-        # Without the few large ones, what is left is nearly orthogonal to all rows: one full pass then does.
-        near = [int(i) for i in np.flatnonzero(known & (expected != 0))] + [row]
-        rest, column, beta = self._orthogonalize(product, near, self.scale)
-        self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
+        rest, column, beta = self._remainder(product, row, expected, known)
         self.run.check_size(self.scale)
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
@@ -259,7 +257,7 @@ class KrylovSpace:
         """Forget all rows from this one on."""
         self._matrix.truncate(size)
 
-    def restart(self, ritz: Ritz, keep: NDArray[np.intp], *, forget_frontier: bool = False) -> None:
+    def restart(self, ritz: Ritz, keep: Integers, *, forget_frontier: bool = False) -> None:
         """Replace the rows that Ritz pairs were made of by fewer that span the chosen Ritz vectors.
 
         Parameters
@@ -273,10 +271,10 @@ class KrylovSpace:
         """
         first = int(ritz.rows[0])
         change = self._matrix.compress(ritz, keep, forget_frontier)
-        self._basis = self.backend.combine_(self._basis, change, first)
+        self._turn(change, first)
         self.is_restarted = True
 
-    def drift(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def drift(self, values: Floats) -> Floats:
         """Return what rounding may have put into the rows of copies of these eigenvalues that a Lanczos run lacks.
 
         Returns
@@ -286,7 +284,7 @@ class KrylovSpace:
         """
         return self._matrix.drift(values, self._layout.epsilon * self.scale)
 
-    def remove(self, ritz: Ritz, keep: NDArray[np.intp], directions: NDArray[np.float64]) -> None:
+    def remove(self, ritz: Ritz, keep: Integers, directions: Floats) -> None:
         """Give up the frontier, and directions in the span of the rows but for what chosen Ritz vectors have there.
 
         Parameters
@@ -298,10 +296,10 @@ class KrylovSpace:
         directions : ndarray
             Coordinates along `ritz.rows`, in columns.
         """
-        self._basis = self.backend.combine_(self._basis, self._matrix.remove(ritz, keep, directions), 0)
+        self._turn(self._matrix.remove(ritz, keep, directions), 0)
         self.is_restarted = True
 
-    def complete(self) -> NDArray[np.float64]:
+    def complete(self) -> Floats:
         """Multiply every direction; return all eigenvalues, multiple ones as often as due."""
         while not self.is_exhausted:
             if self.is_closed:
@@ -339,23 +337,23 @@ class KrylovSpace:
         couplings = signs * (self._matrix.entries[np.ix_(frontier, ritz.rows)] @ ritz.coefficients).sum(axis=0)
         return GaussRule(ritz.values, lead**2 / (lead @ lead), couplings)
 
-    def eigenvalues(self, size: int) -> NDArray[np.float64]:
+    def eigenvalues(self, size: int) -> Floats:
         """Return the eigenvalues of the matrix projected on the first rows."""
         return np.asarray(scipy.linalg.eigvalsh(self._matrix.entries[:size, :size], check_finite=False), dtype=float)
 
-    def projected(self, rows: Any = slice(None), columns: Any = slice(None)) -> NDArray[np.float64]:
+    def projected(self, rows: Any = slice(None), columns: Any = slice(None)) -> Floats:
         """Return a copy of a block of V A V', zero where it is not known; rows and columns are indices or slices."""
         known = self._matrix.entries[: self.size, : self.size]
         return np.array(known[rows][:, columns])
 
-    def combine(self, coordinates: NDArray[np.float64]) -> Array:
+    def combine(self, coordinates: Floats) -> Array:
         """Return the sum of the first rows times these coordinates."""
         total = self.backend.zeros(self._layout)
         for row in np.flatnonzero(coordinates):
             total = self.backend.axpy_(total, float(coordinates[row]), self.backend.row(self._basis, int(row)))
         return total
 
-    def extract(self, ritz: Ritz, chosen: NDArray[np.intp]) -> Array:
+    def extract(self, ritz: Ritz, chosen: Integers) -> Array:
         """Return the chosen Ritz vectors as the rows of one array, and give up the space."""
         change = np.zeros((self.size, len(chosen)))
         change[ritz.rows] = ritz.coefficients[:, chosen]
@@ -367,7 +365,7 @@ class KrylovSpace:
         rows = {f"row{i}": lambda i=i: self.backend.to_numpy(self.backend.row(self._basis, i)) for i in range(size)}
         plain = {name: getattr(self, name) for name in _COUNTERS} | {"size": size, "chain": matrix.chain}
         small = {"multiplied": matrix.multiplied[:size], "lost": matrix.lost[:size], "entries": self.projected()}
-        return plain | small | rows
+        return plain | small | self._orthogonality.state(size) | rows
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state; the space must be new and have the same arguments."""
@@ -381,6 +379,7 @@ class KrylovSpace:
         matrix.size, matrix.chain = size, state["chain"]
         matrix.entries[:size, :size] = state["entries"]
         matrix.multiplied[:size], matrix.lost[:size] = state["multiplied"], state["lost"]
+        self._orthogonality.restore(state)
 
     def _sum(self, vectors: list[Array], noise: float) -> Array | None:
         if not vectors:
@@ -416,7 +415,7 @@ class KrylovSpace:
             self.restart(ritz, np.arange(len(ritz.values)), forget_frontier=True)
             self.start()
 
-    def _watch_symmetry(self, row: int, difference: NDArray[np.float64]) -> None:
+    def _watch_symmetry(self, row: int, difference: Floats) -> None:
         # For a symmetric A the first Gram-Schmidt coefficients are known before they are measured.
         # Rounding adds up over restarts, so what is seen after one says less.
         if len(difference) == 0 or self.scale == 0 or self.is_restarted:
@@ -434,7 +433,29 @@ class KrylovSpace:
         lengths = self.run.to_host(length, image)
         return float(lengths[1] / lengths[0])
 
-    def _orthogonalize(self, vector: Array, near: list[int], scale: float) -> tuple[Array, NDArray[np.float64], float]:
+    def _remainder(self, product: Array, row: int, expected: Floats, known: Booleans) -> tuple[Array, Floats, float]:
+        """Return what a product has outside of all rows, its coefficients along them and the norm of what is left.
+
+        For a symmetric A the coefficients along multiplied rows are known before they are measured, and mostly zero.
+        Without the few others, the product is nearly orthogonal to all rows, and one pass over them does, or none.
+        """
+        near, unknown = np.flatnonzero(known & (expected != 0)).tolist(), np.flatnonzero(~known).tolist()
+        if 4 * len(near + unknown) > self.size or not self._orthogonality.may_wait(self.size):
+            rest, column, beta = self._orthogonalize(product, [*near, row], self.scale)
+            self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
+            return rest, column, beta
+        near, column = near + unknown, np.zeros(self.size)
+        rest, *scalars = self.backend.orthogonalize_(product, self._basis, 0, near)
+        column[near], _, left = self.run.to_host(*scalars)
+        beta = float(left)
+        self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
+        noise = max(self._layout.epsilon, self.run.asymmetry) * self.scale
+        if not self._orthogonality.accept(self.projected(), row, column, beta, noise):
+            rest, more, beta = self._orthogonalize(rest, [], self.scale)
+            column += more
+        return rest, column, beta
+
+    def _orthogonalize(self, vector: Array, near: list[int], scale: float) -> tuple[Array, Floats, float]:
         """Return what a vector has outside of the rows, its coefficients along them, and the norm of what is left."""
         column = np.zeros(self.size)
         for _ in range(_MOST_PASSES):
@@ -449,7 +470,12 @@ class KrylovSpace:
             if removed <= beta or beta <= self._negligible(scale):
                 break
             near = []
+        self._orthogonality.renew(self.size)
         return vector, column, beta
+
+    def _turn(self, change: Floats, first: int) -> None:
+        self._basis = self.backend.combine_(self._basis, change, first)
+        self._orthogonality.combine(change, first)
 
     def _negligible(self, scale: float) -> float:
         return max(10, self.size) * self._layout.epsilon * scale
@@ -467,7 +493,7 @@ class KrylovSpace:
         self._basis = self.backend.set_row_(self._basis, self.size, vector, factor)
 
 
-def coefficient_norm(x: NDArray[np.float64]) -> float:
+def coefficient_norm(x: Floats) -> float:
     """Return the norm of coefficients: infinity where their squares overflow, which `Run.check_size` then refuses."""
     with np.errstate(over="ignore"):
         return float(np.linalg.norm(x))

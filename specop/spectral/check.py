@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.krylov.projected import Ritz
 from specop.krylov.space import KrylovSpace
 from specop.spectral.ends import End, share, wanted
 from specop.statistics.measure import is_ruled_out
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["CHECK_ROWS", "Check"]
 
@@ -190,7 +190,7 @@ class Check:
             chain.restarted = True
         return False
 
-    def _by_end(self) -> zip[tuple[End, NDArray[np.float64]]]:
+    def _by_end(self) -> zip[tuple[End, Floats]]:
         return zip(self.ends, map(np.array, self._ladders), strict=True)
 
     def _ladder(self, end: End, held: Ritz) -> list[float]:
@@ -247,7 +247,7 @@ class Check:
                 return False
         return True
 
-    def _beyond(self, end: End, ladder: NDArray[np.float64], ritz: Ritz, chain: Chain) -> NDArray[np.bool_]:
+    def _beyond(self, end: End, ladder: Floats, ritz: Ritz, chain: Chain) -> Booleans:
         """Whether the second chain has ruled out each rung, and with it all that lies beyond."""
         highest = float(end.key(ritz.values).max())
         if chain.restarted or end.is_interior:
@@ -259,9 +259,7 @@ class Check:
         open_rungs = np.flatnonzero(~np.array(cleared)[:-1])
         return float(ladder[open_rungs[-1] + 1 if len(open_rungs) else 0])
 
-    def _excluded(
-        self, end: End, keys: NDArray[np.float64], chain: Ritz, *, each_side: bool = False
-    ) -> NDArray[np.bool_]:
+    def _excluded(self, end: End, keys: Floats, chain: Ritz, *, each_side: bool = False) -> Booleans:
         """Whether a chain from a random vector rules out eigenvalues with these keys."""
         dimension, confidence = self.space.n - int(chain.rows[0]), self.confidence
         if self.space.has_closed:

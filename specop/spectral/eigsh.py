@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
@@ -20,6 +19,7 @@ from specop.spectral.check import CHECK_ROWS, Check
 from specop.spectral.ends import End, wanted
 from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
+from specop.statistics.numbers import Floats
 
 __all__ = ["EigshState", "eigsh"]
 
@@ -41,8 +41,8 @@ class EigshState(NamedTuple):
         Products so far.
     """
 
-    eigenvalues: NDArray[np.float64]
-    residuals: NDArray[np.float64]
+    eigenvalues: Floats
+    residuals: Floats
     matvecs: int
 
 
@@ -136,7 +136,7 @@ def eigsh(
 
     References
     ----------
-    .. [1] K. Wu and H. Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIAM J. Matrix
+    .. [1] K. Wu and H. Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIAM J. Floats
        Anal. Appl. 22 (2000), 602-616.
 
     Examples
@@ -213,7 +213,7 @@ def _take_steps(search: Search, file: Checkpoint | None, callback: Callable[[Eig
     return stopped
 
 
-def _unseen_residual(run: Run, rows: Array, values: NDArray[np.float64], residuals: NDArray[np.float64]) -> float:
+def _unseen_residual(run: Run, rows: Array, values: Floats, residuals: Floats) -> float:
     """Spend one product on what no estimate shows: the error of the products themselves."""
     last = int(np.argmin(np.abs(values)))
     vector = run.backend.index(rows, last)

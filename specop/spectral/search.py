@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specop.krylov.projected import Ritz
 from specop.krylov.space import KrylovSpace
 from specop.spectral.check import Check
 from specop.spectral.ends import End, share, wanted
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["Search"]
 
@@ -71,13 +71,13 @@ class Search:
             return "checking for missed copies"
         return f"{self.k - self._lagging} of {self.k} converged"
 
-    def best(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def best(self) -> tuple[Floats, Floats]:
         """Return the wanted Ritz values so far, ascending, and their residuals."""
         ritz = self.space.ritz()
         chosen = np.sort(wanted(self.ends, ritz.values))
         return ritz.values[chosen], ritz.residuals[chosen]
 
-    def bounds(self, ritz: Ritz, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    def bounds(self, ritz: Ritz, chosen: Integers) -> Floats:
         """Bound the distance of each wanted Ritz value to the eigenvalue of its number, copies counted.
 
         Some eigenvalue lies within the residual r, and within r^2 / gap where that is smaller (Kato and Temple); the
@@ -162,11 +162,11 @@ class Search:
         assert self.check is not None
         return self.check.step() or self.check.is_under_way
 
-    def _unconverged(self, ritz: Ritz) -> NDArray[np.intp]:
+    def _unconverged(self, ritz: Ritz) -> Integers:
         chosen = wanted(self.ends, ritz.values)
         return chosen[ritz.residuals[chosen] > self.space.tolerances(ritz.values[chosen], self.tol)]
 
-    def _watch_slowest(self, ritz: Ritz, lagging: NDArray[np.intp]) -> None:
+    def _watch_slowest(self, ritz: Ritz, lagging: Integers) -> None:
         """Note which pair is farthest from convergence, by its end and its number from one side."""
         self._slowest = None
         if len(ritz.values) < self.k or len(lagging) == 0:
