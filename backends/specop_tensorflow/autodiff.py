@@ -34,7 +34,7 @@ from specop_tensorflow.memory import free_memory, is_out_of_memory
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.products import Product
 from specop_tensorflow.samples import SampleRows, sample_weights
-from specop_tensorflow.structures import TREES
+from specop_tensorflow.structures import TREES, tensor_of
 from specop_tensorflow.traces import Linear, Trace, spec_of
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
@@ -53,6 +53,7 @@ def make_autodiff(
     fixed_randomness: int | None = None,
 ) -> TensorflowAutodiff:
     """Return the one-batch derivatives of a Keras model, a tf.Module or a function of a parameter structure."""
+    _require_eager()
     if isinstance(model, (keras.Layer, tf.Module)):
         if params is not None:
             raise InvalidInputError("params= is for plain functions; a model brings its own. Use select= for a part.")
@@ -91,6 +92,7 @@ class TensorflowAutodiff(OneBatch):
 
     def fingerprint(self, *, fixed: bool = False) -> tuple[int, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
+        _require_eager()
         replaced = set(self.names) if fixed else set()
         state = self.model.named_state()
         constants = self.model.constants()
@@ -118,9 +120,7 @@ class TensorflowAutodiff(OneBatch):
             # A copy first: TensorFlow may share the memory of a NumPy array.
             return TREES.map(
                 lambda leaf: (
-                    tf.convert_to_tensor(np.array(leaf))
-                    if isinstance(leaf, (np.ndarray, np.generic))
-                    else tf.identity(leaf)
+                    tensor_of(np.array(leaf)) if isinstance(leaf, (np.ndarray, np.generic)) else tf.identity(leaf)
                 ),
                 batch,
             )
@@ -315,3 +315,12 @@ class TensorflowAutodiff(OneBatch):
             state |= dict(zip(self.names, self._split(theta), strict=True))
         real = {name: tensor for name, tensor in state.items() if tensor.dtype.is_floating}
         return not_finite(what, [name for name, one in real.items() if not tf.reduce_all(tf.math.is_finite(one))])
+
+
+def _require_eager() -> None:
+    """Raise InvalidInputError where nothing has a value yet."""
+    if not tf.executing_eagerly() or tf.distribute.has_strategy():
+        raise InvalidInputError(
+            "specop looks at values, which do not exist inside a tf.function, another graph or the scope of a "
+            "tf.distribute.Strategy. Call it outside; variables that were made in the scope can be read there."
+        )

@@ -12,6 +12,7 @@ from tensorflow import Tensor
 
 from specop.objectives.checksums import WORDS, checksum, weights
 from specop_tensorflow.arrays import on_gpu
+from specop_tensorflow.structures import tensor_of
 
 __all__ = ["checksums", "weighted_sum"]
 
@@ -48,7 +49,7 @@ def _value(item: Any) -> Tensor:
     # What convert_to_tensor does besides reading, such as telling gradient tapes, takes longer than the checksum.
     if isinstance(item, tf.Variable) and hasattr(item, "handle"):
         return tf.raw_ops.ReadVariableOp(resource=item.handle, dtype=item.dtype)
-    return tf.convert_to_tensor(item)
+    return tensor_of(item)
 
 
 def _words(tensor: Tensor) -> Tensor:

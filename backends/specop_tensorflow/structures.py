@@ -14,7 +14,7 @@ import tensorflow as tf
 from specop.errors import InvalidInputError
 from specop.objectives.trees import Trees, by_optree
 
-__all__ = ["TREES"]
+__all__ = ["TREES", "tensor_of"]
 
 _ARRAYS = (tf.Tensor, tf.Variable, keras.Variable, np.ndarray, np.generic)
 
@@ -43,3 +43,13 @@ TREES = Trees(
     between=lambda tensor, start, stop: tensor[start:stop],
     at=tf.gather,
 )
+
+
+def tensor_of(array: Any) -> tf.Tensor:
+    """Return a NumPy array as a tensor."""
+    try:
+        return tf.convert_to_tensor(array)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"TensorFlow has no tensors of {array.dtype}: convert that array of the data."
+        ) from error

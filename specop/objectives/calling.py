@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.refusals import no_outputs
-from specop.objectives.trees import Constant
+from specop.objectives.trees import Constant, leaves_of
 
 __all__ = ["Calling", "Criterion", "Forward", "call_on_inputs", "calling_function", "calling_module", "inputs"]
 
 Forward = Callable[[Any, Any], Any]
 Criterion = Callable[..., Any]
+
+# What frameworks say of a dtype that an operation does not take.
+_DTYPE = re.compile(r"dtype|scalar type|Input type|has type|DataType|tensor but is a|not implemented for '")
 
 
 @dataclass(frozen=True)
@@ -38,19 +43,56 @@ class Calling:
 
     def loss(self, model: Any, batch: Any) -> Any:
         """Return the mean loss."""
-        found = self.function.value(model, batch)
+        found = self._called(model, batch)
         return found if self.criterion.value is None else self.compare(found, batch)
 
     def outputs(self, model: Any, batch: Any) -> Any:
         """Return what the criterion is given, or raise where there is none."""
         if self.criterion.value is None:
             raise no_outputs()
-        return self.function.value(model, batch)
+        return self._called(model, batch)
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
         is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        return self.criterion.value(outputs, batch[1] if is_pair and not self.is_whole else batch)
+        with _explaining(batch):
+            return self.criterion.value(outputs, batch[1] if is_pair and not self.is_whole else batch)
+
+    def _called(self, model: Any, batch: Any) -> Any:
+        with _explaining(batch):
+            return self.function.value(model, batch)
+
+
+@contextmanager
+def _explaining(batch: Any) -> Iterator[None]:
+    """Turn an error of the user's functions that comes from the batch's types into an InvalidInputError."""
+    try:
+        yield
+    except SpecopError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        advice = _advice(list(leaves_of(batch)), str(error))
+        if advice is None:
+            raise
+        text = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InvalidInputError(f"the model or the criterion fails on the batch: {text}. {advice}") from error
+
+
+def _advice(leaves: list[Any], text: str) -> str | None:
+    """Return what is unusual about a batch on which the model fails, and what to do, or None."""
+    arrays = [leaf for leaf in leaves if getattr(leaf, "shape", ())]
+    strange = [leaf for leaf in arrays if type(leaf).__module__.partition(".")[0] in ("numpy", "pandas", "scipy")]
+    if strange:
+        kind = " of ".join(filter(None, (type(strange[0]).__name__, str(getattr(strange[0], "dtype", "")))))
+        return f"It holds a {kind}, which was passed on as it is: convert it into an array of the model's framework."
+    if leaves and not arrays:
+        return "It holds no array, but plain Python values: convert them into arrays of the model's framework."
+    if "Inference tensors" in text:
+        return "The model reads a tensor, no parameter or buffer, that was created in inference mode: clone it outside."
+    if _DTYPE.search(text):
+        held = ", ".join(f"{leaf.dtype} of shape {tuple(leaf.shape)}" for leaf in arrays)
+        return f"The batch holds {held}: convert inputs to the dtype of the parameters, and class labels to integers."
+    return None
 
 
 def calling_function(function: Any, criterion: Criterion | None, forward: Forward | None) -> Calling:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from specop.arrays.backend import framework_adapter
@@ -15,6 +14,7 @@ from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
 from specop.objectives.refusals import check_processes
+from specop.objectives.trees import leaves_of
 
 __all__ = ["objective"]
 
@@ -172,26 +172,10 @@ def _representative(model: Any, params: Any) -> Any:
     """Return what shows the framework: a module, or of a parameter structure its first native array."""
     if params is None:
         return model
-    leaves = list(_leaves(params))
+    leaves = list(leaves_of(params))
     if not leaves:
         raise InvalidInputError("params is empty: there is nothing to differentiate with respect to.")
     # Numbers, settings and NumPy arrays may stand beside the framework's own arrays.
     arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
     native = [array for array in arrays if type(array).__module__.partition(".")[0] != "numpy"]
     return (native or arrays or leaves)[0]
-
-
-def _leaves(structure: Any) -> Iterator[Any]:
-    inside: Iterable[Any]
-    if isinstance(structure, Mapping):
-        inside = structure.values()
-    elif isinstance(structure, (list, tuple)):
-        inside = structure
-    elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        inside = (getattr(structure, field.name) for field in dataclasses.fields(structure))
-    else:
-        if structure is not None:
-            yield structure
-        return
-    for item in inside:
-        yield from _leaves(item)

@@ -103,6 +103,11 @@ def trained(
         if moving_complex:
             raise complex_parameters(moving_complex)
         moving = {name: array for name, array in named.items() if name not in constants}
+        if not named:
+            raise InvalidInputError(
+                "the model has no floating-point parameters: freezing (torch.jit.freeze), quantization and export make "
+                "constants of them. Pass the model as it was trained."
+            )
         if not moving:
             raise InvalidInputError(
                 f"none of the model's {len(named)} parameters is trainable. {unfreeze}, for those whose curvature "

@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import itertools
 import types
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from specop.arrays.backend import Array
 from specop.statistics.numbers import Integers
 
-__all__ = ["Constant", "Frame", "Trees", "by_optree"]
+__all__ = ["Constant", "Frame", "Trees", "by_optree", "leaves_of"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, types.MethodType)
 
@@ -147,6 +147,23 @@ def by_optree(optree: Any) -> dict[str, Any]:
         return [".".join(map(str, path)) or "params" for path in paths]
 
     return {"flatten": flatten, "unflatten": optree.tree_unflatten, "names": names}
+
+
+def leaves_of(structure: Any) -> Iterator[Any]:
+    """Yield what stands in mappings, lists, tuples and dataclasses, whatever framework it belongs to."""
+    inside: Iterable[Any]
+    if isinstance(structure, Mapping):
+        inside = structure.values()
+    elif isinstance(structure, (list, tuple)):
+        inside = structure
+    elif dataclasses.is_dataclass(structure) and not isinstance(structure, type):
+        inside = (getattr(structure, field.name) for field in dataclasses.fields(structure))
+    else:
+        if structure is not None:
+            yield structure
+        return
+    for item in inside:
+        yield from leaves_of(item)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
 from specop.errors import InvalidInputError, NondeterministicError
-from specop.objectives.autodiff import HESSIAN
+from specop.objectives.autodiff import HESSIAN, Autodiff
 from specop.objectives.point import Point
 
 __all__ = ["Deviation", "Unverified", "Verified", "compare_with_differences", "verify_hessian"]
@@ -56,7 +56,7 @@ def verify_hessian(point: Point, batch: Any, multiply: Callable[[Array], Array] 
     few = autodiff.witness_samples
     # Not the vector that is multiplied: a unit vector, say, would show one column only.
     vector = autodiff.moving(probes.normal(backend, autodiff.layout, 0, _PROBE))
-    some = batch if few is None or autodiff.count(batch) <= few else autodiff.take(batch, 0, few)
+    some = batch if few is None or autodiff.count(batch) <= few else _slice(autodiff, theta, batch, few)
     wide = autodiff.in_float64(theta, some, vector, point.budget.total // 10)
     if wide is None:
         return Unverified("the model was not run in float64, and in its own precision differences cross kinks")
@@ -88,6 +88,17 @@ def verify_hessian(point: Point, batch: Any, multiply: Callable[[Array], Array] 
         f"parameters. Replace it, call model.eval(), take finite_difference_hessian(), or pass "
         f"objective(..., accept_stopped_gradients=True) if that part is meant to count as a constant."
     )
+
+
+def _slice(autodiff: Autodiff, theta: Array, batch: Any, few: int) -> Any:
+    """Return a few samples of a batch, or all where the model takes no slices, as one whose samples are nodes."""
+    some = autodiff.take(batch, 0, few)
+    try:
+        autodiff.loss(theta, some)
+    except Exception:
+        # The batch itself was run before, so whatever a model raises here is about the slice.
+        return batch
+    return some
 
 
 def _check_deterministic(point: Point, product: Array, again: Array) -> None:
