@@ -175,8 +175,8 @@ class TorchBackend(Backend):
 
     def to_host(self, *arrays: Tensor) -> list[Floats]:
         if len(arrays) == 1:
-            return [arrays[0].detach().cpu().numpy().astype(np.float64)]
-        flat = torch.cat([array.detach().reshape(-1) for array in arrays]).cpu().numpy().astype(np.float64)
+            return [arrays[0].detach().cpu().double().numpy()]
+        flat = torch.cat([array.detach().reshape(-1) for array in arrays]).cpu().double().numpy()
         return unpacked(flat, [array.shape for array in arrays])
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> Tensor:

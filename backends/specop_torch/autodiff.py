@@ -25,9 +25,9 @@ from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import Evaluation
-from specop_torch.graph import refuse_bypassed, refuse_first_order
+from specop_torch.graph import coarsest, refuse_bypassed, refuse_first_order
 from specop_torch.likelihoods import FUNCTIONS, likelihood_of
-from specop_torch.memory import free_memory, held_bytes, is_borrowed, is_out_of_memory
+from specop_torch.memory import free_memory, held_bytes, is_out_of_memory, is_unwatched
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.products import (
     Multiply,
@@ -38,7 +38,7 @@ from specop_torch.products import (
     transposed_jacobian,
 )
 from specop_torch.samples import SampleGradients, check_samples
-from specop_torch.structures import TREES
+from specop_torch.structures import TREES, normal, parts
 from specop_torch.tape import Tape, record
 from specop_torch.wide import wide, widened
 
@@ -81,6 +81,12 @@ class TorchAutodiff(OneBatch):
         likelihood: str | None,
         fixed_randomness: int | None,
     ) -> None:
+        sparse = [name for name, tensor in selected.items() if tensor.layout is not torch.strided]
+        if sparse:
+            raise InvalidInputError(
+                f"the parameter {sparse[0]!r} is sparse, and so would be its gradient. Hold its values in a dense "
+                f"parameter, and make the sparse tensor of them in the forward pass; or leave it out by select=."
+            )
         self.device = one_device({tensor.device for tensor in selected.values()}, "move the model to one")
         self.dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
         super().__init__(
@@ -88,16 +94,17 @@ class TorchAutodiff(OneBatch):
         )
         self._evaluation = Evaluation(model, self.device, fixed_randomness)
         self._seen_through = False
+        self._inside = 0.0
 
     @property
     def precision(self) -> float:
-        """Rounding error of products: of the least exact parameter dtype, or of autocast or TF32 where these are on."""
-        coarsest = max(torch.finfo(tensor.dtype).eps for tensor in self.parameters.values())
+        """Rounding error of products: of the least exact dtype in use, of autocast or TF32 where these are on."""
+        rounding = max(self._inside, *(torch.finfo(tensor.dtype).eps for tensor in self.parameters.values()))
         autocast = self._autocast()
-        if autocast is not None and coarsest > 1e-10:
-            coarsest = max(coarsest, torch.finfo(autocast).eps)
+        if autocast is not None and rounding > 1e-10:
+            rounding = max(rounding, torch.finfo(autocast).eps)
         tf32 = self.device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
-        return max(coarsest, 2.0**-11) if tf32 and coarsest > 1e-10 else coarsest
+        return max(rounding, 2.0**-11) if tf32 and rounding > 1e-10 else rounding
 
     def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
@@ -117,17 +124,17 @@ class TorchAutodiff(OneBatch):
     # Batches
     def prepare(self, batch: Any) -> Any:
         """Return the batch on the parameters' device; what is there already is not copied."""
-        return TREES.map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+        with torch.inference_mode(False):
+            return TREES.map(lambda tensor: normal(tensor.to(self.device, non_blocking=True)), batch)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
-        return sum(leaf.numel() * leaf.element_size() for leaf in TREES.arrays(batch))
+        return sum(part.numel() * part.element_size() for leaf in TREES.arrays(batch) for part in parts(leaf))
 
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
-        """Return the batch's tensors with their version counters; of memory that torch does not own checksums."""
-        # NumPy writes to its arrays without a word to the tensors that share them.
+        """Return the batch's tensors with their version counters; where these say nothing, checksums."""
         return tuple(
-            checksums([leaf]) if is_borrowed(leaf) else (Same(leaf), leaf._version) for leaf in TREES.arrays(batch)
+            checksums([leaf]) if is_unwatched(leaf) else (Same(leaf), leaf._version) for leaf in TREES.arrays(batch)
         )
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
@@ -139,14 +146,14 @@ class TorchAutodiff(OneBatch):
         """Return the loss as a detached scalar."""
         # A graph shows what a loss reads. Once is enough: it is a property of the model.
         first = not self._seen_through
-        with torch.set_grad_enabled(first), self._evaluation.running(twice_differentiable=False):
+        with self._evaluation.running(twice_differentiable=False), torch.set_grad_enabled(first):
             loss = self._evaluation.loss(self._leaves(theta, requires_grad=first), batch)
             self._see_through(loss, self._own())
             return loss.detach()
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
-        with torch.enable_grad(), self._evaluation.running(twice_differentiable=False):
+        with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=True)
             loss, gradients = self._differentiate(points, self._own(), batch, create_graph=False)
             return loss.detach(), self._join(gradients)
@@ -185,12 +192,12 @@ class TorchAutodiff(OneBatch):
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""
-        with torch.no_grad(), self._evaluation.running(twice_differentiable=False):
+        with self._evaluation.running(twice_differentiable=False), torch.no_grad():
             return self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch).numel()
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
-        with torch.enable_grad(), self._evaluation.running():
+        with self._evaluation.running(), torch.enable_grad():
             product = self._product(theta, batch, matrix, retain_graph=True)
             parts, tape = record(product.multiply, product.inputs(vector.detach()))
         held = held_bytes(tape.constants, self.model.state())
@@ -200,23 +207,23 @@ class TorchAutodiff(OneBatch):
 
     def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
         """Return the product with a vector and keep nothing."""
-        with torch.enable_grad(), self._evaluation.running():
+        with self._evaluation.running(), torch.enable_grad():
             return self._product(theta, batch, matrix, retain_graph=False)(vector)
 
     def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], Tensor]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
-        with torch.enable_grad(), self._evaluation.running():
+        with self._evaluation.running(), torch.enable_grad():
             points = self._leaves(theta, requires_grad=True)
             with torch.set_grad_enabled(not self._seen_through):
                 outputs = self._evaluation.outputs(points, batch)
-            refuse_bypassed(outputs, self._own())
+            self._see_through(outputs, self._own())
             outputs = outputs.detach()
             check_samples(self.model, outputs, self.count(batch))
             gradient, _ = output_gradient(self._evaluation.criterion(points, batch), outputs)
         rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
         def between(start: int, stop: int) -> Tensor:
-            with torch.enable_grad(), self._evaluation.running():
+            with self._evaluation.running(), torch.enable_grad():
                 return self._join(rows(start, stop), (stop - start,))
 
         return between
@@ -234,7 +241,7 @@ class TorchAutodiff(OneBatch):
             _, gradients = self._differentiate(leaves, own, batch, create_graph=True)
             return _Product(self._split, double_backward(gradients, points, retain_graph=retain_graph), self._join)
         outputs = self._evaluation.outputs(leaves, batch)
-        refuse_bypassed(outputs, own)
+        self._see_through(outputs, own)
         if not outputs.requires_grad:
             raise self._independent()
         pull = transposed_jacobian(outputs, points)
@@ -292,7 +299,7 @@ class TorchAutodiff(OneBatch):
         constant = self.model.constants
         return {
             name: value.requires_grad_() if requires_grad and name not in constant else value
-            for name, value in zip(self.names, [value.detach() for value in values], strict=True)
+            for name, value in zip(self.names, [normal(value.detach()) for value in values], strict=True)
         }
 
     def _current(self) -> list[Tensor]:
@@ -326,9 +333,10 @@ class TorchAutodiff(OneBatch):
         kind = self.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
-    def _see_through(self, loss: Tensor, own: dict[str, Tensor]) -> None:
+    def _see_through(self, value: Tensor, own: dict[str, Tensor]) -> None:
         if not self._seen_through:
-            refuse_bypassed(loss, own)
+            refuse_bypassed(value, own)
+            self._inside = coarsest(value)
             self._seen_through = True
 
     def _own(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specop.objectives.checksums import WORDS, checksum, weights
+from specop_torch.structures import parts
 
 __all__ = ["checksums", "weighted_sum"]
 
@@ -22,7 +23,7 @@ def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     found: list[int] = []
     sums: dict[torch.device, list[Tensor]] = {}
     small: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
+    for tensor in (part for whole in tensors for part in parts(whole)):
         if tensor.is_cpu:
             found.append(checksum(_on_host(tensor)))
         elif tensor.numel() > WORDS:

@@ -22,6 +22,7 @@ from specop.objectives.refusals import (
 )
 from specop_torch.graph import depends_on, naming_missing_derivatives
 from specop_torch.models import Model
+from specop_torch.structures import parts
 
 __all__ = ["Evaluation"]
 
@@ -54,6 +55,8 @@ class Evaluation:
     def running(self, *, twice_differentiable: bool = True) -> Iterator[None]:
         """Run the model under the fixed seed, and by operations that have the derivatives needed."""
         with contextlib.ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 # Compiled code has no second derivative, or a wrong one; what was compiled is the same function.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -127,7 +130,8 @@ class Evaluation:
 
     def _not_finite(self, what: str, points: dict[str, Tensor]) -> NonFiniteError:
         state = dict(self.model.named_state()) | points
-        return not_finite(what, [name for name, tensor in state.items() if not torch.isfinite(tensor.detach()).all()])
+        bad = [name for name, tensor in state.items() if not all(torch.isfinite(part).all() for part in parts(tensor))]
+        return not_finite(what, bad)
 
     def _random_state(self) -> list[Tensor]:
         states = [torch.get_rng_state()]

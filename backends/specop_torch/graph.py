@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import function as autograd_function
 
 from specop.errors import InvalidInputError
 
-__all__ = ["depends_on", "naming_missing_derivatives", "nodes", "refuse_bypassed", "refuse_first_order"]
+__all__ = ["coarsest", "depends_on", "naming_missing_derivatives", "nodes", "refuse_bypassed", "refuse_first_order"]
 
 # What torch says where a derivative of a derivative is missing.
 _MISSING = (
@@ -42,6 +43,11 @@ def refuse_first_order(loss: Tensor) -> None:
                 f"{custom.__module__}.{custom.__qualname__} is marked @once_differentiable: it has no second "
                 f"derivative, and the Hessian would lack its part. Write its backward in differentiable operations, or "
                 f"use plain operations instead of the fused function."
+            )
+        if "FakeQuantize" in node.name():
+            raise InvalidInputError(
+                "the forward pass rounds to quantized values and passes gradients straight through (fake "
+                "quantization): that gradient is of no loss, and has no Hessian. Pass the model without quantization."
             )
 
 
@@ -79,6 +85,12 @@ def naming_missing_derivatives() -> Iterator[None]:
             f"torch has no second derivative of an operation of the forward pass: {text.splitlines()[0]} Replace it by "
             f"{remedy}, or take finite_difference_hessian(), which needs first derivatives only."
         ) from error
+
+
+def coarsest(value: Tensor) -> float:
+    """Return the largest rounding error of the dtypes in a graph, which may cast inside, as under autocast."""
+    dtypes = {made.dtype for node in nodes(value) for made in node._input_metadata if made is not None}
+    return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
 
 
 def depends_on(value: Tensor, points: Iterable[Tensor]) -> bool:

@@ -8,7 +8,9 @@ import psutil
 import torch
 from torch import Tensor
 
-__all__ = ["free_memory", "held_bytes", "is_borrowed", "is_out_of_memory"]
+from specop_torch.structures import parts
+
+__all__ = ["free_memory", "held_bytes", "is_out_of_memory", "is_unwatched"]
 
 
 def free_memory(device: torch.device) -> int:
@@ -20,14 +22,16 @@ def free_memory(device: torch.device) -> int:
 
 def held_bytes(constants: Sequence[Tensor], owned: Sequence[Tensor]) -> int:
     """Return the memory behind the constants that would be free without them."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in owned}
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in constants}
+    known = {part.untyped_storage().data_ptr() for tensor in owned for part in parts(tensor)}
+    storages = [part.untyped_storage() for tensor in constants for part in parts(tensor)]
+    held = {storage.data_ptr(): storage.nbytes() for storage in storages}
     return sum(size for pointer, size in held.items() if pointer not in known)
 
 
-def is_borrowed(tensor: Tensor) -> bool:
-    """Return whether a tensor's memory is not torch's own, so that others may write to it, as NumPy does."""
-    return tensor.layout == torch.strided and not tensor.untyped_storage().resizable()
+def is_unwatched(tensor: Tensor) -> bool:
+    """Return whether writes to a tensor may move no version counter of it."""
+    # Of inference mode; a sparse one, whose parts have counters of their own; memory of NumPy, which writes to it.
+    return tensor.is_inference() or tensor.layout != torch.strided or not tensor.untyped_storage().resizable()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

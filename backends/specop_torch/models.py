@@ -12,7 +12,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_function, calling_module
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean
-from specop_torch.structures import TREES
+from specop_torch.structures import TREES, checked, normal
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
 
@@ -92,7 +92,8 @@ class ModuleModel:
         """
         if self.check_modes:
             self._check_modes()
-        held = {f"module.{name}": value for name, value in values.items()}
+        held = {f"module.{name}": normal(parameter) for name, parameter in self.module.named_parameters()}
+        held |= {f"module.{name}": value for name, value in values.items()}
         held |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
         return functional_call(self._replaced, held, (call,))
 
@@ -146,6 +147,8 @@ class ModuleModel:
         return values
 
     def _check_layers(self) -> None:
+        for name, tensor in self.named_state():
+            checked(tensor, f"{name!r} of the model")
         for name, layer in self.module.named_modules():
             if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
                 continue
@@ -230,7 +233,9 @@ class FunctionModel:
 
     def structure_of(self, values: Mapping[str, Tensor]) -> Any:
         """Return params with the named leaves replaced."""
-        return self.tree.structure({name: tensor.detach() for name, tensor in self.tree.arrays.items()} | dict(values))
+        return self.tree.structure(
+            {name: normal(tensor.detach()) for name, tensor in self.tree.arrays.items()} | dict(values)
+        )
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

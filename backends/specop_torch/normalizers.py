@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specop_torch.structures import TREES
+
 __all__ = ["normalizer"]
 
 # Those that average over classes' weights at the labels, and those that average over all entries of the target.
@@ -58,7 +60,7 @@ def normalizer(criterion: Any) -> Callable[[Any], float] | None:
 
 
 def _counted(given: Any, weight: Tensor | None, ignore_index: int) -> float:
-    target = torch.as_tensor(given)
+    target = _target(given)
     if target.is_floating_point():
         # Probabilities of classes, in the second dimension: torch divides by the number of terms, whatever the weights.
         return float(target.numel() / (target.shape[1] if target.ndim > 1 else target.shape[0]))
@@ -67,4 +69,9 @@ def _counted(given: Any, weight: Tensor | None, ignore_index: int) -> float:
 
 
 def _entries(given: Any) -> float:
-    return float(torch.as_tensor(given).numel())
+    return float(_target(given).numel())
+
+
+def _target(given: Any) -> Tensor:
+    found = TREES.as_array(given)
+    return torch.as_tensor(given) if found is None else found

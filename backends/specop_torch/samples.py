@@ -60,7 +60,10 @@ class SampleGradients:
         return [found.get(name) for name in self.points]
 
     def _mapped(self, start: int, stop: int) -> tuple[dict[str, Tensor], Tensor]:
-        gradients, outputs = vmap(grad(self._weighted, has_aux=True), in_dims=(None, 0, 0))(
+        def weighted(moving: dict[str, Tensor], sample: list[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
+            return self._weighted(moving, [part.unsqueeze(0) for part in sample], weight)
+
+        gradients, outputs = vmap(grad(weighted, has_aux=True), in_dims=(None, 0, 0))(
             self._moving(), self._slices(start, stop), self.weights[start:stop]
         )
         return gradients, outputs.squeeze(1)
@@ -69,16 +72,15 @@ class SampleGradients:
         rows: list[Sequence[Tensor]] = []
         outputs: list[Tensor] = []
         moving = {name: point.detach().requires_grad_() for name, point in self._moving().items()}
-        slices = self._slices(start, stop)
-        for i in range(stop - start):
-            value, output = self._weighted(moving, [part[i] for part in slices], self.weights[start + i])
+        for i in range(start, stop):
+            value, output = self._weighted(moving, self._slices(i, i + 1), self.weights[i])
             rows.append(self.model.holding(self.points | moving, functools.partial(self._gradient, value, moving)))
             outputs.append(output.detach())
         return dict(zip(moving, map(torch.stack, zip(*rows, strict=True)), strict=True)), torch.cat(outputs)
 
     def _weighted(self, moving: dict[str, Tensor], sample: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
         _, rebuild = TREES.samples(self.batch)
-        outputs = self.model.outputs(self.points | moving, rebuild(part.unsqueeze(0) for part in sample))
+        outputs = self.model.outputs(self.points | moving, rebuild(sample))
         return (outputs * weight).sum(), outputs
 
     def _gradient(self, value: Tensor, moving: dict[str, Tensor]) -> Sequence[Tensor]:
@@ -89,7 +91,7 @@ class SampleGradients:
 
     def _slices(self, start: int, stop: int) -> list[Tensor]:
         tensors, _ = TREES.samples(self.batch)
-        return [tensor[start:stop] for tensor in tensors]
+        return [TREES.between(tensor, start, stop) for tensor in tensors]
 
 
 def check_samples(model: Model, outputs: Tensor, count: int) -> None:
