@@ -24,7 +24,7 @@ from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
 from specop_jax import kernels
 
-__all__ = ["JaxBackend", "backend", "require_precision"]
+__all__ = ["JaxBackend", "alive", "backend", "known", "require_precision", "require_transfers"]
 
 _BLOCK_ROWS = 8
 # Columns that a product in place holds beside the basis.
@@ -191,7 +191,7 @@ class JaxBackend(Backend):
 
     def to_host(self, *arrays: Array | Part) -> list[Floats]:
         buffers = {id(buffer): buffer for buffer in map(_buffer, arrays)}
-        flat = np.asarray(_packed(list(buffers.values())), dtype=np.float64).reshape(-1)
+        flat = np.asarray(known(_packed(list(buffers.values()))), dtype=np.float64).reshape(-1)
         found = dict(zip(buffers, unpacked(flat, [buffer.shape for buffer in buffers.values()]), strict=True))
         values = [found[id(_buffer(array))] for array in arrays]
         return [
@@ -201,6 +201,7 @@ class JaxBackend(Backend):
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
         require_precision(layout.dtype, "a vector")
+        require_transfers()
         # A copy, because device_put may go on reading the memory that it is given.
         return jax.device_put(np.array(array, dtype=layout.dtype), layout.device)
 
@@ -210,14 +211,16 @@ class JaxBackend(Backend):
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
         if isinstance(x, jax.core.Tracer):
             layout = replace(layout, device=None)
-        elif isinstance(x, Array) and x.is_deleted():
-            raise InvalidInputError(f"{what} was deleted: it was donated to a jitted function. Pass a copy there.")
+        elif isinstance(x, Array):
+            alive(x, what)
+        require_precision(layout.dtype, "the operator")
+        require_transfers()
         super().check_vector(x, layout, what)
 
 
 def device_of(array: Array, what: str) -> jax.Device:
     """Return the one device that holds the array, or raise InvalidInputError."""
-    devices = array.devices()
+    devices = alive(array, what).devices()
     if len(devices) > 1:
         raise InvalidInputError(
             f"{what} is spread over {len(devices)} devices, and sharded arrays are not supported. Put it on one with "
@@ -225,6 +228,34 @@ def device_of(array: Array, what: str) -> jax.Device:
         )
     (device,) = devices
     return device
+
+
+def alive(array: Array, what: str) -> Array:
+    """Return an array that has its numbers, or raise InvalidInputError."""
+    if not isinstance(array, jax.core.Tracer) and array.is_deleted():
+        raise InvalidInputError(f"{what} was deleted: it was donated to a jitted function. Pass a copy there.")
+    return array
+
+
+def known(value: Any) -> Any:
+    """Return what has a value, or raise InvalidInputError."""
+    if isinstance(value, jax.core.Tracer):
+        raise InvalidInputError(
+            "inside jax.jit no number can be looked at, as algorithms and the first two products of an operator do. "
+            "Call them outside; products that follow may be compiled."
+        )
+    return value
+
+
+def require_transfers() -> None:
+    """Raise InvalidInputError where JAX is told to refuse what every algorithm does."""
+    for direction in ("host_to_device", "device_to_host"):
+        guard = getattr(jax.config, f"jax_transfer_guard_{direction}")
+        if guard is not None and guard.startswith("disallow"):
+            raise InvalidInputError(
+                f"jax_transfer_guard_{direction} is {guard!r}, and the scalars of an algorithm move between host and "
+                f"device. Call specop inside jax.transfer_guard('allow')."
+            )
 
 
 def require_precision(dtype: Any, what: str) -> None:

@@ -23,13 +23,14 @@ from specop.objectives.refusals import (
     not_finite,
     wrong_likelihood,
 )
+from specop.statistics.numbers import Integers
 from specop_jax import programs
-from specop_jax.arrays import JaxBackend, backend, device_of, require_precision
+from specop_jax.arrays import JaxBackend, alive, backend, device_of, known, require_precision, require_transfers
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, equinox_model
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
-from specop_jax.structures import TREES, checksum, on_device
+from specop_jax.structures import TREES, checksum, on_device, outlined, refuse_sparse
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
 
@@ -76,8 +77,8 @@ def _describe(
     if params is None:
         raise InvalidInputError(
             f"{type(model).__name__} does not hold its parameters: pass a function of them, "
-            f"objective(fun, criterion, data, params=params), for a flax.linen module "
-            f"lambda params, batch: model.apply(params, batch[0])."
+            f"objective(fun, criterion, data, params=params); for a flax.linen module with the variables of its init, "
+            f"lambda params, batch: model.apply({{**variables, 'params': params}}, batch[0]) and variables['params']."
         )
     return TreeModel(calling_function(model, criterion, forward), params)
 
@@ -133,6 +134,24 @@ class JaxAutodiff(OneBatch):
     def prepare(self, batch: Any) -> Any:
         """Return the batch on the parameters' device."""
         return TREES.map(lambda array: on_device(array, self.device), batch)
+
+    def count(self, batch: Any) -> int:
+        """Return the number of samples in a batch."""
+        return super().count(outlined(batch))
+
+    def leading(self, structure: Any) -> int | None:
+        """Return the leading dimension of the first array in a batch or a part of one, None where there is none."""
+        return super().leading(outlined(structure))
+
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Return the batch's samples from `start` to `stop`."""
+        refuse_sparse(batch)
+        return super().take(batch, start, stop)
+
+    def pick(self, batch: Any, indices: Integers) -> Any:
+        """Return the batch's samples at these places."""
+        refuse_sparse(batch)
+        return super().pick(batch, indices)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
@@ -226,6 +245,7 @@ class JaxAutodiff(OneBatch):
 
     def _check_samples(self, program: OutputProgram, batch: Any) -> None:
         self.model.refuse_coupled_samples()
+        refuse_sparse(batch)
         check_samples_first(program.outputs.shape, self.count(batch))
 
     def _program(self, kind: type[P], theta: Array | None, batch: Any) -> tuple[P, Arguments]:
@@ -268,8 +288,14 @@ class JaxAutodiff(OneBatch):
         return programs.split(vector, self.form)
 
     def _read(self) -> tuple[Loss, dict[str, Any]]:
+        require_transfers()
         loss, arrays = self.model.read()
         for name, array in arrays.items():
+            if isinstance(array, jax.core.Tracer):
+                raise InvalidInputError(
+                    f"array {name!r} of the model is being traced, inside jax.jit, jax.grad or jax.vmap: objective() "
+                    f"needs numbers. Make it outside, and pass arrays of numbers."
+                )
             if isinstance(array, Array) and array.is_deleted():
                 raise ParametersChangedError(
                     f"array {name!r} of the model was deleted: it was donated to a jitted function. Make a new "
@@ -278,7 +304,7 @@ class JaxAutodiff(OneBatch):
         return loss, arrays
 
     def _finite(self, loss: Any, arguments: Arguments) -> Array:
-        if not np.isfinite(np.asarray(loss)):
+        if not np.isfinite(np.asarray(known(loss))):
             raise self._not_finite(f"the loss is {float(loss)}", arguments)
         return loss
 
@@ -302,4 +328,4 @@ class JaxAutodiff(OneBatch):
 
 
 def _version(array: Array | np.ndarray) -> Same | int:
-    return Same(array) if isinstance(array, Array) else checksum(array)
+    return Same(alive(array, "an array of the data")) if isinstance(array, Array) else checksum(array)

@@ -115,10 +115,14 @@ class _NnxLoss:
         counts = _draws(model)
         outputs = self.calling.outputs(model, batch)
         if any(after is not before for before, after in zip(counts, _draws(model), strict=True)):
+            remedy = "Switch dropout and sampling off (model.eval()), or pass fixed_randomness=0 for one fixed mask."
+            if any(isinstance(layer, nnx.RNN) for _, layer in nnx.iter_modules(model)):
+                remedy = (
+                    "An nnx.RNN draws a key for its first carry in each call, also in eval(): pass fixed_randomness=0, "
+                    "which changes nothing where that carry is zero, as by default, and nothing else draws."
+                )
             raise NondeterministicError(
-                "the forward pass draws from the module's nnx.Rngs, so that its loss is that of one mask. Switch "
-                "dropout and sampling off (model.eval()), or pass fixed_randomness=0 for the curvature under one "
-                "fixed mask."
+                f"the forward pass draws from the module's nnx.Rngs, so that its loss is that of one mask. {remedy}"
             )
         return outputs
 

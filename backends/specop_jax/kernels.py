@@ -149,7 +149,7 @@ def replace(block: Array, strip: Array, column: int, fresh: int, low: int, high:
     Columns before ``fresh`` stay as they are.
     """
     old = lax.dynamic_slice(block, (0, column), strip.shape)
-    rows, columns = jnp.arange(len(strip))[:, None], column + jnp.arange(strip.shape[1])
+    rows, columns = jnp.arange(len(strip))[:, None], column + jnp.arange(strip.shape[1])[None]
     new = jnp.where((low <= rows) & (rows < high) & (columns >= fresh), strip, old)
     return lax.dynamic_update_slice(block, new, (0, column))
 

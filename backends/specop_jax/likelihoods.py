@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,18 @@ def _first(pull: Callable[[Array], tuple[Array]], u: Array) -> Array:
     return found
 
 
+def _freely(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a function that broadcasts and promotes whatever the user's own code is to be kept from."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any) -> Array:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*arguments)
+
+    return called
+
+
+@_freely
 def _one_hot(labels: Array, like: Array, axis: int) -> Array:
     classes = like.shape[axis]
     places = jnp.expand_dims(jnp.arange(classes), [*range(axis + 1, 0)])
@@ -33,10 +47,10 @@ def _one_hot(labels: Array, like: Array, axis: int) -> Array:
 
 
 FUNCTIONS = ArrayFunctions(
-    multiply=jnp.multiply,
-    subtract=jnp.subtract,
-    divide=jnp.divide,
-    less=jnp.less,
+    multiply=_freely(jnp.multiply),
+    subtract=_freely(jnp.subtract),
+    divide=_freely(jnp.divide),
+    less=_freely(jnp.less),
     sin=jnp.sin,
     sqrt=jnp.sqrt,
     sigmoid=jax.nn.sigmoid,
@@ -51,5 +65,5 @@ FUNCTIONS = ArrayFunctions(
     one_hot=_one_hot,
     rows=lambda x, like: x.reshape(-1, *like.shape),
     cast=lambda x, like: x.astype(like.dtype),
-    wide=lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)),
+    wide=_freely(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))),
 )

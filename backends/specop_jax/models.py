@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from specop.errors import InvalidInputError
-from specop.objectives.calling import Calling, Criterion, Forward, calling_module
+from specop.errors import InvalidInputError, SpecopError
+from specop.objectives.calling import Calling, Criterion, Forward, call_on_inputs, calling_module
 from specop.objectives.parameters import ParameterTree
 from specop.objectives.trees import Frame
 from specop_jax.structures import TREES, names_of
@@ -92,6 +92,12 @@ class TreeModel:
 
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return all floating-point leaves, or those that `select` names."""
+        collections = {name.partition(".")[0] for name in self.tree.arrays}
+        if among is None and select is None and {"params", "batch_stats"} <= collections:
+            raise InvalidInputError(
+                "params holds all variables of a flax.linen module, so that its statistics would count as parameters. "
+                "Pass params=variables['params'], and in the function model.apply({**variables, 'params': params}, x)."
+            )
         return self.tree.select(select, among)
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | N
     """
     import equinox
 
-    calling = calling_module(criterion, forward, CRITERION)
+    calling = calling_module(criterion, forward, CRITERION, _call_equinox)
     if forward is None:
         # What `forward` does with random keys is its own affair; without it there are none.
         for path, layer in jax.tree_util.tree_leaves_with_path(
@@ -139,6 +145,19 @@ def equinox_model(module: Any, criterion: Criterion | None, forward: Forward | N
                     f"forward=lambda model, batch: ... with a fixed key for the curvature under one mask."
                 )
     return TreeModel(calling, module, is_module=True)
+
+
+def _call_equinox(module: Any, batch: Any) -> Any:
+    try:
+        return call_on_inputs(module, batch)
+    except (jax.errors.JAXTypeError, SpecopError):
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"{type(module).__name__} fails on a whole batch: {str(error).strip().rstrip('.')}. Most equinox modules "
+            f"take one sample: pass forward=lambda model, batch: jax.vmap(model)(batch[0]) and a criterion of "
+            f"(outputs, batch)."
+        ) from error
 
 
 def _refuse_numbers(params: Any) -> None:

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from specop.errors import InvalidInputError
 from specop.objectives import checksums
 from specop.objectives.trees import Trees
 from specop_jax import kernels
+from specop_jax.arrays import alive
 
-__all__ = ["TREES", "checksum", "names_of", "on_device"]
+__all__ = ["TREES", "checksum", "names_of", "on_device", "outlined", "refuse_sparse"]
 
 
 def names_of(paths: list[Any]) -> list[str]:
@@ -32,7 +34,8 @@ def _as_array(leaf: Any) -> Array | np.ndarray | None:
         return leaf
     if isinstance(leaf, (np.ndarray, np.generic)) or hasattr(leaf, "__array__"):
         array = np.asarray(leaf)
-        return array if jnp.issubdtype(array.dtype, np.number) or array.dtype == np.bool_ else None
+        known = array.dtype == np.bool_ or (jnp.issubdtype(array.dtype, np.number) and array.dtype.char not in "gG")
+        return array.astype(array.dtype.newbyteorder("="), copy=False) if known else None
     return None
 
 
@@ -50,7 +53,31 @@ TREES = Trees(
 def on_device(array: Array | np.ndarray, device: jax.Device) -> Array:
     """Return the array on a device; JAX's own that are there already are not copied."""
     # A NumPy array is copied, because JAX may otherwise go on reading memory that its owner writes into.
-    return jax.device_put(array, device) if isinstance(array, Array) else jnp.array(array, device=device)
+    if isinstance(array, Array):
+        return jax.device_put(alive(array, "an array of the data"), device)
+    return jnp.array(array, device=device)
+
+
+def outlined(batch: Any) -> Any:
+    """Return a batch with arrays of the same shapes, and no memory, in place of sparse ones."""
+    # Their numbers and places are arrays of their own, whose leading dimensions count no samples.
+    return jax.tree_util.tree_map(
+        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape) if _is_sparse(leaf) else leaf, batch, is_leaf=_is_sparse
+    )
+
+
+def refuse_sparse(batch: Any) -> None:
+    """Raise InvalidInputError if a batch holds sparse arrays where some of its samples are asked for."""
+    for leaf in jax.tree_util.tree_leaves(batch, is_leaf=_is_sparse):
+        if _is_sparse(leaf):
+            raise InvalidInputError(
+                f"the batch holds a {type(leaf).__name__}, of which samples cannot be taken one by one. For gradients "
+                f"of samples and for subsets pass a dense array, such as x.todense()."
+            )
+
+
+def _is_sparse(leaf: Any) -> bool:
+    return any(base.__name__ == "JAXSparse" for base in type(leaf).__mro__)
 
 
 def checksum(array: Array | np.ndarray) -> int:
