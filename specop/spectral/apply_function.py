@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -141,19 +142,21 @@ def apply_function(
     )
 
 
+@dataclass
 class _Approximation:
     """The coordinates of f(A) w in the Krylov space of w, and how much they still change."""
 
-    def __init__(self, space: KrylovSpace, function: SpectralFunction, length: float, goal: Goal, known: float) -> None:
-        self.space = space
-        self.function = function
-        self.length = length
-        self.goal = goal
-        self.known = known
-        self.first = space.size
+    space: KrylovSpace
+    function: SpectralFunction
+    length: float
+    goal: Goal
+    known: float
+    rounding: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.first = self.space.size
         self.found = np.zeros(0)
-        self.error = np.inf if length else 0.0
-        self.rounding = 0.0
+        self.error = np.inf if self.length else 0.0
         self._progress = Progress()
 
     @property

@@ -96,19 +96,23 @@ def signs_of_spectrum(run: Run, threshold: float | None, confidence: float) -> S
     return _estimated(density, threshold, max(space.error_floor, density.rounding), message)
 
 
+@dataclass
 class _Search:
-    """The search for all eigenvalues that are not zero."""
+    """The search for all eigenvalues that are not zero.
 
-    def __init__(self, space: KrylovSpace, threshold: float | None, confidence: float, limit: int) -> None:
-        self.space = space
-        self.given = threshold
-        self.limit = limit
-        self.confidence = confidence
-        self.shift = 0.0
-        self.unseen = 0.0
-        self._patience = 0
-        self._cut = 1.0
-        self.first = 0
+    `unseen` is the size up to which some may have been missed, `shift` by how much those found may be off, and `first`
+    the row that the newest chain begins with.
+    """
+
+    space: KrylovSpace
+    given: float | None
+    confidence: float
+    limit: int
+    shift: float = 0.0
+    unseen: float = 0.0
+    first: int = 0
+    _patience: int = 0
+    _cut: float = 1.0
 
     @property
     def small(self) -> float:

@@ -13,7 +13,7 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
-from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal, turns_exact, unit_products
+from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal, exact_diagonal, turns_exact
 from specop.spectral.sketch import Sketch
 
 __all__ = ["diagonal"]
@@ -105,9 +105,9 @@ def diagonal(
     ) as run:
         space = Complement(run, deflate)
         if space.dimension == 0:
-            moments, used = _exact(space, space.known_diagonal()), "exact"
+            moments, used = _Moments(space, space.known_diagonal()), "exact"
         elif goal.begins_exact(run, method, 2 * STAGE):
-            moments, used = _exact(space, _entries(run)), "exact"
+            moments, used = _Moments(space, _entries(run)), "exact"
         else:
             moments, used = _estimated(space, goal, method)
     converged = goal.is_budget or used == "exact" or moments.satisfy(goal)
@@ -139,10 +139,9 @@ class _Moments:
         self.backend = space.backend
         self.base = base
         self.count = 0
-        self.sum = self.backend.zeros(space.layout)
-        self.squares = self.backend.zeros(space.layout)
         self.total = 0.0
-        self.norm = self.error = float("nan")
+        self.sum, self.squares = (self.backend.zeros(space.layout) for _ in range(2))
+        self.measure()
 
     def add(self, vectors: list[Array]) -> None:
         """Add random vectors, and compute the norms of mean and error."""
@@ -159,9 +158,8 @@ class _Moments:
         """Compute the norms of mean and error."""
         length, norm = self.space.run.to_host(self.backend.norm(self.sum), self.backend.norm(self.mean()))
         self.norm, s = float(norm), self.count
-        if s == 0:
-            self.error = 0.0
-        elif s > 1:
+        self.error = 0.0 if s == 0 else float("nan")
+        if s > 1:
             self.error = self.inflation * max(0.0, (self.total / s - float(length / s) ** 2) / (s - 1)) ** 0.5
 
     def satisfy(self, goal: Goal) -> bool:
@@ -187,15 +185,8 @@ class _Moments:
         return self.backend.from_host(errors, layout)
 
 
-def _exact(space: Complement, entries: Array) -> _Moments:
-    moments = _Moments(space, entries)
-    moments.measure()
-    return moments
-
-
 def _entries(run: Run) -> Array:
-    found = run.scalars([run.backend.dot(unit, product) for unit, product in unit_products(run)])
-    return run.backend.from_host(found, run.A.domain)
+    return run.backend.from_host(exact_diagonal(run), run.A.domain)
 
 
 def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, str]:
@@ -215,7 +206,7 @@ def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, st
             sketch = None
     moments = _xdiag(sketch, goal, may_turn) if sketch else _bekas(space, goal, moments, may_turn)
     if may_turn and moments.turn_exact(goal, 2 if sketch else 1, run.left):
-        return _exact(space, _entries(run)), "exact"
+        return _Moments(space, _entries(run)), "exact"
     return moments, "xdiag" if sketch else "bekas"
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
+from specop.statistics.numbers import Floats
 
-__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal", "turns_exact", "unit_products"]
+__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal", "exact_diagonal", "turns_exact", "unit_products"]
 
 PRODUCTS = 1000
 """Limit on products where none is given."""
@@ -88,6 +89,11 @@ def unit_products(run: Run) -> Iterator[tuple[Array, Array]]:
         unit = run.backend.from_host(entries, domain)
         yield unit, run.multiply(unit)
         run.update()
+
+
+def exact_diagonal(run: Run) -> Floats:
+    """Return the entries on the diagonal, by n products."""
+    return run.scalars([run.backend.dot(unit, product) for unit, product in unit_products(run)])
 
 
 def turns_exact(run: Run, needed: float, ahead: int) -> bool:

@@ -109,27 +109,22 @@ def _certain(total: float, confidence: float) -> Estimate:
     return Estimate(total, 0.0, (total, total), confidence)
 
 
+@dataclass
 class _Quadrature:
     """The sums that probes gave, and when all eigenvalues would take fewer products."""
 
-    def __init__(
-        self,
-        space: KrylovSpace,
-        function: SpectralFunction,
-        known: Floats,
-        goal: Goal,
-        confidence: float,
-    ) -> None:
-        self.space = space
-        self.run = space.run
-        self.function = function
-        self.goal = goal
-        self.confidence = confidence
-        self.first = space.size
-        self.certain = float(function(known, space.error_floor, self.run.A).sum())
-        self.samples = np.zeros(0)
-        self.errors = np.zeros(0)
-        self.longest = 0
+    space: KrylovSpace
+    function: SpectralFunction
+    known: Floats
+    goal: Goal
+    confidence: float
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        self.run = self.space.run
+        self.first = self.space.size
+        self.certain = float(self.function(self.known, self.space.error_floor, self.run.A).sum())
+        self.samples, self.errors = np.zeros(0), np.zeros(0)
         self._begun = self.run.products
 
     @property
@@ -192,19 +187,21 @@ class _Quadrature:
         return SpectralSum(value, self.error, self.samples, self.longest, "quadrature", message)
 
 
+@dataclass
 class _Probe:
     """What the Gauss rule of a growing Lanczos run gives for the sum, and how much that still changes."""
 
-    def __init__(self, space: KrylovSpace, function: SpectralFunction, certain: float, goal: Goal, most: int) -> None:
-        self.space = space
-        self.function = function
-        self.certain = certain
-        self.goal = goal
-        self.most = most
-        self.first = space.size
-        self.dimension = space.n - space.size
-        self.estimate = np.nan
-        self.error = np.inf
+    space: KrylovSpace
+    function: SpectralFunction
+    certain: float
+    goal: Goal
+    most: int
+    estimate: float = np.nan
+    error: float = np.inf
+
+    def __post_init__(self) -> None:
+        self.first = self.space.size
+        self.dimension = self.space.n - self.space.size
         self._progress = Progress()
 
     @property

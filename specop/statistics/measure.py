@@ -16,9 +16,8 @@ from numpy.typing import ArrayLike
 
 from specop.statistics.numbers import Booleans, Floats
 
-__all__ = ["GaussRule", "Vector", "christoffel", "cumulative_bounds", "is_ruled_out", "share_interval"]
+__all__ = ["GaussRule", "christoffel", "cumulative_bounds", "is_ruled_out", "share_interval"]
 
-Vector = Floats
 
 # Arrow matrices that are decomposed at once.
 _CHUNK = 128
@@ -41,12 +40,12 @@ class GaussRule:
         positive. Their magnitudes are the residuals; all are zero where the Krylov space is invariant.
     """
 
-    nodes: Vector
-    weights: Vector
-    couplings: Vector
+    nodes: Floats
+    weights: Floats
+    couplings: Floats
 
 
-def christoffel(rule: GaussRule, x: ArrayLike) -> Vector:
+def christoffel(rule: GaussRule, x: ArrayLike) -> Floats:
     r"""Return the largest weight that the vector can have at an eigenvalue, for each of the points x.
 
     The Christoffel number :math:`1 / \sum_{j \le m} p_j(x)^2` of the recurrence's orthonormal polynomials; at a node
@@ -83,7 +82,7 @@ def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: floa
     return dimension * christoffel(rule, x) <= smallest
 
 
-def cumulative_bounds(rule: GaussRule, x: Vector, rounding: float) -> tuple[Vector, Vector]:
+def cumulative_bounds(rule: GaussRule, x: Floats, rounding: float) -> tuple[Floats, Floats]:
     r"""Bound the share of the vector's measure in :math:`(-\infty, x]`.
 
     The Chebyshev-Markov-Stieltjes inequalities [1]_: of the rule with m + 1 nodes of which one is x, the weights
@@ -114,7 +113,7 @@ def cumulative_bounds(rule: GaussRule, x: Vector, rounding: float) -> tuple[Vect
     return least, most
 
 
-def share_interval(low: Vector, high: Vector, freedom: float, confidence: float) -> tuple[Vector, Vector]:
+def share_interval(low: Floats, high: Floats, freedom: float, confidence: float) -> tuple[Floats, Floats]:
     """Return the interval for the share of eigenvalues in a set of which the mean weight lies in [low, high].
 
     In a random direction of dimension d the weight of a set that holds the share F of all eigenvalues is
@@ -130,7 +129,7 @@ def share_interval(low: Vector, high: Vector, freedom: float, confidence: float)
     """
     tail = 0.5 * (1.0 - confidence)
 
-    def below(share: Vector, weight: Vector) -> Vector:
+    def below(share: Floats, weight: Floats) -> Floats:
         found = scipy.special.betainc(0.5 * freedom * share, 0.5 * freedom * (1.0 - share), weight)
         return np.asarray(found, dtype=np.float64)
 
@@ -140,7 +139,7 @@ def share_interval(low: Vector, high: Vector, freedom: float, confidence: float)
     return np.where(low > 0, smallest[0], 0.0), np.where(high < 1, largest[1], 1.0)
 
 
-def _bisect(left: Vector, right: Vector, is_left_of_root: Callable[[Vector], Booleans]) -> tuple[Vector, Vector]:
+def _bisect(left: Floats, right: Floats, is_left_of_root: Callable[[Floats], Booleans]) -> tuple[Floats, Floats]:
     for _ in range(60):
         middle = 0.5 * (left + right)
         before = is_left_of_root(middle)
@@ -148,7 +147,7 @@ def _bisect(left: Vector, right: Vector, is_left_of_root: Callable[[Vector], Boo
     return left, right
 
 
-def _apart(rule: GaussRule, x: Vector, direction: float) -> Vector:
+def _apart(rule: GaussRule, x: Floats, direction: float) -> Floats:
     """Move points away from nodes that they nearly meet, where the last diagonal entry would overflow all others."""
     spread = float(np.ptp(rule.nodes)) + float(np.abs(rule.couplings).max())
     closest = np.maximum(_CLOSEST * rule.couplings**2 / spread, 4 * np.finfo(float).eps * np.abs(rule.nodes))
@@ -160,7 +159,7 @@ def _apart(rule: GaussRule, x: Vector, direction: float) -> Vector:
     return moved
 
 
-def _radau_sums(rule: GaussRule, x: Vector) -> tuple[Vector, Vector]:
+def _radau_sums(rule: GaussRule, x: Floats) -> tuple[Floats, Floats]:
     """Return the weights below each x, without and with that of x, in the rule that has x as one node more."""
     m, without, including = len(rule.nodes), np.empty(len(x)), np.empty(len(x))
     for begin in range(0, len(x), _CHUNK):
