@@ -1,5 +1,7 @@
 """ShermanMorrison while rows come and go."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +46,19 @@ def test_removing_rows_is_as_if_they_had_never_come(case, n):
     case.close(early.to_dense(), np.linalg.inv(matrix(rows, 0.1)))
 
 
+def test_the_promised_precision_is_that_of_the_rows_however_they_came():
+    rows = normal(12, 300)
+    whole, pieces = specop.ShermanMorrison(0.1, rows=rows), specop.ShermanMorrison(0.1, count=12)
+    for start in range(0, 12, 4):
+        pieces.update(rows[start : start + 4])
+        pieces @ rows[0]
+    assert pieces.operator().precision == pytest.approx(whole.operator().precision, rel=1e-6, abs=0)
+    # Where the damping is all of the matrix, a product is a multiplication.
+    assert specop.ShermanMorrison(1e20, rows=rows).operator().precision == pytest.approx(
+        np.finfo(float).eps, rel=1e-6, abs=0
+    )
+
+
 def test_all_rows_may_go():
     rows = normal(3, 300)
     inverse = specop.ShermanMorrison(0.5, rows=rows)
@@ -54,13 +69,16 @@ def test_all_rows_may_go():
 
 
 def test_a_sliding_window_holds_the_blocks_that_are_in_it():
-    rows = normal(40, 1000)
+    rows, held = normal(40, 1000), []
     inverse = specop.ShermanMorrison(0.1, rows=rows[:4])
     for start in range(4, 40, 4):
-        inverse.update(rows[start : start + 4].copy())
+        block = rows[start : start + 4].copy()
+        held.append(weakref.ref(block))
+        inverse.update(block)
         inverse.downdate(rows[start - 4 : start])
+    del block
     np.testing.assert_allclose(dense(inverse), np.linalg.inv(matrix(rows[36:], 0.1)), atol=1e-11)
-    assert len(inverse._rows) == 4
+    assert [block() is not None for block in held] == [False] * 8 + [True]
 
 
 @pytest.mark.parametrize("n", [30, 300])
@@ -95,10 +113,12 @@ def test_any_order_of_updates(steps, n):
 
 
 def test_rows_turn_into_sums_when_there_are_enough_of_them():
-    rows, x = normal(700, 300), normal(300, seed=1)
+    rows, x, held = normal(700, 300), normal(300, seed=1), []
     inverse = specop.ShermanMorrison(0.1)
     for start in range(0, 700, 100):
-        inverse.update(rows[start : start + 100])
+        block = rows[start : start + 100].copy()
+        held.append(weakref.ref(block))
+        inverse.update(block)
         if start == 100:
             inverse.downdate(rows[50:60])
     left = np.delete(rows, np.arange(50, 60), axis=0)
@@ -106,7 +126,8 @@ def test_rows_turn_into_sums_when_there_are_enough_of_them():
     inverse.downdate(rows[300:320])
     left = np.delete(left, np.arange(290, 310), axis=0)
     np.testing.assert_allclose(inverse @ x, np.linalg.solve(matrix(left, 0.1), x), atol=1e-11)
-    assert len(inverse._rows) == 0
+    del block
+    assert not any(block() is not None for block in held)
 
 
 @pytest.mark.parametrize("n", [30, 300])

@@ -152,6 +152,9 @@ def test_zero_damping():
         np.testing.assert_allclose(inverse @ x[:n], np.linalg.solve(matrix(rows[:, :n], 0), x[:n]), atol=1e-10)
     with pytest.raises(InvalidInputError, match=r"singular: the damping is 0 and 20 rows of length 300 .* is 0\."):
         specop.ShermanMorrison(0.0, rows=rows[:20]) @ x
+    wide = np.concatenate([rows, rows[:, :20]], axis=1)[:20]
+    with pytest.raises(InvalidInputError, match=r"20 rows of length 310 span"):
+        specop.ShermanMorrison(0.0, rows=wide, blocks=[slice(0, 10), slice(10, 320)]) @ np.ones(320)
     flat = rows.copy()
     flat[:, 7] = flat[:, 8]
     for n in (30, 300):

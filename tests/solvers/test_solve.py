@@ -93,6 +93,15 @@ def test_columns_together_take_fewer_products():
         assert specop.solve(A, b, method=method).matvecs < 0.75 * alone
 
 
+def test_columns_that_are_multiples_share_one_direction():
+    A, b = np.diag(np.linspace(1.0, 3.0, 40)), np.random.default_rng(0).standard_normal((40, 1))
+    found, alone = (specop.solve(A, b * factors, method="cg") for factors in ([1.0, -2.0, 0.125], [1.0]))
+    assert found.steps == alone.steps
+    # One product in each step, and one for the residual of each column at the end.
+    assert found.matvecs == found.steps + 3
+    np.testing.assert_allclose(found.x, alone.x * [1.0, -2.0, 0.125], rtol=1e-9)
+
+
 @pytest.mark.parametrize("damping", [1.0, 1e-1])
 def test_as_many_steps_as_scipy(damping):
     values = spectra.geo10() + damping

@@ -42,7 +42,7 @@ class GramBlock:
         gram = np.zeros((total, total))
         gram[:known, :known] = self.gram
         for _, blocks in rows.strips(self.columns):
-            new = blocks[number:] if number else blocks
+            new = blocks[number:]
             gram[known:, known:] += rows.backend.row_products(new, new)
             if number:
                 gram[known:, :known] += rows.backend.row_products(new, blocks[:number])
