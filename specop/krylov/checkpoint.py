@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.errors import InvalidInputError
+from specop.krylov.locks import locked
 from specop.krylov.run import Run
 from specop.results.files import npz_path, read_npz, write_npz
 
@@ -33,8 +35,8 @@ class Part(Protocol):
         """Go on from a state, in which each function has become its array, read when it is looked up."""
 
 
-class Checkpoint:
-    """A file that holds a run's state, written whole or not at all.
+class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
+    """A file that holds a run's state, written whole or not at all; other runs are kept from it while it is entered.
 
     Making one takes a product with a fixed vector: its length and its overlap with that vector tell whether a file
     belongs to this matrix. It also comes before all others in a run that goes on, as in one that begins, so that an
@@ -60,6 +62,14 @@ class Checkpoint:
         self._parts: dict[str, Part] = {"run": run, **parts}
         self._probe = _probe(run)
         self._next = time.monotonic() + INTERVAL
+        self._lock = locked(self._path)
+
+    def __enter__(self) -> Self:
+        self._lock.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
 
     def resume(self) -> bool:
         """Restore the run from the file; return whether there is one.

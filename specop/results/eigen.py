@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
-from specop.statistics.numbers import Floats
+from specop.results.tables import Column
+from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["EigenResult"]
 
@@ -32,6 +35,8 @@ class EigenResult(Result):
         Those of `matvecs` that the multiplicity check took.
     which, tol : str, float
         As asked for.
+    goals : ndarray (k,) or None
+        Norms of residuals at which pairs count as converged, with what rounding makes of products.
     """
 
     eigenvalues: Floats = column("eigenvalue", ".8g")
@@ -42,11 +47,17 @@ class EigenResult(Result):
     which: str
     tol: float
     structure: Structure | None = structured(default=None)
+    goals: Floats | None = None
 
     @property
     def eigenvectors(self) -> Array:
         """Eigenvectors as SciPy has them: a native (n, k) array with one in each column."""
         return backend_of(self.rows).transpose(self.rows)
+
+    @property
+    def converged_pairs(self) -> Booleans:
+        """Whether each pair converged, an array (k,); `converged` says it of all, and of the check for copies."""
+        return np.full(len(self.eigenvalues), self.converged) if self.goals is None else self.residuals <= self.goals
 
     def eigenvector(self, i: int) -> Array:
         """Return eigenvector i, that of ``eigenvalues[i]``, as a contiguous native vector."""
@@ -64,6 +75,12 @@ class EigenResult(Result):
 
         title = f"{len(self.eigenvalues)} eigenvalues ({self.which}), with error bounds"
         return plot_eigenvalues(self.eigenvalues, self.bounds, title, ax)
+
+    def _columns(self) -> dict[str, Column]:
+        found = super()._columns()
+        if self.goals is None:
+            return found
+        return found | {"converged": Column(self.converged_pairs, "" if self.converged else "converged")}
 
     def _headline(self) -> str:
         return f"{len(self.eigenvalues)} eigenvalues ({self.which})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -113,8 +114,9 @@ def eigsh(
     checkpoint : path, optional
         An npz file to which the run is saved twice a minute, or more rarely where that takes longer than a twentieth of
         the time. The same call goes on from it after a crash, with the same result bit for bit where products are
-        reproducible; a file of another call or matrix is refused. It is deleted when the run has converged, and kept
-        otherwise, so that the same call with a larger `max_matvecs` goes on. Costs one product for each start.
+        reproducible. A file of another call or matrix is refused, and one that another run holds at the time. It is
+        deleted when the run has converged, and kept otherwise, so that the same call with a larger `max_matvecs` goes
+        on. Costs one product for each start.
     progress : bool
         Whether to show a progress bar if standard error is a terminal.
     raise_on_failure : bool
@@ -145,12 +147,26 @@ def eigsh(
     >>> result = specop.eigsh(np.diag(np.arange(100.0)), k=3)
     >>> result.eigenvalues.round(3)
     array([97., 98., 99.])
+
+    Singular values: A and A.T as the blocks of a symmetric operator, whose largest eigenvalues they are. The square
+    roots of the eigenvalues of ``A.T @ A`` have half of the digits.
+
+    >>> A = np.array([[3.0, 0.0], [4.0, 0.0], [0.0, 1e-9]])
+    >>> m, n = A.shape
+    >>> both = specop.FunctionOperator(
+    ...     lambda x: np.concatenate([A.T @ x[n:], A @ x[:n]]), (m + n, m + n), like=A, is_symmetric=True
+    ... )
+    >>> specop.eigsh(both, k=2, which="LA").eigenvalues.round(12)
+    array([1.e-09, 5.e+00])
     """
     run = Run(
         A,
         "eigsh",
         symmetric=True,
-        instead="For singular values pass A.T @ A.",
+        instead=(
+            "Its singular values are the square roots of the eigenvalues of A.T @ A, where those below sqrt(epsilon) "
+            "times the largest are lost; help(specop.eigsh) shows an operator that keeps them."
+        ),
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
@@ -160,14 +176,14 @@ def eigsh(
     run.limit = _checked_limits(k, tol, max_matvecs)
     call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
     call |= {"block_size": block_size, "check_multiplicity": check_multiplicity, "confidence": confidence}
-    with run:
+    with run, contextlib.ExitStack() as held:
         space = KrylovSpace(run, capacity, k)
         check = Check(space, ends, tol, check_confidence(confidence)) if check_multiplicity else None
         search = Search(space, ends, tol, check)
         parts: dict[str, Part] = {"space": space, "search": search}
         if check is not None:
             parts["check"] = check
-        file = None if checkpoint is None else Checkpoint(checkpoint, run, call, parts)
+        file = None if checkpoint is None else held.enter_context(Checkpoint(checkpoint, run, call, parts))
         if file is None or not file.resume():
             space.begin(v0, k, block_size, tol)
         stopped = _take_steps(search, file, callback)
@@ -176,16 +192,18 @@ def eigsh(
         values, floor = ritz.values[chosen], space.error_floor
         residuals = np.hypot(ritz.residuals[chosen], floor)
         bounds = np.hypot(search.bounds(ritz, chosen), floor)
+        goals = np.hypot(space.tolerances(values, tol), floor)
         rows = space.extract(ritz, chosen)
         if run.warn_of_noise():
             excess = _unseen_residual(run, rows, values, residuals)
-            residuals, bounds = np.hypot(residuals, excess), np.hypot(bounds, excess)
+            residuals, bounds, goals = (np.hypot(found, excess) for found in (residuals, bounds, goals))
     return run.result(
         EigenResult,
         eigenvalues=values,
         rows=rows,
         residuals=residuals,
         bounds=bounds,
+        goals=goals,
         check_matvecs=search.check_products,
         which=which,
         tol=tol,

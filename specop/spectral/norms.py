@@ -96,7 +96,8 @@ def condition_number(
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Symmetric and definite. For others ``condition_number(A.T @ A)`` is the square of what is asked for.
+        Symmetric and definite. For others ``condition_number(A.T @ A)`` is the square of what is asked for, as long as
+        that is below 1 / epsilon.
     tol : float
         Relative residual of both eigenvalues.
     max_matvecs : int, optional
@@ -134,7 +135,7 @@ def condition_number(
         A,
         "condition_number",
         symmetric=True,
-        instead="Of A.T @ A it is the square of what is asked for.",
+        instead="Of A.T @ A it is the square of what is asked for, as long as that is below 1 / epsilon.",
         limit=max_matvecs,
         seed=seed,
         progress=progress,

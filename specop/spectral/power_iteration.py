@@ -92,6 +92,7 @@ def power_iteration(
             found += 1
         ritz = space.ritz()
         residuals = np.hypot(ritz.residuals, space.error_floor)
+        goals = np.hypot(space.tolerances(ritz.values, tol), space.error_floor)
         rows = space.extract(ritz, np.arange(len(ritz.values)))
     message = "converged"
     if found < k:
@@ -106,6 +107,7 @@ def power_iteration(
         rows=rows,
         residuals=residuals,
         bounds=residuals.copy(),
+        goals=goals,
         check_matvecs=0,
         which="LM",
         tol=tol,

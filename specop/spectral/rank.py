@@ -74,7 +74,7 @@ def rank(
         A,
         "rank",
         symmetric=True,
-        instead="For others pass A.T @ A.",
+        instead="For others pass A.T @ A and threshold=t**2: those below sqrt(epsilon) of the largest are lost.",
         limit=PRODUCTS if max_matvecs is None else max_matvecs,
         seed=seed,
         progress=progress,

@@ -131,3 +131,25 @@ def test_parameters_keep_their_names(kind, part, tmp_path):
         assert list(found) == list(expected)
         for name, value in expected.items():
             np.testing.assert_array_equal(host(found[name]), host(value))
+
+
+@pytest.mark.filterwarnings("ignore::specop.errors.ConvergenceWarning")
+@pytest.mark.parametrize("find", [specop.eigsh, specop.power_iteration])
+def test_pairs_that_did_not_converge_are_named(find):
+    # Two apart, and a bulk that takes more products than there are.
+    diagonal = np.diag(np.r_[np.linspace(0.5, 1.0, 198), 20.0, 40.0])
+    result = find(diagonal, k=4, max_matvecs=18)
+    assert not result.converged and set(result.converged_pairs) == {True, False}
+    vectors = result.eigenvectors
+    true = np.linalg.norm(diagonal @ vectors - vectors * result.eigenvalues, axis=0)
+    # tol = 1e-3 relative.
+    np.testing.assert_array_equal(result.converged_pairs, true <= 1e-3 * result.eigenvalues)
+    lines = str(result).splitlines()
+    assert [line.split()[-1] for line in lines[-len(true) - 1 :]] == [
+        "converged",
+        *map(str, result.converged_pairs),
+    ]
+    whole = find(diagonal, k=2)
+    assert whole.converged and whole.converged_pairs.tolist() == [True, True] and "True" not in str(whole)
+    pytest.importorskip("pandas")
+    assert result.to_frame()["converged"].tolist() == result.converged_pairs.tolist()
