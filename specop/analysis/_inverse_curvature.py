@@ -100,7 +100,7 @@ def curvature_diagonal(objective: Objective, matrix: str, theta: Array, left: In
 
 
 def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blocks: Any) -> InverseCurvature:
-    found = ShermanMorrison(0.0, blocks=blocks)
+    found = ShermanMorrison(damping=0.0, blocks=blocks)
     total: Floats | float = 0.0
     for block in rows:
         found.update(block)

@@ -114,8 +114,8 @@ class Objective(Matrices):
 
     def inverse_fisher(
         self,
-        damping: float,
         *,
+        damping: float,
         theta: Array | None = None,
         count: int | None = None,
         blocks: int | Iterable[slice] | None = None,
@@ -148,9 +148,11 @@ class Objective(Matrices):
         >>> import torch, specop
         >>> data = (torch.randn(8, 3), torch.randn(8, 1))
         >>> objective = specop.objective(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, data)
-        >>> inverse = objective.inverse_fisher(0.1)
+        >>> inverse = objective.inverse_fisher(damping=0.1)
         >>> (inverse @ objective.gradient()).shape, inverse.samples
         (torch.Size([4]), 8)
         """
         rows = self.per_sample_gradients(theta)
-        return ShermanMorrison(damping, rows=rows, structure=self, count=count, blocks=blocks, store=store, half=half)
+        return ShermanMorrison(
+            damping=damping, rows=rows, structure=self, count=count, blocks=blocks, store=store, half=half
+        )

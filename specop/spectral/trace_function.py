@@ -210,8 +210,8 @@ def logdet(
 
 def effective_dimension(
     A: Any,
-    damping: float,
     *,
+    damping: float,
     method: str = "auto",
     rtol: float | None = None,
     atol: float | None = None,

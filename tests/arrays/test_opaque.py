@@ -33,7 +33,7 @@ class Home:
 
 
 def sherman_morrison(home, **options):
-    inverse = specop.ShermanMorrison(0.1, rows=home.rows, **options)
+    inverse = specop.ShermanMorrison(damping=0.1, rows=home.rows, **options)
     inverse.update(home.b)
     inverse.downdate(home.array(np.arange(1.0, N + 1)))
     return home.numpy(inverse @ home.b), home.numpy(inverse @ home.block), inverse[0, 1], home.numpy(inverse.diagonal())
@@ -86,7 +86,7 @@ CALLS = {
     "density": lambda home: specop.spectral_density(home.matrix, steps=12, probes=2).nodes,
     "rank": lambda home: specop.rank(specop.LowRankOperator(home.rows), 1e-3).rank,
     "logdet": lambda home: specop.logdet(home.matrix, rtol=0.1).estimate,
-    "effective_dimension": lambda home: specop.effective_dimension(home.matrix, 1.0, rtol=0.1).estimate,
+    "effective_dimension": lambda home: specop.effective_dimension(home.matrix, damping=1.0, rtol=0.1).estimate,
     "apply_function": lambda home: specop.apply_function(home.matrix, np.sqrt, home.b).x,
     **{
         method: lambda home, method=method: specop.solve(home.matrix, home.b, method=method, rtol=1e-8).x

@@ -62,7 +62,7 @@ def specop_inverse(method: str) -> Callable[[Any], Callable[[Any], Any]]:
     options = {"specop, float16": {"half": True}, "specop, on the host": {"store": "host"}}.get(method, {})
 
     def prepare(rows: Any) -> Callable[[Any], Any]:
-        inverse = specop.ShermanMorrison(_DAMPING, rows=rows, **options).operator()
+        inverse = specop.ShermanMorrison(damping=_DAMPING, rows=rows, **options).operator()
         return lambda x: inverse @ x
 
     return prepare

@@ -7,6 +7,7 @@ import pkgutil
 import pytest
 
 import specop
+import specop.analysis
 
 # Functions share a file with their family only.
 HOMES = {
@@ -88,3 +89,17 @@ def test_every_module_says_what_it_has():
     for module in pkgutil.walk_packages(specop.__path__, "specop."):
         if not module.ispkg:
             assert importlib.import_module(module.name).__all__, module.name
+
+
+def test_damping_is_given_by_name_everywhere():
+    named = [
+        (name, inspect.signature(value).parameters.get("damping"))
+        for room in (specop, specop.analysis)
+        for name, value in vars(room).items()
+        if not name.startswith("_") and callable(value)
+    ]
+    methods = [name for name, value in vars(specop.Objective).items() if name[0] != "_" and inspect.isfunction(value)]
+    named += [(name, inspect.signature(getattr(specop.Objective, name)).parameters.get("damping")) for name in methods]
+    found = {name: parameter.kind for name, parameter in named if parameter is not None}
+    assert len(found) >= 11
+    assert set(found.values()) == {inspect.Parameter.KEYWORD_ONLY}

@@ -59,7 +59,7 @@ METHODS = {
     "gradient": lambda found: (found.gradient(), found.gradient(found.theta)),
     "gradient_covariance": lambda found: found.gradient_covariance() @ found.theta,
     "hessian": lambda found: (found.hessian().to_dense(), found.hessian(found.theta) @ found.theta, blocks(found)),
-    "inverse_fisher": lambda found: found.inverse_fisher(0.1) @ found.theta,
+    "inverse_fisher": lambda found: found.inverse_fisher(damping=0.1) @ found.theta,
     "jacobian": jacobian,
     "loss": lambda found: (found.loss(), found.loss(found.theta)),
     "matrix": lambda found: found.matrix("ggn") @ found.theta,
@@ -84,7 +84,7 @@ FUNCTIONS = {
     "aslinearoperator": lambda found: specop.aslinearoperator(found.hessian()) @ found.theta,
     "condition_number": lambda found: specop.condition_number(shifted(found)),
     "diagonal": lambda found: specop.diagonal(found.hessian(), max_matvecs=4),
-    "effective_dimension": lambda found: specop.effective_dimension(found.ggn(), 1.0, max_matvecs=8),
+    "effective_dimension": lambda found: specop.effective_dimension(found.ggn(), damping=1.0, max_matvecs=8),
     "eigen_preconditioner": lambda found: (
         specop.eigen_preconditioner(found.ggn(), specop.eigsh(found.ggn(), k=2), damping=1.0) @ found.theta
     ),

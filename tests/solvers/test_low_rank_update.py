@@ -43,10 +43,10 @@ def test_an_update_and_its_downdate_cancel():
 
 def test_updates_of_the_inverse_of_rows():
     rows, x = normal(20, 300), normal(300, seed=1)
-    first = specop.ShermanMorrison(0.1, rows=rows[:15], count=20).operator()
+    first = specop.ShermanMorrison(damping=0.1, rows=rows[:15], count=20).operator()
     more = specop.low_rank_update(first, rows[15:].T, np.full(5, 1 / 20))
     assert more.is_psd
-    np.testing.assert_allclose(more @ x, specop.ShermanMorrison(0.1, rows=rows) @ x, atol=1e-12)
+    np.testing.assert_allclose(more @ x, specop.ShermanMorrison(damping=0.1, rows=rows) @ x, atol=1e-12)
 
 
 def test_the_promised_precision_covers_what_a_small_pivot_loses():

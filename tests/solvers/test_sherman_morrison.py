@@ -38,8 +38,8 @@ def test_all_ways_agree(n, m, exponent, block, kind, seed):
         rows[rng.integers(0, m)] = 0
     x = rng.standard_normal(n)
     allowed = 100 * np.finfo(float).eps * (1 + kappa(rows, damping)) * np.linalg.norm(x) / damping
-    whole = specop.ShermanMorrison(damping, rows=rows) @ x
-    inverse = specop.ShermanMorrison(damping, count=m)
+    whole = specop.ShermanMorrison(damping=damping, rows=rows) @ x
+    inverse = specop.ShermanMorrison(damping=damping, count=m)
     for start in range(0, m, block):
         inverse.update(rows[start : start + block])
         inverse @ x
@@ -63,7 +63,9 @@ SHAPES = [(30, 12), (300, 40), (300, 310)]
 def test_everything_is_of_the_inverse(case, shape):
     n, m = shape
     rows, damping = normal(m, n).astype(case.dtype).astype(float), 0.3
-    inverse = specop.ShermanMorrison(damping, rows=[case.array(rows[:5]), case.array(rows[5:6]), case.array(rows[6:])])
+    inverse = specop.ShermanMorrison(
+        damping=damping, rows=[case.array(rows[:5]), case.array(rows[5:6]), case.array(rows[6:])]
+    )
     expected = np.linalg.inv(matrix(rows, damping))
     allowed = 100 * case.eps * (1 + kappa(rows, damping)) / damping
     x = normal(n, 3, seed=1).astype(case.dtype)
@@ -79,7 +81,7 @@ def test_everything_is_of_the_inverse(case, shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("case", CASES[:2], ids=str)
 def test_the_operator_keeps_the_laws(case, shape):
-    operator = specop.ShermanMorrison(0.3, rows=case.array(normal(*shape[::-1]))).operator()
+    operator = specop.ShermanMorrison(damping=0.3, rows=case.array(normal(*shape[::-1]))).operator()
     check_operator(operator)
     assert operator.is_psd and operator.precision < 1000 * case.eps
 
@@ -92,7 +94,7 @@ def test_float32_keeps_digits_that_its_gram_matrix_would_lose(case):
     damping = kappa(rows.astype(float), 1.0) / 1e9
     x = normal(300, seed=2).astype(np.float32)
     expected = np.linalg.solve(matrix(rows.astype(float), damping), x)
-    inverse = specop.ShermanMorrison(damping, rows=case.array(rows))
+    inverse = specop.ShermanMorrison(damping=damping, rows=case.array(rows))
     error = np.linalg.norm(case.numpy(inverse @ case.array(x)) - expected) * damping / np.linalg.norm(x)
     assert error <= inverse.operator().precision / 4 < 2e-3
 
@@ -119,7 +121,7 @@ def test_the_promised_precision_covers_what_a_gram_matrix_in_double_precision_lo
     rng, worst = np.random.default_rng(0), 0.0
     for _ in range(5):
         rows, x = rng.normal(size=n) + damping**0.5 * rng.normal(size=(2, n)), rng.normal(size=n)
-        operator = specop.ShermanMorrison(damping, rows=rows).operator()
+        operator = specop.ShermanMorrison(damping=damping, rows=rows).operator()
         error = np.linalg.norm(operator @ x - exact_inverse(rows, damping, x)) * damping / np.linalg.norm(x)
         assert error <= operator.precision
         worst = max(worst, error / (1 + kappa(rows, damping) ** 0.5))
@@ -148,34 +150,34 @@ def test_gram_matrices_are_exact(case):
 def test_zero_damping():
     rows, x = normal(400, 300), normal(300, seed=1)
     for n in (30, 300):
-        inverse = specop.ShermanMorrison(0.0, rows=rows[:, :n])
+        inverse = specop.ShermanMorrison(damping=0.0, rows=rows[:, :n])
         np.testing.assert_allclose(inverse @ x[:n], np.linalg.solve(matrix(rows[:, :n], 0), x[:n]), atol=1e-10)
     with pytest.raises(InvalidInputError, match=r"singular: the damping is 0 and 20 rows of length 300 .* is 0\."):
-        specop.ShermanMorrison(0.0, rows=rows[:20]) @ x
+        specop.ShermanMorrison(damping=0.0, rows=rows[:20]) @ x
     wide = np.concatenate([rows, rows[:, :20]], axis=1)[:20]
     with pytest.raises(InvalidInputError, match=r"20 rows of length 310 span"):
-        specop.ShermanMorrison(0.0, rows=wide, blocks=[slice(0, 10), slice(10, 320)]) @ np.ones(320)
+        specop.ShermanMorrison(damping=0.0, rows=wide, blocks=[slice(0, 10), slice(10, 320)]) @ np.ones(320)
     flat = rows.copy()
     flat[:, 7] = flat[:, 8]
     for n in (30, 300):
         with pytest.raises(InvalidInputError, match=r"singular within rounding: .* entries 0 to \d+ reach from"):
-            specop.ShermanMorrison(0.0, rows=flat[:, :n]) @ x[:n]
+            specop.ShermanMorrison(damping=0.0, rows=flat[:, :n]) @ x[:n]
 
 
 def test_damping_below_rounding_is_refused():
     case = next(case for case in CASES if case.dtype == np.float32)
     rows = case.array(normal(5, 300))
     with pytest.raises(InvalidInputError, match=r"damping 1e-15 is too small for products in float32.*no digit"):
-        specop.ShermanMorrison(1e-15, rows=rows).operator()
+        specop.ShermanMorrison(damping=1e-15, rows=rows).operator()
     with pytest.raises(InvalidInputError, match="damping 1e-15 is too small for products in float64"):
-        specop.ShermanMorrison(1e-15, rows=normal(5, 300)).operator()
+        specop.ShermanMorrison(damping=1e-15, rows=normal(5, 300)).operator()
     with pytest.raises(InvalidInputError, match="singular within rounding"):
-        specop.ShermanMorrison(1e-18, rows=normal(5, 30)).operator()
+        specop.ShermanMorrison(damping=1e-18, rows=normal(5, 30)).operator()
 
 
 @each_case
 def test_rows_that_are_no_rows(case):
-    inverse = specop.ShermanMorrison(0.1, n=4)
+    inverse = specop.ShermanMorrison(damping=0.1, n=4)
     with pytest.raises(InvalidInputError, match="there are no rows yet"):
         inverse @ case.normal(4)
     with pytest.raises(InvalidInputError, match="no rows to remove"):
@@ -214,7 +216,7 @@ def test_arguments_out_of_range(options, message):
     with pytest.raises(InvalidInputError, match=message):
         specop.ShermanMorrison(**{"damping": 0.1, "rows": normal(4, 6), **options})
     with pytest.raises(InvalidInputError, match=r"indices must lie in 0\.\.5, got 6"):
-        specop.ShermanMorrison(0.1, rows=normal(4, 6))[0, 6]
+        specop.ShermanMorrison(damping=0.1, rows=normal(4, 6))[0, 6]
 
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ PARTITIONS = [
 def test_diagonal_blocks(case, partition):
     blocks, slices = partition
     rows, x = normal(25, 700), normal(700, 2, seed=1)
-    inverse = specop.ShermanMorrison(0.1, rows=[case.array(rows[:20]), case.array(rows[20:])], blocks=blocks)
+    inverse = specop.ShermanMorrison(damping=0.1, rows=[case.array(rows[:20]), case.array(rows[20:])], blocks=blocks)
     expected = np.linalg.inv(block_diagonal(matrix(rows, 0.1), slices))
     case.close(inverse @ case.array(x), expected @ x)
     case.close(inverse @ case.array(x[:, 0]), expected @ x[:, 0])

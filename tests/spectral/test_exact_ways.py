@@ -126,6 +126,6 @@ def test_known_eigenpairs_are_not_a_part_of_all_eigenvalues():
 
 def test_an_effective_dimension_turns_too():
     values = np.geomspace(1e-6, 1e3, 400)
-    found = specop.effective_dimension(specop.DiagonalOperator(values), 1e-4, rtol=1e-5)
+    found = specop.effective_dimension(specop.DiagonalOperator(values), damping=1e-4, rtol=1e-5)
     assert found.method == "exact" and found.matvecs <= 800
     assert found.estimate == pytest.approx(np.sum(values / (values + 1e-4)), rel=1e-9)

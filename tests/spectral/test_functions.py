@@ -97,7 +97,7 @@ def test_domains_are_checked(name):
     with pytest.raises(DomainError, match=r"above 2"):
         specop.logdet(INDEFINITE)
     with pytest.raises(DomainError, match=r"below -0\.1"):
-        specop.effective_dimension(INDEFINITE, 0.1)
+        specop.effective_dimension(INDEFINITE, damping=0.1)
     with pytest.raises(DomainError, match="Ritz value"):
         specop.apply_function(INDEFINITE, np.log, START)
 
@@ -110,7 +110,7 @@ def test_closed_forms():
     assert specop.logdet(spectra.laplacian(100)).estimate == pytest.approx(np.log(101), abs=1e-9)
     assert specop.trace_function(spectra.laplacian(100), lambda x: x).estimate == pytest.approx(200)
     assert specop.trace_function(spectra.laplacian(100), np.square).estimate == pytest.approx(598)
-    assert specop.effective_dimension(np.diag([0.0, 1.0, 3.0]), 1.0).estimate == pytest.approx(1.25)
+    assert specop.effective_dimension(np.diag([0.0, 1.0, 3.0]), damping=1.0).estimate == pytest.approx(1.25)
 
 
 def test_marchenko_pastur_moments():
@@ -236,7 +236,7 @@ def test_results_are_kept(case, tmp_path):
         (lambda: specop.trace_function(POSITIVE, "exp", method="guess"), "auto, quadrature, exact"),
         (lambda: specop.trace_function(POSITIVE, "exp", rtol=-1), "rtol must"),
         (lambda: specop.trace_function(POSITIVE, "exp", method="exact", max_matvecs=5), "takes n=120"),
-        (lambda: specop.effective_dimension(POSITIVE, 0), "damping must"),
+        (lambda: specop.effective_dimension(POSITIVE, damping=0), "damping must"),
     ],
 )
 def test_bad_arguments(call, text):

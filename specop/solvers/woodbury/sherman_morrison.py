@@ -80,7 +80,7 @@ class ShermanMorrison:
     Examples
     --------
     >>> import numpy as np, specop
-    >>> inverse = specop.ShermanMorrison(0.5, rows=np.array([[1.0, 1.0, 0.0]]))
+    >>> inverse = specop.ShermanMorrison(damping=0.5, rows=np.array([[1.0, 1.0, 0.0]]))
     >>> inverse @ np.ones(3)
     array([0.4, 0.4, 2. ])
     >>> inverse.update(np.array([0.0, 0.0, 1.0]))
@@ -90,8 +90,8 @@ class ShermanMorrison:
 
     def __init__(
         self,
-        damping: float,
         *,
+        damping: float,
         n: int | None = None,
         rows: Any = None,
         count: int | None = None,
@@ -283,7 +283,7 @@ def _blocks(rows: Any) -> Iterable[Array]:
     if not isinstance(rows, Iterable):
         raise InvalidInputError(
             f"rows must be a native array, or an iterable of them, got {type(rows).__name__}. For the gradients of all "
-            f"samples of an objective call objective.inverse_fisher(damping)."
+            f"samples of an objective call objective.inverse_fisher(damping=...)."
         )
     return rows
 
