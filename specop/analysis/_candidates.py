@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Candidates", "Members", "candidates_of"]
 
 _AXES = {"rows": 0, "columns": -1}
+# How often factors of layers are chosen anew: two layers of two may choose the same ones.
+_TRIALS = 6
+# Relative deviation, in roundings, that ratios of gradients have without a second flow of data.
+_ALIKE = 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +134,7 @@ def candidates_of(objective: Objective, groups: Any, exclude: Any) -> Candidates
             group[where] = np.arange(where.start, where.stop)
         return Candidates(group, (), attached, layer)
     labels: list[str] = []
+    together = _vectors_with(objective, _AXES[groups])
     for name in matrices:
         shape = objective.shapes[name]
         axis = _AXES[groups] % len(shape)
@@ -137,7 +142,7 @@ def candidates_of(objective: Objective, groups: Any, exclude: Any) -> Candidates
         group[objective.slices[name]] = np.broadcast_to(
             numbers.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape
         ).reshape(-1)
-        for vector in _vectors_with(objective, name, axis):
+        for vector in together[name]:
             where = objective.slices[vector]
             if vector not in out and not attached[where].any():
                 group[where], attached[where], layer[where] = numbers, True, layer[objective.slices[name].start]
@@ -145,24 +150,98 @@ def candidates_of(objective: Objective, groups: Any, exclude: Any) -> Candidates
     return Candidates(group, tuple(labels), attached, layer)
 
 
-def _vectors_with(objective: Objective, name: str, axis: int) -> list[str]:
-    """Return the biases and factors of normalization that have an entry for each slice of a matrix.
+def _vectors_with(objective: Objective, axis: int) -> dict[str, list[str]]:
+    """Return for each matrix the vectors with an entry for each of its slices that go with these.
 
-    They are those of the matrix's own module, and of modules without a matrix that come right after it, as batch
-    normalization does.
+    They are those of the matrix's own module, as biases are, if no other matrix there has as many slices; and those of
+    a module without a matrix that scales the slices' outputs, as normalization does.
     """
-    shapes, names = objective.shapes, list(objective.shapes)
-    own = name.rpartition(".")[0]
-    lengths = shapes[name]
-    outputs = 0 if backend_of(objective.theta).name == "torch" else len(lengths) - 1
-    if axis != outputs and lengths.count(lengths[axis]) > 1:
-        return []
-    with_matrix = {other.rpartition(".")[0] for other, shape in shapes.items() if len(shape) >= 2}
-    before = itertools.takewhile(lambda other: len(shapes[other]) < 2, reversed(names[: names.index(name)]))
-    after = itertools.takewhile(lambda other: len(shapes[other]) < 2, names[names.index(name) + 1 :])
-    near = [other for other in before if other.rpartition(".")[0] == own]
-    near += [other for other in after if other.rpartition(".")[0] not in with_matrix - {own}]
-    return [other for other in near if shapes[other] == (lengths[axis],)]
+    shapes = objective.shapes
+    module = {name: name.rpartition(".")[0] for name in shapes}
+    found: dict[str, list[str]] = {name: [] for name, shape in shapes.items() if len(shape) >= 2}
+    layers: dict[str, list[str]] = {}
+    is_of_outputs = axis == (0 if backend_of(objective.theta).name == "torch" else -1)
+    with_matrix = {module[name] for name in found}
+    for name, shape in shapes.items():
+        if len(shape) == 1 and module[name] not in with_matrix:
+            layers.setdefault(module[name], []).append(name)
+        elif len(shape) == 1:
+            own = [other for other in found if module[other] == module[name] and shapes[other][axis] == shape[0]]
+            if len(own) == 1 and (is_of_outputs or shapes[own[0]].count(shape[0]) == 1):
+                found[own[0]].append(name)
+    if is_of_outputs:
+        for name, vectors in _scaled(objective, axis, found, [*layers.values()]):
+            found[name] += vectors
+    return found
+
+
+def _scaled(
+    objective: Objective, axis: int, own: dict[str, list[str]], layers: list[list[str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the layers of vectors that scale the outputs of one matrix's slices and of nothing else, with that matrix.
+
+    The order in which a model names its parameters says nothing of how its data flow. What does: where some of a
+    layer's factors are zero, the slices before these have no gradient, and others have. And without these slices the
+    layer's channels are constant, so that the gradients of its factors and of its shifts have a constant ratio.
+    """
+    shapes, rng = objective.shapes, np.random.default_rng(0)
+    epsilon = backend_of(objective.theta).layout(objective.theta).epsilon
+    possible: list[tuple[list[str], int, set[str]]] = []
+    for vectors in layers:
+        length = shapes[vectors[0]][0]
+        fitting = {name for name in own if shapes[name][axis] == length}
+        if len(vectors) <= 2 and fitting and length > 1 and shapes[vectors[-1]] == (length,):
+            possible.append((vectors, length, fitting))
+    slopes: list[list[tuple[Booleans, Floats]]] = [[] for _ in possible]
+    for trial in range(2 * _TRIALS if possible else 0):
+        # All layers at once: each has slices of its own choice that are zero, first its own and then the matrix's.
+        halves = [rng.permutation(length) < length // 2 for _, length, _ in possible]
+        zeros = [
+            (name, half)
+            for (vectors, _, fitting), half in zip(possible, halves, strict=True)
+            for name in (vectors if trial < _TRIALS else [each for one in fitting for each in (one, *own[one])])
+        ]
+        along = _slopes_without(objective, axis, zeros)
+        for (vectors, _, fitting), half, found in zip(possible, halves, slopes, strict=True):
+            if trial >= _TRIALS:
+                found.append((half, np.stack([along[name][:, 0] for name in vectors])))
+                continue
+            for name in [*fitting]:
+                is_dead = (along[name] == 0).all(axis=1)
+                if not is_dead[half].all() or is_dead[~half].all():
+                    fitting.remove(name)
+    for (vectors, _, fitting), found in zip(possible, slopes, strict=True):
+        if len(fitting) == 1 and _are_constant(found, _ALIKE * epsilon):
+            yield fitting.pop(), vectors
+
+
+def _slopes_without(objective: Objective, axis: int, zeros: list[tuple[str, Booleans]]) -> dict[str, Floats]:
+    """Return the gradient at the present point without some slices, as a row for each slice of each parameter."""
+    theta, backend = objective.theta, backend_of(objective.theta)
+    (point,) = backend.to_host(theta)
+
+    def rows(vector: Floats, name: str) -> Floats:
+        return np.moveaxis(vector[objective.slices[name]].reshape(objective.shapes[name]), axis, 0)
+
+    for name, chosen in zeros:
+        rows(point, name)[chosen] = 0.0
+    (slopes,) = backend.to_host(objective.gradient(backend.from_host(point, backend.layout(theta))))
+    with_slices = [name for name, shape in objective.shapes.items() if shape]
+    return {name: (found := rows(slopes, name)).reshape(len(found), -1) for name in with_slices}
+
+
+def _are_constant(found: list[tuple[Booleans, Floats]], tolerance: float) -> bool:
+    """Return whether gradients of factors and shifts have one ratio, channel by channel; of factors alone, are zero."""
+    for (half, one), (other_half, other) in itertools.combinations(found, 2):
+        both = half & other_half
+        if len(one) == 1:
+            if one[0, half].any():
+                return False
+            continue
+        left, right = one[0, both] * other[1, both], one[1, both] * other[0, both]
+        if (np.abs(left - right) > tolerance * (np.abs(left) + np.abs(right))).any():
+            return False
+    return True
 
 
 def _outputs(objective: Objective, axis: int) -> tuple[str, ...]:

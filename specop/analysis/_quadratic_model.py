@@ -45,7 +45,9 @@ def warn_of_slope(gradient: float, norms: Floats, samples: int, sizes: Any = 1) 
         warnings.warn(
             f"the gradient has the norm {gradient:.2g}, which is more than its standard error over {samples} samples, "
             f"{error:.2g}: this point is no minimum, and what is predicted from one may be far off. Train on to a "
-            f"minimum, such as by specop.analysis.retrain(objective, damping=...), with the damping as weight decay.",
+            f"minimum, such as by specop.analysis.retrain(objective, damping=...), with the damping as weight decay. A "
+            f"model that was trained with weight decay is at a minimum with that penalty: where samples are left out, "
+            f"pass it as damping=; what pruning expects has the gradient's part in it.",
             QuadraticModelWarning,
             stacklevel=level_of_user(),
         )
