@@ -43,6 +43,7 @@ MODULES = {
     "specop/spectral/search.py": EIGENPAIRS,
     "specop/spectral/check.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
     "specop/spectral/sketch.py": [f"tests/spectral/test_{name}.py" for name in ("sketch", "trace", "diagonal")],
+    "specop/solvers/conjugate_gradients.py": ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"],
     "specop/solvers/galerkin.py": ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"],
     "specop/solvers/woodbury/gram_block.py": BLOCKS,
     "specop/solvers/woodbury/moment_block.py": BLOCKS,

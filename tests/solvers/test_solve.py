@@ -232,6 +232,7 @@ def test_negative_curvature_comes_with_its_direction(method):
     with pytest.warns(ConvergenceWarning, match=r"curvature -\d.*Add damping above \d.*minres"):
         result = specop.solve(INDEFINITE, B[:, 0].copy(), method=method)
     assert not result.converged and result.curvature < 0
+    assert np.linalg.norm(result.direction) == pytest.approx(1)
     assert result.direction @ INDEFINITE @ result.direction == pytest.approx(result.curvature)
     assert result.residual == pytest.approx(true_residuals(INDEFINITE, result.x, B[:, 0]))
 
