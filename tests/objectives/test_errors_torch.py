@@ -1,8 +1,7 @@
-"""Losses, points and arguments that make no Hessian: what the errors say."""
+"""Modules and losses of torch that make no Hessian: what the errors say."""
 
 import warnings
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 import specop
 from specop.errors import InvalidInputError, NonFiniteError
-from torch_cases import labels, outputs, params, problem
+from torch_cases import labels, outputs, problem
 
 
 def test_losses_that_are_no_mean():
@@ -21,15 +20,10 @@ def test_losses_that_are_no_mean():
         specop.objective(model, nn.CrossEntropyLoss(reduction="sum"), batch)
     with pytest.raises(InvalidInputError, match="a module needs a criterion"):
         specop.objective(model, None, batch)
-    for criterion, got in [
-        (lambda outputs, y: F.cross_entropy(outputs, y, reduction="none"), r"torch.float64 of shape \(11,\)"),
-        (lambda outputs, y: outputs.sum().item(), "float"),
-        (lambda outputs, y: (outputs.argmax(1) == y).sum(), r"torch.int64 of shape \(\)"),
-    ]:
-        objective = specop.objective(model, criterion, batch)
-        for call in (objective.loss, objective.gradient, objective.hessian().to_dense):
-            with pytest.raises(InvalidInputError, match=f"must be one real number, the mean over the batch; got {got}"):
-                call()
+    objective = specop.objective(model, lambda outputs, y: outputs.sum().item(), batch)
+    for call in (objective.loss, objective.gradient, objective.hessian().to_dense):
+        with pytest.raises(InvalidInputError, match="must be one real number, the mean over the batch; got float"):
+            call()
 
 
 def test_parameters_that_are_not_finite_are_named():
@@ -40,19 +34,6 @@ def test_parameters_that_are_not_finite_are_named():
     for call in (objective.loss, objective.gradient, objective.hessian().to_dense):
         with pytest.raises(NonFiniteError, match=r"loss is nan.*2\.weight\. Restore them from a checkpoint"):
             call()
-
-
-def test_data_that_is_not_finite():
-    model, criterion, (x, y) = problem("mlp")
-    with pytest.raises(NonFiniteError, match=r"All parameters are finite: look at the data"):
-        specop.objective(model, criterion, (x / 0, y)).loss()
-
-
-def test_a_theta_that_is_not_finite_is_not_blamed_on_the_model():
-    model, criterion, batch = problem("mlp")
-    theta = torch.full((31,), float("nan")).double()
-    with pytest.raises(NonFiniteError, match="theta"):
-        specop.objective(model, criterion, batch).loss(theta)
 
 
 def test_sparse_embeddings_are_refused_by_name():
@@ -96,18 +77,6 @@ def test_a_loss_without_parameters(select):
             call()
 
 
-def test_wrong_points():
-    model, criterion, batch = problem("mlp")
-    objective = specop.objective(model, criterion, batch)
-    for call in (objective.loss, objective.gradient, objective.hessian):
-        with pytest.raises(InvalidInputError, match=r"theta must have shape \(31,\), got \(30,\)"):
-            call(torch.ones(30).double())
-        with pytest.raises(InvalidInputError, match=r"theta must have dtype float64, got float32"):
-            call(torch.ones(31))
-        with pytest.raises(InvalidInputError, match=r"theta must be a torch.Tensor"):
-            call(np.ones(31))
-
-
 def test_wrong_structures():
     model, criterion, batch = problem("mlp")
     objective = specop.objective(model, criterion, batch)
@@ -116,23 +85,13 @@ def test_wrong_structures():
     wrong = dict(model.named_parameters()) | {"2.bias": torch.ones(4).double()}
     with pytest.raises(InvalidInputError, match=r"'2.bias' must be an array of shape \(3,\), got \(4,\)"):
         objective.hessian() @ wrong
-    with pytest.raises(InvalidInputError, match=r"the vector must have shape \(31,\)"):
-        objective.unflatten(torch.ones(3).double())
 
 
 def test_wrong_arguments():
     model, criterion, batch = problem("mlp")
     for arguments, keywords, message in [
-        ((model, criterion, batch), {"memory_budget": -1}, "memory_budget must be a number of bytes >= 0, got -1"),
         ((model, criterion, batch), {"params": torch.ones(2)}, "params= is for plain functions"),
-        ((outputs, criterion, batch), {}, "params="),
-        ((outputs, criterion, batch), {"params": {}}, "params is empty"),
-        ((outputs, criterion, batch), {"params": {"a": 1.0}}, "no adapter for builtins.float"),
         ((outputs, criterion, batch), {"params": [torch.ones(2), 1.0]}, "structure .* of tensors"),
-        ((outputs, criterion, batch), {"params": torch.arange(3)}, "no floating-point array"),
-        ((outputs, criterion, batch), {"params": np.ones(3)}, "numpy arrays have no derivatives.*FunctionOperator"),
-        ((outputs, criterion, batch), {"params": params(), "forward": outputs}, "forward= is for modules"),
-        ((3, criterion, batch), {"params": torch.ones(2)}, "module or a function .* got int"),
     ]:
         with pytest.raises(InvalidInputError, match=message):
             specop.objective(*arguments, **keywords)

@@ -22,7 +22,7 @@ from jax_cases import (
     problem,
     split,
 )
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+from specop.errors import InvalidInputError, ParametersChangedError
 
 # --- Right answers on every path --------------------------------------------------------------------------------------
 
@@ -144,11 +144,7 @@ def test_numpy_parameters_that_change():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda p, batch: p * batch, r"one real number, .* got float64 of shape \(3,\)"),
         (lambda p, batch: p.sum() * 1j, "one real number, .* got complex128"),
-        (lambda p, batch: jnp.int32(3), "one real number, .* got int32"),
-        (lambda p, batch: {"loss": p.sum()}, "one real number, .* got dict"),
-        (lambda p, batch: None, "one real number, .* got NoneType"),
         (lambda p, batch: p.sum() if p.sum() > 0 else -p.sum(), r"(?s)cannot be compiled by jax.jit.*jax.lax.cond"),
         (lambda p, batch: np.sum(np.asarray(p)), "cannot be compiled by jax.jit"),
         (
@@ -173,30 +169,10 @@ def test_an_exception_of_the_loss_comes_as_it_is():
         specop.objective(loss, data=jnp.ones(3), params=jnp.ones(3)).loss()
 
 
-def test_a_loss_that_is_not_finite_names_the_parameters():
+def test_random_keys_are_given_by_the_caller():
     loss, params, batch = problem("mlp")
-    params["layers"][0]["b"] = params["layers"][0]["b"].at[1].set(jnp.nan)
-    objective = specop.objective(loss, data=batch, params=params)
-    for call in (objective.loss, objective.gradient, lambda: objective.hessian() @ jnp.ones(28)):
-        with pytest.raises(NonFiniteError, match=r"the loss is nan. These arrays.* layers.0.b. Restore"):
-            call()
-    fine = specop.objective(lambda p, x: jnp.log(p.sum() * 0 * x.sum()), data=jnp.ones(3), params=jnp.ones(3))
-    with pytest.raises(NonFiniteError, match=r"the loss is -inf. All parameters are finite: look at the data"):
-        fine.loss()
-
-
-def test_functions_and_structures_that_cannot_be_used():
-    loss, params, batch = problem("mlp")
-    with pytest.raises(InvalidInputError, match="no floating-point array among the 1 leaves"):
-        specop.objective(loss, data=batch, params={"n": jnp.arange(3)})
-    with pytest.raises(InvalidInputError, match="params is empty"):
-        specop.objective(loss, data=batch, params={"a": []})
-    with pytest.raises(InvalidInputError, match="forward= is for modules"):
-        specop.objective(loss, data=batch, params=params, forward=loss)
     with pytest.raises(InvalidInputError, match=r"fixed_randomness is for modules.*random keys"):
         specop.objective(loss, data=batch, params=params, fixed_randomness=0)
-    with pytest.raises(InvalidInputError, match="numpy arrays have no derivatives"):
-        specop.objective(loss, data=batch, params={"w": np.ones(3)})
 
 
 def test_an_operation_without_a_second_derivative_is_named():
