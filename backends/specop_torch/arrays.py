@@ -175,7 +175,7 @@ class TorchBackend(Backend):
 
     def to_host(self, *arrays: Tensor) -> list[Floats]:
         if len(arrays) == 1:
-            return [arrays[0].detach().cpu().double().numpy()]
+            return [arrays[0].detach().to("cpu", torch.float64, copy=True).numpy()]
         flat = torch.cat([array.detach().reshape(-1) for array in arrays]).cpu().double().numpy()
         return unpacked(flat, [array.shape for array in arrays])
 

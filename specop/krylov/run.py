@@ -293,8 +293,8 @@ class Run(Task):
         factor = float(np.ldexp(1.0, int(np.clip(-np.log2(size), -1000, 1000))))
         raise InvalidInputError(
             f"products with {self.A!r} have norms near {size:.1e}, whose squares leave the range of {self.A.dtype}. "
-            f"Pass {factor:.3g} * A and divide the eigenvalues by that factor; a loss of this size is best rescaled "
-            f"itself."
+            f"Pass {factor:.3g} * A, whose eigenvalues are as many times those of A, and whose solutions as many times "
+            f"smaller; a loss of this size is best rescaled itself."
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,6 +102,8 @@ def calling_function(function: Any, criterion: Criterion | None, forward: Forwar
         raise InvalidInputError(f"expected a module or a function of (params, batch), got {type(function).__name__}.")
     if forward is not None:
         raise InvalidInputError("forward= is for modules; a function computes its outputs itself.")
+    _check_takes_two(function, "the function", "(params, batch)")
+    _check_takes_two(criterion, "the criterion", "(outputs, y)")
     return Calling(Constant(function), Constant(criterion), False)
 
 
@@ -130,7 +133,24 @@ def calling_module(
             f"a module needs a criterion: objective(model, criterion, data), {example}. For a loss computed by hand "
             f"pass a function of the parameters instead of a module."
         )
+    _check_takes_two(criterion, "the criterion", "(outputs, y)" if forward is None else "(outputs, batch)")
+    _check_takes_two(forward, "forward", "(model, batch)")
     return Calling(Constant(call if forward is None else forward), Constant(criterion), forward is not None)
+
+
+def _check_takes_two(function: Any, name: str, arguments: str) -> None:
+    """Raise InvalidInputError if a function is known not to be called with two arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # There is none, or it is not known.
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"{name} is called with two arguments, {arguments}, and takes {signature}: {error}. One may be unused."
+        ) from error
 
 
 def inputs(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,7 +182,7 @@ class _Recurrence:
         image = backend.axpy_(image, -alpha / self._beta, self._dual)
         self._before, self._dual, self._old_beta = self._dual, image, self._beta
         self._primal, self._beta = self._preconditioned(self._dual)
-        self.scale = max(self.scale, float(np.linalg.norm([self._old_beta * (self.steps > 1), alpha, self._beta])))
+        self.scale = max(self.scale, math.hypot(self._old_beta * (self.steps > 1), alpha, self._beta))
 
         old_corner = self._corner
         delta = self._cosine * self._below + self._sine * alpha

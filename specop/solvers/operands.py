@@ -15,6 +15,9 @@ from specop.statistics.numbers import Floats
 
 __all__ = ["Operands", "checked_accuracy", "checked_operands", "checked_start"]
 
+# Lengths of right-hand sides, by the bytes of a number, that have squares or products with images.
+_RANGES = {8: (1e-150, 1e150), 4: (1e-33, 1e38)}
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -52,7 +55,15 @@ class Operands:
 def checked_operands(operator: LinearOperator, b: Any) -> Operands:
     """Return right-hand sides as columns, or raise InvalidInputError if they are none."""
     columns, is_block, is_structure = _columns(operator, b, "b")
-    return Operands(operator, columns, _finite_lengths(operator, columns, "b"), is_block, is_structure)
+    lengths = _finite_lengths(operator, columns, "b")
+    low, high = _RANGES[operator.dtype.itemsize]
+    for column, length in enumerate(lengths):
+        if length and not low < length < high:
+            raise InvalidInputError(
+                f"column {column} of b has the norm {length:.1e}, whose square leaves the range of {operator.dtype}. "
+                f"Scale it, and its solution back by the same factor."
+            )
+    return Operands(operator, columns, lengths, is_block, is_structure)
 
 
 def checked_start(operands: Operands, x0: Any) -> list[Array]:

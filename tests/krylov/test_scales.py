@@ -96,3 +96,28 @@ def test_right_hand_sides_of_any_size(case, method):
         found = specop.solve(A, case.array((b * 2.0**power).astype(case.dtype)), method=method, rtol=1e-4)
         x = case.numpy(found.x).astype(float) / 2.0**power
         assert found.converged and np.linalg.norm(MATRIX @ x - b) < 2e-4 * np.linalg.norm(b)
+
+
+@each_algorithm_case
+@pytest.mark.parametrize("method", ["minres", "cg"])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_short_recurrences_take_matrices_of_any_size(case, method, sign):
+    size = 2.0 ** (sign * (100 if case.dtype == np.float32 else 900))
+    A, b = case.array((MATRIX * size).astype(case.dtype)), np.random.default_rng(0).normal(size=60)
+    found = specop.solve(A, case.array(b.astype(case.dtype)), method=method, rtol=1e-4)
+    x = case.numpy(found.x).astype(float) * size
+    assert found.converged and np.linalg.norm(MATRIX @ x - b) < 2e-4 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [("float64", (1e-160, 1e160)), ("float32", (1e-36,))])
+@pytest.mark.parametrize("method", ["auto", "cg", "minres", "neumann"])
+def test_right_hand_sides_out_of_range_are_refused(dtype, sizes, method):
+    A, b = MATRIX.astype(dtype), np.ones((60, 2))
+    for size in sizes:
+        b[:, 1] = size
+        for call in (
+            lambda b: specop.solve(A, b, method=method),
+            lambda b: specop.solve_shifted(A, np.ascontiguousarray(b[:, 1]), [0.5]),
+        ):
+            with pytest.raises(InvalidInputError, match=r"of b has the norm \S+, whose square leaves the range of"):
+                call(b.astype(dtype))
