@@ -44,6 +44,11 @@ class TorchBackend(Backend):
     def shape(self, x: Any) -> tuple[int, ...]:
         return tuple(getattr(x, "shape", ()))
 
+    def check_vector(self, x: Any, layout: Layout, what: str) -> None:
+        super().check_vector(x, layout, what)
+        if x.layout is not torch.strided:
+            raise InvalidInputError(f"{what} is sparse. Pass x.to_dense().")
+
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return torch.dot(x, y)

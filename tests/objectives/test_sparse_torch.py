@@ -147,6 +147,13 @@ def test_sparse_parameters_are_refused_by_name():
         specop.objective(model, F.cross_entropy, (x, labels(6)))
 
 
+def test_sparse_vectors_are_refused_by_name():
+    H = specop.objective(Features(), F.cross_entropy, (features(), labels(6))).hessian()
+    for call in (lambda v: H @ v, lambda v: specop.solve(H, v)):
+        with pytest.raises(InvalidInputError, match=r"is sparse. Pass x.to_dense\(\)"):
+            call(torch.ones(21).double().to_sparse())
+
+
 def test_scipy_matrices_among_the_data_are_refused_by_name():
     data = (scipy.sparse.csr_matrix(features().numpy()), labels(6))
     with pytest.raises(InvalidInputError, match="holds a csr_matrix of float64, which was passed on as it is"):
