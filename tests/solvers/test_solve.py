@@ -237,6 +237,22 @@ def test_negative_curvature_comes_with_its_direction(method):
     assert result.residual == pytest.approx(true_residuals(INDEFINITE, result.x, B[:, 0]))
 
 
+@pytest.mark.parametrize(("rtol", "looks"), [(1e-4, 1), (1e-12, 2)])
+def test_conjugate_gradients_look_at_true_residuals(rtol, looks):
+    """At the goal, and before where the recurrence's has become shorter by the root of the rounding error."""
+    result = specop.solve(np.diag(np.linspace(1, 10, 60)), np.ones(60), method="cg", rtol=rtol)
+    assert result.converged and result.matvecs == result.steps + looks
+
+
+@pytest.mark.parametrize("rtol", [3e-7, 1e-6])
+def test_conjugate_gradients_go_on_where_a_recurrence_claims_too_much(rtol):
+    """In single precision it reaches its goal before the true residual does; a second run from there is enough."""
+    diagonal = np.geomspace(1, 1e3, 100).astype(np.float32)
+    A = specop.FunctionOperator(lambda x: diagonal * x, (100, 100), like=diagonal, is_symmetric=True)
+    result = specop.solve(A, np.ones(100, np.float32), method="cg", rtol=rtol)
+    assert result.converged and true_residuals(np.diag(diagonal), result.x, np.ones(100)) <= 10.1 * rtol
+
+
 def test_auto_goes_on_with_minimal_residuals_where_a_basis_does_not_fit(monkeypatch):
     monkeypatch.setattr("specop.solvers.solve.columns_at_once", lambda n: 0)
     result = specop.solve(INDEFINITE, B.copy())
