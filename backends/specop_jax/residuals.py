@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -40,17 +41,17 @@ class Split:
         return facts, [functools.partial(use, residuals, given) for use in self._uses], [*residuals.arrays, *given]
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
 class _Residuals:
     """Linear functions without those of its arrays that are arguments of the function they came from.
 
     A compiled function returns copies of arguments: each linearization would hold the parameters once more.
     """
 
-    def __init__(self, arrays: list[Any], treedef: Any, sources: tuple[int | None, ...]) -> None:
-        self.arrays = arrays
-        self.treedef = treedef
-        self.sources = sources
+    arrays: list[Any]
+    treedef: Any = field(metadata={"static": True})
+    sources: tuple[int | None, ...] = field(metadata={"static": True})
 
     @classmethod
     def of(cls, linear: Any, arguments: Any) -> _Residuals:
@@ -70,12 +71,3 @@ class _Residuals:
         own, theirs = iter(self.arrays), iter(given)
         leaves = [next(own if place is None else theirs) for place in self.sources]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
-
-    def tree_flatten(self) -> tuple[tuple[list[Any]], tuple[Any, ...]]:
-        """Separate arrays from structure, for JAX."""
-        return (self.arrays,), (self.treedef, self.sources)
-
-    @classmethod
-    def tree_unflatten(cls, structure: tuple[Any, ...], children: tuple[list[Any]]) -> _Residuals:
-        """Put arrays and structure together, for JAX."""
-        return cls(*children, *structure)

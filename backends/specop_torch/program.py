@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,27 +12,27 @@ from torch import Tensor
 __all__ = ["Slot", "Step", "Tape", "flat"]
 
 
+@dataclass(frozen=True, eq=False)
 class Tape:
     """A straight-line program of aten operations from input slots to output slots."""
 
-    def __init__(self, steps: list[Step], slots: int, outputs: list[int | None], constants: list[Tensor]) -> None:
-        self._steps = steps
-        self._slots = slots
-        self._outputs = outputs
-        self.constants = constants
+    steps: list[Step]
+    slots: int
+    outputs: list[int | None]
+    constants: list[Tensor]
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     @torch.no_grad()
     def replay(self, inputs: Iterable[Tensor]) -> list[Tensor | None]:
         """Return the outputs for other inputs of the same shapes."""
-        values: list[Any] = [None] * self._slots
+        values: list[Any] = [None] * self.slots
         for position, tensor in enumerate(inputs):
             values[position] = tensor
-        for step in self._steps:
+        for step in self.steps:
             step.run(values)
-        return [None if slot is None else values[slot] for slot in self._outputs]
+        return [None if slot is None else values[slot] for slot in self.outputs]
 
 
 class Step:

@@ -158,7 +158,7 @@ def test_second_derivatives_of_convolutions_are_replayed_as_weight_gradients(str
     vectors = [[torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes] for _ in range(2)]
     _, tape = record(product, vectors[0])
     equal_up_to_rounding(tape.replay(vectors[1]), product(vectors[1]))
-    kernels = [step.function for step in tape._steps]
+    kernels = [step.function for step in tape.steps]
     assert torch.ops.aten.convolution.default in kernels and _as_weight_gradient in kernels
 
 
@@ -219,7 +219,7 @@ def test_zeros_are_not_added_and_memory_is_used_again():
         return [(y + torch.zeros_like(y)) * 3 / 5 + x]
 
     _, tape = tape_of(function, torch.ones(4).double())
-    functions = [step.function for step in tape._steps]
+    functions = [step.function for step in tape.steps]
     aten = torch.ops.aten
     assert functions == [aten.mul.Tensor, aten.mul_.Tensor, aten.div_.Tensor, aten.add_.Tensor]
 
@@ -230,7 +230,7 @@ def test_products_are_added_where_they_are_computed():
         return [((rows @ SQUARE[0]) + (SQUARE[1] @ rows).view(4).view(2, 2) + rows @ SQUARE[1]).flatten()]
 
     _, tape = tape_of(function, torch.ones(4).double())
-    functions = [step.function for step in tape._steps]
+    functions = [step.function for step in tape.steps]
     assert functions.count(torch.ops.aten.mm.default) == 1 and functions.count(_add_product) == 2
     x = torch.arange(4.0).double()
     equal(tape.replay([x]), function(x))
