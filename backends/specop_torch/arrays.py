@@ -45,6 +45,11 @@ class TorchBackend(Backend):
         return tuple(getattr(x, "shape", ()))
 
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
+        if isinstance(x, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(x):
+            raise InvalidInputError(
+                f"{what} is being traced by torch.func (vmap, grad, jacrev), which cannot look into products. Multiply "
+                f"outside of it: products are linear, and of a symmetric A the gradient of v'Av is 2 A v."
+            )
         super().check_vector(x, layout, what)
         if x.layout is not torch.strided:
             raise InvalidInputError(f"{what} is sparse. Pass x.to_dense().")

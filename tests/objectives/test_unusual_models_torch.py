@@ -97,7 +97,7 @@ REFUSED = {
         lambda: nn.Sequential(nn.Linear(3, 3), nn.LazyBatchNorm1d()).eval(),
         r"'1.weight' of the model is not initialized",
     ),
-    "meta": (on_meta, r"'weight' of the model is on the meta device and holds no numbers.*load_state_dict"),
+    "meta": (on_meta, r"'weight' of the model is on the meta device, or a fake, and holds no numbers.*load_state_dict"),
     "meta buffer": (with_meta_buffer, r"'mask' of the model is on the meta device"),
     "frozen script": (
         lambda: torch.jit.freeze(torch.jit.script(nn.Linear(3, 3).eval())),
@@ -115,6 +115,15 @@ REFUSED = {
 def test_models_without_numbers_are_refused_by_name(make, message):
     with pytest.raises(InvalidInputError, match=message):
         specop.objective(make(), F.cross_entropy, (torch.ones(5, 3), labels(5)))
+
+
+@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.jacrev, torch.func.grad], ids=lambda f: f.__name__)
+def test_products_inside_of_torch_func_are_refused_by_name(transform):
+    model, criterion, batch = problem("mlp")
+    H = specop.objective(model, criterion, batch).hessian()
+    v = torch.ones(4, 31).double()
+    with pytest.raises(InvalidInputError, match=r"is being traced by torch.func"):
+        transform(lambda v: (H @ v).sum())(v if transform is torch.func.vmap else v[0])
 
 
 class Rounded(nn.Module):
