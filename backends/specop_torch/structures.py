@@ -21,7 +21,9 @@ def checked(tensor: Tensor, what: str) -> Tensor:
     if is_lazy(tensor):
         wrong = "is not initialized: its layer learns its shape from data. Call model(x) once"
     elif tensor.is_meta or type(tensor).__name__ == "FakeTensor":
-        wrong = "is on the meta device, or a fake, and holds no numbers. Load them: to_empty(device=...), load_state_dict"
+        wrong = (
+            "is on the meta device, or a fake, and holds no numbers. Load them: to_empty(device=...), load_state_dict"
+        )
     elif tensor.is_nested:
         wrong = (
             "is a nested tensor, which has no second derivatives. Pass torch.nested.to_padded_tensor(x, 0.0) and a mask"
