@@ -18,18 +18,22 @@ __all__ = ["normalizer"]
 _LABELS = {functional.cross_entropy, functional.nll_loss}
 _LABEL_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 _ENTRIES = {
-    *(
-        functional.mse_loss,
-        functional.l1_loss,
-        functional.smooth_l1_loss,
-        functional.huber_loss,
-        functional.soft_margin_loss,
-    ),
-    *(functional.binary_cross_entropy, functional.binary_cross_entropy_with_logits),
+    functional.mse_loss,
+    functional.l1_loss,
+    functional.smooth_l1_loss,
+    functional.huber_loss,
+    functional.soft_margin_loss,
+    functional.binary_cross_entropy,
+    functional.binary_cross_entropy_with_logits,
 }
 _ENTRY_LOSSES = (
-    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.SoftMarginLoss),
-    *(nn.BCELoss, nn.BCEWithLogitsLoss),
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.SoftMarginLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
 )
 
 

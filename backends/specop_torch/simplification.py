@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specop_torch.program import Slot, Step
 
-__all__ = ["Facts", "simplified"]
+__all__ = ["Facts", "has_memory", "simplified"]
 
 _aten = torch.ops.aten
 
@@ -54,7 +54,7 @@ class Facts:
 
     def note(self, tensor: Tensor, group: int) -> None:
         """Add what is to be seen of the next slot's tensor."""
-        strided = tensor.layout is torch.strided and not tensor._is_zerotensor()
+        strided = has_memory(tensor)
         self.group.append(group)
         self.layout.append((tensor.shape, tensor.stride() if strided else None, tensor.dtype))
         self.is_whole.append(
@@ -76,6 +76,11 @@ class Facts:
     def join(self, group: int, other: int) -> None:
         """Let slots of one group share the memory of the other."""
         self.group = [other if found == group else found for found in self.group]
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor has a memory of its own, which a sparse one and what torch knows to be zero have not."""
+    return tensor.layout is torch.strided and not tensor._is_zerotensor()
 
 
 def simplified(
@@ -125,13 +130,18 @@ def _without_zeros(
 
 def _summand(step: Step, zeros: set[int], facts: Facts) -> int | None:
     """Return the slot that the step's result equals, if the step adds zeros to it."""
-    if step.function is not _aten.add.Tensor or step.keywords or len(step.holes) != 2:
+    if not _is_sum(step):
         return None
     (_, left), (_, right) = step.holes
     for one, other in ((left, right), (right, left)):
         if other in zeros and facts.layout[one] == facts.layout[step.result]:
             return one
     return None
+
+
+def _is_sum(step: Step) -> bool:
+    """Whether a step adds two values, neither of them scaled."""
+    return step.function is _aten.add.Tensor and not step.keywords and len(step.holes) == 2
 
 
 def _live(steps: Sequence[Step], outputs: Iterable[int | None], facts: Facts) -> list[Step]:
@@ -193,7 +203,7 @@ def _fuse_sums(steps: Sequence[Step], memory: _Memory) -> None:
             readers.setdefault(group, []).append(step)
     changed: dict[int, int] = {}
     for at, step in enumerate(steps):
-        if step.function is not _aten.add.Tensor or step.keywords or len(step.holes) != 2:
+        if not _is_sum(step):
             continue
         for (_, total), (_, term) in (step.holes, step.holes[::-1]):
             source, target, result = facts.group[term], facts.group[total], facts.group[step.result]

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from specop_torch.convolutions import faster_equivalent
 from specop_torch.program import Slot, Step, Tape, flat
-from specop_torch.simplification import Facts, simplified
+from specop_torch.simplification import Facts, has_memory, simplified
 
 __all__ = ["Tape", "Untapeable", "record"]
 
@@ -128,7 +128,7 @@ class _Recorder(TorchDispatchMode):
         group = slot
         if tensor.layout is not torch.strided:
             self.reason = "a recorded value is sparse"
-        elif _has_memory(tensor):
+        elif has_memory(tensor):
             storage = tensor.untyped_storage()
             reference, known_group = self.storages.get(storage.data_ptr(), (None, -1))
             if reference is None or reference.expired():
@@ -139,7 +139,7 @@ class _Recorder(TorchDispatchMode):
         return slot
 
     def _shares_recorded_storage(self, tensor: Tensor) -> bool:
-        if not _has_memory(tensor):
+        if not has_memory(tensor):
             return False
         found = self.storages.get(tensor.untyped_storage().data_ptr())
         return found is not None and tensor.numel() > 0 and not found[0].expired()
@@ -163,11 +163,6 @@ class _Recorder(TorchDispatchMode):
         self.captured.append((value, value._version))
         # Detached: a constant must not keep the autograd graph alive.
         return value.detach()
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor has a memory of its own, which a sparse one and what torch knows to be zero have not."""
-    return tensor.layout is torch.strided and not tensor._is_zerotensor()
 
 
 def _written(func: Any, args: Any) -> list[Tensor]:
