@@ -15,6 +15,8 @@ __all__ = ["ProjectedMatrix", "Ritz"]
 
 # Directions that differ by less than this share are one.
 _SMALL_SHARE = 1e-3
+# What chosen vectors leave of a direction of their span.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,10 @@ class ProjectedMatrix:
         """
         kept, frontier = ritz.coefficients[:, keep], self.frontier
         rest = directions - kept @ (kept.T @ directions)
-        rest, sizes, _ = np.linalg.svd(rest / np.linalg.norm(rest, axis=0), full_matrices=False)
-        given_up = rest[:, sizes > _SMALL_SHARE * sizes[0]]
+        lengths = np.linalg.norm(rest, axis=0)
+        beside = lengths > _ROUNDING * np.linalg.norm(directions, axis=0)
+        rest, sizes, _ = np.linalg.svd(rest[:, beside] / lengths[beside], full_matrices=False)
+        given_up = rest[:, sizes > _SMALL_SHARE * sizes.max(initial=0.0)]
         others = np.linalg.qr(np.concatenate([kept, given_up], axis=1), mode="complete")[0]
         turn = np.concatenate([kept, others[:, kept.shape[1] + given_up.shape[1] :]], axis=1)
         G = self.entries[np.ix_(ritz.rows, ritz.rows)] @ turn

@@ -237,8 +237,13 @@ class Check:
         return not chain.restarted and all(self._excluded(end, np.array([key]), ritz).all() for end, key in doubts)
 
     def _has_settled(self, ritz: Ritz, chain: Chain) -> bool:
-        """Whether the search has found what is outermost there, and it is not wanted."""
-        if chain.steps < _STEPS_TO_SETTLE:
+        """Whether the search has found what is outermost there, and it is not wanted.
+
+        That is asked only where the chain cannot rule out: a Ritz value may converge to another eigenvalue before the
+        outermost one shows, as it did on a cycle of 92 nodes.
+        """
+        may_rule_out = not chain.restarted and not any(end.is_interior for end in self.ends)
+        if may_rule_out or chain.steps < _STEPS_TO_SETTLE:
             return False
         for end, ladder in self._by_end():
             top = int(end.best(ritz.values)[0])
