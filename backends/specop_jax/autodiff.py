@@ -31,6 +31,7 @@ from specop_jax.models import Loss, Model, TreeModel, equinox_model
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
 from specop_jax.structures import TREES, checksum, on_device, outlined, refuse_sparse
+from specop_jax.trained import check_repeated
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
 
@@ -139,9 +140,9 @@ class JaxAutodiff(OneBatch):
         """Return the number of samples in a batch."""
         return super().count(outlined(batch))
 
-    def leading(self, structure: Any) -> int | None:
-        """Return the leading dimension of the first array in a batch or a part of one, None where there is none."""
-        return super().leading(outlined(structure))
+    def array_shapes(self, structure: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays in a batch or a part of one, those without dimensions left out."""
+        return super().array_shapes(outlined(structure))
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
@@ -176,6 +177,10 @@ class JaxAutodiff(OneBatch):
         program, arguments = self._program(LossProgram, theta, batch)
         loss, gradient = program.gradient(*arguments)
         return self._finite(loss, arguments), gradient
+
+    def check_trained(self, theta: Array | None, batch: Any, changed: Callable[[], list[str]]) -> None:
+        """Raise unless two calls of the loss agree; its gradient is JAX's own."""
+        check_repeated(*self._program(LossProgram, theta, batch), changed)
 
     def output_size(self, theta: Array | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""

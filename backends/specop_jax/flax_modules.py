@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_module
+from specop.objectives.hidden import hidden_state
 from specop.objectives.parameters import by_name, chosen_of
 from specop.objectives.refusals import complex_parameters, layer_in_training_mode, layer_mixes_samples
 from specop_jax.models import CRITERION, Loss, is_complex, real
@@ -45,6 +47,10 @@ class NnxModel:
         paths, treedef = jax.tree_util.tree_flatten_with_path(state)
         loss = _NnxLoss(self.calling, graphdef, treedef, self.seed)
         return loss, dict(zip(_names(paths), (leaf for _, leaf in paths), strict=True))
+
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what a trace changes in the modules' plain attributes, and give what names it."""
+        return hidden_state({".".join(map(str, path)): layer for path, layer in nnx.iter_modules(self.module)})
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
@@ -105,8 +111,18 @@ class _NnxLoss:
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
         return self.compare(self.outputs(leaves, batch), batch)
 
+    def again(self, leaves: list[Any], batch: Any) -> tuple[Any, list[str]]:
+        if self.seed is not None:
+            return self(leaves, batch), []
+        model = self._merged(leaves)
+        self.calling.outputs(model, batch)
+        after = dict(jax.tree_util.tree_leaves_with_path(nnx.state(model)))
+        before = jax.tree_util.tree_unflatten(self.treedef, leaves)
+        changed = [path for path, leaf in jax.tree_util.tree_leaves_with_path(before) if after.get(path) is not leaf]
+        return self.calling.loss(model, batch), names_of([path[:-1] for path in changed])
+
     def outputs(self, leaves: list[Any], batch: Any) -> Any:
-        model = nnx.merge(self.graphdef, jax.tree_util.tree_unflatten(self.treedef, leaves))
+        model = self._merged(leaves)
         if self.seed is not None:
             streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
             keys: dict[str, Any] = {stream.key.tag: self.seed for stream in streams}
@@ -128,6 +144,9 @@ class _NnxLoss:
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         return self.calling.compare(outputs, batch)
+
+    def _merged(self, leaves: list[Any]) -> nnx.Module:
+        return nnx.merge(self.graphdef, jax.tree_util.tree_unflatten(self.treedef, leaves))
 
 
 def _draws(model: nnx.Module) -> list[Any]:

@@ -6,7 +6,8 @@ objective of the same function.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from jax import Array
 
 from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.calling import Calling, Criterion, Forward, call_on_inputs, calling_module
+from specop.objectives.hidden import hidden_state
 from specop.objectives.parameters import ParameterTree
 from specop.objectives.trees import Frame
 from specop_jax.structures import TREES, names_of
@@ -35,6 +37,9 @@ class Loss(Protocol):
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
         """Return the loss at these leaves."""
 
+    def again(self, leaves: list[Any], batch: Any) -> tuple[Any, list[str]]:
+        """Return the loss in the next call, and the names of the arrays that the first one has changed."""
+
     def outputs(self, leaves: list[Any], batch: Any) -> Any:
         """Return what the criterion is given, or raise where there is none."""
 
@@ -50,6 +55,9 @@ class Model(Protocol):
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all of the model's arrays as they are now."""
+
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what a trace changes in plain attributes, and give what names it."""
 
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs are known to depend on the other samples of its batch."""
@@ -87,6 +95,10 @@ class TreeModel:
         """Return the loss and all arrays of the tree."""
         return self.loss, self.tree.arrays
 
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """A function has no layers, and equinox's cannot be changed."""
+        return hidden_state({})
+
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""
 
@@ -116,6 +128,9 @@ class _TreeLoss:
 
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
         return self.calling.loss(self.frame.fill(leaves), batch)
+
+    def again(self, leaves: list[Any], batch: Any) -> tuple[Any, list[str]]:
+        return self(leaves, batch), []
 
     def outputs(self, leaves: list[Any], batch: Any) -> Any:
         return self.calling.outputs(self.frame.fill(leaves), batch)

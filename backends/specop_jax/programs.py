@@ -18,7 +18,7 @@ from specop.objectives.trees import Frame
 from specop_jax.models import Loss
 from specop_jax.structures import checksum
 
-__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "find", "join", "split"]
+__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "find", "join", "shape_of", "split"]
 
 Form = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 """Shapes and dtypes of the selected parameters, in the order of the vector."""
@@ -73,6 +73,11 @@ class Functions:
         """Return the mean loss."""
         return _mean(self.loss(_merged(points, others), self.frame.fill(arrays)))
 
+    def again(self, points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[Array, list[str]]:
+        """Return the mean loss in the next call, and the names of what the first one has changed."""
+        found, changed = self.loss.again(_merged(points, others), self.frame.fill(arrays))
+        return _mean(found), changed
+
     def outputs(self, points: list[Array], others: list[Any], arrays: list[Array]) -> Array:
         """Return what the criterion is given."""
         found = self.loss.outputs(_merged(points, others), self.frame.fill(arrays))
@@ -113,7 +118,7 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, dtype: np.dtype[An
         z = functions.outputs(points, others, arrays)
         return functions.criterion(arrays)(z), z
 
-    shapes = jax.tree_util.tree_map(_shape, arguments)
+    shapes = jax.tree_util.tree_map(shape_of, arguments)
     try:
         with refusing_global_draws():
             found, returned = jax.make_jaxpr(jax.value_and_grad(value, has_aux=True), return_shape=True)(*shapes)
@@ -158,7 +163,8 @@ class _Unhashed:
         return 0
 
 
-def _shape(array: Any) -> jax.ShapeDtypeStruct:
+def shape_of(array: Any) -> jax.ShapeDtypeStruct:
+    """Return what is traced in place of an array."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=getattr(array, "weak_type", False))
 
 

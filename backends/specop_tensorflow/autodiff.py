@@ -22,6 +22,7 @@ from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
+    changing_loss,
     dependent_samples,
     not_finite,
     wrong_likelihood,
@@ -152,6 +153,15 @@ class TensorflowAutodiff(OneBatch):
         trace, inputs, _ = self._bound(Trace, Derivatives.gradient, theta, batch)
         loss, gradient = trace.call(*inputs)
         return self._checked(loss, theta), gradient
+
+    def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
+        """Raise unless two traces of the loss agree; its gradient is that of a tape, as in `fit`."""
+        once = float(self.loss(theta, batch))
+        # A function of its own, which no earlier trace serves.
+        trace, inputs, _ = self._bound(Trace, functools.partial(Derivatives.loss), theta, batch)
+        again = float(trace.call(*inputs)[0])
+        if abs(once - again) > 100.0 * self.precision * max(abs(once), abs(again)):
+            raise changing_loss(once, again, changed())
 
     def output_size(self, theta: Tensor | None, batch: Any) -> int:
         """Return the number of entries of the outputs."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module, inputs
+from specop.objectives.hidden import hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, no_mean
 from specop_tensorflow.structures import TREES
@@ -36,6 +38,9 @@ class Model(Protocol):
 
     def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
         """Return the criterion's mean loss."""
+
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what a trace changes in plain attributes, and give what names it."""
 
     def refuse_coupled_samples(self) -> None:
         """Raise InvalidInputError if a layer is known to mix the samples of a batch."""
@@ -82,11 +87,19 @@ class ModuleModel:
 
     def outputs(self, values: Mapping[str, tf.Tensor], batch: Any) -> Any:
         """Return the module's outputs, or what `forward` makes of it."""
-        return self.calling.outputs(self.module, batch)
+        found = self.calling.outputs(self.module, batch)
+        self.mask = getattr(found, "_keras_mask", None)
+        return found
 
     def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
-        """Return the criterion's mean loss."""
+        """Return the criterion's mean loss, of the outputs of this trace that no layer of Keras has masked."""
+        if self.mask is not None:
+            outputs._keras_mask = self.mask
         return self.calling.compare(outputs, batch)
+
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what a trace changes in the modules' plain attributes, and give what names it."""
+        return hidden_state({one.name: one for one in self._layers()}, lambda key: key.startswith("_"))
 
     def refuse_coupled_samples(self) -> None:
         """Of a module's layers nothing is known."""
@@ -120,6 +133,9 @@ class ModuleModel:
     def structure_of(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return a mapping by parameter name."""
         return values
+
+    def _layers(self) -> Iterator[Any]:
+        yield from (self.module, *self.module.submodules)
 
     def _entries(self) -> dict[str, tuple[Any, bool]]:
         return _named([(one.name.removesuffix(":0"), one, one.trainable) for one in self.module.variables])
@@ -220,6 +236,10 @@ class FunctionModel:
     def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
         """Return the criterion's mean loss."""
         return self.calling.compare(outputs, batch)
+
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """A function has no layers."""
+        return hidden_state({})
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""

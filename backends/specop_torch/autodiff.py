@@ -40,6 +40,7 @@ from specop_torch.products import (
 from specop_torch.samples import SampleGradients, check_samples
 from specop_torch.structures import TREES, normal, parts
 from specop_torch.tape import Tape, record
+from specop_torch.trained import check_trained
 from specop_torch.wide import wide, widened
 
 __all__ = ["TorchAutodiff", "make_autodiff"]
@@ -157,6 +158,11 @@ class TorchAutodiff(OneBatch):
             points = self._leaves(theta, requires_grad=True)
             loss, gradients = self._differentiate(points, self._own(), batch, create_graph=False)
             return loss.detach(), self._join(gradients)
+
+    def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
+        """Raise unless two calls of the loss agree, and the gradient is that which ``loss.backward()`` leaves."""
+        once, again = (self._leaves(theta, requires_grad=True) for _ in range(2))
+        check_trained(self._evaluation, once, again, self._own(), batch, self.precision, changed)
 
     def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
         """Yield frozen parameters, and the padding rows of embeddings."""
@@ -312,18 +318,10 @@ class TorchAutodiff(OneBatch):
     ) -> tuple[Tensor, list[Tensor | None]]:
         loss = self._evaluation.loss(points, batch)
         self._see_through(loss, own)
-        moving = [point for point in points.values() if point.requires_grad]
-        if not loss.requires_grad:
-            raise self._independent()
-        if create_graph:
+        if create_graph and loss.requires_grad:
             refuse_first_order(loss)
             check_custom_functions(loss, lambda: self._evaluation.loss(points, batch), curved=True)
-        found = iter(
-            self.model.holding(
-                points, lambda: torch.autograd.grad(loss, moving, create_graph=create_graph, allow_unused=True)
-            )
-        )
-        gradients = [next(found) if point.requires_grad else None for point in points.values()]
+        gradients = self._evaluation.gradients(loss, points, create_graph=create_graph)
         if all(gradient is None for gradient in gradients):
             raise self._independent()
         return loss, gradients

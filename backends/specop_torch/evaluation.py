@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -75,6 +76,21 @@ class Evaluation:
         with self._refusing_randomness():
             loss = self.model.loss(points, batch)
         return self._mean(loss, points)
+
+    def again(self, points: dict[str, Tensor], batch: Any) -> tuple[Tensor, list[str]]:
+        """Return the mean loss in the next call, and the names of the buffers that the first one has changed."""
+        with self._refusing_randomness():
+            loss, changed = self.model.again(points, batch)
+        return self._mean(loss, points), changed
+
+    def gradients(self, loss: Tensor, points: dict[str, Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+        """Return the gradient of a loss in each of the leaves, None where it does not depend on one."""
+        moving = [point for point in points.values() if point.requires_grad and loss.requires_grad]
+        found: Iterator[Tensor | None] = iter(())
+        if moving:
+            call = functools.partial(torch.autograd.grad, loss, moving, create_graph=create_graph, allow_unused=True)
+            found = iter(self.model.holding(points, call))
+        return [next(found, None) if point.requires_grad else None for point in points.values()]
 
     def outputs(self, points: dict[str, Tensor], batch: Any) -> Tensor:
         """Return the outputs at these values of the selected parameters."""

@@ -12,7 +12,15 @@ from torch.autograd import function as autograd_function
 
 from specop.errors import InvalidInputError
 
-__all__ = ["coarsest", "depends_on", "naming_missing_derivatives", "nodes", "refuse_bypassed", "refuse_first_order"]
+__all__ = [
+    "coarsest",
+    "depends_on",
+    "grads_kept",
+    "naming_missing_derivatives",
+    "nodes",
+    "refuse_bypassed",
+    "refuse_first_order",
+]
 
 # What torch says where a derivative of a derivative is missing.
 _MISSING = (
@@ -97,6 +105,20 @@ def depends_on(value: Tensor, points: Iterable[Tensor]) -> bool:
     """Return whether a graph reaches one of these leaves."""
     read = {id(variable) for variable in _variables(value)}
     return any(id(point) in read for point in points)
+
+
+@contextmanager
+def grads_kept(value: Tensor, points: Iterable[Tensor]) -> Iterator[None]:
+    """Leave the ``.grad`` of all leaves of a graph but these as they are found."""
+    own = set(map(id, points))
+    kept = [(variable, variable.grad) for variable in _variables(value) if id(variable) not in own]
+    for variable, _ in kept:
+        variable.grad = None
+    try:
+        yield
+    finally:
+        for variable, grad in kept:
+            variable.grad = grad
 
 
 def _variables(value: Tensor) -> Iterator[Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_function, calling_module
+from specop.objectives.hidden import Access, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean
 from specop_torch.structures import TREES, checked, normal
@@ -26,6 +29,9 @@ class Model(Protocol):
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss over the batch with the named parameters replaced by these values."""
 
+    def again(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Any, list[str]]:
+        """Return the mean loss in the next call, and the names of the buffers that the first one has changed."""
+
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return what the criterion is given, or raise where there is none."""
 
@@ -37,6 +43,9 @@ class Model(Protocol):
 
     def padding_rows(self) -> dict[str, int]:
         """Return the rows of embeddings that torch's own gradient takes for constants, by the parameter's name."""
+
+    def hidden_state(self) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what a call changes in plain attributes, and give what names it."""
 
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs depend on the other samples of its batch."""
@@ -81,6 +90,23 @@ class ModuleModel:
         # One call for both: a criterion may read the module's parameters, as a penalty does.
         return self.holding(values, lambda: self.calling.loss(self.module, batch))
 
+    def again(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Any, list[str]]:
+        """Return the mean loss in the next call, and the names of the buffers that the first one has changed."""
+        if not self.check_modes:
+            # Under a fixed seed the next call draws anew only if the seed is set anew.
+            return self.loss(values, batch), []
+
+        def call() -> tuple[Any, list[str]]:
+            before: set[tuple[str, int, int]] = set()
+            after: set[tuple[str, int, int]] = set()
+            for versions in (before, after):
+                versions |= {(name, id(one), one._version) for name, one in self.module.named_buffers()}
+                loss = self.calling.loss(self.module, batch)
+            return loss, sorted({name for name, *_ in after - before})
+
+        found: tuple[Any, list[str]] = self.holding(values, call)
+        return found
+
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the outputs."""
         return self.holding(values, lambda: self.calling.outputs(self.module, batch))
@@ -112,8 +138,14 @@ class ModuleModel:
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
         for name, layer in self.module.named_modules():
-            if layer.training and isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                raise layer_mixes_samples(f"{name!r} ({type(layer).__name__})", "Call model.eval()")
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
+                raise layer_mixes_samples(
+                    f"{name!r} ({type(layer).__name__})", "Call model.eval(), and let it track_running_stats"
+                )
+
+    def hidden_state(self) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what a call changes in the layers' plain attributes, and give what names it."""
+        return hidden_state(dict(self.module.named_modules()), vars(nn.Module()).__contains__, _access)
 
     def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the parameters that require grad, or those that `select` names."""
@@ -192,6 +224,10 @@ class FunctionModel:
         """Return the mean loss."""
         return self.calling.loss(self.structure_of(values), batch)
 
+    def again(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Any, list[str]]:
+        """Return the mean loss; a function has no buffers."""
+        return self.loss(values, batch), []
+
     def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the function's value at a structure with the named leaves replaced."""
         return self.calling.outputs(self.structure_of(values), batch)
@@ -207,6 +243,10 @@ class FunctionModel:
     def padding_rows(self) -> dict[str, int]:
         """Of a function nothing is known."""
         return {}
+
+    def hidden_state(self) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
+        """A function has no layers."""
+        return hidden_state({})
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""
@@ -268,6 +308,16 @@ def _drops_out(layer: nn.Module) -> bool:
     if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
         return layer.dropout > 0
     return False
+
+
+def _access(value: Any) -> Access | None:
+    """Return how the content of a tensor or a generator is copied and put back."""
+    if isinstance(value, torch.Generator):
+        return lambda: value.get_state().numpy(), lambda state: value.set_state(torch.from_numpy(state))
+    if not isinstance(value, Tensor) or value.is_inference():
+        return None
+    kept = value.detach().clone()
+    return lambda: (value._version, kept), lambda content: value.detach().copy_(content[1])
 
 
 class _Replaced(nn.Module):

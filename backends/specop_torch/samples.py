@@ -54,6 +54,9 @@ class SampleGradients:
             # Not every model can be mapped (its flow may depend on values): what is wrong with it in itself, the
             # loop will say.
             found, outputs = self._looped(start, stop)
+        except ValueError as error:
+            # What torch raises where statistics are taken of a single sample.
+            raise dependent_samples(start, stop) from error
         expected = self.outputs[start:stop]
         if outputs.shape != expected.shape or bool((outputs - expected).norm() > self.precision**0.5 * expected.norm()):
             raise dependent_samples(start, stop)

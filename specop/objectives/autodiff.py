@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -136,6 +137,9 @@ class Autodiff(Protocol):
     accepts_stopped_gradients: bool
     """Whether the user says that what their model detaches is to count as a constant."""
 
+    was_checked: bool
+    """Whether `check_trained` has found nothing."""
+
     witness_samples: int | None
     """How many samples a first product is verified on; None for a whole batch, where other shapes would be compiled."""
 
@@ -176,8 +180,8 @@ class Autodiff(Protocol):
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch."""
 
-    def leading(self, structure: Any) -> int | None:
-        """Return the leading dimension of the first array in a batch or a part of one, None where there is none."""
+    def array_shapes(self, structure: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays in a batch or a part of one, those without dimensions left out."""
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
@@ -199,6 +203,15 @@ class Autodiff(Protocol):
 
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
+
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what calls of the model change in plain attributes of its layers, and give what names it."""
+
+    def check_trained(self, theta: Array | None, batch: Any, changed: Callable[[], list[str]]) -> None:
+        """Raise unless two calls of the loss agree, and the gradient is that of a plain call in the framework.
+
+        `changed` names what calls have changed in the model.
+        """
 
     def moving(self, vector: Array) -> Array:
         """Return the vector, with zeros where parameters count as constants; it may be consumed."""
@@ -242,6 +255,7 @@ class OneBatch:
     backend: Backend
     trees: Trees
     accepts_stopped_gradients = False
+    was_checked = False
     witness_samples: int | None = None
 
     def __init__(
@@ -287,6 +301,11 @@ class OneBatch:
             return None
         return InFloat64(lambda at: self.gradient(at, batch)[1], theta, vector)  # type: ignore[attr-defined]
 
+    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+        """Put back what calls of the model change in plain attributes of its layers, and give what names it."""
+        found: AbstractContextManager[Callable[[], list[str]]] = self.model.hidden_state()
+        return found
+
     def point(self) -> Array:
         """Return the selected parameters' current values as a vector."""
         return self._join(self._current())
@@ -305,9 +324,9 @@ class OneBatch:
         """Return the number of samples in a batch."""
         return self.trees.count(batch)
 
-    def leading(self, structure: Any) -> int | None:
-        """Return the leading dimension of the first array in a batch or a part of one, None where there is none."""
-        return self.trees.leading(structure)
+    def array_shapes(self, structure: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays in a batch or a part of one, those without dimensions left out."""
+        return self.trees.shapes(structure)
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""

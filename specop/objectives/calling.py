@@ -13,7 +13,16 @@ from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.refusals import no_outputs
 from specop.objectives.trees import Constant, leaves_of
 
-__all__ = ["Calling", "Criterion", "Forward", "call_on_inputs", "calling_function", "calling_module", "inputs"]
+__all__ = [
+    "Calling",
+    "Criterion",
+    "Forward",
+    "call_on_inputs",
+    "calling_function",
+    "calling_module",
+    "inputs",
+    "is_pair",
+]
 
 Forward = Callable[[Any, Any], Any]
 Criterion = Callable[..., Any]
@@ -55,9 +64,8 @@ class Calling:
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
-        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
         with _explaining(batch):
-            return self.criterion.value(outputs, batch[1] if is_pair and not self.is_whole else batch)
+            return self.criterion.value(outputs, batch[1] if is_pair(batch) and not self.is_whole else batch)
 
     def _called(self, model: Any, batch: Any) -> Any:
         with _explaining(batch):
@@ -153,9 +161,14 @@ def _check_takes_two(function: Any, name: str, arguments: str) -> None:
         ) from error
 
 
+def is_pair(batch: Any) -> bool:
+    """Whether a batch is a pair (x, y)."""
+    return isinstance(batch, (tuple, list)) and len(batch) == 2
+
+
 def inputs(batch: Any) -> Any:
     """Return x of a batch (x, y)."""
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+    if is_pair(batch):
         return batch[0]
     kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
     raise InvalidInputError(

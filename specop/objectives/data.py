@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
+from specop.objectives.calling import is_pair
 from specop.objectives.source import Source
+from specop.objectives.trees import lengths
 
 __all__ = ["Batches"]
 
@@ -32,25 +35,36 @@ class Batches:
     autodiff : Autodiff
         What it knows of batches.
     weight : callable, optional
-        ``weight(batch)`` is the number of terms that the batch's mean loss averages over; default: the leading
-        dimension of its first array.
+        ``weight(batch)`` is the number of terms that the batch's mean loss averages over; default: the number of its
+        samples.
     budget : MemoryBudget
         What kept batches may take.
+    are_as_given : bool
+        Whether the mean over the batches' losses is meant, whatever the loss of all data at once is.
 
     Attributes
     ----------
     limit : int or None
         Samples above which a batch is given in pieces.
+    is_verified : bool
+        Whether the mean over the batches was seen to be the loss that is trained.
     """
 
     limit: int | None
 
     def __init__(
-        self, data: Any, autodiff: Autodiff, weight: Callable[[Any], float] | None, budget: MemoryBudget
+        self,
+        data: Any,
+        autodiff: Autodiff,
+        weight: Callable[[Any], float] | None,
+        budget: MemoryBudget,
+        are_as_given: bool = False,
     ) -> None:
         self._autodiff = autodiff
         self._weight = weight
         self._budget = budget
+        self._are_as_given = are_as_given
+        self.is_verified = False
         self.limit = None
         self._source = Source(data, autodiff, budget)
         self._weights: list[float] = []
@@ -80,7 +94,7 @@ class Batches:
 
     def of(self, batch: Any) -> Batches:
         """Return a data set of a single batch, weighted as here."""
-        return Batches([batch], self._autodiff, self._weight, self._budget)
+        return self._like([batch])
 
     def subset(self, indices: NDArray[np.intp]) -> Batches:
         """Return a data set of some samples, in the order and with the weights of this one.
@@ -90,7 +104,12 @@ class Batches:
         indices : ndarray of int
             Distinct, ascending numbers of samples in this data set.
         """
-        return Batches(_Subset(self, indices), self._autodiff, self._weight, self._budget)
+        return self._like(_Subset(self, indices))
+
+    def _like(self, data: Any) -> Batches:
+        made = Batches(data, self._autodiff, self._weight, self._budget, self._are_as_given)
+        made.is_verified = self.is_verified
+        return made
 
     def picked(self, indices: NDArray[np.intp]) -> Iterator[Any]:
         """Give, for one pass, what each batch holds of some samples; batches that hold none are left out."""
@@ -114,14 +133,20 @@ class Batches:
         """Return parts of a batch with at most this many samples, each with its share of the batch's weight."""
         count = self._autodiff.count(batch)
         parts = [self._autodiff.take(batch, start, min(start + limit, count)) for start in range(0, count, limit)]
-        weights = [self._weight_of(part) for part in parts]
-        whole = self._weight_of(batch)
+        weights = [self.weight_of(part) for part in parts]
+        whole = self.weight_of(batch)
         if abs(sum(weights) - whole) > 1e-6 * whole:
             raise InvalidInputError(
                 f"the weights of a batch's parts add up to {sum(weights)}, the weight of the whole is {whole}: the "
-                f"batch cannot be split. weight must count loss terms."
+                f"batch cannot be split. weight must count loss terms; for the mean over the losses of the batches "
+                f'pass batches="as given".'
             )
         return [(part, weight / whole) for part, weight in zip(parts, weights, strict=True)]
+
+    def competing(self, batch: Any) -> list[int]:
+        """Return the leading dimensions that may be the number of a batch's samples; one where that is clear."""
+        targets = self._autodiff.array_shapes(batch[1]) if is_pair(batch) else []
+        return [*dict.fromkeys([*lengths(self._autodiff.array_shapes(batch)), *lengths(targets)])]
 
     def _shared(self) -> Iterator[tuple[Any, float, int]]:
         total = sum(self._weights)
@@ -148,6 +173,12 @@ class Batches:
         return self._source.are_kept
 
     @property
+    def are_one_mean(self) -> bool:
+        """Whether nothing has to add up: a single batch, or batches that count as they are given."""
+        self._read_once()
+        return self._are_as_given or len(self._weights) == 1
+
+    @property
     def samples(self) -> int:
         """Number of samples in all batches."""
         self._read_once()
@@ -168,41 +199,52 @@ class Batches:
             return
         weights: list[float] = []
         counts: list[int] = []
-        unequal: tuple[int, ...] | None = None
+        doubts: list[str] = []
+        entries: list[Any] = []
         with self._source.random_states_preserved():
             for number, batch in enumerate(self._source):
                 counts.append(self._autodiff.count(batch))
-                lengths = self._lengths(batch) if self._weight is None and unequal is None else ()
-                if len(set(lengths)) > 1:
-                    unequal = (number, *lengths)
+                if self._weight is None:
+                    doubts += self._doubts(batch, number, entries)
                 weights.append(self._checked_weight(batch, number))
         if not weights:
             raise InvalidInputError("the data holds no batch. Check the length of the data set and drop_last.")
         if not sum(weights) > 0:
             raise InvalidInputError("all batches have weight zero: no loss term counts.")
-        if unequal is not None and len(weights) > 1:
+        if doubts and len(weights) > 1:
             raise InvalidInputError(
-                f"batch {unequal[0]} is a pair (x, y) whose leading dimensions are {unequal[1]} and {unequal[2]}: how "
-                f"much each batch counts in the mean over all is not known. Pass weight=lambda batch: ..., the number "
-                f"of terms in the batch's mean loss, such as len(batch[1]) where time comes first in x."
+                f"{doubts[0]}: how much each batch counts in the mean over all is not known. Pass weight=lambda batch: "
+                f"..., the number of terms in the batch's mean loss, such as len(batch[1]) where time comes first in "
+                f"x, or the number of tokens."
             )
         self._counts, self._weights = counts, weights
 
-    def _lengths(self, batch: Any) -> tuple[int, ...]:
-        """Return the leading dimensions of x and y of a batch (x, y), as far as they have any."""
-        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        found = [self._autodiff.leading(part) for part in batch] if is_pair else []
-        return tuple(length for length in found if length is not None)
+    def _doubts(self, batch: Any, number: int, entries: list[Any]) -> Iterator[str]:
+        """Yield why a batch may count by something else than its samples; `entries` are the shapes of those before."""
+        shapes = self._autodiff.array_shapes(batch)
+        targets = self._autodiff.array_shapes(batch[1]) if is_pair(batch) else []
+        competing = self.competing(batch)
+        if len(competing) > 1:
+            yield f"the leading dimensions of the arrays in batch {number} are {' and '.join(map(str, competing))}"
+        # Where there is one label a sample, samples count, however long they are.
+        if all(math.prod(shape[1:]) > 1 for shape in targets or shapes):
+            entries.append([shape[1:] for shape in targets or shapes])
+            if entries[-1] != entries[0]:
+                yield (
+                    f"the entries of the arrays in batch {number} have the shapes {entries[-1]}, those of an earlier "
+                    f"one {entries[0]}, as where tokens or pixels count"
+                )
 
     def _checked_weight(self, batch: Any, number: int) -> float:
-        weight = self._weight_of(batch)
+        weight = self.weight_of(batch)
         if not (np.isfinite(weight) and weight >= 0):
             raise InvalidInputError(f"the weight of batch {number} is {weight}; it must be finite and not negative.")
-        if weight == 0 and self._autodiff.leading(batch) == 0:
+        if weight == 0 and self._autodiff.count(batch) == 0:
             raise InvalidInputError(f"batch {number} is empty: its leading dimension is 0.")
         return weight
 
-    def _weight_of(self, batch: Any) -> float:
+    def weight_of(self, batch: Any) -> float:
+        """Return the number of terms that a batch's mean loss averages over."""
         return float(self._autodiff.count(batch) if self._weight is None else self._weight(batch))
 
 

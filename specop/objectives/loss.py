@@ -19,6 +19,7 @@ from specop.objectives.products import accumulate
 from specop.objectives.select import checked_samples
 from specop.objectives.splitting import block_bytes as default_block_bytes
 from specop.objectives.splitting import fitting, gradient_blocks
+from specop.objectives.trained import reading, verified
 
 __all__ = ["MeanLoss", "mean_gradient"]
 
@@ -196,7 +197,7 @@ def mean_gradient(point: Point) -> Array:
 
 def _mean_loss(point: Point) -> Array:
     total: Array | None = None
-    with point.data.reading() as batches:
+    with reading(point) as batches:
         for batch, share, _ in batches:
             # A copy, because a loss may be one of the parameters themselves.
             part = point.backend.copy(point.autodiff.loss(point.theta, batch))
@@ -206,7 +207,7 @@ def _mean_loss(point: Point) -> Array:
 
 def _mean_gradient(point: Point) -> Array:
     total: Array | None = None
-    with point.data.reading() as batches:
+    with reading(point) as batches:
         for batch, share, _ in batches:
             _, part = point.autodiff.gradient(point.theta, batch)
             total = accumulate(point.backend, total, share, part)
@@ -214,7 +215,7 @@ def _mean_gradient(point: Point) -> Array:
 
 
 def _sample_gradients(point: Point, block_bytes: int) -> Iterator[Array]:
-    for batch, share, _ in point.data.one_by_one():
+    for batch, share, _ in verified(point, point.data.one_by_one()):
         blocks = gradient_blocks(point, batch, block_bytes)
         while True:
             # Watched while it computes; in between, control is the user's.

@@ -11,6 +11,7 @@ from specop.arrays.backend import framework_adapter
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
+from specop.objectives.calling import is_pair
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
 from specop.objectives.refusals import check_processes
@@ -28,6 +29,7 @@ def objective(
     select: Any = None,
     forward: Callable[[Any, Any], Any] | None = None,
     weight: Callable[[Any], float] | None = None,
+    batches: str | None = None,
     likelihood: str | None = None,
     memory_budget: int | None = None,
     fixed_randomness: int | None = None,
@@ -65,9 +67,15 @@ def objective(
         ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
     weight : callable, optional
         ``weight(batch)``: number of terms in the batch's mean. Default: what a criterion of torch's own divides by
-        (samples, summed weights of classes, labels that are not ignored, entries), for others the leading dimension.
+        (samples, summed weights of classes, labels that are not ignored, entries), for others samples: the leading
+        dimension that most arrays of the batch share.
         For language models with padding and a criterion of your own, the number of counted tokens; see the second
         example.
+    batches : {"as given"}, optional
+        ``"as given"`` makes the objective the mean over the losses of the batches as they are, weighted by `weight` or
+        else equally. By default it is the loss of all data at once, and several batches raise where they do not add
+        up to it: where the loss of a batch is not the mean over its halves, as with contrastive losses, statistics of
+        a batch, or sums.
     likelihood : {"categorical", "bernoulli", "gaussian"}, optional
         What the criterion is the negative logarithm of, for `Objective.fisher`, where that cannot be told from the
         criterion itself: cross-entropy of class logits, cross-entropy of single logits, squared error. It is checked.
@@ -76,7 +84,7 @@ def objective(
         released first; default: half of what is free on the device. Beyond it, products are recomputed batch by batch.
     fixed_randomness : int, optional
         Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
-        with batch normalization in training mode. Without it both raise.
+        with batch normalization in training mode. Without it both raise. Batches then count as they are given.
     parallel : bool, optional
         What one process of several is to do (torch.distributed, jax.distributed, tf.distribute): False looks at the
         model and the data of this process alone, and sees through DistributedDataParallel. True, the data of all
@@ -134,6 +142,8 @@ def objective(
             f"{adapter.backend.name} arrays have no derivatives: pass parameters of a framework that has automatic "
             f"differentiation, or wrap your own product in specop.FunctionOperator."
         )
+    if batches not in (None, "as given"):
+        raise InvalidInputError(f'batches must be "as given" or left out, got {batches!r}; data holds the batches.')
     check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel)
     if data is None and params is None:
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
@@ -151,9 +161,17 @@ def objective(
     if accept_stopped_gradients:
         autodiff.accepts_stopped_gradients = True
     budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
+    if weight is None and batches is not None:
+        weight = _equally
     if weight is None and forward is None and hasattr(adapter, "normalizer"):
         weight = _own_weight(adapter.normalizer(criterion), autodiff)
-    return Objective(autodiff, Batches(data, autodiff, weight, budget), budget)
+    # A mask under a fixed seed belongs to a batch, not to its samples.
+    as_given = batches is not None or fixed_randomness is not None
+    return Objective(autodiff, Batches(data, autodiff, weight, budget, as_given), budget)
+
+
+def _equally(batch: Any) -> float:
+    return 1.0
 
 
 def _own_weight(normalizer: Callable[[Any], float] | None, autodiff: Autodiff) -> Callable[[Any], float] | None:
@@ -162,8 +180,7 @@ def _own_weight(normalizer: Callable[[Any], float] | None, autodiff: Autodiff) -
         return None
 
     def weight(batch: Any) -> float:
-        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        return normalizer(batch[1]) if is_pair else autodiff.count(batch)
+        return normalizer(batch[1]) if is_pair(batch) else autodiff.count(batch)
 
     return weight
 

@@ -11,6 +11,7 @@ from specop.arrays.backend import Array, Backend
 from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.splitting import block_bytes, fitting, gradient_blocks
+from specop.objectives.trained import check_uncoupled, reading
 from specop.objectives.witness import verify_hessian
 
 __all__ = ["Multiply", "Plan", "Products", "accumulate", "are_adjoint"]
@@ -166,7 +167,7 @@ class Products:
 
     def _over_samples(self, vector: Array, add: Callable[[Array | None, Array, float, Array], Array]) -> Array:
         total: Array | None = None
-        with self.point.data.reading() as batches:
+        with reading(self.point) as batches:
             for batch, share, _ in batches:
                 for rows in gradient_blocks(self.point, batch, block_bytes(self.point)):
                     total = add(total, rows, self._factor(share), vector)
@@ -194,7 +195,7 @@ class Products:
         total: Array | None = None
         places: list[tuple[float, int]] = []
         example: tuple[Any, Multiply | None] | None = None
-        with self.point.data.reading() as batches:
+        with self._batches() as batches:
             for batch, share, first in batches:
                 places.append((share, first))
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)
@@ -215,6 +216,8 @@ class Products:
                 example = example or (batch, linear[-1])
         if self.matrix.kind == "hessian" and example is not None:
             verify_hessian(self.point, *example)
+        if self.matrix.kind == "empirical fisher" and example is not None:
+            check_uncoupled(self.point, example[0])
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes = linear, places, held
         self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))
@@ -237,8 +240,12 @@ class Products:
     def _reading(self, linear: list[Multiply | None] | None) -> Any:
         # Where everything is kept there is no need to touch the data.
         if linear is None or None in linear:
-            return self.point.data.reading()
+            return self._batches()
         return nullcontext((None, *place) for place in self._places)
+
+    def _batches(self) -> Any:
+        # A Jacobian is of all outputs, whatever the criterion makes of them.
+        return self.point.data.reading() if "jacobian" in self.matrix.kind else reading(self.point)
 
     def _matrix_at(self, first: int) -> Matrix:
         # Others do not depend on it, and an adapter may compile for each matrix that it sees.

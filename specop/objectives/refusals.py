@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
 
 __all__ = [
+    "are_equal",
+    "changing_loss",
     "check_processes",
     "check_samples_first",
     "complex_parameters",
@@ -26,6 +29,7 @@ __all__ = [
     "not_finite",
     "not_real_outputs",
     "refusing_global_draws",
+    "untrained_gradient",
     "wrong_likelihood",
 ]
 
@@ -96,7 +100,7 @@ def refusing_global_draws() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state(legacy=False)
     yield
     moved = ["random"] * (random.getstate() != python)
-    moved += ["numpy.random"] * (not _equal(np.random.get_state(legacy=False), numpy))
+    moved += ["numpy.random"] * (not are_equal(np.random.get_state(legacy=False), numpy))
     if moved:
         raise NondeterministicError(
             f"the forward pass draws from the global generator of Python's module {moved[0]}, so every product would "
@@ -104,10 +108,34 @@ def refusing_global_draws() -> Iterator[None]:
         )
 
 
-def _equal(one: Any, other: Any) -> bool:
+def are_equal(one: Any, other: Any) -> bool:
+    """Whether two copies of a state hold the same numbers, and otherwise the same objects."""
     if isinstance(one, dict):
-        return all(_equal(value, other.get(key)) for key, value in one.items())
-    return np.array_equal(one, other)
+        return one.keys() == other.keys() and all(are_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple, deque)):
+        return len(one) == len(other) and all(map(are_equal, one, other))
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return one is other or (type(one).__module__ == "builtins" and bool(one == other))
+
+
+def changing_loss(one: float, other: float, changed: Sequence[str]) -> NondeterministicError:
+    """Error for a loss that is another one in the next call; `changed` are the attributes that the call changes."""
+    where = f" The model changes its own {', '.join(map(repr, changed[:3]))}." if changed else ""
+    return NondeterministicError(
+        f"two calls of the loss on the same batch give {one:.9g} and {other:.9g}: it is no function of parameters and "
+        f"data, and every product would be of another matrix.{where} Look for a counter, a memory or statistics that "
+        f"a call updates, and for a random generator of the model's own: keep them fixed in evaluation, or let "
+        f"forward= put them back."
+    )
+
+
+def untrained_gradient(own: float, plain: float, names: Sequence[str], remedy: str) -> InvalidInputError:
+    """Error for a gradient that is not the one that the user's own call gives; `names` are the parameters concerned."""
+    return InvalidInputError(
+        f"the gradient of the loss is not the one that training sees: of {', '.join(map(repr, names[:3]))} it has the "
+        f"norm {own:.6g}, and after loss.backward() {plain:.6g}. {remedy}"
+    )
 
 
 def no_outputs() -> InvalidInputError:
@@ -174,8 +202,8 @@ def dependent_samples(start: int, stop: int) -> InvalidInputError:
 def layer_mixes_samples(layer: str, remedy: str) -> InvalidInputError:
     """Error for batch normalization by the batch's own statistics where gradients of samples are asked for."""
     return InvalidInputError(
-        f"layer {layer} is batch normalization in training mode: a sample's outputs depend on the whole batch, so that "
-        f"gradients of single samples do not exist. {remedy}."
+        f"layer {layer} is batch normalization in training mode, or without running statistics: a sample's outputs "
+        f"depend on the whole batch, so that gradients of single samples do not exist. {remedy}."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from specop.arrays.backend import Array, numbers_of
 from specop.errors import InvalidInputError
 from specop.objectives.point import Point
+from specop.objectives.trained import halves, mean_of_parts
 
 __all__ = ["block_bytes", "fitting", "gradient_blocks"]
 
@@ -16,8 +17,6 @@ T = TypeVar("T")
 # Computing a block of gradients holds several times as much. Larger blocks than this take twice as long on a CPU: their
 # memory is new each time.
 _BLOCK_SHARE, _BLOCK_BYTES = 8, 2**25
-# A loss computed in 16 bit is not more exact than this.
-_COARSEST = 0.03
 
 
 def fitting(point: Point, one_pass: Callable[..., T], *arguments: Any) -> T:
@@ -54,26 +53,21 @@ def _check_additive(point: Point, message: str) -> None:
     with data.reading() as batches:
         whole = max((batch for batch, _, _ in batches), key=autodiff.count)
         while True:
-            halves = [half for half in data.pieces(whole, (autodiff.count(whole) + 1) // 2) if half[1] > 0]
+            parts, shares = zip(*halves(point, whole), strict=True)
             try:
-                total, *losses = numbers_of(
-                    point.backend,
-                    autodiff.loss(point.theta, whole),
-                    *(autodiff.loss(point.theta, half) for half, _ in halves),
-                )
+                losses = numbers_of(point.backend, *(autodiff.loss(point.theta, part) for part in (whole, *parts)))
                 break
             except Exception as caught:
                 if not autodiff.is_out_of_memory(caught) or autodiff.count(whole) < 3:
                     raise
             # Not even the loss of the whole fits: what holds for a part is as telling.
-            whole = halves[0][0]
-    mean = sum(loss * share for loss, (_, share) in zip(losses, halves, strict=True))
-    scale = max(map(abs, [total, *losses]))
-    if abs(mean - total) > min(autodiff.precision**0.5, _COARSEST) * scale:
+            whole = parts[0]
+    mean, agrees = mean_of_parts(point, losses[0], losses[1:], shares)
+    if not agrees:
         raise InvalidInputError(
             f"a batch of {data.largest()} samples does not fit into memory ({message}), and it cannot be split: its "
-            f"loss is {total:.6g}, the mean over its halves {mean:.6g}. Use smaller batches, or a part of the "
-            f"parameters; if the criterion averages over something else than samples, pass weight=."
+            f"loss is {losses[0]:.6g}, the mean over its halves {mean:.6g}. Use smaller batches, or a part of "
+            f"the parameters; if the criterion averages over something else than samples, pass weight=."
         )
 
 

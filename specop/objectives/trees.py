@@ -6,13 +6,14 @@ import copy
 import dataclasses
 import itertools
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from specop.arrays.backend import Array
 from specop.statistics.numbers import Integers
 
-__all__ = ["Constant", "Frame", "Trees", "by_optree", "leaves_of"]
+__all__ = ["Constant", "Frame", "Trees", "by_optree", "leaves_of", "lengths"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, types.MethodType)
 
@@ -90,13 +91,12 @@ class Trees:
         return frame.fill(map(function, arrays))
 
     def count(self, batch: Any) -> int:
-        """Return the number of samples in a batch: the leading dimension of its first array that has one."""
-        found = self.leading(batch)
-        return 1 if found is None else found
+        """Return the number of samples in a batch: the last of its arrays' `lengths`."""
+        return [1, *lengths(self.shapes(batch))][-1]
 
-    def leading(self, structure: Any) -> int | None:
-        """Return the leading dimension of the first array that has one, or None."""
-        return next((shape[0] for shape in map(self.shape, self.arrays(structure)) if shape), None)
+    def shapes(self, structure: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of a structure's arrays, those without dimensions left out."""
+        return [shape for shape in map(self.shape, self.arrays(structure)) if shape]
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
         """Return the batch's samples from `start` to `stop`."""
@@ -124,6 +124,12 @@ class Trees:
         shapes = [self.shape(array) or () for array in self.arrays(batch)]
         count = self.count(batch)
         return [shape[:1] == (count,) for shape in shapes]
+
+
+def lengths(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Return the leading dimensions that most of these shapes have, one where it is clear which are samples."""
+    found = Counter(shape[0] for shape in shapes)
+    return [length for length, times in found.items() if times == max(found.values())]
 
 
 def by_optree(optree: Any) -> dict[str, Any]:

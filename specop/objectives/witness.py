@@ -15,9 +15,10 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
-from specop.errors import InvalidInputError, NondeterministicError
-from specop.objectives.autodiff import HESSIAN, Autodiff
+from specop.errors import InvalidInputError
+from specop.objectives.autodiff import HESSIAN
 from specop.objectives.point import Point
+from specop.objectives.trained import some_samples
 
 __all__ = ["Deviation", "Unverified", "Verified", "compare_with_differences", "verify_hessian"]
 
@@ -53,10 +54,9 @@ def verify_hessian(point: Point, batch: Any, multiply: Callable[[Array], Array] 
     if autodiff.accepts_stopped_gradients:
         return Unverified("stopped gradients are accepted")
     theta = autodiff.point() if point.theta is None else point.theta
-    few = autodiff.witness_samples
     # Not the vector that is multiplied: a unit vector, say, would show one column only.
     vector = autodiff.moving(probes.normal(backend, autodiff.layout, 0, _PROBE))
-    some = batch if few is None or autodiff.count(batch) <= few else _slice(autodiff, theta, batch, few)
+    some = some_samples(point, batch)
     wide = autodiff.in_float64(theta, some, vector, point.budget.total // 10)
     if wide is None:
         return Unverified("the model was not run in float64, and in its own precision differences cross kinks")
@@ -75,10 +75,9 @@ def verify_hessian(point: Point, batch: Any, multiply: Callable[[Array], Array] 
     )
     if not isinstance(verdict, Deviation):
         return verdict
-    # A model that moved meanwhile, or that draws, says nothing about its derivatives.
+    # A model that moved meanwhile says nothing about its derivatives.
     if point.has_moved():
         return Unverified("the model changed during the product")
-    _check_deterministic(point, product, autodiff.product(theta, some, vector, HESSIAN))
     rows = _rows_that_deviate(point, verdict)
     raise InvalidInputError(
         f"products with the Hessian are not the derivative of the gradient: differences of the gradient along the same "
@@ -88,28 +87,6 @@ def verify_hessian(point: Point, batch: Any, multiply: Callable[[Array], Array] 
         f"parameters. Replace it, call model.eval(), take finite_difference_hessian(), or pass "
         f"objective(..., accept_stopped_gradients=True) if that part is meant to count as a constant."
     )
-
-
-def _slice(autodiff: Autodiff, theta: Array, batch: Any, few: int) -> Any:
-    """Return a few samples of a batch, or all where the model takes no slices, as one whose samples are nodes."""
-    some = autodiff.take(batch, 0, few)
-    try:
-        autodiff.loss(theta, some)
-    except Exception:
-        # The batch itself was run before, so whatever a model raises here is about the slice.
-        return batch
-    return some
-
-
-def _check_deterministic(point: Point, product: Array, again: Array) -> None:
-    backend = point.backend
-    once = backend.cast(product, point.autodiff.layout.dtype)
-    length, apart = map(float, backend.to_host(backend.norm(once), backend.norm(backend.axpy_(again, -1.0, once))))
-    if apart > 100.0 * point.autodiff.precision * length:
-        raise NondeterministicError(
-            f"two products with the same vector differ by {apart / length:.1e} relative: the loss changes from call to "
-            f"call. Look for a hidden state, a random generator of the model's own, or statistics that are updated."
-        )
 
 
 def _rows_that_deviate(point: Point, found: Deviation) -> str:

@@ -249,7 +249,8 @@ def test_criteria_that_couple_the_samples_of_a_batch_are_refused(framework):
     if framework == "tensorflow":
         params = {"w": tensorflow().Variable(params["w"])}
     data = [(array(X[start : start + 8]), array(Y[start : start + 8, None])) for start in (0, 8)]
-    coupled = specop.objective(linear, lambda z, y: mean((z - mean(z) - y) ** 2), data, params=params)
+    criterion = {"criterion": lambda z, y: mean((z - mean(z) - y) ** 2), "batches": "as given"}
+    coupled = specop.objective(linear, data=data, params=params, **criterion)
     for call in (
         lambda: influence(coupled, damping=1.0),
         lambda: influence(coupled, coupled.gradient(), damping=1.0),

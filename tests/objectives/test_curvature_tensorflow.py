@@ -145,8 +145,8 @@ def test_a_matrix_is_traced_once_and_cut_at_the_vector():
     v = tf.ones([31], tf.float64)
     for seed in range(3):
         objective.fisher(kind="mc", seed=seed, draws=seed + 1) @ v
-    # Outputs, for their shape, and the matrix.
-    _, trace = objective._autodiff._traces.values()
+    # The loss, twice to see that it is a function, outputs, for their shape, and the matrix.
+    _, _, _, trace = objective._autodiff._traces.values()
     again = [node.op for node in trace.after.graph.as_graph_def().node]
     assert "ReadVariableOp" not in again and "Tanh" not in again and "Softmax" not in again
     # Of two layers: J v takes three products of matrices, and J'u three.
@@ -171,7 +171,11 @@ def test_samples_that_depend_on_each_other_are_refused():
 
 
 BAD = {
-    "constant criterion": (lambda w, batch: batch[0] @ w, lambda z, y: tf.constant(1.0), "does not depend on the out"),
+    "constant criterion": (
+        lambda w, batch: batch[0] @ w,
+        lambda z, y: tf.constant(1.0),
+        "does not depend on any of the 1 selected",
+    ),
     "constant outputs": (lambda w, batch: batch[0], cross_entropy, "does not depend on any of the 1 selected"),
 }
 

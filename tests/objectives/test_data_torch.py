@@ -41,7 +41,8 @@ def test_weight_counts_loss_terms():
 def test_batches_of_weight_zero_do_not_count():
     model, criterion, batch = problem("mlp")
     first, second = split(batch, 6, 5)
-    objective = specop.objective(model, criterion, [first, second], weight=lambda batch: 6 * (len(batch[1]) == 6))
+    weight = {"weight": lambda batch: 6 * (len(batch[1]) == 6), "batches": "as given"}
+    objective = specop.objective(model, criterion, [first, second], **weight)
     close(objective.gradient(), exact(model, criterion, first)[1])
 
 
@@ -56,7 +57,10 @@ def test_the_next_batch_is_on_its_way_while_one_is_used(monkeypatch):
             return call(self, *arguments)
 
         monkeypatch.setattr(TorchAutodiff, name, noted)
-    specop.objective(model, criterion, split(batch, 5, 4, 2)).gradient()
+    objective = specop.objective(model, criterion, split(batch, 5, 4, 2))
+    objective.loss()  # looks at the first batches
+    events.clear()
+    objective.gradient()
     assert events == ["prepare", "prepare", "gradient", "prepare", "gradient", "gradient"]
 
 

@@ -171,11 +171,11 @@ def test_products_start_anew_after_a_failed_one():
     broken = [False, True, True]
 
     def sometimes(outputs, y):
-        if len(y) == 2 and broken.pop():
+        if len(y) == 1 and broken.pop():
             raise RuntimeError("out of luck")
         return criterion(outputs, y)
 
-    H = specop.objective(model, sometimes, split(batch, 5, 4, 2)).hessian()
+    H = specop.objective(model, sometimes, split(batch, 5, 5, 1)).hessian()
     for _ in range(2):
         with pytest.raises(RuntimeError, match="out of luck"):
             H @ torch.ones(31).double()

@@ -28,6 +28,7 @@ class MinicupyAutodiff:
     backend = backend
     likelihood = None
     accepts_stopped_gradients = False
+    was_checked = False
     witness_samples = None
 
     def __init__(self, model, names):
@@ -81,8 +82,8 @@ class MinicupyAutodiff:
     def count(self, batch):
         return len(batch[0])
 
-    def leading(self, structure):
-        return len(structure if isinstance(structure, mp.ndarray) else structure[0])
+    def array_shapes(self, structure):
+        return [array.shape for array in (structure if isinstance(structure, tuple) else (structure,))]
 
     def take(self, batch, start, stop):
         return tuple(array[start:stop] for array in batch)
@@ -118,6 +119,12 @@ class MinicupyAutodiff:
 
     def product(self, theta, batch, vector, matrix):
         return self.linearize(theta, batch, vector, matrix).first
+
+    def hidden_state(self):
+        return contextlib.nullcontext()
+
+    def check_trained(self, theta, batch, changed):
+        pass  # its models are functions
 
     def moving(self, vector):
         return vector

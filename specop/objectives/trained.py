@@ -1,0 +1,166 @@
+"""reading: batches of which the first show that what is differentiated is the loss that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from specop.arrays import probes
+from specop.arrays.backend import numbers_of
+from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
+from specop.objectives.autodiff import Matrix
+from specop.objectives.point import Point
+from specop.objectives.refusals import dependent_samples
+
+__all__ = ["check_uncoupled", "halves", "mean_of_parts", "reading", "some_samples", "verified"]
+
+Batch = tuple[Any, float, int]
+
+# A loss computed in 16 bit is not more exact than the one; models that cast inside are not more exact than the other.
+_COARSEST, _FINEST = 0.03, 1e-5
+# Index of a random vector, far from those of other probes.
+_PROBE = 1 << 35
+
+
+@contextmanager
+def reading(point: Point) -> Iterator[Iterator[Batch]]:
+    """Give the batches of one pass as `Batches.reading` does, or raise if their mean is not the loss that is trained.
+
+    That is looked at once for an objective: on a few samples whether the loss is a function at all, and the gradient
+    that of the plain call in the user's framework; and whether the first two of several batches are the means of their
+    halves.
+    """
+    with point.data.reading() as batches:
+        yield verified(point, batches)
+
+
+def verified(point: Point, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Give batches, and look at the first two unless that was done."""
+    data = point.data
+    seen = data.is_verified
+    for number, item in enumerate(batches):
+        if not data.is_verified and number < 2:
+            seen = _looked_at(point, item[0], number) and (seen or number == 0)
+        yield item
+    data.is_verified = seen
+
+
+def _looked_at(point: Point, batch: Any, number: int) -> bool:
+    """Whether a batch could be looked at, and is as it should be; raise if it is not."""
+    autodiff = point.autodiff
+    with autodiff.preserved():
+        try:
+            if not autodiff.was_checked:
+                with autodiff.hidden_state() as changed:
+                    autodiff.check_trained(point.theta, some_samples(point, batch), changed)
+                autodiff.was_checked = True
+            if not point.data.are_one_mean:
+                _check_additive(point, batch, number)
+        except Exception as error:
+            # What the caller does with the batch itself fails as well, and says more.
+            moved = isinstance(error, NondeterministicError) and point.has_moved()
+            if not (moved or isinstance(error, NonFiniteError) or autodiff.is_out_of_memory(error)):
+                raise
+            return False
+    return True
+
+
+def some_samples(point: Point, batch: Any) -> Any:
+    """Return a few of the batch's samples, or all of them where the adapter or the model wants that."""
+    few = point.autodiff.witness_samples
+    if few is None or point.autodiff.count(batch) <= few:
+        return batch
+    part = point.autodiff.take(batch, 0, few)
+    return batch if _loss(point, part) is None else part
+
+
+def mean_of_parts(point: Point, whole: float, losses: Sequence[float], shares: Sequence[float]) -> tuple[float, bool]:
+    """Return the mean over the losses of a batch's parts, and whether that is the loss of the whole."""
+    mean = float(np.dot(losses, shares))
+    precision = point.autodiff.precision
+    # Logarithms of probabilities close to one are rounded to the precision of one.
+    tolerance = max(_FINEST, min(precision**0.5, _COARSEST)) * max(map(abs, [whole, *losses])) + 10.0 * precision
+    return mean, abs(mean - whole) <= tolerance
+
+
+def halves(point: Point, batch: Any) -> list[tuple[Any, float]]:
+    """Return two parts of a batch with their shares of its weight; those of weight zero are left out."""
+    pieces = point.data.pieces(batch, (point.autodiff.count(batch) + 1) // 2)
+    return [piece for piece in pieces if piece[1] > 0]
+
+
+def check_uncoupled(point: Point, batch: Any) -> None:
+    """Raise InvalidInputError if the outputs of a batch's samples depend on the other samples."""
+    autodiff, backend = point.autodiff, point.backend
+    count = autodiff.count(batch)
+    if not _can_be_cut(point, batch):
+        return
+    vector = probes.normal(backend, autodiff.layout, 0, _PROBE)
+    matrix = Matrix("jacobian")
+    slopes = [autodiff.product(point.theta, one, vector, matrix) for one in (batch, _exchanged(point, batch)[0])]
+    kept = np.arange(backend.layout(slopes[0]).n // count * (count // 2))
+    slope, other = (backend.gather(found, kept) for found in slopes)
+    size, apart = numbers_of(backend, backend.norm(slope), backend.norm(backend.axpy_(other, -1.0, slope)))
+    if apart > autodiff.precision**0.5 * size:
+        raise dependent_samples(0, count // 2)
+
+
+def _can_be_cut(point: Point, batch: Any) -> bool:
+    try:
+        point.autodiff.take(batch, 0, 1)
+    except InvalidInputError:
+        # Sparse arrays of JAX have no slices.
+        return False
+    return point.autodiff.count(batch) > 1
+
+
+def _exchanged(point: Point, batch: Any) -> list[Any]:
+    """Return a batch with its first half in the place of its second one as well, and the other way round."""
+    autodiff, count = point.autodiff, point.autodiff.count(batch)
+    first, second, last = np.split(np.arange(count), [count // 2, count // 2 * 2])
+    return [autodiff.prepare(autodiff.pick(batch, np.concatenate([half, half, last]))) for half in (first, second)]
+
+
+def _check_additive(point: Point, batch: Any, number: int) -> None:
+    if len(point.data.competing(batch)) > 1 or not _can_be_cut(point, batch):
+        return
+    parts: Sequence[Any]
+    parts, shares = zip(*halves(point, batch), strict=True)
+    losses = [_loss(point, part) for part in parts]
+    if None in losses:
+        # Batches of another size are not taken.
+        parts = _exchanged(point, batch)
+        losses = [_loss(point, part) for part in parts]
+        weights = np.array([point.data.weight_of(part) for part in parts])
+        shares = weights / weights.sum()
+    whole = _loss(point, batch)
+    known = [loss for loss in losses if loss is not None]
+    if whole is None or np.isnan(whole) or len(known) < len(losses):
+        return
+    mean, agrees = mean_of_parts(point, whole, known, shares)
+    if not agrees:
+        raise InvalidInputError(
+            f"several batches do not add up to the loss on all data: that of batch {number} is {whole:.6g}, the "
+            f"mean over its halves {mean:.6g}. Either samples are coupled, as by contrastive losses, ratios of "
+            f"sums and statistics of a batch, or the criterion is no mean, or it divides by something else than the "
+            f"number of samples: then pass weight=lambda batch: ..., what it divides by. Otherwise give all data as "
+            f'one batch, or pass batches="as given" for the mean over the losses of the batches.'
+        )
+
+
+def _loss(point: Point, batch: Any) -> float | None:
+    """Return a loss, NaN if it is not finite, or None where the model does not take these samples."""
+    try:
+        (found,) = numbers_of(point.backend, point.autodiff.loss(point.theta, batch))
+    except NonFiniteError:
+        return float("nan")
+    except Exception as error:
+        # A model that takes batches of one size only may say so in any way; whatever else is wrong with it, the
+        # batch as it is shows in a moment.
+        if point.autodiff.is_out_of_memory(error):
+            raise
+        return None
+    return found
