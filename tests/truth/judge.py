@@ -1,7 +1,8 @@
-"""The second derivative of a loss along a line, from values of the loss alone, and what a product is worth beside it."""
+"""The second derivative of a loss along a line, from its values alone, and what a product is worth beside it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ _RIGHT = 1e-5
 
 @dataclass(frozen=True)
 class Truth:
-    """Second derivatives along a few directions, and how well they are known; None where there is none, as at a kink."""
+    """Second derivatives along a few directions, and how well they are known."""
 
     values: np.ndarray
     error: float
@@ -40,7 +41,7 @@ def curvature(loss: Callable[[np.ndarray], float], theta: np.ndarray) -> Truth |
     for v in directions(len(theta)):
         line = _Line(loss, theta, v)
         estimates = [line.extrapolated(0.1 / 2**i) for i in range(9)]
-        gaps = [abs(a - b) for a, b in zip(estimates, estimates[1:], strict=False)]
+        gaps = [abs(a - b) for a, b in itertools.pairwise(estimates)]
         best = int(np.nanargmin(gaps)) if np.isfinite(gaps).any() else 0
         found.append(estimates[best + 1])
         errors.append(gaps[best])

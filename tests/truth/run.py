@@ -19,8 +19,8 @@ from collections.abc import Iterator
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow and Keras"}
 LEGEND = """# What is the second derivative worth?
 
-Each row applies a layer or a function to parameters, with a smooth function of its outputs as the loss, in float64. The truth
-is v'Hv along three directions, by extrapolated second differences of the loss alone: no derivative of any framework
+Each row applies a layer or a function to parameters, with a smooth function of its outputs as the loss, in float64. The
+truth is v'Hv along three directions, by extrapolated second differences of the loss alone: no derivative of any framework
 enters. `python tests/truth/run.py` prints this page.
 
 - **right**: within 1e-5 of the largest, or within ten times what differences tell
