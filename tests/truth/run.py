@@ -20,8 +20,8 @@ FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow and Ke
 LEGEND = """# What is the second derivative worth?
 
 Each row applies a layer or a function to parameters, with a smooth function of its outputs as the loss, in float64. The
-truth is v'Hv along three directions, by extrapolated second differences of the loss alone: no derivative of any framework
-enters. `python tests/truth/run.py` prints this page.
+truth is v'Hv along three directions, by extrapolated second differences of the loss alone: no derivative of any
+framework enters. `python tests/truth/run.py` prints this page.
 
 - **right**: within 1e-5 of the largest, or within ten times what differences tell
 - **wrong**: finite, without an error or a warning, and off by as much
