@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_module
-from specop.objectives.hidden import hidden_state
+from specop.objectives.hidden import HiddenState, hidden_state
 from specop.objectives.parameters import by_name, chosen_of
 from specop.objectives.refusals import complex_parameters, layer_in_training_mode, layer_mixes_samples
 from specop_jax.models import CRITERION, Loss, is_complex, real
@@ -48,7 +47,7 @@ class NnxModel:
         loss = _NnxLoss(self.calling, graphdef, treedef, self.seed)
         return loss, dict(zip(_names(paths), (leaf for _, leaf in paths), strict=True))
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """Put back what a trace changes in the modules' plain attributes, and give what names it."""
         return hidden_state({".".join(map(str, path)): layer for path, layer in nnx.iter_modules(self.module)})
 

@@ -6,8 +6,7 @@ objective of the same function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from jax import Array
 
 from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.calling import Calling, Criterion, Forward, call_on_inputs, calling_module
-from specop.objectives.hidden import hidden_state
+from specop.objectives.hidden import HiddenState, hidden_state
 from specop.objectives.parameters import ParameterTree
 from specop.objectives.trees import Frame
 from specop_jax.structures import TREES, names_of
@@ -56,7 +55,7 @@ class Model(Protocol):
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all of the model's arrays as they are now."""
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """Put back what a trace changes in plain attributes, and give what names it."""
 
     def refuse_coupled_samples(self) -> None:
@@ -95,7 +94,7 @@ class TreeModel:
         """Return the loss and all arrays of the tree."""
         return self.loss, self.tree.arrays
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """A function has no layers, and equinox's cannot be changed."""
         return hidden_state({})
 

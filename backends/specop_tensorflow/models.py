@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module, inputs
-from specop.objectives.hidden import hidden_state
+from specop.objectives.hidden import HiddenState, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, no_mean
 from specop_tensorflow.structures import TREES
@@ -20,48 +19,6 @@ from specop_tensorflow.structures import TREES
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
-
-
-class Model(Protocol):
-    """A loss as a function of parameters and a batch.
-
-    Parameters are variables that the loss reads by itself, or tensors that it is given.
-    """
-
-    reads_variables: bool
-
-    def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
-        """Return the mean loss over the batch; `values` holds all parameters of a function, and nothing else."""
-
-    def outputs(self, values: Mapping[str, tf.Tensor], batch: Any) -> Any:
-        """Return what the criterion compares with the batch."""
-
-    def compare(self, outputs: Any, batch: Any) -> tf.Tensor:
-        """Return the criterion's mean loss."""
-
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
-        """Put back what a trace changes in plain attributes, and give what names it."""
-
-    def refuse_coupled_samples(self) -> None:
-        """Raise InvalidInputError if a layer is known to mix the samples of a batch."""
-
-    def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the chosen parameters by name."""
-
-    def named_state(self) -> dict[str, Any]:
-        """Return everything that the loss is known to depend on besides the data."""
-
-    def constants(self) -> frozenset[str]:
-        """Return the names of parameters that are frozen."""
-
-    def compute_dtypes(self) -> set[str]:
-        """Return the dtypes in which layers compute, where they are not those of their parameters."""
-
-    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
-        """Return what a parameter structure holds for these names."""
-
-    def structure_of(self, values: dict[str, tf.Tensor]) -> Any:
-        """Return named tensors as the user's structure."""
 
 
 class ModuleModel:
@@ -97,7 +54,7 @@ class ModuleModel:
             outputs._keras_mask = self.mask
         return self.calling.compare(outputs, batch)
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """Put back what a trace changes in the modules' plain attributes, and give what names it."""
         return hidden_state({one.name: one for one in self._layers()}, lambda key: key.startswith("_"))
 
@@ -237,7 +194,7 @@ class FunctionModel:
         """Return the criterion's mean loss."""
         return self.calling.compare(outputs, batch)
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """A function has no layers."""
         return hidden_state({})
 
@@ -269,6 +226,10 @@ class FunctionModel:
         return self.tree.structure(
             {name: tf.convert_to_tensor(tensor) for name, tensor in (self.tree.arrays | values).items()}
         )
+
+
+Model = ModuleModel | FunctionModel
+"""A loss as a function of parameters and a batch: variables that it reads by itself, or tensors that it is given."""
 
 
 def _criterion_dtypes(criterion: Criterion | None) -> set[str]:

@@ -2,71 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from specop.errors import InvalidInputError
-from specop.objectives.calling import Calling, Criterion, Forward, calling_function, calling_module
-from specop.objectives.hidden import Access, hidden_state
+from specop.objectives.calling import Criterion, Forward, calling_function, calling_module
+from specop.objectives.hidden import Access, HiddenState, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean
 from specop_torch.structures import TREES, checked, normal
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
-
-
-class Model(Protocol):
-    """A loss as a function of named tensors and a batch."""
-
-    constants: frozenset[str]
-    calling: Calling
-
-    def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
-        """Return the mean loss over the batch with the named parameters replaced by these values."""
-
-    def again(self, values: Mapping[str, Tensor], batch: Any) -> tuple[Any, list[str]]:
-        """Return the mean loss in the next call, and the names of the buffers that the first one has changed."""
-
-    def outputs(self, values: Mapping[str, Tensor], batch: Any) -> Any:
-        """Return what the criterion is given, or raise where there is none."""
-
-    def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
-        """Return what a call returns while the named parameters are replaced by these values."""
-
-    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
-        """Return the criterion's value at these outputs; `values` are for a criterion that reads the parameters."""
-
-    def padding_rows(self) -> dict[str, int]:
-        """Return the rows of embeddings that torch's own gradient takes for constants, by the parameter's name."""
-
-    def hidden_state(self) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
-        """Put back what a call changes in plain attributes, and give what names it."""
-
-    def refuse_coupled_samples(self) -> None:
-        """Raise if a sample's outputs depend on the other samples of its batch."""
-
-    def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return the chosen parameters by name."""
-
-    def named_state(self) -> Iterable[tuple[str, Tensor]]:
-        """Yield everything that the loss depends on besides the data."""
-
-    def state(self) -> list[Tensor]:
-        """Return the tensors of `named_state`."""
-
-    def modes(self) -> tuple[int, ...]:
-        """Return the switches that the loss depends on."""
-
-    def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
-        """Return what a parameter structure holds for these names."""
-
-    def structure_of(self, values: dict[str, Tensor]) -> Any:
-        """Return named tensors as the user's structure."""
 
 
 class ModuleModel:
@@ -143,7 +93,7 @@ class ModuleModel:
                     f"{name!r} ({type(layer).__name__})", "Call model.eval(), and let it track_running_stats"
                 )
 
-    def hidden_state(self) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """Put back what a call changes in the layers' plain attributes, and give what names it."""
         return hidden_state(dict(self.module.named_modules()), vars(nn.Module()).__contains__, _access)
 
@@ -244,7 +194,7 @@ class FunctionModel:
         """Of a function nothing is known."""
         return {}
 
-    def hidden_state(self) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """A function has no layers."""
         return hidden_state({})
 
@@ -276,6 +226,10 @@ class FunctionModel:
         return self.tree.structure(
             {name: normal(tensor.detach()) for name, tensor in self.tree.arrays.items()} | dict(values)
         )
+
+
+Model = ModuleModel | FunctionModel
+"""A loss as a function of named tensors and a batch."""
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
+from specop.objectives.hidden import HiddenState
 from specop.objectives.parameters import checked_shapes
 from specop.objectives.trees import Trees
 from specop.statistics.numbers import Integers
@@ -204,7 +204,7 @@ class Autodiff(Protocol):
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """Put back what calls of the model change in plain attributes of its layers, and give what names it."""
 
     def check_trained(self, theta: Array | None, batch: Any, changed: Callable[[], list[str]]) -> None:
@@ -301,9 +301,9 @@ class OneBatch:
             return None
         return InFloat64(lambda at: self.gradient(at, batch)[1], theta, vector)  # type: ignore[attr-defined]
 
-    def hidden_state(self) -> AbstractContextManager[Callable[[], list[str]]]:
+    def hidden_state(self) -> HiddenState:
         """Put back what calls of the model change in plain attributes of its layers, and give what names it."""
-        found: AbstractContextManager[Callable[[], list[str]]] = self.model.hidden_state()
+        found: HiddenState = self.model.hidden_state()
         return found
 
     def point(self) -> Array:

@@ -6,17 +6,20 @@ import copy
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
 from specop.objectives.refusals import are_equal
 
-__all__ = ["Access", "hidden_state"]
+__all__ = ["Access", "HiddenState", "hidden_state"]
 
 Access = tuple[Callable[[], Any], Callable[[Any], Any]]
 """What returns a copy of an object's content, and what puts one back."""
+
+HiddenState = AbstractContextManager[Callable[[], list[str]]]
+"""Puts back what changes inside, and gives what names it."""
 
 
 @contextmanager
