@@ -161,8 +161,9 @@ class TorchAutodiff(OneBatch):
 
     def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
         """Raise unless two calls of the loss agree, and the gradient is that which ``loss.backward()`` leaves."""
-        once, again = (self._leaves(theta, requires_grad=True) for _ in range(2))
-        check_trained(self._evaluation, once, again, self._own(), batch, self.precision, changed)
+        with torch.inference_mode(False):
+            once, again = (self._leaves(theta, requires_grad=True) for _ in range(2))
+            check_trained(self._evaluation, once, again, self._own(), batch, self.precision, changed)
 
     def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
         """Yield frozen parameters, and the padding rows of embeddings."""

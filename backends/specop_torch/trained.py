@@ -11,6 +11,7 @@ from torch import Tensor
 from specop.objectives.refusals import changing_loss, untrained_gradient
 from specop_torch.evaluation import Evaluation
 from specop_torch.graph import grads_kept
+from specop_torch.structures import normal
 
 __all__ = ["check_trained"]
 
@@ -41,7 +42,7 @@ def check_trained(
         Names what calls have changed in the model.
     """
     model = evaluation.model
-    still = {name: tensor.detach() for name, tensor in model.named_state() if name not in own}
+    still = {name: normal(tensor.detach()) for name, tensor in model.named_state() if name not in own}
     with torch.enable_grad(), evaluation.running(twice_differentiable=False):
         first = evaluation.loss(once, batch)
         gradients = evaluation.gradients(first, once)

@@ -105,3 +105,12 @@ def test_a_hidden_tensor_created_in_inference_mode_is_named():
     objective = specop.objective(model, lambda outputs, y: criterion(outputs @ hidden, y), batch)
     with pytest.raises(InvalidInputError, match=r"created in inference mode: clone it outside"):
         objective.hessian().to_dense()
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_model_and_data_made_inside(kind):
+    expected = operator(specop.objective(*problem("cnn")), kind).to_dense()
+    with torch.inference_mode():
+        A = operator(specop.objective(*problem("cnn")), kind)
+        close(A.to_dense(), expected)
+    close(A.to_dense(), expected)
