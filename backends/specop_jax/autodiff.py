@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import jax
@@ -27,7 +27,7 @@ from specop.statistics.numbers import Integers
 from specop_jax import programs
 from specop_jax.arrays import JaxBackend, alive, backend, device_of, known, require_precision, require_transfers
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
-from specop_jax.models import Loss, Model, TreeModel, equinox_model
+from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
 from specop_jax.structures import TREES, checksum, on_device, outlined, refuse_sparse
@@ -50,7 +50,7 @@ def make_autodiff(
 ) -> JaxAutodiff:
     """Return the one-batch derivatives of a module or of a function of a pytree."""
     described = _describe(model, criterion, params, forward, fixed_randomness)
-    return JaxAutodiff(described, described.select(select), recognise(criterion, likelihood))
+    return JaxAutodiff(described, described.select(select), recognise(criterion, likelihood), fixed_randomness)
 
 
 def _describe(
@@ -182,10 +182,26 @@ class JaxAutodiff(OneBatch):
         """Raise unless two calls of the loss agree; its gradient is JAX's own."""
         check_repeated(*self._program(LossProgram, theta, batch), changed)
 
-    def output_size(self, theta: Array | None, batch: Any) -> int:
-        """Return the number of entries of the outputs."""
-        program, _ = self._program(OutputProgram, theta, batch)
-        return int(program.outputs.size)
+    @contextmanager
+    def _widened(self, batch: Any) -> Iterator[Any]:
+        with jax.enable_x64(True):
+            selected = {name: jax.ShapeDtypeStruct(kind.shape, np.float64) for name, kind in self.parameters.items()}
+            yield _Wide(self.model, selected, self.likelihood), TREES.map(_wide, batch)
+
+    def _state(self) -> Iterable[Any]:
+        return self._read()[1].values()
+
+    def outputs(self, theta: Array | None, batch: Any) -> Array:
+        """Return what the criterion is given as a vector."""
+        program, arguments = self._program(OutputProgram, theta, batch)
+        return program.flat(*arguments)
+
+    def output_gradient(self, theta: Array | None, batch: Any, shift: Array) -> Array:
+        """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
+        program, arguments = self._program(OutputProgram, theta, batch)
+        status, _, gradient = program.slopes(*arguments, shift.reshape(program.outputs.shape))
+        self._sound(status, arguments)
+        return gradient.reshape(-1).astype(self.layout.dtype)
 
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
@@ -212,7 +228,7 @@ class JaxAutodiff(OneBatch):
         """Return what gives the gradient's parts, as rows, for a range of samples."""
         program, arguments = self._program(OutputProgram, theta, batch)
         self._check_samples(program, batch)
-        status, outputs, gradient = program.slopes(*arguments)
+        status, outputs, gradient = program.slopes(*arguments, 0.0)
         self._sound(status, arguments)
 
         def between(start: int, stop: int) -> Array:
@@ -229,14 +245,14 @@ class JaxAutodiff(OneBatch):
         self, program: OutputProgram, arrays: list[Array], batch: Any, matrix: Matrix
     ) -> tuple[Variant, tuple[Array, ...]]:
         """Return which of a program's products the matrix is, and what that takes besides the point and the data."""
-        if matrix.kind == "empirical fisher":
+        if matrix.kind.startswith("empirical fisher"):
             self._check_samples(program, batch)
         if matrix.kind == "ggn" and self.likelihood is not None:
             self._terms(program, arrays)
-        if matrix.kind not in ("fisher", "sampled fisher"):
+        if matrix.kind not in ("fisher", "sampled fisher", "empirical fisher of terms"):
             return Variant(matrix.kind), ()
         likelihood, weights = self._terms(program, arrays)
-        if matrix.kind == "fisher":
+        if matrix.kind != "sampled fisher":
             return Variant(matrix.kind, likelihood), (weights,)
         noise = label_noise(likelihood.name, matrix, self.count(batch), weights.size)
         return Variant(matrix.kind, likelihood), (weights, jax.device_put(noise, self.device))
@@ -330,6 +346,18 @@ class JaxAutodiff(OneBatch):
             if jnp.issubdtype(value.dtype, np.floating) and not np.isfinite(np.asarray(value, dtype=float)).all()
         ]
         return not_finite(what, bad)
+
+
+class _Wide(JaxAutodiff):
+    """The same model with all of its arrays in float64."""
+
+    def _read(self) -> tuple[Loss, dict[str, Any]]:
+        loss, arrays = super()._read()
+        return loss, {name: _wide(array) for name, array in arrays.items()}
+
+
+def _wide(array: Any) -> Any:
+    return jnp.asarray(array, np.float64) if real(array) else array
 
 
 def _version(array: Array | np.ndarray) -> Same | int:

@@ -185,11 +185,20 @@ class OutputProgram(Program):
                 return likelihood, weights
         return None
 
-    def slopes(self, *arguments: Any) -> tuple[Status, Array, Array]:
-        """Return status, outputs, and the gradient of the loss in them."""
+    def flat(self, *arguments: Any) -> Array:
+        """Return the outputs as a vector."""
 
-        def slopes(points: list[Array], others: list[Any], arrays: list[Array]) -> Any:
+        def flat(*arguments: Any) -> Array:
+            return self.functions.outputs(*arguments).reshape(-1).astype(self.dtype)
+
+        return self._once("flat", lambda: jax.jit(flat))(*arguments)
+
+    def slopes(self, *arguments: Any) -> tuple[Status, Array, Array]:
+        """Return status, outputs moved by the last argument, and the gradient of the loss in them."""
+
+        def slopes(points: list[Array], others: list[Any], arrays: list[Array], shift: Array) -> Any:
             z = self.functions.outputs(points, others, arrays)
+            z = z + jnp.asarray(shift, z.dtype)
             loss, gradient = jax.value_and_grad(self.functions.criterion(arrays))(z)
             return (jnp.isfinite(z).all(), loss), z, gradient
 
@@ -228,7 +237,7 @@ class OutputProgram(Program):
             lengths = [jnp.linalg.norm(x.reshape(-1).astype(self.dtype)) for x in (found - expected, expected)]
             return flat, jnp.stack(lengths)
 
-        return self._once(("rows", count), lambda: jax.jit(rows))(*arguments)
+        return _differentiated(self._once(("rows", count), lambda: jax.jit(rows)), *arguments)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._compiled:
@@ -254,8 +263,11 @@ class OutputProgram(Program):
         loss, gradient = jax.value_and_grad(criterion)(z)
         if variant.kind == "ggn":
             return loss, output_hessian(criterion, z)
-        if variant.kind == "empirical fisher":
+        if variant.kind == "empirical fisher of samples":
             multiply = by_sample(FUNCTIONS, gradient, z.ndim)
+        elif variant.kind == "empirical fisher of terms":
+            assert variant.likelihood is not None
+            multiply = variant.likelihood.empirical(gradient, extra[0], z.ndim)
         else:
             assert variant.likelihood is not None
             exact = variant.kind == "fisher"
@@ -285,6 +297,8 @@ def _differentiated(function: Callable[..., Any], *arguments: Any) -> Any:
     # The outputs and the criterion have been differentiated before, so these come from the second derivative.
     try:
         return function(*arguments)
+    except InvalidInputError:
+        raise
     except NO_DERIVATIVE as error:
         raise InvalidInputError(
             f"JAX has no derivative that this matrix needs of an operation of the outputs or of the criterion: "

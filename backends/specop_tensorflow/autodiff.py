@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -33,10 +33,12 @@ from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
 from specop_tensorflow.memory import free_memory, is_out_of_memory
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
+from specop_tensorflow.outputs import moved_gradient
 from specop_tensorflow.products import Product
 from specop_tensorflow.samples import SampleRows, sample_weights
 from specop_tensorflow.structures import TREES, tensor_of
 from specop_tensorflow.traces import Linear, Trace, spec_of
+from specop_tensorflow.wide import wide
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
 
@@ -83,6 +85,7 @@ class TensorflowAutodiff(OneBatch):
         dtype = max((numpy_dtype(like.dtype) for like in selected.values()), key=lambda kind: kind.itemsize)
         super().__init__(model, selected, likelihood, fixed_randomness, lambda size: Layout(size, dtype, self.device))
         self._traces: dict[Any, Any] = {}
+        self._wide: _Wide | None = None
 
     @property
     def precision(self) -> float:
@@ -163,9 +166,25 @@ class TensorflowAutodiff(OneBatch):
         if abs(once - again) > 100.0 * self.precision * max(abs(once), abs(again)):
             raise changing_loss(once, again, changed())
 
-    def output_size(self, theta: Tensor | None, batch: Any) -> int:
-        """Return the number of entries of the outputs."""
-        return int(tf.size(self._outputs(theta, batch)))
+    def outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
+        """Return what the criterion is given as a vector."""
+        return tf.reshape(tf.cast(self._outputs(theta, batch), self.layout.dtype), [-1])
+
+    def output_gradient(self, theta: Tensor | None, batch: Any, shift: Tensor) -> Tensor:
+        """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
+        trace, inputs, _ = self._bound(Trace, moved_gradient, theta, batch, [shift], spec_of(shift))
+        loss, gradient = trace.call(*inputs)
+        self._checked(loss, theta)
+        return gradient
+
+    @contextlib.contextmanager
+    def _widened(self, batch: Any) -> Iterator[Any]:
+        self._wide = self._wide or _Wide(self)
+        with tf.device(self.device):
+            yield self._wide, batch
+
+    def _state(self) -> Iterable[Any]:
+        return self.model.named_state().values()
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
@@ -206,7 +225,7 @@ class TensorflowAutodiff(OneBatch):
 
     def _cut(self, theta: Tensor | None, batch: Any, matrix: Matrix) -> tuple[Linear, list[Tensor], dict[str, Any]]:
         """Return a trace of products with a matrix, what it keeps, and the variables that this reads."""
-        if matrix.kind == "empirical fisher":
+        if matrix.kind.startswith("empirical fisher"):
             self.model.refuse_coupled_samples()
         spec = tf.TensorSpec([None if matrix.kind == "transposed jacobian" else self.layout.n], self.layout.dtype)
         for likelihood in self._readings(theta, batch, matrix):
@@ -223,7 +242,12 @@ class TensorflowAutodiff(OneBatch):
 
     def _readings(self, theta: Tensor | None, batch: Any, matrix: Matrix) -> Iterator[Any]:
         """Yield how the outputs may be read, or None where no likelihood matters."""
-        if self.likelihood is None or matrix.kind not in ("ggn", "fisher", "sampled fisher"):
+        if self.likelihood is None or matrix.kind not in (
+            "ggn",
+            "fisher",
+            "sampled fisher",
+            "empirical fisher of terms",
+        ):
             yield None
             return
         yield from readings(FUNCTIONS, self.likelihood, 1)
@@ -272,22 +296,27 @@ class TensorflowAutodiff(OneBatch):
         *rest : tf.TensorSpec
             Of all further arguments.
         """
+        trace, points, arrays = self._traced(kind, run, batch, rest)
+        values = {} if theta is None else dict(zip(self.names, self._split(theta), strict=True))
+        shadows = {name: tf.Variable(value, trainable=False) for name, value in values.items() if not points}
+        given = [tf.convert_to_tensor(values.get(name, point)) for name, point in points.items()]
+        return trace, trace.inputs(given, arrays, shadows, operands), shadows
+
+    def _traced(
+        self, kind: Any, run: Callable[..., Any], batch: Any, rest: Sequence[tf.TensorSpec]
+    ) -> tuple[Any, dict[str, Any], list[Tensor]]:
+        """Return the trace for this batch, all that a function is given by name, and the batch's tensors."""
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
         arrays, frame = TREES.take_apart(self.prepare(batch))
         specs = [spec_of(array) for array in arrays]
         current = dict(zip(self.names, self._current(), strict=True))
-        values = {} if theta is None else self._derivatives(current).split(theta)
-        reads = self.model.reads_variables
-        points = {} if reads else {**self.model.named_state(), **values}
-        key = (kind, run, frame, *specs, self.model.constants(), tuple(map(id, current.values())))
+        points = {} if self.model.reads_variables else {**self.model.named_state(), **current}
+        key = (kind, run, frame, *specs, *rest, self.model.constants(), tuple(map(id, current.values())))
         if key not in self._traces:
             derivatives = self._derivatives(current)
             traced = functools.partial(run, derivatives)
             self._traces[key] = kind(derivatives, points, (specs, frame), self.fixed_randomness, traced, *rest)
-        shadows = {name: tf.Variable(value, trainable=False) for name, value in (values if reads else {}).items()}
-        trace = self._traces[key]
-        given = [tf.convert_to_tensor(point) for point in points.values()]
-        return trace, trace.inputs(given, arrays, shadows, operands), shadows
+        return self._traces[key], points, arrays
 
     def _current(self) -> list[Any]:
         return unchanged(
@@ -334,3 +363,46 @@ def _require_eager() -> None:
             "specop looks at values, which do not exist inside a tf.function, another graph or the scope of a "
             "tf.distribute.Strategy. Call it outside; variables that were made in the scope can be read there."
         )
+
+
+class _Wide(TensorflowAutodiff):
+    """The same derivatives in float64, by the traces of a model in another type.
+
+    Parameters
+    ----------
+    narrow : TensorflowAutodiff
+    """
+
+    precision = _EPSILON["float64"]
+
+    def __init__(self, narrow: TensorflowAutodiff) -> None:
+        self.__dict__.update(narrow.__dict__)
+        self.narrow = narrow
+        self.layout = Layout(narrow.layout.n, np.dtype(np.float64), narrow.device)
+        self.parameters = {name: tf.TensorSpec(like.shape, tf.float64) for name, like in narrow.parameters.items()}
+        self._traces = {}
+
+    def _bound(
+        self,
+        kind: Any,
+        run: Callable[..., Any],
+        theta: Tensor | None,
+        batch: Any,
+        operands: Sequence[Tensor] = (),
+        *rest: tf.TensorSpec,
+    ) -> tuple[Any, list[Any], dict[str, Any]]:
+        given = [tf.TensorSpec(spec.shape, self.narrow.layout.dtype) for spec in rest]
+        trace, points, arrays = self.narrow._traced(kind, run, batch, given)
+        if trace not in self._traces:
+            self._traces[trace] = trace.widened()
+        found = self._traces[trace]
+        values = dict(zip(self.names, self._split(theta), strict=True))
+        shadows = {
+            name: tf.Variable(values.get(name, wide(variable)), trainable=False)
+            for name, variable in found.variables.items()
+        }
+        state = [wide(values.get(name, point)) for name, point in points.items()]
+        return found, found.inputs(state, [wide(array) for array in arrays], shadows, operands), shadows
+
+    def _rounding(self) -> float:
+        return self.precision

@@ -34,7 +34,7 @@ class refusing_first_order:  # noqa: N801 - used like a function
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (LookupError, NotImplementedError)):
+        if isinstance(error, (LookupError, NotImplementedError, TypeError)):
             raise InvalidInputError(
                 f"TensorFlow has no second derivative of an operation of the forward pass: {error} Replace it."
             ) from error

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
+from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.missing_derivatives import refusing_first_order
 
-__all__ = ["Criterion", "output_gradient", "output_hessian"]
+__all__ = ["Criterion", "moved_gradient", "output_gradient", "output_hessian"]
 
 Criterion = Callable[[Tensor], Tensor]
 """From outputs to mean loss."""
+
+
+def moved_gradient(
+    derivatives: Derivatives, values: Mapping[str, Any], batch: Any, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient in the outputs, as a vector, at outputs that are moved by another vector."""
+    outputs = tf.stop_gradient(derivatives.outputs(values, batch))
+    moved = outputs + tf.cast(tf.reshape(shift, tf.shape(outputs)), outputs.dtype)
+    loss, gradient = output_gradient(derivatives.criterion(values, batch), tf.ensure_shape(moved, outputs.shape))
+    return loss, tf.reshape(tf.cast(gradient, derivatives.dtype), [-1])
 
 
 def output_gradient(criterion: Criterion, outputs: Tensor) -> tuple[Tensor, Tensor]:

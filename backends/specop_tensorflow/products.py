@@ -90,8 +90,9 @@ class Product:
         criterion = derivatives.criterion(values, batch)
         curvature = functools.partial(output_hessian, criterion)
         loss, gradient = output_gradient(criterion, z)
-        if self.kind == "empirical fisher":
+        if self.kind.startswith("empirical fisher"):
             check_samples_first(z.shape, TREES.count(batch))
+        if self.kind == "empirical fisher of samples":
             return loss, None, by_sample(FUNCTIONS, gradient, z.shape.rank)
         if self.likelihood is None:
             return loss, None, curvature(z)
@@ -100,4 +101,6 @@ class Product:
             return loss, measured, curvature(z)
         if self.kind == "fisher":
             return loss, measured, self.likelihood.information(z, weights)
+        if self.kind == "empirical fisher of terms":
+            return loss, measured, self.likelihood.empirical(gradient, weights, z.shape.rank)
         return loss, measured, self.likelihood.sampled(z, weights, *noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
 from specop_tensorflow.missing_derivatives import differentiable_moments, refuse_assumed_zeros
+from specop_tensorflow.wide import WideGraph, wide
 
 __all__ = ["Linear", "Trace", "spec_of"]
 
@@ -39,6 +41,11 @@ class Trace:
         ``run(values, batch, *rest)`` returns tensors; the last one may be a derivative of the others.
     rest : tf.TensorSpec
         Of its further arguments.
+
+    Attributes
+    ----------
+    variables : dict
+        Those that have to be given to a trace in float64, by name.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Trace:
         }
         if not derivatives.model.reads_variables:
             self._refuse_bypassed(derivatives.selected)
+        self.variables: dict[str, Any] = {}
         # Seeds come from variables of our own; they live as long as the trace.
         self._seeds = []
         # The last output is a derivative of the others.
@@ -122,6 +130,22 @@ class Trace:
                 captured[place] = shadows[name].handle
         return [*points, *arrays, *operands, *captured]
 
+    def widened(self) -> Trace:
+        """Return the same in float64; all real variables are then given by name."""
+        made = copy.copy(self)
+        # What was compiled is of the other graph.
+        made.__dict__.pop("call", None)
+        made.graph = WideGraph(self.graph)
+        made._captured = [wide(captured) for captured in self._captured]
+        names = {place: name for name, place in self._places.items()}
+        for place, captured in enumerate(self._captured):
+            for variable in self.graph.variables:
+                if variable.handle is captured and variable.dtype.is_floating:
+                    name = names.get(place, f"captured {place}")
+                    made._places = made._places | {name: place}
+                    made.variables = made.variables | {name: variable}
+        return made
+
 
 class Linear(Trace):
     """Products with a matrix, cut at what does not depend on the vector.
@@ -143,6 +167,15 @@ class Linear(Trace):
         super().__init__(derivatives, points, *arguments)
         given = self.graph.inputs[: len(points)]
         refuse_assumed_zeros(self.graph, [*given, *(self.graph.handles[place] for place in self._places.values())])
+        self._split()
+
+    def widened(self) -> Linear:
+        """Return the same in float64; all real variables are then given by name."""
+        made: Any = super().widened()
+        made._split()
+        return made
+
+    def _split(self) -> None:
         position = len(self.graph.inputs) - len(self.graph.captured) - 1
         *checks, product = self.graph.outputs
         parts = cut(self.graph, self.graph.inputs[position], checks, product)

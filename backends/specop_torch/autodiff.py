@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
-from specop.objectives.autodiff import InFloat64, Linearization, Matrix, OneBatch, Same
+from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import independent, wrong_likelihood
@@ -174,33 +174,28 @@ class TorchAutodiff(OneBatch):
             elif name in rows:
                 yield name, rows[name] * tensor.shape[1], (rows[name] + 1) * tensor.shape[1]
 
-    def in_float64(self, theta: Tensor, batch: Any, vector: Tensor, most_bytes: int) -> InFloat64 | None:
-        """Return the batch's gradient in float64, or None where the model cannot run there within that memory."""
-        if self.dtype == "float64":
-            return super().in_float64(theta, batch, vector, most_bytes)
-        entries = sum(tensor.numel() for tensor in self.model.state())
-        # Under a fixed seed the masks of two precisions differ.
-        if self.fixed_randomness is not None or 3 * 8 * entries > most_bytes:
-            return None
-        model = widened(self.model)
+    @contextlib.contextmanager
+    def _widened(self, batch: Any) -> Iterator[Any]:
         selected = {name: wide(tensor) for name, tensor in self.parameters.items()}
-        twin = TorchAutodiff(model, selected, self.likelihood, None)
-        some = TREES.map(wide, batch)
-        at, along = wide(theta), wide(vector)
-        try:
-            loss, _ = twin.gradient(at, some)
-        except (RuntimeError, TypeError, InvalidInputError):
-            # Tensors that are no buffers, and casts inside of the model, keep it in single precision.
-            return None
-        own = self.loss(theta, batch)
-        if not torch.isclose(loss.to(own.dtype), own, rtol=max(1e-3, 100 * self.precision)):
-            return None
-        return InFloat64(lambda point: twin.gradient(point, some)[1], at, along)
+        yield TorchAutodiff(widened(self.model), selected, self.likelihood, None), TREES.map(wide, batch)
 
-    def output_size(self, theta: Tensor | None, batch: Any) -> int:
-        """Return the number of entries of the outputs."""
+    def _state(self) -> list[Tensor]:
+        return self.model.state()
+
+    def outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
+        """Return what the criterion is given as a vector."""
         with self._evaluation.running(twice_differentiable=False), torch.no_grad():
-            return self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch).numel()
+            found = self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch)
+            return self._flat(found, found.numel())
+
+    def output_gradient(self, theta: Tensor | None, batch: Any, shift: Tensor) -> Tensor:
+        """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
+        with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
+            points = self._leaves(theta, requires_grad=False)
+            outputs = self._evaluation.outputs(points, batch).detach()
+            moved = outputs + shift.reshape(outputs.shape).to(outputs.dtype)
+            found, _ = output_gradient(self._evaluation.criterion(points, batch), moved)
+            return self._flat(found, found.numel())
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
@@ -274,12 +269,17 @@ class TorchAutodiff(OneBatch):
         """Return u -> M u for the matrix J' M J."""
         criterion, samples = self._evaluation.criterion(points, batch), self.count(batch)
         curvature = functools.partial(output_hessian, criterion)
-        if matrix.kind == "empirical fisher":
+        is_empirical = matrix.kind.startswith("empirical fisher")
+        if is_empirical:
             check_samples(self.model, outputs, samples)
-            return by_sample(FUNCTIONS, output_gradient(criterion, outputs)[0], outputs.ndim)
+            slope, _ = output_gradient(criterion, outputs)
+        if matrix.kind == "empirical fisher of samples":
+            return by_sample(FUNCTIONS, slope, outputs.ndim)
         if matrix.kind == "ggn" and self.likelihood is None:
             return curvature(outputs)
         likelihood, weights = self._terms(curvature, outputs)
+        if is_empirical:
+            return likelihood.empirical(slope, weights, outputs.ndim)
         if matrix.kind == "ggn":
             return curvature(outputs)
         if matrix.kind == "fisher":

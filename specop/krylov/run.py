@@ -70,6 +70,8 @@ class Task:
     ----------
     products : int
         Products so far, those of tasks inside this one included.
+    notes : dict
+        Those of operators of tasks inside this one, as its keys.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Task:
         self.seed = probes.check_seed(seed)
         self.samples = samples
         self.products = 0
+        self.notes: dict[str, None] = {}
         self.total: int | None = None
         self._progress = progress
         self._raise_on_failure = raise_on_failure
@@ -110,6 +113,8 @@ class Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _innermost.reset(self._token)
+        if self._outer is not None:
+            self._outer.notes |= self._noted()
         self._stack.__exit__(kind, error, trace)
 
     def multiply_by(self, A: LinearOperator, x: Array) -> Array:
@@ -156,12 +161,16 @@ class Task:
             samples=self.samples,
             seed=self.seed,
             versions=versions(self.backend.name),
+            notes="; ".join(self._noted()),
         )
         if not converged and not stopped:
             if self._raise_on_failure:
                 raise NotConvergedError(message, made)
             warnings.warn(message, ConvergenceWarning, stacklevel=level_of_user())
         return made
+
+    def _noted(self) -> dict[str, None]:
+        return self.notes | dict.fromkeys(note for A in self._operators for note in A.notes)
 
     def _count(self, products: int) -> None:
         self.products += products

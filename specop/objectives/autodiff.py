@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
+from specop.errors import InvalidInputError
 from specop.objectives.hidden import HiddenState
 from specop.objectives.parameters import checked_shapes
 from specop.objectives.trees import Trees
@@ -33,8 +35,10 @@ class Matrix:
     ggn                   :math:`J^T (\nabla_z^2 \ell) J`
     fisher                :math:`J^T M J`, M of blocks :math:`c_i E[s s^T]`, score s of a label drawn from the model
     sampled fisher        the same with a mean over `draws` labels instead of the expectation
-    empirical fisher      :math:`J^T M J`, M of blocks :math:`r_i r_i^T` for the part i of
-                          :math:`r = \nabla_z \ell` that belongs to sample i: no mean is taken
+    empirical fisher of   :math:`J^T M J`, M of blocks :math:`r_i r_i^T` for the part i of
+    samples               :math:`r = \nabla_z \ell` that belongs to sample i: no mean is taken
+    empirical fisher of   the same with blocks :math:`r_i r_i^T / c_i` for the terms i
+    terms
     jacobian              :math:`J`, from parameters to all entries of the outputs in order
     transposed jacobian   :math:`J^T`
     ====================  ==============================================================================
@@ -56,7 +60,8 @@ class Matrix:
         "ggn",
         "fisher",
         "sampled fisher",
-        "empirical fisher",
+        "empirical fisher of samples",
+        "empirical fisher of terms",
         "jacobian",
         "transposed jacobian",
     ]
@@ -97,23 +102,6 @@ class Same:
         return isinstance(other, Same) and self.array is other.array
 
     __hash__ = None  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class InFloat64:
-    """A model's gradient on some samples, computed in float64.
-
-    Attributes
-    ----------
-    gradient : callable
-        From a native vector of parameters to a native vector.
-    theta, vector : native vectors (n,)
-        Where, and what is multiplied, in float64.
-    """
-
-    gradient: Callable[[Array], Array]
-    theta: Array
-    vector: Array
 
 
 class Autodiff(Protocol):
@@ -216,11 +204,17 @@ class Autodiff(Protocol):
     def moving(self, vector: Array) -> Array:
         """Return the vector, with zeros where parameters count as constants; it may be consumed."""
 
-    def in_float64(self, theta: Array, batch: Any, vector: Array, most_bytes: int) -> InFloat64 | None:
-        """Return the batch's gradient in float64, or None where the model cannot run there within that memory."""
+    def in_float64(self, batch: Any, most_bytes: int) -> AbstractContextManager[tuple[Autodiff, Any]]:
+        """Return a context that gives the same derivatives in float64, and the batch for them.
 
-    def output_size(self, theta: Array | None, batch: Any) -> int:
-        """Return the number of entries of the outputs."""
+        It raises where the model cannot run there, or not within that memory.
+        """
+
+    def outputs(self, theta: Array | None, batch: Any) -> Array:
+        """Return what the criterion is given as a vector."""
+
+    def output_gradient(self, theta: Array | None, batch: Any, shift: Array) -> Array:
+        """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
 
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the matrix's product with a vector, and what multiplies further vectors."""
@@ -295,11 +289,19 @@ class OneBatch:
         """Yield ranges of entries, by their parameter's name, that the framework's gradient takes for constants."""
         yield from ()
 
-    def in_float64(self, theta: Array, batch: Any, vector: Array, most_bytes: int) -> InFloat64 | None:
-        """Return the batch's gradient in float64, or None: where the parameters are in float64, it is the usual one."""
-        if self.layout.dtype != np.float64:
-            return None
-        return InFloat64(lambda at: self.gradient(at, batch)[1], theta, vector)  # type: ignore[attr-defined]
+    @contextmanager
+    def in_float64(self, batch: Any, most_bytes: int) -> Iterator[Any]:
+        """Give the same derivatives in float64, and the batch for them; raise where that cannot be."""
+        if self.layout.dtype == np.float64:
+            yield self, batch
+            return
+        if self.fixed_randomness is not None:
+            raise InvalidInputError("under a fixed seed two precisions draw other masks")
+        entries = sum(math.prod(self.trees.shape(array) or ()) for array in self._state())
+        if 3 * 8 * entries > most_bytes:
+            raise InvalidInputError("a copy in float64 would take more than a tenth of the memory budget")
+        with self._widened(batch) as found:
+            yield found
 
     def hidden_state(self) -> HiddenState:
         """Put back what calls of the model change in plain attributes of its layers, and give what names it."""
@@ -335,6 +337,14 @@ class OneBatch:
     def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the batch's samples at these places."""
         return self.trees.pick(batch, indices)
+
+    def _state(self) -> Iterable[Array]:
+        """Return all that the model holds."""
+        raise NotImplementedError
+
+    def _widened(self, batch: Any) -> AbstractContextManager[Any]:
+        """Return a context that gives a copy of the model in float64, and the batch; it may raise anything."""
+        raise NotImplementedError
 
     def _current(self) -> list[Array]:
         """Return the selected parameters as the model has them now: it may hold other arrays than at first."""

@@ -46,7 +46,7 @@ class BlockDiagonalOperator(Composite):
         self._indices = [_indices(slices) for slices in self._slices]
 
     def _matvec(self, x: Array) -> Array:
-        if self._products.matrix.kind == "empirical fisher":
+        if self._products.matrix.kind == "empirical fisher of samples":
             return self._products.over_samples(x, self._add_samples)
         return self._products.combined(x, self._multiply)
 

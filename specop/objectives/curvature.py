@@ -81,6 +81,12 @@ class Watched(LinearOperator):
     def samples(self) -> int:
         return self.point.data.samples
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        kinds = [products.matrix.kind for products in self.products]
+        reasons = [products.verdict.reason for products in self.products if products.verdict]
+        return (*(kind for kind in kinds if "empirical" in kind), *(f"not verified: {one}" for one in reasons if one))
+
     def flatten(self, tree: Any) -> Array:
         return self.point.autodiff.flatten(tree)
 

@@ -67,7 +67,10 @@ class JacobianProducts(Products):
         end = 0
         with self.point.data.reading() as batches:
             for batch, _, first in batches:
-                start, end = end, end + self.point.autodiff.output_size(self.point.theta, batch)
+                start, end = (
+                    end,
+                    end + self.point.backend.layout(self.point.autodiff.outputs(self.point.theta, batch)).n,
+                )
                 self._rows[first] = np.arange(start, end, dtype=np.intp)
         self._rows_limit = self.point.data.limit
         return end

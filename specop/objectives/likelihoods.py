@@ -199,6 +199,31 @@ class Likelihood:
         squares = f.mean(f.multiply(scores, scores))
         return lambda u: f.multiply(u, squares)
 
+    def empirical(self, gradient: Array, weights: Array, dimensions: int) -> Multiply:
+        """Return u -> M u with M of blocks r_i r_i' / c_i, r_i the part of the criterion's gradient of the term i.
+
+        Parameters
+        ----------
+        gradient : native array
+            Of the criterion in the outputs.
+        weights : native array
+            As `terms` returns them.
+        dimensions : int
+            Of the outputs.
+        """
+        f = self.functions
+        if self.name == "gaussian":
+            # Here the criterion's factor is the variance's: what a sample's entries weigh together says which.
+            one = f.cast(f.less(f.zeros(weights), 1.0), weights)
+            each = f.sum(one, tuple(range(1 - dimensions, 0)))
+            weights = f.multiply(weights, f.divide(each, f.sum(weights, tuple(range(-dimensions, 0)))))
+        # Those that are ignored have neither weight nor gradient.
+        counted = f.cast(f.less(f.multiply(weights, -1.0), 0.0), weights)
+        scores = f.divide(gradient, f.sqrt(f.subtract(weights, f.subtract(counted, 1.0))))
+        if self.name == "categorical":
+            return lambda u: f.multiply(scores, f.sum(f.multiply(scores, u), self.axis))
+        return lambda u: f.multiply(f.multiply(scores, scores), u)
+
     def _weights(self, curvature: Callable[[Array], Multiply], zero: Array) -> Array:
         """Return by how much the criterion's curvature at zero is that of a single term of weight 1."""
         f = self.functions

@@ -83,7 +83,13 @@ class Matrices(MeanLoss):
         return self._operator(theta, Matrix("ggn"), is_psd=True if self._autodiff.likelihood else None)
 
     def fisher(
-        self, theta: Array | None = None, *, kind: str = "exact", draws: int = 1, seed: int = 0
+        self,
+        theta: Array | None = None,
+        *,
+        kind: str = "exact",
+        of: str | None = None,
+        draws: int = 1,
+        seed: int = 0,
     ) -> CurvatureOperator:
         r"""Return a Fisher information matrix of the mean loss, a symmetric positive semidefinite operator, n x n.
 
@@ -100,13 +106,16 @@ class Matrices(MeanLoss):
         for the operator's life, for other batch sizes and in every framework. Squared errors that average over C
         outputs are a Gaussian likelihood of variance C/2.
 
-        ``"empirical"`` takes the labels of the data, for the gradients :math:`g_i` of m samples, as
-        `per_sample_gradients` returns them:
+        ``"empirical"`` takes the labels of the data instead, one for each term, so that it has the scale of the exact
+        one. With ``of="samples"`` it is made of the gradients :math:`g_i` of m samples, as `per_sample_gradients`
+        returns them:
 
         .. math:: F = \frac1m \sum_i g_i g_i^T
 
-        It is no approximation of curvature away from a good fit (Kunstner et al.). A sample is an entry of the outputs'
-        leading dimension: a sequence, not a token.
+        which is smaller by the number of terms that a sample's mean is over: for labels drawn from the model 1/C of
+        the exact one for C Bernoulli outputs, 1/T for T tokens. A sample is an entry of the outputs' leading dimension:
+        a sequence, not a token. Neither is an approximation of curvature away from a good fit (Kunstner et al.).
+        Results say which one they are of.
 
         Parameters
         ----------
@@ -114,6 +123,8 @@ class Matrices(MeanLoss):
             Where; default: the model's current parameters.
         kind : {"exact", "mc", "empirical"}
             Which one.
+        of : {"terms", "samples"}, optional
+            What gradients "empirical" is made of; default: terms where the likelihood is known, else samples.
         draws : int
             Number of labels drawn for each term by "mc"; a product's cost hardly depends on it.
         seed : int
@@ -129,14 +140,19 @@ class Matrices(MeanLoss):
             raise InvalidInputError(f"theta is a parameter vector, got {theta!r}. Pass fisher(kind={theta!r}).")
         if kind not in ("exact", "mc", "empirical"):
             raise InvalidInputError(f"kind must be 'exact', 'mc' or 'empirical', got {kind!r}.")
-        if kind == "empirical":
-            return self._operator(theta, Matrix("empirical fisher"), is_psd=True)
-        if self._autodiff.likelihood is None:
+        if of not in (None, "terms", "samples") or (of and kind != "empirical"):
+            raise InvalidInputError(f"of must be 'terms' or 'samples', for kind='empirical'; got {of!r} for {kind!r}.")
+        is_known = self._autodiff.likelihood is not None
+        if kind == "empirical" and (of == "samples" or (of is None and not is_known)):
+            return self._operator(theta, Matrix("empirical fisher of samples"), is_psd=True)
+        if not is_known:
             raise InvalidInputError(
                 f"fisher(kind={kind!r}) needs to know the likelihood of labels, and the criterion does not tell. Pass "
                 f"likelihood='categorical', 'bernoulli' or 'gaussian' to objective() if it is the negative "
-                f"logarithm of one; otherwise take ggn() or fisher(kind='empirical')."
+                f"logarithm of one; otherwise take ggn() or fisher(kind='empirical', of='samples')."
             )
+        if kind == "empirical":
+            return self._operator(theta, Matrix("empirical fisher of terms"), is_psd=True)
         if kind == "exact":
             return self._operator(theta, Matrix("fisher"), is_psd=True)
         drawn = Matrix("sampled fisher", draws=checked_count("draws", draws), seed=probes.check_seed(seed))
@@ -147,15 +163,15 @@ class Matrices(MeanLoss):
 
         .. math:: C = \frac1m \sum_i (g_i - \bar g) (g_i - \bar g)^T = F - \bar g \bar g^T
 
-        with the empirical Fisher matrix F and the gradient of L. A minibatch of B samples, drawn with replacement, has
-        a gradient with covariance C / B.
+        with the empirical Fisher matrix F of samples and the gradient of L. A minibatch of B samples, drawn with
+        replacement, has a gradient with covariance C / B.
 
         Parameters
         ----------
         theta : native vector (n,), optional
             Where; default: the model's current parameters.
         """
-        return GradientCovariance(self.fisher(theta, kind="empirical"), self.gradient(theta))
+        return GradientCovariance(self.matrix("empirical fisher", theta), self.gradient(theta))
 
     def jacobian(self, theta: Array | None = None) -> JacobianOperator:
         """Return the Jacobian of all outputs in the parameters, a rectangular operator.
@@ -198,14 +214,14 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         name : {"hessian", "ggn", "fisher", "empirical fisher"}
-            As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical")`` make it.
+            As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
         theta : native vector (n,), optional
             Where; default: the model's current parameters.
         """
         if name not in MATRICES:
             raise InvalidInputError(f"matrix must be one of {', '.join(map(repr, MATRICES))}, got {name!r}.")
         if name == "empirical fisher":
-            return self.fisher(theta, kind="empirical")
+            return self.fisher(theta, kind="empirical", of="samples")
         found: LinearOperator = getattr(self, name)(theta)
         return found
 

@@ -59,7 +59,7 @@ class Objective(Matrices):
         theta : native vector (n,), optional
             Where the matrix is taken; default: the model's current parameters.
         matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
-            As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical")`` make it.
+            As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
         damping : float
             Multiple of the identity that is added, at least 0. The last three matrices are singular without it for most
             models, and the Hessian indefinite.

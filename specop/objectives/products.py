@@ -12,7 +12,7 @@ from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.splitting import block_bytes, fitting, gradient_blocks
 from specop.objectives.trained import check_uncoupled, reading
-from specop.objectives.witness import verify_hessian
+from specop.objectives.witness import Verdict, verify
 
 __all__ = ["Multiply", "Plan", "Products", "accumulate", "are_adjoint"]
 
@@ -58,11 +58,17 @@ class Products:
         Its budget says how much linearizations may take.
     matrix : Matrix
         Symmetric.
+
+    Attributes
+    ----------
+    verdict : Verdict or None
+        What differences say of the first product, once there was one.
     """
 
     def __init__(self, point: Point, matrix: Matrix) -> None:
         self.point = point
         self.matrix = matrix
+        self.verdict: Verdict | None = None
         self.release()
 
     def release(self) -> None:
@@ -214,9 +220,9 @@ class Products:
                     part = autodiff.product(theta, batch, operand, matrix)
                 total = self._add(total, share, first, part)
                 example = example or (batch, linear[-1])
-        if self.matrix.kind == "hessian" and example is not None:
-            verify_hessian(self.point, *example)
-        if self.matrix.kind == "empirical fisher" and example is not None:
+        if self.verdict is None and example is not None:
+            self.verdict = verify(self.point, *example, self._matrix_at(0))
+        if self.matrix.kind.startswith("empirical fisher") and example is not None:
             check_uncoupled(self.point, example[0])
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes = linear, places, held
@@ -258,7 +264,7 @@ class Products:
         return accumulate(self.point.backend, total, self._factor(share), part)
 
     def _factor(self, share: float) -> float:
-        if self.matrix.kind == "empirical fisher":
+        if self.matrix.kind == "empirical fisher of samples":
             # Rows are what samples add to the mean gradient of their batch: a fraction 1/m of the whole one's terms.
             return share * share * self.point.data.samples
         return share

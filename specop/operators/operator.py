@@ -141,6 +141,11 @@ class LinearOperator(abc.ABC):
         return None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What every result says of the matrix: which one it is where a name leaves that open, and what is unsure."""
+        return ()
+
+    @property
     def T(self) -> LinearOperator:
         """The transposed operator; a symmetric one is its own."""
         return self if self.is_symmetric else TransposedOperator(self)
@@ -243,6 +248,7 @@ class LinearOperator(abc.ABC):
     def __repr__(self) -> str:
         facts = [f"{self.shape[0]} x {self.shape[1]}", str(self.dtype), f"{self.backend.name}:{self.device}"]
         facts += ["symmetric"] * bool(self.is_symmetric) + ["positive semidefinite"] * bool(self.is_psd)
+        facts += self.notes
         return f"<{type(self).__name__} {', '.join(facts)}>"
 
 
@@ -281,6 +287,10 @@ class Composite(LinearOperator):
     def samples(self) -> int | None:
         counts = [part.samples for part in self.parts if part.samples is not None]
         return max(counts) if counts else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(note for part in self.parts for note in part.notes))
 
     def flatten(self, tree: Any) -> Array | None:
         return self.parts[-1].flatten(tree)

@@ -124,6 +124,9 @@ class Result:
         Why the method stopped.
     versions : dict
         Versions of specop, NumPy and the framework.
+    notes : str
+        Which matrix it is of where a name leaves that open, and "not verified" and why where nothing but the framework
+        says that its products are right.
     """
 
     matvecs: int
@@ -133,6 +136,7 @@ class Result:
     converged: bool
     message: str
     versions: dict[str, str]
+    notes: str = ""
 
     _kinds: ClassVar[dict[str, type[Result]]] = {}
 
@@ -211,6 +215,7 @@ class Result:
         """Return what is said of the result above its table."""
         seen = "" if self.samples is None else f", {self.samples} samples"
         lines = [f"{self._headline()}, {self.matvecs} products, {self.seconds:.2f} s{seen}"]
+        lines += [self.notes] * bool(self.notes)
         return lines if self.converged else [*lines, f"not converged: {self.message}"]
 
     def _remark(self) -> list[str]:

@@ -209,7 +209,7 @@ def test_self_influence_in_single_precision(matrix, width):
     found = influence(single, damping=1e-4, matrix=matrix)
     double = specop.objective(copy.deepcopy(model).double(), F.cross_entropy, (data[0].double(), data[1]))
     n = double.n
-    operator = double.ggn() if matrix == "ggn" else double.fisher(kind="empirical")
+    operator = double.ggn() if matrix == "ggn" else double.fisher(kind="empirical", of="samples")
     rows = torch.cat(list(double.per_sample_gradients()))
     exact = (rows * torch.linalg.solve(operator.to_dense() + 1e-4 * torch.eye(n).double(), rows.T).T).sum(1) / 200
     np.testing.assert_allclose(found.scores, exact, rtol=1e-3)

@@ -76,7 +76,7 @@ def _products(problem: Problem) -> Iterator[tuple[str, str, Product]]:
         yield "ggn", f"specop{kept}", objective.ggn().matvec
         yield "fisher", f"specop{kept}", objective.fisher().matvec
         yield "fisher, 10 draws", f"specop{kept}", objective.fisher(kind="mc", draws=10).matvec
-        yield "empirical fisher", f"specop{kept}", objective.fisher(kind="empirical").matvec
+        yield "empirical fisher", f"specop{kept}", objective.fisher(kind="empirical", of="samples").matvec
         jacobian = objective.jacobian()
         yield "jacobian", f"specop{kept}", jacobian.matvec
         outputs = torch.ones(jacobian.shape[0])

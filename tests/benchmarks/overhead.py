@@ -1,19 +1,21 @@
-"""What eigsh costs besides its products: time against memory traffic, and peak memory against the basis."""
+"""What eigsh costs besides its products: time against memory traffic, peak memory against the basis, and witnesses."""
 
+import importlib.util
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from models import Problem, large
+from models import PROBLEMS, Problem, large
+from ports import port
 from tables import Row, print_table
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -44,6 +46,78 @@ def measure_overhead(k: int, repeats: int) -> list[Row]:
     long = _in_child("long", 20)
     print_table("eigsh k = 20, ncv = 40 on a diagonal matrix with n = 10,000,000, float32", [long])
     return [row, memory, long]
+
+
+def measure_witnesses(names: Sequence[str], k: int, repeats: int) -> list[Row]:
+    """Time what first products are held against, for each model and framework, and print a table.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Models, of `models.PROBLEMS`.
+    k : int
+        Number of eigenvalues that eigsh is timed with.
+    repeats : int
+        How often it is timed; the shortest counts.
+
+    Returns
+    -------
+    list of dict
+        A row for each model, framework and matrix.
+    """
+    rows: list[Row] = []
+    for name in names:
+        problem = PROBLEMS[name]()
+        for framework in ("torch", "jax", "tensorflow"):
+            if importlib.util.find_spec(framework) is not None:
+                rows += [{"model": name, **row} for row in _witnesses(problem, framework, k, repeats)]
+    print_table("what the witness of a first product takes", rows)
+    return rows
+
+
+def _witnesses(problem: Problem, framework: str, k: int, repeats: int) -> Iterator[Row]:
+    import specop
+    from specop.objectives import products
+
+    if framework == "torch":
+        objective = specop.objective(problem.model, problem.criterion, problem.batches)
+    else:
+        made = importlib.import_module(f"{framework}_models")
+        task = getattr(made, f"{framework}_problem")(port(problem))
+        given = {"params": task.params, "likelihood": task.likelihood}
+        objective = specop.objective(task.outputs, task.criterion, task.batch, **given)
+    verify, times = products.verify, list[float]()
+
+    def timed(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        found = verify(*arguments)
+        times.append(time.perf_counter() - started)
+        deviations.append(found.reason or f"{found.deviation:.0e}")
+        return found
+
+    theta = objective.theta
+    for matrix in ("hessian", "ggn", "jacobian"):
+        deviations: list[str] = []
+        whole = []
+        with mock.patch.object(products, "verify", timed):
+            # At a given point each operator is new, while what was compiled stays.
+            for _ in range(1 + repeats):
+                operator = getattr(objective, matrix)(theta)
+                started = time.perf_counter()
+                if matrix == "jacobian":
+                    operator @ theta
+                else:
+                    specop.eigsh(operator, k=k)
+                whole.append(time.perf_counter() - started)
+        first, later = times[-1 - repeats], min(times[-repeats:])
+        yield {
+            "framework": framework,
+            "matrix": matrix,
+            "deviation": deviations[-1],
+            "first in s": first,
+            "later in s": later,
+            "% of eigsh": None if matrix == "jacobian" else 100 * later / min(whole[1:]),
+        }
 
 
 def _timed_eigsh(problem: Problem, k: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from frameworks import compare_in
 from influence import compare_influences
 from inverses import compare_inverses
 from models import PROBLEMS
-from overhead import measure_overhead
+from overhead import measure_overhead, measure_witnesses
 from solves import compare_solves
 from spectra import count_products
 from tables import Row
@@ -55,6 +55,7 @@ SECTIONS = (
     "traces",
     "costs",
     "overhead",
+    "witnesses",
     "density",
     "eigenvalues",
     "solves",
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             *measure_costs_in("tensorflow", options.models, options.repeats),
         ],
         "overhead": lambda: measure_overhead(options.k, options.repeats),
+        "witnesses": lambda: measure_witnesses(options.models, options.k, options.repeats),
         "density": lambda: compare_densities(options.seeds or 10),
         "eigenvalues": lambda: compare_eigenvalues(options.models, options.k, options.repeats),
         "solves": lambda: compare_solves(options.repeats),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import specop
 from jax_cases import Compilations, close, cross_entropy, labels, normal, once, split
+from parity.cases import fisher
 from specop.errors import InvalidInputError
 
 
@@ -26,13 +27,13 @@ def make(outputs=network, criterion=cross_entropy, sizes=(8,), likelihood="categ
     return specop.objective(outputs, criterion, batches, params=params, likelihood=likelihood, **keywords)
 
 
-KINDS = ["ggn", "fisher", "mc", "empirical", "jacobian"]
+KINDS = ["ggn", "fisher", "mc", "empirical", "terms", "jacobian"]
 
 
 def operator(objective, kind, seed=3):
     if kind in ("ggn", "jacobian"):
         return getattr(objective, kind)()
-    return objective.fisher(kind="exact" if kind == "fisher" else kind, seed=seed, draws=2)
+    return fisher(objective, "exact" if kind == "fisher" else kind, seed=seed, draws=2)
 
 
 def reference(objective, batch):
@@ -124,7 +125,10 @@ def test_batch_normalization_in_training_mode_has_no_samples():
     model = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     batch = (normal(8, 3, dtype="float32"), labels(8))
     objective = specop.objective(model, cross_entropy, batch, fixed_randomness=0)
-    for call in (lambda: list(objective.per_sample_gradients()), objective.fisher(kind="empirical").to_dense):
+    for call in (
+        lambda: list(objective.per_sample_gradients()),
+        objective.fisher(kind="empirical").to_dense,
+    ):
         with pytest.raises(InvalidInputError, match=r"layer 'layers.1' \(BatchNorm\).*single samples do not exist"):
             call()
     assert np.isfinite(np.asarray(objective.ggn().to_dense())).all()

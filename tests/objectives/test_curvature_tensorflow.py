@@ -33,7 +33,7 @@ def test_matrices_of_keras_models(name):
     close(objective.fisher().to_dense(), J.T @ H @ J)
     rows = np.concatenate([block.numpy() for block in objective.per_sample_gradients()])
     close(rows.mean(0), objective.gradient())
-    close(objective.fisher(kind="empirical").to_dense(), rows.T @ rows / 11)
+    close(objective.fisher(kind="empirical", of="samples").to_dense(), rows.T @ rows / 11)
 
 
 def test_loops_of_the_graph():
@@ -134,7 +134,7 @@ def matrices(objective, theta=None):
         objective.ggn(theta),
         objective.fisher(theta, kind="exact"),
         objective.fisher(theta, kind="mc"),
-        objective.fisher(theta, kind="empirical"),
+        objective.fisher(theta, kind="empirical", of="samples"),
         objective.jacobian(theta),
     ]
 
@@ -145,8 +145,9 @@ def test_a_matrix_is_traced_once_and_cut_at_the_vector():
     v = tf.ones([31], tf.float64)
     for seed in range(3):
         objective.fisher(kind="mc", seed=seed, draws=seed + 1) @ v
-    # The loss, twice to see that it is a function, outputs, for their shape, and the matrix.
-    _, _, _, trace = objective._autodiff._traces.values()
+    # Besides the loss, outputs, for their shape, and the Jacobian, which differences are compared with.
+    kinds = {getattr(run, "kind", ""): trace for (_, run, *_), trace in objective._autodiff._traces.items()}
+    trace = kinds["sampled fisher"]
     again = [node.op for node in trace.after.graph.as_graph_def().node]
     assert "ReadVariableOp" not in again and "Tanh" not in again and "Softmax" not in again
     # Of two layers: J v takes three products of matrices, and J'u three.
@@ -161,7 +162,10 @@ def test_samples_that_depend_on_each_other_are_refused():
     batch, layers = (normal(11, 3), labels(11)), keras.layers
     normalized = keras.Sequential([layers.Input((3,)), layers.BatchNormalization(dtype="float64")])
     objective = specop.objective(normalized, CROSS_ENTROPY, batch, fixed_randomness=0)
-    for call in (lambda: next(objective.per_sample_gradients()), objective.fisher(kind="empirical").to_dense):
+    for call in (
+        lambda: next(objective.per_sample_gradients()),
+        objective.fisher(kind="empirical").to_dense,
+    ):
         with pytest.raises(InvalidInputError, match="batch normalization in training mode"):
             call()
     assert np.isfinite(objective.ggn().to_dense()).all()

@@ -83,7 +83,7 @@ def test_empirical_fisher_and_covariance(name, path, monkeypatch):
     rows = 11 * (r.reshape(11, -1, 1) * J.reshape(11, z.numel() // 11, -1)).sum(1)
     objective = make(name, path, monkeypatch)
     close(rows.mean(0), objective.gradient())
-    empirical = objective.fisher(kind="empirical")
+    empirical = objective.fisher(kind="empirical", of="samples")
     covariance = objective.gradient_covariance()
     assert empirical.is_psd and covariance.is_psd
     multiplies(empirical, rows.T @ rows / 11)
@@ -207,7 +207,7 @@ OPERATORS = {
     "ggn": lambda o: o.ggn(),
     "exact fisher": lambda o: o.fisher(kind="exact"),
     "sampled fisher": lambda o: o.fisher(kind="mc", draws=2),
-    "empirical fisher": lambda o: o.fisher(kind="empirical"),
+    "empirical fisher": lambda o: o.fisher(kind="empirical", of="samples"),
     "jacobian": lambda o: o.jacobian(),
     "covariance": lambda o: o.gradient_covariance(),
     "differences": lambda o: o.finite_difference_hessian(),

@@ -194,7 +194,7 @@ def test_a_fused_loss_whose_gradient_is_a_constant_is_named(fused, kind, dtype):
             MATRICES[kind](found) @ found.theta
     assert fused.__dict__["forward"] is forward
     # Samples' gradients and the outputs' derivatives are those of a right first derivative.
-    found.fisher(kind="empirical") @ found.theta
+    found.fisher(kind="empirical", of="samples") @ found.theta
     found.jacobian() @ found.theta
 
 
@@ -252,8 +252,13 @@ def test_arguments_that_are_left_out(dtype):
     close(found, loss(plain).hessian().to_dense(), 1e-12 if dtype == torch.float64 else 1e-5)
 
 
-def test_surrogate_gradients_are_taken_as_they_are():
+def test_surrogate_gradients_are_taken_as_they_are_where_they_are_meant():
     found = objective(F.cross_entropy, lambda x: Reversed.apply(x.clone()))
+    with pytest.raises(
+        InvalidInputError, match=r"Jacobian are not made of .*in the columns of .*accept_stopped_gradients"
+    ):
+        found.jacobian().to_dense()
+    found._autodiff.accepts_stopped_gradients = True
     J, plain = found.jacobian().to_dense(), objective(F.cross_entropy, lambda x: x).jacobian().to_dense()
     ends = list(found.slices.values())
     behind = ends[0].start, ends[3].stop

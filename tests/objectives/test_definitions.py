@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parity.cases import FRAMEWORKS, models, numpy
+from parity.cases import FRAMEWORKS, fisher, models, numpy
 from parity.definitions import DRAWS, KINDS, SEED, definitions
 from parity.problems import PROBLEMS, Problem
 from specop.arrays.memory import MemoryBudget
@@ -92,8 +92,8 @@ def objective(framework, shape, select, sizes, budget):
 
 
 def curvature(found, kind):
-    if kind in ("exact", "mc", "empirical"):
-        return found.fisher(kind=kind, draws=DRAWS, seed=SEED)
+    if kind in ("exact", "mc", "empirical", "terms"):
+        return fisher(found, kind, draws=DRAWS, seed=SEED)
     return found.gradient_covariance() if kind == "covariance" else getattr(found, kind)()
 
 

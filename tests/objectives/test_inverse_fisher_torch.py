@@ -14,7 +14,7 @@ def test_the_inverse_of_an_empirical_fisher_matrix():
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).double()
     data = [(torch.randn(k, 4).double(), torch.randint(2, (k,))) for k in (7, 5)]
     objective = specop.objective(model, torch.nn.functional.cross_entropy, data)
-    fisher = objective.fisher(kind="empirical")
+    fisher = objective.fisher(kind="empirical", of="samples")
     inverse = objective.inverse_fisher(damping=0.1)
     x = torch.randn(objective.n).double()
     torch.testing.assert_close(inverse @ (fisher @ x + 0.1 * x), x, rtol=0, atol=1e-12)
@@ -29,7 +29,7 @@ def test_the_inverse_of_an_empirical_fisher_matrix():
     expected = np.linalg.inv((fisher.to_dense().numpy() + 0.1 * np.eye(objective.n))[part, part])
     np.testing.assert_allclose(blocks.operator().to_dense().numpy()[part, part], expected, atol=1e-12)
     elsewhere = objective.inverse_fisher(damping=0.1, theta=2 * objective.theta)
-    at = objective.fisher(2 * objective.theta, kind="empirical")
+    at = objective.fisher(2 * objective.theta, kind="empirical", of="samples")
     torch.testing.assert_close(elsewhere @ (at @ x + 0.1 * x), x, rtol=0, atol=1e-12)
     with pytest.raises(InvalidInputError, match=r"got Objective\. .* call objective\.inverse_fisher\(damping=\.\.\.\)"):
         specop.ShermanMorrison(damping=0.1, rows=objective)

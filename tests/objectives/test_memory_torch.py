@@ -17,9 +17,9 @@ CALLS = {
     "hessian": lambda objective: twice(objective.hessian()),
     "ggn": lambda objective: twice(objective.ggn()),
     "mc": lambda objective: twice(objective.fisher(kind="mc", draws=2)),
-    "empirical": lambda objective: twice(objective.fisher(kind="empirical")),
+    "empirical": lambda objective: twice(objective.fisher(kind="empirical", of="samples")),
     "blocks": lambda objective: twice(objective.ggn().block_diagonal()),
-    "empirical blocks": lambda objective: twice(objective.fisher(kind="empirical").block_diagonal()),
+    "empirical blocks": lambda objective: twice(objective.fisher(kind="empirical", of="samples").block_diagonal()),
     "jacobian": lambda objective: twice(objective.jacobian()),
     "transposed jacobian": lambda objective: twice(objective.jacobian().T),
     "differences": lambda objective: objective.finite_difference_hessian() @ torch.ones(objective.n).double(),
@@ -54,7 +54,7 @@ def limit_memory(monkeypatch, limits):
 
 
 def everything(limit):
-    return dict.fromkeys(["loss", "gradient", "output_size", "linearize", "product"], limit)
+    return dict.fromkeys(["loss", "gradient", "outputs", "linearize", "product"], limit)
 
 
 @pytest.mark.parametrize("budget", [2**30, 0])

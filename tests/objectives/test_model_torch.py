@@ -41,7 +41,7 @@ CALLS = {
     "theta": lambda make: make().hessian(ones(make)) @ ones(make),
     "ggn": lambda make: make().ggn().to_dense(),
     "fisher": lambda make: make().fisher(kind="mc", draws=2).to_dense(),
-    "blocks": lambda make: make().fisher(kind="empirical").block_diagonal() @ ones(make),
+    "blocks": lambda make: make().fisher(kind="empirical", of="samples").block_diagonal() @ ones(make),
     "jacobian": lambda make: make(memory_budget=0).jacobian().T.to_dense(),
     "differences": lambda make: make().finite_difference_hessian() @ ones(make),
     "sample gradients": lambda make: list(make().per_sample_gradients()),
@@ -414,7 +414,7 @@ def test_a_penalty_in_the_criterion_counts(forward):
     close(penalty, theta @ theta)
     for call in (
         lambda: objective.ggn() @ theta,
-        lambda: objective.fisher(kind="empirical") @ theta,
+        lambda: objective.fisher(kind="empirical", of="samples") @ theta,
         lambda: list(objective.per_sample_gradients()),
         lambda: objective.gradient_covariance() @ theta,
     ):

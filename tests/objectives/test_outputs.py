@@ -87,7 +87,7 @@ def test_samples_that_depend_on_each_other_are_refused(framework):
         lambda z, y: module.cross_entropy(z, y[:6]),
     )
     with pytest.raises(InvalidInputError, match=r"outputs have shape \(6, 3\), but the batch has 8 samples"):
-        product(fewer.fisher(kind="empirical"))
+        product(fewer.fisher(kind="empirical", of="samples"))
 
 
 @each_framework
@@ -97,7 +97,9 @@ def test_gradients_of_samples_at_another_point(framework):
     rows = np.concatenate([numpy(block) for block in found.per_sample_gradients(theta, block_bytes=3 * found.n * 8)])
     np.testing.assert_allclose(rows.mean(0), numpy(found.gradient(theta)), rtol=0, atol=1e-12)
     expected = rows.T @ (rows @ np.ones(found.n)) / 8
-    np.testing.assert_allclose(product(found.fisher(theta, kind="empirical")), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        product(found.fisher(theta, kind="empirical", of="samples")), expected, rtol=0, atol=1e-12
+    )
 
 
 # --- Likelihoods ------------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def test_a_likelihood_that_is_not_known(framework):
     for kind in ("exact", "mc"):
         with pytest.raises(InvalidInputError, match=rf"fisher\(kind='{kind}'\) needs to know the .*empirical"):
             found.fisher(kind=kind)
-    assert found.ggn().is_psd is None and np.isfinite(product(found.fisher(kind="empirical"))).all()
+    assert found.ggn().is_psd is None and np.isfinite(product(found.fisher(kind="empirical", of="samples"))).all()
     with pytest.raises(InvalidInputError, match="likelihood must be one of categorical, bernoulli, gaussian, got 'po"):
         make(framework, likelihood="poisson")
 
@@ -171,3 +173,66 @@ def test_classes_in_the_second_dimension(framework):
         np.testing.assert_allclose(product(found), expected, rtol=0, atol=1e-10)
     sampled = [product(found.fisher(kind="mc", draws=3)) for found in (last, second)]
     np.testing.assert_allclose(*sampled, rtol=0, atol=1e-10)
+
+
+# --- Scales -----------------------------------------------------------------------------------------------------------
+
+MANY, TERMS = 3000, 5
+
+
+def drawn(framework, likelihood):
+    """An objective whose labels are drawn from the model: of sequences of tokens, or of several outputs a sample."""
+    module, rng = models(framework), np.random.default_rng(3)
+    classes = {"tokens": 4, "classes": 5}.get(likelihood, TERMS)
+    x, weight = rng.standard_normal((MANY, *[TERMS] * (likelihood == "tokens"), 3)), rng.standard_normal((3, classes))
+    z = x @ weight
+    if likelihood in ("tokens", "classes"):
+        y = (np.exp(z) / np.exp(z).sum(-1, keepdims=True)).cumsum(-1)
+        y = (y < rng.uniform(size=(*z.shape[:-1], 1))).sum(-1).clip(0, classes - 1).astype(np.int32)
+    elif likelihood == "bernoulli":
+        y = (rng.uniform(size=z.shape) < 1 / (1 + np.exp(-z))).astype(float)
+    else:
+        # The squared error's mean over outputs is that of a Gaussian of this variance.
+        y = z + rng.standard_normal(z.shape) * (TERMS / 2) ** 0.5
+    criteria = {"bernoulli": module.binary_cross_entropy, "gaussian": module.squared_error}
+    batch = tuple(module.array(part, "float64") for part in (x, y))
+    return specop.objective(
+        lambda p, batch: batch[0] @ p if framework != "tensorflow" else module.tf.tensordot(batch[0], p, 1),
+        criteria.get(likelihood, module.cross_entropy),
+        batch,
+        params=module.array(weight, "float64"),
+        likelihood=likelihood if likelihood in criteria else "categorical",
+    )
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "terms"), [("classes", 1), ("tokens", TERMS), ("bernoulli", TERMS), ("gaussian", 1)]
+)
+@each_framework
+def test_fisher_matrices_have_one_scale(framework, likelihood, terms):
+    """With labels drawn from the model the traces are equal; that of samples is smaller by a mean's terms."""
+    found = drawn(framework, likelihood)
+    exact = specop.trace(found.fisher(), max_matvecs=found.n)
+    empirical = specop.trace(found.fisher(kind="empirical"), max_matvecs=found.n)
+    assert empirical.estimate == pytest.approx(exact.estimate, rel=0.06)
+    of_samples = specop.trace(found.fisher(kind="empirical", of="samples"), max_matvecs=found.n)
+    assert terms * of_samples.estimate == pytest.approx(exact.estimate, rel=0.12)
+    assert (exact.notes, empirical.notes, of_samples.notes) == (
+        "",
+        "empirical fisher of terms",
+        "empirical fisher of samples",
+    )
+    assert "empirical fisher of terms" in repr(found.fisher(kind="empirical")) and empirical.notes in str(empirical)
+
+
+@each_framework
+def test_what_the_empirical_matrix_is_of(framework):
+    found = make(framework, likelihood=None)
+    assert "of samples" in repr(found.fisher(kind="empirical"))
+    for options, text in (
+        ({"kind": "empirical", "of": "terms"}, "needs to know the likelihood"),
+        ({"kind": "empirical", "of": "tokens"}, "of must be 'terms' or 'samples'.*'tokens'"),
+        ({"kind": "exact", "of": "terms"}, "for kind='empirical'; got 'terms' for 'exact'"),
+    ):
+        with pytest.raises(InvalidInputError, match=text):
+            found.fisher(**options)

@@ -148,6 +148,6 @@ def limit_memory(monkeypatch, framework, most):
 
         return call
 
-    for name in ("loss", "gradient", "output_size", "linearize", "product"):
+    for name in ("loss", "gradient", "outputs", "linearize", "product"):
         monkeypatch.setattr(adapter, name, limited(getattr(adapter, name)))
     return tried

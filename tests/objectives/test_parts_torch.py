@@ -104,7 +104,7 @@ CURVATURES = {
     "hessian": lambda objective: objective.hessian(),
     "ggn": lambda objective: objective.ggn(),
     "mc": lambda objective: objective.fisher(kind="mc", draws=2),
-    "empirical": lambda objective: objective.fisher(kind="empirical"),
+    "empirical": lambda objective: objective.fisher(kind="empirical", of="samples"),
 }
 
 

@@ -10,6 +10,7 @@ import specop
 from parity.cases import FRAMEWORKS, models
 from parity.problems import PROBLEMS
 from specop.krylov.run import Run
+from specop.objectives.products import Products
 
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
 
@@ -17,11 +18,12 @@ each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
 class Spy:
     """Looks on while the core calls an adapter: what, and how many frames of specop's lie above, from a Run's on.
 
-    `size` is what each linearization then says that it holds.
+    `sizes` is what linearizations then say that they hold, one after the other.
     """
 
-    def __init__(self, monkeypatch, adapter, size=None):
+    def __init__(self, monkeypatch, adapter, sizes=()):
         self.calls = []
+        sizes = iter(sizes)
         self.depths = []
         linearize, product = adapter.linearize, adapter.product
 
@@ -33,7 +35,7 @@ class Spy:
                 self.note("apply")
                 return made.apply(vector)
 
-            return dataclasses.replace(made, apply=apply, bytes=made.bytes if size is None else size)
+            return dataclasses.replace(made, apply=apply, bytes=next(sizes, made.bytes))
 
         def spied_product(*arguments):
             self.note("product")
@@ -84,11 +86,32 @@ def test_a_batch_that_would_not_fit_is_not_linearized(framework, monkeypatch):
     """A linearization takes memory while it is made: the largest so far tells whether the next one is worth a try."""
     found = made(framework, memory_budget=2500)
     H, vector = found.hessian(), found.theta
-    spy = Spy(monkeypatch, type(H.point.autodiff), size=1000)
+    spy = Spy(monkeypatch, type(H.point.autodiff), sizes=[1000, 1000])
     first = H @ vector
     assert spy.calls == ["linearize", "linearize", "product"]
     assert (H.plan().batches, H.plan().linearized, H.plan().bytes) == (3, 2, 2000)
     np.testing.assert_allclose(H.backend.to_numpy(H @ vector), H.backend.to_numpy(first), atol=1e-12)
+
+
+@each_framework
+def test_the_largest_linearization_so_far_says_what_the_next_may_take(framework, monkeypatch):
+    found = made(framework, memory_budget=2500)
+    spy = Spy(monkeypatch, type(found.hessian().point.autodiff), sizes=[1000, 600, 600])
+    found.hessian() @ found.theta
+    assert spy.calls == ["linearize", "linearize", "product"]
+
+
+@each_framework
+def test_what_was_replayed_wrong_is_not_replayed_again(framework, monkeypatch):
+    """Where the second product does not fit the first, none is made of what was linearized, nor of anything new."""
+    found = made(framework)
+    H, vector = found.hessian(), found.theta
+    expected = H @ vector
+    monkeypatch.setattr(Products, "_agrees", lambda self, *vectors: False)
+    spy = Spy(monkeypatch, type(H.point.autodiff))
+    for multiply in (lambda: H @ vector, lambda: H.block_diagonal([[*found.names]]) @ vector):
+        np.testing.assert_allclose(H.backend.to_numpy(multiply()), H.backend.to_numpy(expected), atol=1e-12)
+    assert "linearize" not in spy.calls and spy.calls.count("product") == 6
 
 
 @each_framework

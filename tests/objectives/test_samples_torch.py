@@ -30,13 +30,14 @@ def test_rows_are_gradients(name, mapped, monkeypatch):
     assert [len(block) for block in blocks] == [2, 2, 1, 2, 2, 2]
     rows = torch.cat(blocks)
     close(rows.mean(0), objective.gradient())
-    close(rows.T @ rows / 11, objective.fisher(kind="empirical").to_dense())
+    close(rows.T @ rows / 11, objective.fisher(kind="empirical", of="samples").to_dense())
     if name not in WEIGHTS:
         for row, sample in zip(rows, split(batch, *[1] * 11), strict=True):
             close(row, exact(model, criterion, sample)[1])
     close(torch.cat(list(objective.per_sample_gradients())), rows)
     v = torch.ones(objective.n).double()
-    close(objective.fisher(kind="empirical").block_diagonal(["*"]) @ v, objective.fisher(kind="empirical") @ v)
+    of_samples = objective.fisher(kind="empirical", of="samples")
+    close(of_samples.block_diagonal(["*"]) @ v, of_samples @ v)
 
 
 def test_vmap_is_used_where_it_can_be(monkeypatch):
@@ -72,7 +73,10 @@ def test_samples_that_depend_on_each_other_are_refused():
     _, criterion, batch = problem("mlp")
     normalized = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
     objective = specop.objective(normalized, criterion, batch, fixed_randomness=0)
-    for call in (lambda: list(objective.per_sample_gradients()), objective.fisher(kind="empirical").to_dense):
+    for call in (
+        lambda: list(objective.per_sample_gradients()),
+        objective.fisher(kind="empirical").to_dense,
+    ):
         with pytest.raises(InvalidInputError, match=r"layer '1' \(BatchNorm1d\).*single samples do not exist.*eval"):
             call()
     assert torch.isfinite(objective.ggn().to_dense()).all()

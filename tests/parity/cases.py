@@ -47,7 +47,14 @@ def operator(found, kind):
     """A curvature matrix of an objective."""
     if kind in ("hessian", "ggn", "jacobian"):
         return getattr(found, kind)()
-    return found.fisher(kind="exact" if kind == "fisher" else kind, draws=2, seed=5)
+    return fisher(found, "exact" if kind == "fisher" else kind, draws=2, seed=5)
+
+
+def fisher(found, kind, **draws):
+    """A Fisher matrix of an objective; "empirical" is of samples, "terms" of the terms of the loss."""
+    if kind in ("empirical", "terms"):
+        return found.fisher(kind="empirical", of="terms" if kind == "terms" else "samples")
+    return found.fisher(kind=kind, **draws)
 
 
 def models(framework):

@@ -11,7 +11,7 @@ import scipy.special
 from parity.cases import models
 from specop.arrays import probes
 
-KINDS = ["hessian", "ggn", "exact", "mc", "empirical", "covariance", "jacobian"]
+KINDS = ["hessian", "ggn", "exact", "mc", "empirical", "terms", "covariance", "jacobian"]
 DRAWS, SEED = 2, 5
 
 
@@ -47,12 +47,21 @@ def definitions(framework, problem):
         slopes = [np.asarray(module.slope(problem, z, labels)) for labels in drawn]
         return sum(moment(m * s.reshape(-1, 1) * J) for s in slopes) / DRAWS
 
+    def of_terms():
+        if problem.likelihood == "categorical":
+            return moment(rows(y))
+        # Each entry has a loss of its own: all of them weigh the same, or those of a sample are one Gaussian.
+        terms = z.size if problem.likelihood == "bernoulli" else m
+        slope = np.asarray(module.slope(problem, z, y)).reshape(-1, 1)
+        return terms * (slope * J).T @ (slope * J)
+
     return {
         "hessian": lambda: hessian,
         "ggn": lambda: J.T @ curvature @ J,
         "exact": exact,
         "mc": sampled,
         "empirical": lambda: moment(rows(y)),
+        "terms": of_terms,
         "covariance": lambda: moment(rows(y) - rows(y).mean(0)),
         "jacobian": lambda: J,
     }

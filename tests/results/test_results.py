@@ -293,10 +293,10 @@ def test_kinds_of_results_are_known_from_their_definition_on(tmp_path: Path) -> 
         count: int
         where: np.ndarray = vector()
 
-    Counted(**MADE, count=3, where=np.arange(4)).save(tmp_path / "counted.npz")
+    Counted(**MADE, notes="not verified", count=3, where=np.arange(4)).save(tmp_path / "counted.npz")
     again = load(tmp_path / "counted.npz")
     assert type(again) is Counted
-    assert again.summary() == {**MADE, "count": 3}
+    assert again.summary() == {**MADE, "notes": "not verified", "count": 3}
     assert again.where.tolist() == [0, 1, 2, 3]
     with pytest.raises(TypeError, match="count"):
         Counted(**MADE, where=np.arange(4))

@@ -129,10 +129,13 @@ class MinicupyAutodiff:
     def moving(self, vector):
         return vector
 
-    def in_float64(self, theta, batch, vector, most_bytes):
-        return None  # check_objective holds the products against differences
+    def in_float64(self, batch, most_bytes):
+        raise InvalidInputError("check_objective holds these products against differences")
 
-    def output_size(self, theta, batch):
+    def outputs(self, theta, batch):
+        raise InvalidInputError("minicupy's models have their loss built in, and no outputs.")
+
+    def output_gradient(self, theta, batch, shift):
         raise InvalidInputError("minicupy's models have their loss built in, and no outputs.")
 
     def sample_gradients(self, theta, batch):
