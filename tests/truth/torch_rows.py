@@ -147,7 +147,7 @@ def _curvlinops(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     from curvlinops import HessianLinearOperator
 
     data = [(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))]
-    H = HessianLinearOperator(module, _Identity(), dict(module.named_parameters()), data)
+    H = HessianLinearOperator(module, _Identity(), list(module.parameters()), data)
     return lambda v: (H @ torch.from_numpy(v)).detach().numpy()
 
 
