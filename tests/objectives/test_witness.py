@@ -118,6 +118,15 @@ def test_a_kink_at_the_point_is_not_taken_for_a_wrong_product():
     assert "no two differences agree" in seen.reason
 
 
+@pytest.mark.parametrize("activation", ["ReLU", "LeakyReLU", "ReLU6", "ELU", "CELU", "SELU", "Hardswish"])
+def test_units_that_are_exactly_zero_take_a_derivative_from_either_side(activation):
+    torch = pytest.importorskip("torch")
+    for kind in ("hessian", "ggn", "jacobian", "transposed"):
+        module = models("torch").on_zeros(getattr(torch.nn, activation)())
+        seen = verdict(models("torch").objective(module, "float32"), kind)
+        assert seen.deviation < CLOSE["float32"] or "no two differences agree" in seen.reason, (kind, seen)
+
+
 def test_two_steps_must_agree_with_each_other():
     def measure(values):
         return lambda ratio: (np.array([values[ratio], 1.0]), 0.0)

@@ -67,6 +67,14 @@ class Sequence(nn.Module):
         return self.last((found[0] if isinstance(found, tuple) else found).mean(1))
 
 
+def on_zeros(*layers):
+    """An image whose left half is empty, and no biases: there units are exactly zero."""
+    torch.manual_seed(1)
+    convolution = nn.Conv1d(1, 4, 3, bias=False)
+    half = Call(lambda x: F.pad(x[:, :6], (6, 0)))
+    return nn.Sequential(half, nn.Unflatten(1, (1, 12)), convolution, *layers, nn.Flatten(), nn.Linear(40, 3))
+
+
 def spread(factor):
     module = between(nn.Tanh())
     with torch.no_grad():
@@ -168,5 +176,9 @@ WRONG = {
     "a custom operation": (lambda dtype: objective(between(Call(square_of_tanh)), dtype), ("hessian",)),
     "a wrong gradient": (lambda dtype: objective(between(Call(TooSmall.apply)), dtype), ALL),
     "a stopped gradient": (lambda dtype: objective(between(Call(lambda z: z.detach() * z)), dtype), ALL),
+    "a wrong gradient beside a kink": (
+        lambda dtype: objective(on_zeros(nn.LeakyReLU(), Call(TooSmall.apply)), dtype),
+        ("ggn", "exact", "jacobian", "transposed"),
+    ),
     "a custom criterion": (lambda dtype: objective(between(nn.Tanh()), dtype, DetachedLoss.apply), ("hessian", "ggn")),
 }
