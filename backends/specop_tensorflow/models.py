@@ -56,7 +56,12 @@ class ModuleModel:
 
     def hidden_state(self) -> HiddenState:
         """Put back what a trace changes in the modules' plain attributes, and give what names it."""
-        return hidden_state({one.name: one for one in self._layers()}, lambda key: key.startswith("_"))
+        layers: dict[str, Any] = {}
+        for layer in self._layers():
+            # A module of the user's may have no name, or that of another one.
+            name = getattr(layer, "name", type(layer).__name__)
+            layers[f"{name} ({len(layers)})" if name in layers else name] = layer
+        return hidden_state(layers, lambda key: key.startswith("_"))
 
     def refuse_coupled_samples(self) -> None:
         """Of a module's layers nothing is known."""

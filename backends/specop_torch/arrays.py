@@ -53,6 +53,11 @@ class TorchBackend(Backend):
         super().check_vector(x, layout, what)
         if x.layout is not torch.strided:
             raise InvalidInputError(f"{what} is sparse. Pass x.to_dense().")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise InvalidInputError(
+                f"{what} requires a gradient, which does not flow through products. Pass x.detach(); of a symmetric A "
+                f"the gradient of v'Av is 2 A v."
+            )
 
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         if x.device.type != "cpu":

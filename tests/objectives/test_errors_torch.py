@@ -136,3 +136,12 @@ def test_functions_without_a_second_derivative_are_refused():
     torch.testing.assert_close(objective.gradient(), params["x"] ** 2 + 2 * params["x"] / 3)
     with pytest.raises(InvalidInputError, match=r"CubeOnce is marked @once_differentiable"):
         objective.hessian().to_dense()
+
+
+def test_a_gradient_does_not_flow_through_products():
+    A = specop.DenseOperator(torch.eye(3, dtype=torch.float64))
+    v = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(InvalidInputError, match="requires a gradient, which does not flow through products"):
+        A @ v
+    with torch.no_grad():
+        torch.testing.assert_close(A @ v, v.detach())
