@@ -54,7 +54,7 @@ def drawn(numbers):
     return [module.Run.drawn(number, seed=1) for number in numbers]
 
 
-@pytest.mark.parametrize("runs", [30, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [10, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_eigenvalues_outside_of_their_bounds_are_as_rare_as_stated(runs):
     found = drawn(range(runs))
     assert sum(run.outside > 0 for run in found) <= 0.01 * runs
