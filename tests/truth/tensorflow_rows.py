@@ -34,7 +34,9 @@ def judged(make: Callable[[], Row]) -> tuple[Truth | None, dict[str, str]]:
     keras.utils.set_random_seed(0)
     loss, point = make()
     theta = np.concatenate([np.ravel(each) for each in point])
-    truth = curvature(lambda flat: float(loss(_pieces(flat, point))), theta)
+    # In a graph, as fit() computes it: there crossentropies see logits where probabilities come from a softmax.
+    value = tf.function(loss)
+    truth = curvature(lambda flat: float(value(_pieces(flat, point))), theta)
     found = {}
     for name, tool in {"specop": _specop, "tape of a tape": _tapes, "accumulator over a tape": _forward}.items():
         found[name] = verdict(lambda v, tool=tool: tool(loss, point)(v), len(theta), truth)
