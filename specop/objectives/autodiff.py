@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ class Autodiff(Protocol):
         """
 
 
-class OneBatch:
+class OneBatch(ABC):
     """Base of adapters: a described model, some of its parameters as one vector, and batches that hold arrays.
 
     Parameters
@@ -338,22 +339,22 @@ class OneBatch:
         """Return the batch's samples at these places."""
         return self.trees.pick(batch, indices)
 
+    @abstractmethod
     def _state(self) -> Iterable[Array]:
         """Return all that the model holds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _widened(self, batch: Any) -> AbstractContextManager[Any]:
         """Return a context that gives a copy of the model in float64, and the batch; it may raise anything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _current(self) -> list[Array]:
         """Return the selected parameters as the model has them now: it may hold other arrays than at first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _join(self, parts: Sequence[Array]) -> Array:
         """Return arrays of the parameters' shapes as a vector."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _split(self, vector: Array) -> Sequence[Array]:
         """Return a vector as arrays of the parameters' shapes and dtypes."""
-        raise NotImplementedError

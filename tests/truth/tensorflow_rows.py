@@ -157,13 +157,9 @@ ELEMENTWISE: dict[str, tuple[Callable[[Any], Any], dict[str, list[float]]]] = {
             "bessel_i1e",
             "softplus",
             "sigmoid",
-            "special.bessel_j0",
-            "special.bessel_i0",
-            "special.dawsn",
             "round",
             "floor",
         )
-        if "." not in name
     },
     **{
         f"tf.math.special.{name}": (getattr(tf.math.special, name), points(POSITIVE))

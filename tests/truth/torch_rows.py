@@ -386,7 +386,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], dict[str, list[float]]
     "svdvals": (_matrix(torch.linalg.svdvals), points(SQUARE)),
     "qr": (_matrix(torch.linalg.qr), points(SQUARE)),
     "lu": (_matrix(lambda m: torch.linalg.lu(m)[1:]), points(SQUARE)),
-    "nuclear norm": (
+    "matrix_norm": (
         _matrix(
             torch.linalg.matrix_norm,
         ),
@@ -436,14 +436,14 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], Any], dict[str, list[float]]
     "prelu": (lambda p: F.prelu(p[:5], p[5:]), points()),
     "rrelu, evaluation": (lambda p: F.rrelu(p), points()),
     "threshold": (lambda p: F.threshold(p, 0.1, 20.0), points()),
-    "gumbel-free softmin": (lambda p: F.softmin(p, 0), points()),
+    "softmin": (lambda p: F.softmin(p, 0), points()),
     "max_pool1d": (lambda p: F.max_pool1d((p**2).reshape(1, 1, 6), 2), points(ties=TIES)),
     "max_pool2d": (lambda p: F.max_pool2d((p**2).reshape(1, 1, 2, 3), 2), points(ties=TIES)),
     "avg_pool1d": (lambda p: F.avg_pool1d((p**2).reshape(1, 1, 6), 2), points()),
     "lp_pool1d": (lambda p: F.lp_pool1d(p.reshape(1, 1, 6), 3.0, 2), points(POSITIVE)),
     "adaptive_avg_pool1d": (lambda p: F.adaptive_avg_pool1d((p**2).reshape(1, 1, 6), 4), points()),
     "adaptive_max_pool1d": (lambda p: F.adaptive_max_pool1d((p**2).reshape(1, 1, 6), 4), points()),
-    "fractional weights of embedding_bag": (
+    "embedding_bag, weights of samples": (
         lambda p: F.embedding_bag(
             torch.tensor([0, 1, 1]), p.reshape(3, 2), torch.tensor([0, 2]), mode="sum", per_sample_weights=p[:3]
         ),
