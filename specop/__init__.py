@@ -1,11 +1,12 @@
 """Curvature of trained models by matrix-free linear operators.
 
 See the table in the README for what there is; `objective` and `eigsh` are where most people start. What functions
-return is in `specop.results`, what they raise in `specop.errors`, and what tells which samples and weights matter in
-`specop.analysis`.
+return is in `specop.results`, what they raise in `specop.errors`, what tells which samples and weights matter in
+`specop.analysis`, what the shape of the loss means in `specop.landscape`, and what follows a model through its training
+in `specop.training`.
 """
 
-from specop import analysis, errors, results
+from specop import analysis, errors, landscape, results, training
 from specop.objectives.mean import Objective
 from specop.objectives.objective import objective
 from specop.operators.explicit import DenseOperator, DiagonalOperator, FunctionOperator, LowRankOperator
@@ -75,6 +76,8 @@ __all__ = [  # noqa: RUF022 (in the order in which people look for them)
     "on_host",
     # Namespaces, and what reads a result from its file
     "analysis",
+    "landscape",
+    "training",
     "results",
     "errors",
     "load",

@@ -39,7 +39,7 @@ HOMES = {
     "operators.host": ["on_host"],
     "results.result": ["load"],
 }
-NAMESPACES = ["analysis", "errors", "results"]
+NAMESPACES = ["analysis", "errors", "landscape", "results", "training"]
 # Those for people who write an adapter, and the checks.
 PUBLIC = [*NAMESPACES, "arrays", "objectives", "testing"]
 PACKAGES = [module.name for module in pkgutil.walk_packages(specop.__path__, "specop.") if module.ispkg]
@@ -94,7 +94,7 @@ def test_every_module_says_what_it_has():
 def test_damping_is_given_by_name_everywhere():
     named = [
         (name, inspect.signature(value).parameters.get("damping"))
-        for room in (specop, specop.analysis)
+        for room in (specop, specop.analysis, specop.landscape, specop.training)
         for name, value in vars(room).items()
         if not name.startswith("_") and callable(value)
     ]

@@ -1,0 +1,3 @@
+"""Curvature while a model is trained."""
+
+__all__: list[str] = []
