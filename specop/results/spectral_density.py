@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from specop.errors import InvalidInputError
@@ -119,10 +120,11 @@ class SpectralDensity(Result):
         return np.minimum(low, estimate).reshape(shape), np.maximum(high, estimate).reshape(shape)
 
     def integrate(self, f: Callable[[Floats], ArrayLike]) -> Estimate:
-        """Estimate the mean of f over the eigenvalues, trace(f(A)) / n.
+        r"""Estimate the mean of f over the eigenvalues, trace(f(A)) / n.
 
-        The interval is that of the probes' spread. For the share of eigenvalues in a range use `count` or
-        `cdf_interval`, which know of the error that quadrature makes with jumps.
+        The interval is that of the probes' spread; of a single one that of a random vector's weights, whose variance is
+        :math:`\frac{2}{n + 2}` of that of f over the spectrum, as the nodes show it. For the share of eigenvalues in a
+        range use `count` or `cdf_interval`, which know of the error that quadrature makes with jumps.
 
         Parameters
         ----------
@@ -141,8 +143,20 @@ class SpectralDensity(Result):
         if self.probes == 0:
             # All eigenvalues were given: nothing is estimated.
             return Estimate(known, 0.0, (known, known), self.confidence)
+        if self.probes == 1:
+            return self._of_one_probe(f, float(values.sum()))
         sums = np.bincount(self.probe[self.probe >= 0], values[self.probe >= 0], minlength=self.probes)
         return estimate_from_samples(np.asarray(known + self.probes * sums, dtype=np.float64), self.confidence)
+
+    def _of_one_probe(self, f: Callable[[Floats], ArrayLike], estimate: float) -> Estimate:
+        found = np.asarray(f(self.nodes), dtype=float)[self.probe >= 0]
+        # A node stands for one eigenvalue at least, however little the probe has along it.
+        weights = np.maximum(self.weights[self.probe >= 0], 1.0 / self.n)
+        share = self._rest / self.n
+        away = found - self.weights[self.probe >= 0] @ found / share
+        error = float(np.sqrt(2.0 * share * (weights @ away**2) / (self._rest + 2)))
+        half = float(scipy.special.ndtri(0.5 + self.confidence / 2)) * error
+        return Estimate(estimate, error, (estimate - half, estimate + half), self.confidence)
 
     def moment(self, j: int) -> Estimate:
         """Estimate trace(A^j) / n."""
@@ -237,5 +251,5 @@ class SpectralDensity(Result):
         ends = f"from {self.nodes[0]:.6g} to {self.nodes[-1]:.6g}"
         return (
             f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
-            f"{self.probes} probe(s) of {self.steps} steps"
+            f"{self.probes} probe{'s' * (self.probes != 1)} of {self.steps} steps"
         )

@@ -430,11 +430,12 @@ def test_counts_add_up_and_agree_with_the_cdf(a: float, b: float, c: float) -> N
     assert total == pytest.approx(ONE_PROBE.n * (ONE_PROBE.cdf(c) - ONE_PROBE.cdf(a)))
 
 
-def test_one_probe_knows_no_error() -> None:
+def test_one_probe_has_the_error_of_a_random_vector() -> None:
     value = ONE_PROBE.moment(1)
+    variance = ONE_PROBE.weights @ (ONE_PROBE.nodes - 1.0) ** 2
     assert value.estimate == 1.0
-    assert math.isnan(value.standard_error)
-    assert value.interval == (-math.inf, math.inf)
+    assert value.standard_error == pytest.approx(math.sqrt(2 * variance / (ONE_PROBE.n + 2)))
+    assert value.interval[1] - 1.0 == pytest.approx(1.959964 * value.standard_error)
 
 
 def test_a_density_of_known_eigenvalues_only_is_exact() -> None:

@@ -89,6 +89,19 @@ SPECTRA = {
 }
 
 
+@pytest.mark.parametrize("steps", [4, 8, 30])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_interval_of_a_single_probe_covers_the_truth(name, steps):
+    values, covered = SPECTRA[name], []
+    for seed in range(40):
+        density = specop.spectral_density(specop.DiagonalOperator(values), steps=steps, probes=1, seed=seed)
+        for f in (lambda x: x, lambda x: x**2):
+            low, high = density.integrate(f).interval
+            covered.append(low <= f(values).mean() <= high)
+    assert np.mean(covered) >= 0.9
+    assert "nan" not in str(density)
+
+
 def covered_shares(values, runs, probes):
     """Runs in which the limits hold at one point, for the worst of several points."""
     points = np.concatenate([np.quantile(values, [0.1, 0.5, 0.9]) + 1e-3, [-0.5, 0.5, 30.0]])
