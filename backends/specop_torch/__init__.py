@@ -5,8 +5,9 @@ from torch import distributed
 from specop_torch.arrays import TorchBackend, backend
 from specop_torch.autodiff import make_autodiff
 from specop_torch.normalizers import normalizer
+from specop_torch.optimizers import update_rule
 
-__all__ = ["TorchBackend", "backend", "make_autodiff", "normalizer", "processes"]
+__all__ = ["TorchBackend", "backend", "make_autodiff", "normalizer", "processes", "update_rule"]
 
 
 def processes() -> int:

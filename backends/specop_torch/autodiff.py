@@ -114,6 +114,14 @@ class TorchAutodiff(OneBatch):
         modes = (*self.model.modes(), self._autocast())
         return (*modes, *checksums(tensor for name, tensor in self.model.named_state() if name not in replaced))
 
+    def current(self) -> dict[str, Tensor]:
+        """Return the selected parameters themselves, as the model has them now."""
+        return dict(zip(self.names, self._current(), strict=True))
+
+    def joined(self, parts: Sequence[Tensor | None]) -> Tensor:
+        """Return tensors of the parameters' shapes as a vector, with zeros for those that are None."""
+        return self._join(parts)
+
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
         return free_memory(self.device)
@@ -149,21 +157,21 @@ class TorchAutodiff(OneBatch):
         first = not self._seen_through
         with self._evaluation.running(twice_differentiable=False), torch.set_grad_enabled(first):
             loss = self._evaluation.loss(self._leaves(theta, requires_grad=first), batch)
-            self._see_through(loss, self._own())
+            self._see_through(loss, self.current())
             return loss.detach()
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
         with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=True)
-            loss, gradients = self._differentiate(points, self._own(), batch, create_graph=False)
+            loss, gradients = self._differentiate(points, self.current(), batch, create_graph=False)
             return loss.detach(), self._join(gradients)
 
     def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
         """Raise unless two calls of the loss agree, and the gradient is that which ``loss.backward()`` leaves."""
         with torch.inference_mode(False):
             once, again = (self._leaves(theta, requires_grad=True) for _ in range(2))
-            check_trained(self._evaluation, once, again, self._own(), batch, self.precision, changed)
+            check_trained(self._evaluation, once, again, self.current(), batch, self.precision, changed)
 
     def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
         """Yield frozen parameters, and the padding rows of embeddings."""
@@ -218,7 +226,7 @@ class TorchAutodiff(OneBatch):
             points = self._leaves(theta, requires_grad=True)
             with torch.set_grad_enabled(not self._seen_through):
                 outputs = self._evaluation.outputs(points, batch)
-            self._see_through(outputs, self._own())
+            self._see_through(outputs, self.current())
             outputs = outputs.detach()
             check_samples(self.model, outputs, self.count(batch))
             gradient, _ = output_gradient(self._evaluation.criterion(points, batch), outputs)
@@ -231,7 +239,7 @@ class TorchAutodiff(OneBatch):
         return between
 
     def _product(self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool) -> _Product:
-        leaves, own = self._leaves(theta, requires_grad=True), self._own()
+        leaves, own = self._leaves(theta, requires_grad=True), self.current()
         product = self.model.holding(leaves, lambda: self._product_at(leaves, own, batch, matrix, retain_graph))
         return replace(product, multiply=lambda tensors: self.model.holding(leaves, lambda: product.multiply(tensors)))
 
@@ -337,10 +345,6 @@ class TorchAutodiff(OneBatch):
             refuse_bypassed(value, own)
             self._inside = coarsest(value)
             self._seen_through = True
-
-    def _own(self) -> dict[str, Tensor]:
-        """Return the user's own parameters, for which leaves will stand in."""
-        return dict(zip(self.names, self._current(), strict=True))
 
     def _independent(self) -> InvalidInputError:
         return independent(self.names, "detach() or no_grad()")

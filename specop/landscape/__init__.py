@@ -1,3 +1,5 @@
 """What the shape of the loss means for training: minima and their sharpness, stable rates, noise, ranks."""
 
-__all__: list[str] = []
+from specop.landscape._stability import stability
+
+__all__ = ["stability"]

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, framework_adapter
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
@@ -20,6 +20,7 @@ from specop.objectives.select import checked_samples
 from specop.objectives.splitting import block_bytes as default_block_bytes
 from specop.objectives.splitting import fitting, gradient_blocks
 from specop.objectives.trained import reading, verified
+from specop.objectives.update_rule import UpdateRule, no_rule
 
 __all__ = ["MeanLoss", "mean_gradient"]
 
@@ -179,6 +180,21 @@ class MeanLoss:
             module, or a predicate of (name, parameter).
         """
         return type(self)(self._autodiff.restrict(select), self._data, self._budget)
+
+    def update_rule(self, optimizer: Any) -> UpdateRule:
+        """Return what an optimizer does with the gradient while its second moments stand still.
+
+        Parameters
+        ----------
+        optimizer : object
+            As in `specop.landscape.stability`.
+        """
+        adapter = framework_adapter(self.theta)
+        if not hasattr(adapter, "update_rule"):
+            raise no_rule(type(optimizer).__name__, f"none of {adapter.backend.name}")
+        with self._at(None).staying():
+            found: UpdateRule = adapter.update_rule(self._autodiff, optimizer)
+        return found
 
     def __repr__(self) -> str:
         layout = self._autodiff.layout

@@ -18,6 +18,7 @@ from specop.results.saliency import Removal, SaliencyResult
 from specop.results.shifted import ShiftedResult
 from specop.results.solve import SolveResult
 from specop.results.spectral_density import SpectralDensity
+from specop.results.stability import StabilityResult
 from specop.results.trace import TraceResult
 from specop.statistics.estimate import Estimate
 
@@ -42,6 +43,7 @@ __all__ = [
     "ShiftedResult",
     "SolveResult",
     "SpectralDensity",
+    "StabilityResult",
     "TraceResult",
     "versions",
 ]

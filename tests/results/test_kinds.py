@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import specop
-from specop import analysis, results
+from specop import analysis, landscape, results
 from specop.arrays.backend import backend_of
 from specop.results import Result
 
@@ -51,6 +51,7 @@ KINDS = {
     "ShiftedResult": lambda: specop.solve_shifted(A, b, [0.1, 1.0]),
     "SolveResult": lambda: objective().solve(objective().unflatten(objective().gradient()), matrix="ggn", damping=0.1),
     "SpectralDensity": lambda: specop.spectral_density(A, probes=2),
+    "StabilityResult": lambda: landscape.stability(objective(), lr=0.1, k=2),
     "TraceResult": lambda: specop.trace(A),
 }
 made = functools.cache(lambda kind: KINDS[kind]())

@@ -1,0 +1,171 @@
+"""Dynamics: an update rule on a quadratic, in coordinates in which it is the same along each eigenvector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from specop.arrays.backend import Array, Backend, numbers_of
+from specop.arrays.layout import Layout
+from specop.errors import InvalidInputError, checked_number
+from specop.objectives.update_rule import Step, UpdateRule
+from specop.operators.explicit import DiagonalOperator
+from specop.operators.identity import identity_like
+from specop.operators.operator import LinearOperator
+from specop.statistics.numbers import Floats
+
+__all__ = ["Dynamics", "dynamics_of", "plain_dynamics"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dynamics:
+    r"""What steps do along an eigenvector of :math:`D (H + W) D` with eigenvalue h.
+
+    Attributes
+    ----------
+    name : str
+        Of the optimizer.
+    step : Step
+        What all parameters share. The rate is 1 where it differs between parameters: `scale` has it then. Weight decays
+        that differ are zero here.
+    scale : native vector or None
+        Entries of the root of what steps multiply gradients by besides `step.rate`; None for the identity.
+    turned : native vector or None
+        Entries of D: those of `scale`, with what differing decoupled weight decays make of them at the limit.
+    coupled, decoupled : native vector or float
+        Entries of W, and the share of each parameter that a step takes away.
+    average : native vector or None
+        The running mean or sum of gradients that the next step starts from.
+    """
+
+    name: str
+    step: Step
+    scale: Array | None = None
+    turned: Array | None = None
+    coupled: Array | float = 0.0
+    decoupled: Array | float = 0.0
+    average: Array | None = None
+
+    @property
+    def limit(self) -> float:
+        """The eigenvalue up to which steps do not grow: where they are turned round without a change of length."""
+        rate = self.step.rate
+        return (2.0 - self.step.decoupled) / (rate * self.response) if rate else np.inf
+
+    @property
+    def response(self) -> float:
+        """The sum of a gradient's parts in a step, for gradients that change their sign in each."""
+        step = self.step
+        kept = step.gain / (1.0 + step.momentum)
+        return 1.0 + step.momentum * kept if step.nesterov else kept
+
+    def stable_rate(self, largest: float, coupled: float = 0.0) -> float:
+        """Return the rate at which an eigenvalue is the limit.
+
+        Parameters
+        ----------
+        largest : float
+            The eigenvalue.
+        coupled : float
+            Decoupled weight decay, as a multiple of the rate.
+        """
+        slope = largest * self.response + coupled
+        return 2.0 / slope if slope > 0 else np.inf
+
+    def factors(self, eigenvalue: float) -> tuple[complex, complex]:
+        """Return the two factors of a step along an eigenvector, the one of the larger size first.
+
+        Without momentum there is one, and the other is zero.
+        """
+        step = self.step
+        if np.isnan(step.rate):
+            return complex(np.nan), complex(np.nan)
+        force, left = step.rate * eigenvalue, 1.0 - step.decoupled
+        if step.nesterov:
+            middle = left + step.momentum - force * (1.0 + step.momentum * step.gain)
+            last = step.momentum * (left - force)
+        else:
+            middle, last = left + step.momentum - force * step.gain, step.momentum * left
+        first, second = sorted(np.roots([1.0, -middle, last]), key=abs, reverse=True)
+        return complex(first), complex(second)
+
+    def matrix(self, hessian: LinearOperator) -> LinearOperator:
+        """Return D (H + W) D."""
+        whole = hessian
+        if not isinstance(self.coupled, float):
+            whole = hessian + DiagonalOperator(self.coupled)
+        elif self.coupled:
+            whole = hessian + self.coupled * identity_like(hessian)
+        if self.turned is None:
+            return whole
+        diagonal = DiagonalOperator(self.turned)
+        return diagonal @ whole @ diagonal
+
+    def preconditioned(self, backend: Backend, gradient: Array) -> Array:
+        """Return D D g in fresh storage."""
+        if self.scale is None:
+            return backend.copy(gradient)
+        return backend.multiply(self.scale, backend.multiply(self.scale, gradient))
+
+
+def plain_dynamics(lr: float | None, momentum: float, nesterov: bool) -> Dynamics:
+    """Return gradient descent, heavy ball or Nesterov's method; without a rate it is NaN."""
+    lr = np.nan if lr is None else checked_number("lr", lr, positive=True)
+    if not 0 <= checked_number("momentum", momentum) < 1:
+        raise InvalidInputError(f"momentum must lie from 0 to below 1, got {momentum!r}.")
+    name = "gradient descent" if not momentum else "Nesterov" if nesterov else "heavy ball"
+    return Dynamics(name, Step(lr, float(momentum), nesterov=bool(nesterov and momentum)))
+
+
+def dynamics_of(
+    rule: UpdateRule, names: tuple[str, ...], sizes: list[int], backend: Backend, layout: Layout
+) -> Dynamics:
+    """Return an optimizer's dynamics, or raise InvalidInputError where its parameters do not share one limit.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+    names, sizes : sequences
+        Of the parameters.
+    backend : Backend
+    layout : Layout
+        Of vectors.
+    """
+    first = rule.steps[0]
+    for name, step in zip(names, rule.steps, strict=True):
+        if (step.momentum, step.gain, step.nesterov) != (first.momentum, first.gain, first.nesterov):
+            raise InvalidInputError(
+                f"{rule.name} moves {names[0]!r} with momentum {first.momentum:g} and {name!r} with {step.momentum:g}"
+                f"{'' if step.momentum != first.momentum else ', but dampened or looking ahead in another way'}: no "
+                f"one limit holds for both. Pass objective.restrict(...) to the parameters of one group."
+            )
+        if not 0 <= step.momentum < 1 or not 0 <= step.decoupled < 2 or not 0 <= step.rate < np.inf or step.gain <= 0:
+            raise InvalidInputError(
+                f"{rule.name} moves {name!r} with rate {step.rate:g}, momentum {step.momentum:g}, gain {step.gain:g} "
+                f"and a decay of {step.decoupled:g} a step: it needs a finite rate >= 0, momentum from 0 to below 1, a "
+                f"positive gain, and a decay from 0 to below 2."
+            )
+    rates, coupled, decoupled = (
+        np.array([getattr(step, part) for step in rule.steps]) for part in ("rate", "coupled", "decoupled")
+    )
+
+    def spread(values: Floats, base: Array | None = None) -> Array:
+        """Return a number for each parameter as a vector, times another one."""
+        found = backend.from_host(np.repeat(values, sizes).astype(layout.dtype), layout)
+        return found if base is None else backend.multiply(base, found)
+
+    step, scale = replace(first, coupled=0.0), rule.scale
+    if scale is not None and not np.isfinite(numbers_of(backend, backend.norm(scale))[0]):
+        raise InvalidInputError(
+            f"the second moments of {rule.name} are zero, NaN or infinite somewhere, without an epsilon that keeps "
+            f"steps finite. Check the optimizer's state, or set its epsilon."
+        )
+    if np.ptp(rates) > 0:
+        step, scale = replace(step, rate=1.0), spread(np.sqrt(rates), scale)
+    turned = scale
+    if np.ptp(decoupled) > 0:
+        # At the limit a step is turned round: the force is (2 - decay) x, for each entry.
+        step, turned = replace(step, decoupled=0.0), spread(1.0 / np.sqrt(1.0 - decoupled / 2.0), scale)
+    added, taken = (spread(values) if np.ptp(values) > 0 else float(values[0]) for values in (coupled, decoupled))
+    return Dynamics(rule.name, step, scale, turned, added, taken, rule.average)
