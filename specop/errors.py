@@ -37,7 +37,15 @@ class MissingTransposeError(InvalidInputError):
 
 
 class NonFiniteError(SpecopError, ArithmeticError):
-    """A loss, a gradient or a product contains NaN or infinity."""
+    """A loss, a gradient or a product contains NaN or infinity.
+
+    Attributes
+    ----------
+    value : float
+        The loss, where it is one; otherwise NaN.
+    """
+
+    value: float = float("nan")
 
 
 class AsymmetryError(SpecopError, ArithmeticError):

@@ -328,7 +328,9 @@ class JaxAutodiff(OneBatch):
 
     def _finite(self, loss: Any, arguments: Arguments) -> Array:
         if not np.isfinite(np.asarray(known(loss))):
-            raise self._not_finite(f"the loss is {float(loss)}", arguments)
+            error = self._not_finite(f"the loss is {float(loss)}", arguments)
+            error.value = float(loss)
+            raise error
         return loss
 
     def _sound(self, status: Status, arguments: Arguments) -> None:

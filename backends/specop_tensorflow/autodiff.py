@@ -336,7 +336,9 @@ class TensorflowAutodiff(OneBatch):
 
     def _checked(self, loss: Tensor, theta: Tensor | None) -> Tensor:
         if not np.isfinite(loss.numpy()):
-            raise self._not_finite(f"the loss is {float(loss)}", theta)
+            error = self._not_finite(f"the loss is {float(loss)}", theta)
+            error.value = float(loss)
+            raise error
         return loss
 
     def _check_outputs(self, finite: Tensor, theta: Tensor | None) -> None:

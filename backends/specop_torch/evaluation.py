@@ -141,7 +141,9 @@ class Evaluation:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
             raise no_scalar(_described(loss))
         if not torch.isfinite(loss):
-            raise self._not_finite(f"the loss is {loss.item()}", points)
+            error = self._not_finite(f"the loss is {loss.item()}", points)
+            error.value = loss.item()
+            raise error
         return loss.reshape(())
 
     def _not_finite(self, what: str, points: dict[str, Tensor]) -> NonFiniteError:

@@ -1,5 +1,6 @@
 """What the shape of the loss means for training: minima and their sharpness, stable rates, noise, ranks."""
 
+from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
-__all__ = ["stability"]
+__all__ = ["slices", "stability"]

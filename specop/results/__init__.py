@@ -16,6 +16,7 @@ from specop.results.result import Result, versions
 from specop.results.retrain import RetrainResult
 from specop.results.saliency import Removal, SaliencyResult
 from specop.results.shifted import ShiftedResult
+from specop.results.slices import SlicesResult
 from specop.results.solve import SolveResult
 from specop.results.spectral_density import SpectralDensity
 from specop.results.stability import StabilityResult
@@ -41,6 +42,7 @@ __all__ = [
     "RetrainResult",
     "SaliencyResult",
     "ShiftedResult",
+    "SlicesResult",
     "SolveResult",
     "SpectralDensity",
     "StabilityResult",

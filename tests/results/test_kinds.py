@@ -49,6 +49,7 @@ KINDS = {
     "RetrainResult": lambda: analysis.retrain(objective(), without=[1], damping=0.1, steps=2),
     "SaliencyResult": lambda: analysis.saliency(objective()),
     "ShiftedResult": lambda: specop.solve_shifted(A, b, [0.1, 1.0]),
+    "SlicesResult": lambda: landscape.slices(objective(), ["random", "gradient"], points=3),
     "SolveResult": lambda: objective().solve(objective().unflatten(objective().gradient()), matrix="ggn", damping=0.1),
     "SpectralDensity": lambda: specop.spectral_density(A, probes=2),
     "StabilityResult": lambda: landscape.stability(objective(), lr=0.1, k=2),
