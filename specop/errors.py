@@ -13,6 +13,7 @@ __all__ = [
     "ConvergenceWarning",
     "DomainError",
     "InvalidInputError",
+    "MissingOutputsError",
     "MissingTransposeError",
     "NoiseWarning",
     "NonFiniteError",
@@ -30,6 +31,10 @@ class SpecopError(Exception):
 
 class InvalidInputError(SpecopError, ValueError):
     """An argument, a shape, a dtype, a device or a data set cannot be used as given."""
+
+
+class MissingOutputsError(InvalidInputError):
+    """A loss was asked for what is made of its model's outputs, and only its value is known."""
 
 
 class MissingTransposeError(InvalidInputError):

@@ -4,3 +4,6 @@ from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
 __all__ = ["slices", "stability"]
+from specop.landscape._noise import noise
+
+__all__ = ["noise"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
+from specop.errors import InvalidInputError, MissingOutputsError, NondeterministicError, NonFiniteError
 
 __all__ = [
     "are_equal",
@@ -138,9 +138,9 @@ def untrained_gradient(own: float, plain: float, names: Sequence[str], remedy: s
     )
 
 
-def no_outputs() -> InvalidInputError:
+def no_outputs() -> MissingOutputsError:
     """Error for a function that returns the loss where outputs are needed."""
-    return InvalidInputError(
+    return MissingOutputsError(
         "without a criterion the function returns the loss, and nothing is known of its outputs: only loss, "
         "gradient and Hessian exist. Let the function return outputs, and pass objective(fun, criterion, "
         "data, params=params)."

@@ -8,6 +8,7 @@ from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
 from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.lissa import LissaResult
+from specop.results.noise import NoiseResult
 from specop.results.norm import NormResult
 from specop.results.prune import PruneResult
 from specop.results.quadrature import QuadratureResult
@@ -33,6 +34,7 @@ __all__ = [
     "InfluenceResult",
     "LeaveOneOutResult",
     "LissaResult",
+    "NoiseResult",
     "NormResult",
     "PruneResult",
     "QuadratureResult",
