@@ -1,9 +1,7 @@
 """What the shape of the loss means for training: minima and their sharpness, stable rates, noise, ranks."""
 
+from specop.landscape._noise import noise
 from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
-__all__ = ["slices", "stability"]
-from specop.landscape._noise import noise
-
-__all__ = ["noise"]
+__all__ = ["noise", "slices", "stability"]
