@@ -1,7 +1,13 @@
 """What the shape of the loss means for training: minima and their sharpness, stable rates, noise, ranks."""
 
+from specop.landscape._hessian_spread import hessian_spread
 from specop.landscape._noise import noise
 from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
-__all__ = ["noise", "slices", "stability"]
+__all__ = [
+    "hessian_spread",
+    "noise",
+    "slices",
+    "stability",
+]

@@ -3,6 +3,7 @@
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
+from specop.results.hessian_spread import HessianSpreadResult
 from specop.results.inertia import InertiaResult
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
@@ -29,6 +30,7 @@ __all__ = [
     "EigenResult",
     "Estimate",
     "FunctionResult",
+    "HessianSpreadResult",
     "InertiaResult",
     "InfluenceCheck",
     "InfluenceResult",

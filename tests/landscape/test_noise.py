@@ -9,6 +9,8 @@ from specop.statistics.ratio import pseudo_covariance, ratio
 
 SCALES = np.array([4.0, 2.0, 1.0, 0.5, 0.25])
 WEIGHTS = np.full(5, 0.4)
+# Near enough to the minimum that noise is most of the plug-in.
+SMALL = np.full(5, 0.1)
 
 
 def linear(xp, params, batch):
@@ -96,12 +98,12 @@ def _numbers(G):
 @pytest.mark.torch
 def test_numbers_are_unbiased_and_intervals_cover_the_population():
     pytest.importorskip("torch")
-    right, draws = truth(), 60
+    right, draws = truth(SMALL), 60
     found, plugged, covered = [], [], np.zeros(2)
     for seed in range(draws):
         x, y = regression(48, seed)
-        one = specop.landscape.noise(least_squares("torch", (x, y)), parts=4, seed=seed)
-        g, H = rows_of(x, y).mean(0), x.T @ x / 48
+        one = specop.landscape.noise(least_squares("torch", (x, y), SMALL), parts=4, seed=seed)
+        g, H = rows_of(x, y, SMALL).mean(0), x.T @ x / 48
         plugged.append(g @ H @ g)
         found.append([one.variance, one.squared_gradient, one.noise_curvature, one.gradient_curvature])
         for i, scale in enumerate((one.simple_scale, one.curvature_scale)):
@@ -191,6 +193,8 @@ def test_a_function_without_outputs_gives_the_same(framework):
     for name in ("variance", "squared_gradient", "noise_curvature", "gradient_curvature"):
         one, other = getattr(plain, name), getattr(apart, name)
         assert [one.estimate, *one.interval] == pytest.approx([other.estimate, *other.interval], rel=1e-8), name
+    # Fewer than two units a part: fewer parts.
+    assert plain.parts == 5
 
 
 @each_framework
@@ -216,6 +220,11 @@ def test_batches_take_the_place_of_samples_that_depend_on_each_other(framework):
     assert found.variance.estimate == pytest.approx(8 * variance, rel=1e-8)
     assert found.squared_gradient.estimate == pytest.approx(square, rel=1e-8)
     assert "12 batches of 8 samples" in found.notes
+    for scale, top, bottom in (
+        (found.simple_scale, found.variance, found.squared_gradient),
+        (found.curvature_scale, found.noise_curvature, found.gradient_curvature),
+    ):
+        assert scale.estimate == pytest.approx(top.estimate / bottom.estimate)
     with pytest.raises(specop.errors.InvalidInputError, match=r"8 or more batches.* has 2 of 48 samples"):
         specop.landscape.noise(objective([(x[:48], y[:48]), (x[48:], y[48:])]))
 
@@ -250,6 +259,9 @@ def test_limits_of_a_ratio_are_where_its_defect_is_not_told_from_zero():
     covariance, student = np.array([[0.3, 0.05], [0.05, 0.04]]), stdtrit(20, 0.975)
     for numerator, denominator in [(3.0, 1.5), (3.0, 0.1), (-3.0, 0.1), (3.0, -1.5)]:
         found = ratio(numerator, denominator, covariance, 20, 0.95)
+        if abs(denominator) > 1:
+            slope = np.array([1.0, -numerator / denominator])
+            assert found.standard_error == pytest.approx((slope @ covariance @ slope) ** 0.5 / abs(denominator))
         ends = [end for end in found.interval if np.isfinite(end)]
         assert len(ends) == (2 if abs(denominator) > 1 else 1)
         for end in ends:
