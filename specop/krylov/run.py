@@ -130,7 +130,7 @@ class Task:
             self._outer.update(note)
 
     def result(
-        self, kind: type[_AnyResult], *, converged: bool, message: str, stopped: bool = False, **fields: Any
+        self, kind: type[_AnyResult], /, *, converged: bool, message: str, stopped: bool = False, **fields: Any
     ) -> _AnyResult:
         """Return a result of this kind with its provenance; without convergence warn the user, or raise.
 

@@ -1,5 +1,6 @@
 """What the algorithms return: frozen, with the error of every number beside it."""
 
+from specop.results.critical_point import CriticalPointResult
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
@@ -26,6 +27,7 @@ from specop.results.trace import TraceResult
 from specop.statistics.estimate import Estimate
 
 __all__ = [
+    "CriticalPointResult",
     "DiagonalResult",
     "EigenResult",
     "Estimate",

@@ -155,7 +155,8 @@ class Result:
             Where to write; must end in ``.npz``.
         """
         target = npz_path(path)
-        header: dict[str, Any] = {"kind": type(self).__name__}
+        # No field can have that name.
+        header: dict[str, Any] = {"class": type(self).__name__}
         arrays: dict[str, Any] = {}
         plain = {item.name: item.metadata["plain"] for item in fields(self) if "plain" in item.metadata}
         for name, value in self._saved().items():
@@ -276,7 +277,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     array([3.])
     """
     with read_npz(path, "result") as (header, arrays):
-        kind = Result._kinds[header.pop("kind")]
+        kind = Result._kinds[header.pop("class")]
         converts = {item.name: item.metadata["convert"] for item in fields(kind) if "convert" in item.metadata}
         header.update({name: convert(header[name]) for name, convert in converts.items()})
         fields_of: dict[str, Any] = header | dict(arrays)

@@ -34,6 +34,7 @@ def influences():
 
 
 KINDS = {
+    "CriticalPointResult": lambda: landscape.critical_point(objective()),
     "DiagonalResult": lambda: specop.diagonal(A),
     "EigenResult": lambda: specop.eigsh(objective().ggn(), k=3),
     "FunctionResult": lambda: specop.apply_function(A, "sqrt", b),

@@ -156,7 +156,7 @@ def write_array(path: Path) -> None:
 
 
 def write_other_fields(path: Path) -> None:
-    np.savez(path, specop=np.array(json.dumps({"kind": "TraceResult", "colour": "red"})))
+    np.savez(path, specop=np.array(json.dumps({"class": "TraceResult", "colour": "red"})))
 
 
 def write_other_header(path: Path) -> None:

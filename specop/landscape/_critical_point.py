@@ -1,0 +1,315 @@
+"""critical_point: whether a point is one, and of which kind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specop.arrays.backend import Array, numbers_of
+from specop.errors import checked_count, checked_number
+from specop.krylov.run import Run
+from specop.landscape._descent import Descent, descend
+from specop.landscape._point import PointOfLoss, loss_beside, point_of
+from specop.results.critical_point import CriticalPointResult
+from specop.results.structure import Structure
+from specop.spectral.edges import Edges, edges_of_spectrum
+from specop.spectral.parts import Parts, parts_by_sign, parts_of
+from specop.statistics.estimate import check_confidence
+
+if TYPE_CHECKING:
+    from specop.objectives.mean import Objective
+
+__all__ = ["critical_point"]
+
+_PRODUCTS = 1000
+# Rounding of parameters and of what is computed from them, in roundings of a number; of a loss likewise.
+_ROUNDINGS, _LOSS_ROUNDINGS = 10.0, 20.0
+# Directions without curvature along which the loss is looked at, and how far, relative to the parameters.
+_TRIED, _NEAR = 3, (1e-3, 1e-2, 1e-1)
+# The same for the search along a direction that leads down.
+_START, _FIRST, _REACH = 1e-4, 1e-8, 1e3
+
+
+def critical_point(
+    objective: Objective,
+    *,
+    rtol: float = 1e-3,
+    atol: float = 0.0,
+    resolution: float = 1e-3,
+    threshold: float | None = None,
+    theta: Array | None = None,
+    max_matvecs: int | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: bool = False,
+    raise_on_failure: bool = False,
+) -> CriticalPointResult:
+    r"""Tell whether the gradient of the loss is zero for all that counts, and what kind of point that makes.
+
+    With eigenvalues :math:`h_i` and eigenvectors :math:`v_i` of the Hessian, gradient g and threshold t, the quadratic
+    model has its critical point in the span of the larger eigenvalues at a loss that differs by half of
+
+    .. math:: d_+ = \sum_{h_i > t} \frac{(g^T v_i)^2}{h_i}, \qquad d_- = \sum_{h_i < -t} \frac{(g^T v_i)^2}{h_i},
+
+    the positive and the negative part of the Newton decrement :math:`g^T H^{-1} g`. The gradient's rest :math:`g_0`
+    lies along smaller eigenvalues and would gain at least :math:`|g_0|^2 / (2 t)`. The point is critical if none of
+    :math:`d_+/2`, :math:`|d_-|/2` and :math:`|g_0|^2 / (2 t)` exceeds ``max(atol, rtol |L|)``, or what rounding of the
+    parameters makes of the loss. Then it is
+
+    - "plateau" if neither slope nor curvature counts: :math:`|g| \rho + |H| \rho^2 / 2` is at most ``max(atol, rtol
+      |L|)`` for :math:`\rho = \max(|\theta|, 1)`, and the loss itself stays as close, a tenth of that away in random
+      directions, as with saturated units;
+    - "saddle" if the smallest eigenvalue is below zero by more than its bound; one above minus `resolution` times the
+      largest size counts only if the loss falls along its eigenvector by more than the decrement: where a point is
+      critical only nearly, eigenvalues that are zero at the critical point are not;
+    - "minimum" if the smallest eigenvalue, less its bound, is above zero;
+    - "degenerate" otherwise: no eigenvalue is below minus `resolution` times the largest size, with the given
+      confidence, and some cannot be told from zero. Second derivatives do not decide then. The loss is looked at along
+      a few of these directions: where it falls, as from a monkey saddle, `drop` tells.
+
+    Parameters
+    ----------
+    objective : Objective
+        The model is left as it is.
+    rtol : float
+        Part of the loss that counts as zero.
+    atol : float
+        Amount of the loss that counts as zero; for losses that are near zero themselves.
+    resolution : float
+        How far beyond the smallest and the largest eigenvalue found another one may lie, relative to the largest size.
+        It takes about :math:`\ln(1.65 \sqrt n / 0.05) / (2 \sqrt{resolution})` products at 95 % [1]_: for n = 129,000
+        150 at 1e-3, 470 at 1e-4 and 4,700 at 1e-6.
+    threshold : float, optional
+        Eigenvalues up to this size count as zero, in units of the Hessian. Default: what was resolved, or rounding
+        where all eigenvalues are found.
+    theta : native vector (n,), optional
+        Where; default: the model's current parameters.
+    max_matvecs : int, optional
+        Limit on products; default 1000. Where it is at least n all eigenvalues are found by n products, and the numbers
+        of negative, zero and positive ones are counted; otherwise they are estimated with intervals.
+    confidence : float
+        Probability with which each bound holds.
+    seed : int
+        Seed of the random vectors. The same seed gives the same bits.
+    progress : bool
+        Whether to show a progress bar if standard error is a terminal.
+    raise_on_failure : bool
+        Whether to raise NotConvergedError, with the result, instead of warning where `resolution` was not reached.
+
+    Returns
+    -------
+    CriticalPointResult
+        With `kind`, `negative`, `smallest`, `largest`, `direction`, `drop` and `decrement`; `plot` draws the loss along
+        the direction.
+
+    Raises
+    ------
+    NonFiniteError
+        If parameters, loss, gradient or a product are not finite.
+    InvalidInputError, AsymmetryError, NondeterministicError
+    NotConvergedError
+        Only with ``raise_on_failure``.
+
+    Notes
+    -----
+    Beside the products it takes a gradient and, unless the point is a minimum, 20 to 100 losses along lines. A row of n
+    entries is held for each product. Where a loss has kinks, as with ReLU, it may rise along a negative eigenvalue.
+
+    References
+    ----------
+    .. [1] J. Kuczynski and H. Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with
+       a random start, SIAM J. Matrix Anal. Appl. 13 (1992), 1094-1122.
+
+    Examples
+    --------
+    >>> import torch, specop
+    >>> def loss(params, batch):
+    ...     x, y = params["w"]
+    ...     return x**2 - y**2 + y**4
+    >>> objective = specop.objective(loss, params={"w": torch.zeros(2, dtype=torch.float64)}, data=torch.zeros(1, 1))
+    >>> found = specop.landscape.critical_point(objective)
+    >>> found.kind, found.negative.estimate, round(found.smallest.estimate, 9), round(found.drop, 6)
+    ('saddle', 1.0, -2.0, 0.25)
+    """
+    rtol, atol = checked_number("rtol", rtol), checked_number("atol", atol)
+    resolution = checked_number("resolution", resolution, positive=True)
+    check_confidence(confidence)
+    limit = _PRODUCTS if max_matvecs is None else checked_count("max_matvecs", max_matvecs)
+    given = None if threshold is None else checked_number("threshold", threshold)
+    point = point_of(objective, theta)
+    with Run(
+        objective.hessian(theta),
+        "critical_point",
+        symmetric=True,
+        limit=limit,
+        seed=seed,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    ) as run:
+        edges = edges_of_spectrum(run, resolution, confidence)
+        zero = max(edges.below, edges.rounding) if given is None else given
+        rounding = edges.size * (_ROUNDINGS * point.epsilon * point.length) ** 2
+        allowed = max(atol, rtol * abs(point.loss), rounding)
+        look = _Look(objective, point, edges, resolution, zero, given or 0.0, allowed, rounding)
+        parts = look.parts(run)
+        kind, direction, descent = look.kind(parts)
+    slack = edges.rounding if given is not None or not edges.is_whole else 0.0
+    negative, zeros, positive = edges.count(zero, slack)
+    reached = max(edges.below, edges.above) <= resolution * edges.size
+    return run.result(
+        CriticalPointResult,
+        kind=kind,
+        loss=point.loss,
+        gradient_norm=point.slope,
+        negative=negative,
+        zero=zeros,
+        positive=positive,
+        smallest=edges.smallest,
+        largest=edges.largest,
+        resolution=max(edges.below, edges.rounding),
+        threshold=zero,
+        decrement=parts.positive - parts.negative,
+        positive_part=parts.positive,
+        negative_part=parts.negative,
+        outside=parts.outside,
+        decrement_error=parts.error,
+        allowed=look.allowed,
+        direction=direction,
+        drop=descent.drop,
+        distance=descent.distance,
+        turns=descent.turns,
+        coordinates=descent.coordinates,
+        losses=descent.losses,
+        slope=look.slope_along(direction),
+        method="exact" if edges.is_whole else "quadrature",
+        confidence=confidence,
+        n=objective.n,
+        structure=Structure(objective.shapes, objective.unflatten),
+        converged=reached,
+        message="converged"
+        if reached
+        else f"critical_point resolved {max(edges.below, edges.above) / edges.size:.1e} of the largest eigenvalue by "
+        f"{edges.steps} products, where resolution={resolution:g} was asked for. Raise max_matvecs={limit} or "
+        f"resolution.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """A point, what is known of its spectrum, and what counts as zero there.
+
+    `zero` is the size of eigenvalues up to which they count as zero, `given` what the user says of that, `allowed` the
+    amount of the loss, and `rounding` what rounding of the parameters makes of it.
+    """
+
+    objective: Objective
+    point: PointOfLoss
+    edges: Edges
+    resolution: float
+    zero: float
+    given: float
+    allowed: float
+    rounding: float
+
+    def noise(self, distance: float = 0.0) -> float:
+        """How far rounding may move a loss, that of products along a direction without curvature included."""
+        rest = self.rounding + 0.5 * self.edges.rounding * distance**2
+        return _LOSS_ROUNDINGS * self.point.epsilon * abs(self.point.loss) + rest
+
+    @property
+    def reach(self) -> float:
+        """How long the parameters are, at least 1."""
+        return max(self.point.length, 1.0)
+
+    def parts(self, run: Run) -> Parts:
+        """Return what the gradient has along positive, negative and small eigenvalues."""
+        if self.edges.is_whole:
+            squares = self.edges.coordinates(self.point.gradient) ** 2
+            return parts_of(self.edges.ritz.values, squares, self.zero)
+        return parts_by_sign(run, self.point.gradient, self.zero, 0.1 * self.allowed)
+
+    def kind(self, parts: Parts) -> tuple[str, Array, Descent]:
+        """Return what the point is, a direction of its smallest eigenvalue, and what the loss does along it."""
+        low, high = self.edges.smallest.interval
+        lowest = self.edges.vector(np.eye(1, len(self.edges.ritz.values)).ravel())
+        is_critical = max(parts.positive / 2, -parts.negative / 2, self._gain(parts.outside)) <= self.allowed
+        is_minimum, is_negative = low > self.given, high < -self.given
+        if is_minimum:
+            kind = "minimum" if is_critical else "not critical"
+            return kind, lowest, Descent(np.zeros(1), np.array([self.point.loss]), 0.0, 0.0, True)
+        if self._is_flat() and not self._moves():
+            return "plateau", lowest, self._descend(lowest)
+        if is_negative or not is_critical:
+            descent = self._descend(lowest)
+            explained = parts.positive - parts.negative + 2 * self._gain(parts.outside)
+            is_saddle = is_negative and (high < -self.resolution * self.edges.size or descent.drop > explained)
+            if not is_critical or is_saddle:
+                return "saddle" if is_critical else "not critical", lowest, descent
+        return ("degenerate", *self._lowest_flat(lowest))
+
+    def slope_along(self, direction: Array) -> float:
+        """Return the gradient along a direction."""
+        backend = self.point.backend
+        return numbers_of(backend, backend.dot(self.point.gradient, direction))[0]
+
+    def _gain(self, outside: float) -> float:
+        if outside == 0.0:
+            return 0.0
+        return outside**2 / (2 * self.zero) if self.zero else math.inf
+
+    def _is_flat(self) -> bool:
+        """Whether neither slope nor curvature move the loss, over a distance as long as the parameters."""
+        return self.point.slope * self.reach + self.edges.size * self.reach**2 / 2 <= self.allowed
+
+    def _moves(self) -> bool:
+        """Whether the loss itself does, nearby in some directions."""
+        far = _NEAR[-1] * self.reach
+        losses = [self._loss(direction, side * far) for direction in self._flat_directions() for side in (1.0, -1.0)]
+        return not np.max(np.abs(np.array(losses) - self.point.loss)) <= max(self.allowed, self.noise(far))
+
+    def _lowest_flat(self, lowest: Array) -> tuple[Array, Descent]:
+        """Return the direction without curvature along which the loss falls most, and how it does."""
+        best, direction = 0.0, lowest
+        for one in (lowest, *self._flat_directions()):
+            fall = self._fall(one)
+            if fall > best:
+                best, direction = fall, one
+        if best:
+            return direction, self._descend(direction)
+        places = sorted(side * step * self.reach for step in (0.0, *_NEAR) for side in (1.0, -1.0) if step or side > 0)
+        losses = [self._loss(direction, place) if place else self.point.loss for place in places]
+        return direction, Descent(np.array(places), np.array(losses), 0.0, 0.0, True)
+
+    def _fall(self, direction: Array) -> float:
+        """Return by how much the loss falls nearby on one side, if that is more than rounding and the slope explain."""
+        slope = self.slope_along(direction)
+        for step in _NEAR:
+            far = step * self.reach
+            falls = [self.point.loss - self._loss(direction, side * far) for side in (1.0, -1.0)]
+            fall = max((one for one in falls if not math.isnan(one)), default=0.0)
+            if fall > self.noise(far) + 2.0 * abs(slope) * far:
+                return fall
+        return 0.0
+
+    def _flat_directions(self) -> list[Array]:
+        """Return random directions among those whose Ritz values count as zero."""
+        flat = np.abs(self.edges.ritz.values) <= self.zero
+        if not flat.any():
+            flat = np.arange(len(flat)) == 0
+        weights = np.random.default_rng(self.edges.space.run.seed).normal(size=(_TRIED, len(flat))) * flat
+        return [self.edges.vector(row) for row in weights]
+
+    def _descend(self, direction: Array) -> Descent:
+        """Follow the loss along a direction."""
+        curvature = abs(float(self.edges.ritz.values[0]))
+        # Where the fall shows above rounding, if curvature makes it.
+        seen = math.sqrt(200.0 * self.noise() / curvature) if curvature else math.inf
+        start = min(_START * self.reach, max(seen, _FIRST * self.reach))
+        value = lambda distance: self._loss(direction, distance)  # noqa: E731
+        return descend(value, self.point.loss, start, _REACH * self.reach, self.noise)
+
+    def _loss(self, direction: Array, distance: float) -> float:
+        return loss_beside(self.objective, self.point, direction, distance)
