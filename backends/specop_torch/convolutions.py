@@ -23,11 +23,19 @@ def faster_equivalent(function: Callable[..., Any], arguments: Sequence[Any], re
     """
     if function is not _aten.convolution.default:
         return function
-    _, kernel, bias, _, _, _, transposed, _, groups = arguments
+    image, kernel, bias, stride, padding, dilation, transposed, _, groups = arguments
     if transposed or groups != 1 or bias is not None or kernel.ndim != 4:
         return function
     is_weight_gradient = math.prod(kernel.shape[2:]) > math.prod(result.shape[2:])
-    return _as_weight_gradient if is_weight_gradient else function
+    # A weight gradient reaches to the image's edge. A convolution whose strides end before it, as the first pass over a
+    # tiny image may, is none.
+    reached = [
+        length + 2 * around - apart * (extent - 1) - 1 - step * (many - 1) < apart
+        for length, around, apart, extent, step, many in zip(
+            image.shape[2:], padding, dilation, kernel.shape[2:], stride, result.shape[2:], strict=True
+        )
+    ]
+    return _as_weight_gradient if is_weight_gradient and all(reached) else function
 
 
 def _as_weight_gradient(

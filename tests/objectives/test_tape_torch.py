@@ -162,6 +162,26 @@ def test_second_derivatives_of_convolutions_are_replayed_as_weight_gradients(str
     assert torch.ops.aten.convolution.default in kernels and _as_weight_gradient in kernels
 
 
+@pytest.mark.parametrize(("size", "extent", "stride"), [(4, 3, 2), (5, 3, 3), (6, 5, 4), (7, 3, 2), (2, 1, 2)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_convolutions_of_tiny_images_whose_strides_end_before_the_edge(size, extent, stride, dilation):
+    """As in a ResNet whose last images have four pixels: the replay stopped with an error of the kernel's."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 2, size, size, dtype=torch.float64, generator=generator)
+    shapes = (2, 2, 1, 1), (3, 2, extent, extent)
+    weights = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
+
+    def product(vectors):
+        hidden = torch.nn.functional.conv2d(images, weights[0]).sin()
+        outputs = torch.nn.functional.conv2d(hidden, weights[1], None, stride, dilation * (extent // 2), dilation)
+        gradients = torch.autograd.grad((outputs**2).sum(), weights, create_graph=True)
+        return torch.autograd.grad(gradients, weights, vectors)
+
+    vectors = [[torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes] for _ in range(2)]
+    _, tape = record(product, vectors[0])
+    equal_up_to_rounding(tape.replay(vectors[1]), product(vectors[1]))
+
+
 def equal_up_to_rounding(found, expected):
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * float(other.abs().max()))
