@@ -1,5 +1,6 @@
 """What the algorithms return: frozen, with the error of every number beside it."""
 
+from specop.results.blocks import BlocksResult
 from specop.results.critical_point import CriticalPointResult
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
@@ -27,6 +28,7 @@ from specop.results.trace import TraceResult
 from specop.statistics.estimate import Estimate
 
 __all__ = [
+    "BlocksResult",
     "CriticalPointResult",
     "DiagonalResult",
     "EigenResult",

@@ -34,6 +34,7 @@ def influences():
 
 
 KINDS = {
+    "BlocksResult": lambda: landscape.blocks(objective()),
     "CriticalPointResult": lambda: landscape.critical_point(objective()),
     "DiagonalResult": lambda: specop.diagonal(A),
     "EigenResult": lambda: specop.eigsh(objective().ggn(), k=3),
