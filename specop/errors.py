@@ -17,6 +17,7 @@ __all__ = [
     "MissingTransposeError",
     "NoiseWarning",
     "NonFiniteError",
+    "NonFiniteWarning",
     "NondeterministicError",
     "NotConvergedError",
     "ParametersChangedError",
@@ -83,6 +84,10 @@ class ConvergenceWarning(UserWarning):
 
 class NoiseWarning(UserWarning):
     """Products are less exact than their dtype promises; the bounds were widened accordingly."""
+
+
+class NonFiniteWarning(UserWarning):
+    """While a model is trained its loss or curvature became NaN or infinite: the history has a gap there."""
 
 
 class QuadraticModelWarning(UserWarning):

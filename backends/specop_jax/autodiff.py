@@ -97,7 +97,9 @@ class JaxAutodiff(OneBatch):
         self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None = None
     ) -> None:
         self.model = model
-        _, arrays = self._read()
+        # A module that is about to be trained may be described, too: its modes count when it is called.
+        with model.evaluating():
+            _, arrays = self._read()
         for name, array in selected.items():
             require_precision(array.dtype, f"parameter {name!r}")
         devices = {device_of(array, repr(name)) for name, array in arrays.items() if isinstance(array, Array)}

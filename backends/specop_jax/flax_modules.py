@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax import Array
 
 from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.calling import Calling, Criterion, Forward, calling_module
-from specop.objectives.hidden import HiddenState, hidden_state
+from specop.objectives.hidden import HiddenState, attributes_set, hidden_state
 from specop.objectives.parameters import by_name, chosen_of
 from specop.objectives.refusals import complex_parameters, layer_in_training_mode, layer_mixes_samples
 from specop_jax.models import CRITERION, Loss, is_complex, real
@@ -50,6 +51,11 @@ class NnxModel:
     def hidden_state(self) -> HiddenState:
         """Put back what a trace changes in the modules' plain attributes, and give what names it."""
         return hidden_state({".".join(map(str, path)): layer for path, layer in nnx.iter_modules(self.module)})
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Hold every layer in evaluation mode, as ``eval()`` does."""
+        layers = [layer for _, layer in nnx.iter_modules(self.module)]
+        return attributes_set(layers, deterministic=True, use_running_average=True)
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""

@@ -7,6 +7,7 @@ objective of the same function.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +59,9 @@ class Model(Protocol):
     def hidden_state(self) -> HiddenState:
         """Put back what a trace changes in plain attributes, and give what names it."""
 
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Return a context in which all layers are in evaluation mode."""
+
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs are known to depend on the other samples of its batch."""
 
@@ -97,6 +101,10 @@ class TreeModel:
     def hidden_state(self) -> HiddenState:
         """A function has no layers, and equinox's cannot be changed."""
         return hidden_state({})
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A function has no modes, and those of equinox's layers belong to the structure that it was given."""
+        return nullcontext()
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""

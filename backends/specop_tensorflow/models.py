@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -62,6 +63,10 @@ class ModuleModel:
             name = getattr(layer, "name", type(layer).__name__)
             layers[f"{name} ({len(layers)})" if name in layers else name] = layer
         return hidden_state(layers, lambda key: key.startswith("_"))
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A module has no modes, and layers of Keras are called with ``training=False``."""
+        return nullcontext()
 
     def refuse_coupled_samples(self) -> None:
         """Of a module's layers nothing is known."""
@@ -202,6 +207,10 @@ class FunctionModel:
     def hidden_state(self) -> HiddenState:
         """A function has no layers."""
         return hidden_state({})
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A function has no modes."""
+        return nullcontext()
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""

@@ -130,6 +130,12 @@ class TorchAutodiff(OneBatch):
         """Put torch's random state back on leaving."""
         return self._evaluation.preserved()
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the model in evaluation mode, unless its randomness is fixed, and outside of the caller's autocast."""
+        with super().evaluating(), torch.autocast(self.device.type, enabled=False):
+            yield
+
     # Batches
     def prepare(self, batch: Any) -> Any:
         """Return the batch on the parameters' device; what is there already is not copied."""

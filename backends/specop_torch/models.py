@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.func import functional_call
 
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, calling_function, calling_module
-from specop.objectives.hidden import Access, HiddenState, hidden_state
+from specop.objectives.hidden import Access, HiddenState, attributes_set, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean
 from specop_torch.structures import TREES, checked, normal
@@ -96,6 +97,10 @@ class ModuleModel:
     def hidden_state(self) -> HiddenState:
         """Put back what a call changes in the layers' plain attributes, and give what names it."""
         return hidden_state(dict(self.module.named_modules()), vars(nn.Module()).__contains__, _access)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Hold every layer in evaluation mode."""
+        return attributes_set(list(self.module.modules()), training=False)
 
     def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the parameters that require grad, or those that `select` names."""
@@ -197,6 +202,10 @@ class FunctionModel:
     def hidden_state(self) -> HiddenState:
         """A function has no layers."""
         return hidden_state({})
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """A function has no modes."""
+        return nullcontext()
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""

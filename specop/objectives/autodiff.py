@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -163,6 +163,12 @@ class Autodiff(Protocol):
     def preserved(self) -> Any:
         """Return a context manager that puts the framework's random state back."""
 
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model is in evaluation mode and computes in the dtypes of its parameters.
+
+        Modes are put back on leaving. Under a fixed seed they are left as they are: the loss is then that of training.
+        """
+
     def prepare(self, batch: Any) -> Any:
         """Return the batch on the device."""
 
@@ -236,7 +242,8 @@ class OneBatch(ABC):
     Parameters
     ----------
     model : object
-        With the methods ``select(select, among)``, ``arrays_of(structure, names)`` and ``structure_of(values)``.
+        With the methods ``select(select, among)``, ``arrays_of(structure, names)``, ``structure_of(values)``,
+        ``hidden_state()`` and ``evaluating()``.
     selected : mapping from names to arrays
         The parameters, in the order of the vector.
     likelihood : str or None
@@ -308,6 +315,11 @@ class OneBatch(ABC):
         """Put back what calls of the model change in plain attributes of its layers, and give what names it."""
         found: HiddenState = self.model.hidden_state()
         return found
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Hold the model in evaluation mode, unless its randomness is fixed."""
+        held: AbstractContextManager[Any] = self.model.evaluating() if self.fixed_randomness is None else nullcontext()
+        return held
 
     def point(self) -> Array:
         """Return the selected parameters' current values as a vector."""

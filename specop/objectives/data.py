@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -193,6 +193,10 @@ class Batches:
     def check_unchanged(self) -> None:
         """Raise NondeterministicError if batches that are kept were written into since the first pass."""
         self._source.check_unchanged()
+
+    def random_states_preserved(self) -> AbstractContextManager[None]:
+        """Put random states back on leaving."""
+        return self._source.random_states_preserved()
 
     def _read_once(self) -> None:
         if self._weights:

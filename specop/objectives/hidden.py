@@ -1,11 +1,11 @@
-"""hidden_state: what layers keep in plain attributes, beside all that a framework knows of."""
+"""hidden_state, attributes_set: what layers keep in plain attributes, beside all that a framework knows of."""
 
 from __future__ import annotations
 
 import copy
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from specop.objectives.refusals import are_equal
 
-__all__ = ["Access", "HiddenState", "hidden_state"]
+__all__ = ["Access", "HiddenState", "attributes_set", "generator_access", "hidden_state"]
 
 Access = tuple[Callable[[], Any], Callable[[Any], Any]]
 """What returns a copy of an object's content, and what puts one back."""
@@ -66,14 +66,40 @@ def hidden_state(
                 write(copies[place])
 
 
-def _access(value: Any) -> Access | None:
+@contextmanager
+def attributes_set(layers: Iterable[Any], **values: Any) -> Iterator[None]:
+    """Set attributes of those objects that have them, and put them back on leaving, whatever they were.
+
+    Modes of layers are switched in this way, not by a layer's own ``eval()`` or ``train()``, which may do more than
+    that, such as adding adapters to weights and, not to the same bits, taking them out again.
+    """
+    before = [(layer, key, getattr(layer, key)) for layer in layers for key in values if hasattr(layer, key)]
+    try:
+        for layer, key, _ in before:
+            setattr(layer, key, values[key])
+        yield
+    finally:
+        for layer, key, value in before:
+            setattr(layer, key, value)
+
+
+def generator_access(value: Any) -> Access | None:
+    """Return how the state of a random generator of Python, NumPy or torch is read and put back; None for the rest."""
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator
         return lambda: bits.state, lambda state: setattr(bits, "state", state)
     if isinstance(value, random.Random):
         return value.getstate, value.setstate
-    if isinstance(value, np.random.RandomState):
+    is_of_torch = type(value).__name__ == "Generator" and hasattr(value, "set_state")
+    if isinstance(value, np.random.RandomState) or is_of_torch:
         return value.get_state, value.set_state
+    return None
+
+
+def _access(value: Any) -> Access | None:
+    found = generator_access(value)
+    if found is not None:
+        return found
     if isinstance(value, (list, deque)):
         return lambda: copy.copy(value), lambda content: (value.clear(), value.extend(content))
     if isinstance(value, (dict, set)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -140,6 +141,29 @@ class MeanLoss:
             raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
         point = self._at(theta)
         return _sample_gradients(point, block_bytes or default_block_bytes(point))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the model in evaluation mode, for curvature in the middle of training.
+
+        Dropout is off and batch normalization takes its running statistics, as after ``model.eval()``; under
+        `fixed_randomness` modes stay as they are. In torch an ``autocast`` around the call is switched off, so that the
+        curvature is that of the model in the dtypes of its parameters. On leaving, each layer's mode, what layers keep
+        in plain attributes, and all random states are what they were, bit for bit.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(), torch.nn.Linear(4, 1))
+        >>> data = (torch.randn(8, 3), torch.randn(8, 1))
+        >>> objective = specop.objective(model, torch.nn.functional.mse_loss, data)
+        >>> with objective.evaluating():
+        ...     eigen = specop.eigsh(objective.hessian(), k=1)
+        >>> model.training
+        True
+        """
+        with self._autodiff.evaluating(), self._autodiff.hidden_state(), self._data.random_states_preserved():
+            yield
 
     def batches(self) -> list[Self]:
         """Return an objective of each batch, with the same parameters; together they hold all data.

@@ -13,8 +13,12 @@ import numpy as np
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.autodiff import Autodiff
+from specop.objectives.hidden import Access, generator_access
 
 __all__ = ["Source"]
+
+# A loader holds a sampler of batches, which holds a sampler of samples; and a data set, which may hold another.
+_DEPTH = 2
 
 
 class Source:
@@ -65,14 +69,21 @@ class Source:
 
     @contextmanager
     def random_states_preserved(self) -> Iterator[None]:
-        """Put random states back on leaving: loaders draw from the global generators, if only for their own seed."""
+        """Put random states back on leaving.
+
+        Loaders draw from the global generators, if only for their own seed, and from generators of their own, which
+        they may share with the loader that a model is trained on.
+        """
         python, legacy = random.getstate(), np.random.get_state()
+        own = [(put, read()) for read, put in _generators(self._batches)]
         try:
             with self._autodiff.preserved():
                 yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)
+            for put, state in own:
+                put(state)
 
     def _first_pass(self) -> Iterator[Any]:
         kept: list[Any] | None = []
@@ -109,6 +120,24 @@ class Source:
                 f"this pass over the data gave {count} batches, the first one {len(self._seen)}. The loader must give "
                 f"the same batches each time."
             )
+
+
+def _generators(batches: Any) -> list[Access]:
+    """Return what reads and what sets the state of each generator that a loader, its sampler or its data set holds."""
+    found: dict[int, Access] = {}
+    waiting, seen = [(batches, 0)], set[int]()
+    while waiting:
+        holder, depth = waiting.pop()
+        if id(holder) in seen or isinstance(holder, (list, tuple, dict)) or not hasattr(holder, "__dict__"):
+            continue
+        seen.add(id(holder))
+        for value in vars(holder).values():
+            access = generator_access(value)
+            if access is not None:
+                found[id(value)] = access
+            elif depth < _DEPTH:
+                waiting.append((value, depth + 1))
+    return list(found.values())
 
 
 def _as_batches(data: Any) -> Iterable[Any]:

@@ -6,6 +6,7 @@ from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
 from specop.results.hessian_spread import HessianSpreadResult
+from specop.results.history import HistoryResult, Moment
 from specop.results.inertia import InertiaResult
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
@@ -35,12 +36,14 @@ __all__ = [
     "Estimate",
     "FunctionResult",
     "HessianSpreadResult",
+    "HistoryResult",
     "InertiaResult",
     "InfluenceCheck",
     "InfluenceResult",
     "LeaveOneOutResult",
     "LissaResult",
     "NoiseResult",
+    "Moment",
     "NormResult",
     "PruneResult",
     "QuadratureResult",

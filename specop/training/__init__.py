@@ -1,3 +1,5 @@
 """Curvature while a model is trained."""
 
-__all__: list[str] = []
+from specop.training._monitor import Monitor
+
+__all__ = ["Monitor"]

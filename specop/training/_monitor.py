@@ -1,0 +1,370 @@
+"""Monitor: curvature while a model is trained."""
+
+from __future__ import annotations
+
+import operator
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specop.arrays.backend import Array, backend_of, numbers_of
+from specop.arrays.probes import check_seed
+from specop.errors import InvalidInputError, NonFiniteError, NonFiniteWarning, check_choice
+from specop.krylov.run import Task, level_of_user
+from specop.objectives.mean import Objective
+from specop.results.history import HistoryResult, Moment
+from specop.results.result import Result, load, versions
+from specop.results.structure import Structure
+from specop.statistics.estimate import Estimate
+from specop.training._quantities import QUANTITIES, Point, exactly
+from specop.training._rows import Rows
+from specop.training._schedule import Schedule
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    r"""Follow the curvature of a model through its training, without changing a bit of it.
+
+    Call `record` after each step, or as often as you like: it does something only when that is due, and `history` is
+    what it found. During a record the model is in evaluation mode; modes, random states and the model itself are left
+    bit for bit as they were, so that a run with a monitor ends in the same bits as one without.
+
+    Each record is of the mean loss over the objective's own data: a sample that stays the same through training, such
+    as 500 training samples in a list of batches. Products cost about two gradients of that sample each.
+
+    Parameters
+    ----------
+    objective : Objective or callable
+        The loss, made by `specop.objective`. It follows a module through training: compiled modules and those in
+        DistributedDataParallel (``parallel=False``, in one of the processes) are seen through, ``autocast`` is switched
+        off. Or a function that returns an objective, called for each record; with `params` it is given these. That is
+        for models that become other objects while they are trained, or that move to another device first.
+    every : int, optional
+        Steps between records. What that costs is said by ``history.share``.
+    budget : float
+        Without `every`: largest share of the time that records may take. The first call records; from then on the
+        monitor waits until the next record is within the budget. Time is measured from the first call on.
+    what : str, sequence of str, or dict
+        What to record, of those below. In a dict each has keywords for the function behind it:
+        ``{"lambda_max": {}, "trace": {"rtol": 0.05}, "eigenvalues": {"k": 10}}``.
+
+        - "lambda_max": the largest eigenvalue of the Hessian, to a relative residual of 1e-2 (`tol`), in about half of
+          the products of a fresh start from the eigenvector of the record before. Each tenth record begins afresh.
+        - "eigenvalues": the five (`k`) largest, `specop.eigsh`, as "eigenvalue_1", the largest, to "eigenvalue_5".
+        - "trace": `specop.trace` to ten percent (`rtol`).
+        - "density": `specop.spectral_density`; its mean, its mean square and the mean of its negative part.
+    lr : float or callable, optional
+        The learning rate, or a schedule, ``lr(step)``, such as optax has them. With it the history has "lr", and its
+        plot shows the limit of gradient descent, 2 / lr.
+    history : HistoryResult or path, optional
+        A history that goes on, such as after a crash. With a path, it is read from there if the file exists, and
+        written after each record: the same script, started again, then continues it.
+    seed : int
+        Of random vectors, the same for all records.
+
+    Attributes
+    ----------
+    history : HistoryResult
+        All records so far: ``history["lambda_max"]``, ``.plot()``, ``.to_frame()``, ``.save("run.npz")``.
+
+    Raises
+    ------
+    InvalidInputError
+        For a history of another model or of another number of samples, and arguments out of range.
+
+    Notes
+    -----
+    Parameters that are not finite do not stop the training: a warning says at which step and which ones, the record is
+    NaN, and later ones cost one loss each until the loss is finite again.
+
+    Examples
+    --------
+    >>> import torch, specop
+    >>> model = torch.nn.Linear(3, 1)
+    >>> x, y = torch.randn(64, 3), torch.randn(64, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> objective = specop.objective(model, torch.nn.functional.mse_loss, (x[:32], y[:32]))
+    >>> monitor = specop.training.Monitor(objective, every=10, what="lambda_max", lr=0.1)
+    >>> for step in range(20):
+    ...     optimizer.zero_grad()
+    ...     torch.nn.functional.mse_loss(model(x), y).backward()
+    ...     optimizer.step()
+    ...     record = monitor.record(step + 1)
+    >>> monitor.history.steps
+    array([ 1, 11])
+    >>> bool((monitor.history["lambda_max"] < 2 / 0.1).all())
+    True
+
+    In JAX parameters are new objects after each step, and are passed on:
+
+    >>> import jax.numpy as jnp
+    >>> def loss(params, batch):
+    ...     return jnp.mean((batch[0] @ params["w"] - batch[1]) ** 2)
+    >>> params, batch = {"w": jnp.zeros(3)}, (jnp.ones((4, 3)), jnp.ones(4))
+    >>> monitor = specop.training.Monitor(specop.objective(loss, params=params, data=batch), what="lambda_max")
+    >>> round(monitor.record(1, params={"w": jnp.ones(3)})["lambda_max"].estimate, 4)
+    6.0
+    """
+
+    def __init__(
+        self,
+        objective: Objective | Callable[..., Objective],
+        *,
+        every: int | None = None,
+        budget: float = 0.1,
+        what: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("lambda_max",),
+        lr: float | Callable[[int], Any] | None = None,
+        history: HistoryResult | str | os.PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(objective, Objective) and not callable(objective):
+            raise InvalidInputError(
+                f"Monitor takes an objective, made by specop.objective(model, criterion, data), or a function that "
+                f"returns one; got {type(objective).__name__}."
+            )
+        self._objective = objective
+        self._what = _checked_what(what)
+        self._lr = lr
+        self._seed = check_seed(seed)
+        self._path = Path(history) if isinstance(history, (str, os.PathLike)) else None
+        earlier = _earlier(history)
+        self._rows = Rows.of(earlier)
+        self._schedule = Schedule(
+            every,
+            budget,
+            elapsed=0.0 if earlier is None else earlier.elapsed,
+            spent=0.0 if earlier is None else earlier.seconds,
+            last_step=self._rows.last_step,
+            last_cost=self._rows.seconds[-1] if self._rows.seconds else 0.0,
+        )
+        self._is_resumed = self._may_go_back = earlier is not None
+        self._is_still = False
+        self._notes: dict[str, None] = {} if earlier is None or not earlier.notes else {earlier.notes: None}
+        self._known: dict[str, Any] = {}
+        self._at_last: tuple[float, float] | None = None
+        self._structure = Structure({}) if earlier is None else earlier.structure
+        self._samples = None if earlier is None else earlier.samples
+        self._framework = "numpy"
+        if earlier is not None and isinstance(objective, Objective):
+            self._check_model(objective)
+
+    def record(self, step: int, *, params: Any = None) -> Moment | None:
+        """Record the curvature if that is due.
+
+        Parameters
+        ----------
+        step : int
+            Steps that the optimizer has taken. It must grow from call to call, over all epochs. After a history was
+            passed it may go back once: later records, of training that was lost, are dropped.
+        params : structure of arrays, optional
+            The parameters, where they are new objects after each step: in the structure that the objective was made
+            with. A function that returns objectives is given them, and they may be anything.
+
+        Returns
+        -------
+        Moment or None
+            The numbers of this record with their errors; None if none was due.
+
+        Raises
+        ------
+        InvalidInputError
+            For a step that does not grow, and for an objective of another model, or of another number of samples, than
+            the records so far.
+        """
+        step = self._checked_step(step)
+        if not self._schedule.is_due(step):
+            return None
+        objective = self._objective_now(params)
+        self._check_model(objective)
+        with objective.evaluating():
+            theta = objective.flatten(params) if params is not None and isinstance(self._objective, Objective) else None
+            now = objective.theta if theta is None else theta
+            backend = backend_of(now)
+            # A device may still be busy with steps of training: waiting for them is not the record's time.
+            (length,) = numbers_of(backend, backend.norm(now))
+            self._schedule.begin(step)
+            with Task("monitor", backend, seed=self._seed) as task:
+                estimates, results, gap = self._measured(objective, theta, step, length)
+        moment = Moment(step, estimates, results, task.products, self._schedule.lap(), gap)
+        self._rows.append(moment)
+        self._framework, self._notes = backend.name, self._notes | task.notes
+        if self._path is not None:
+            self.history.save(self._path)
+            self._schedule.lap()
+        return moment
+
+    @property
+    def history(self) -> HistoryResult:
+        """All records so far."""
+        rows = self._rows
+        names = tuple(dict.fromkeys(name for row in rows.values for name in row))
+        table = [[[row.get(name, np.nan) for name in names] for row in part] for part in (rows.values, rows.errors)]
+        values, errors = (np.array(part, dtype=float).reshape(len(rows.steps), len(names)) for part in table)
+        return HistoryResult(
+            steps=np.array(rows.steps, dtype=np.int64),
+            quantities=names,
+            values=values,
+            errors=errors,
+            record_seconds=np.array(rows.seconds, dtype=float),
+            record_matvecs=np.array(rows.matvecs, dtype=np.int64),
+            elapsed=self._schedule.elapsed,
+            every=self._schedule.every,
+            budget=self._schedule.budget,
+            structure=self._structure,
+            matvecs=sum(rows.matvecs),
+            seconds=self._schedule.spent,
+            samples=self._samples,
+            seed=self._seed,
+            converged=True,
+            message="converged",
+            versions=versions(self._framework),
+            notes="; ".join(self._notes),
+            gaps=dict(rows.gaps),
+        )
+
+    def plot(self, ax: Any = None, *, quantity: str | None = None) -> Any:
+        """Draw the history so far, as `specop.results.HistoryResult.plot` does."""
+        return self.history.plot(ax, quantity=quantity)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the history so far to an npz file that `specop.load` reads."""
+        self.history.save(path)
+
+    def __repr__(self) -> str:
+        return f"<Monitor of {', '.join(self._what)}: {self.history._headline()}>"
+
+    def _measured(
+        self, objective: Objective, theta: Array | None, step: int, length: float
+    ) -> tuple[dict[str, Estimate], dict[str, Result], str]:
+        """Return the numbers at this point, the results behind them, and what could not be had."""
+        point = Point(objective, theta, len(self._rows.steps), self._seed, self._known)
+        found, numbers = self._rate(step), dict[str, dict[str, Estimate]]()
+        gap = ""
+        try:
+            (loss,) = numbers_of(point.hessian.backend, objective.loss(theta))
+            self._warn_of_standstill(step, loss, length)
+            found = {"loss": exactly(loss)} | found
+            for name, quantity in QUANTITIES.items():
+                if name in self._what:
+                    numbers[name] = quantity(point, **self._what[name])
+        except NonFiniteError as error:
+            gap = str(error)
+            if not self._rows.ends_in_gap:
+                warnings.warn(
+                    f"at step {step} nothing could be recorded: {gap} Training goes on; so does the history, once the "
+                    f"loss is finite.",
+                    NonFiniteWarning,
+                    stacklevel=level_of_user(),
+                )
+        finally:
+            # What linearizations hold, training needs.
+            objective.release()
+        for name in self._what:
+            found |= numbers.get(name, {})
+        return found, point.results, gap
+
+    def _rate(self, step: int) -> dict[str, Estimate]:
+        if self._lr is None:
+            return {}
+        return {"lr": exactly(float(self._lr(step) if callable(self._lr) else self._lr))}
+
+    def _objective_now(self, params: Any) -> Objective:
+        if isinstance(self._objective, Objective):
+            return self._objective
+        made = self._objective() if params is None else self._objective(params)
+        if not isinstance(made, Objective):
+            raise InvalidInputError(
+                f"the function that Monitor was given returned {type(made).__name__}; it must return what "
+                f"specop.objective(model, criterion, data) makes."
+            )
+        return made
+
+    def _check_model(self, objective: Objective) -> None:
+        """Raise InvalidInputError unless the objective is of the history's model and of as many samples."""
+        here, there = objective.shapes, self._structure.shapes
+        if self._samples is None:
+            self._structure, self._samples = Structure(here), objective.samples
+            return
+        whose = "the history that was passed" if self._is_resumed else "the history so far"
+        if {name: tuple(shape) for name, shape in here.items()} != there:
+            raise InvalidInputError(
+                f"{whose} is of another model: {_difference(there, here)}. Pass the history of this model, or begin a "
+                f"new one with another Monitor."
+            )
+        if objective.samples != self._samples:
+            raise InvalidInputError(
+                f"{whose} is of {self._samples} samples, and the objective has {objective.samples}: records of two "
+                f"samples of data cannot be compared. Pass the same data, or begin a new history."
+            )
+
+    def _checked_step(self, step: Any) -> int:
+        try:
+            found = operator.index(step)
+        except TypeError:
+            found = -1
+        if isinstance(step, bool) or found < 0:
+            raise InvalidInputError(f"step is the number of steps that the optimizer has taken, got {step!r}.")
+        last = self._rows.last_step
+        if last is not None and found <= last:
+            if not self._may_go_back:
+                raise InvalidInputError(
+                    f"step must grow from record to record: got {found} after {last}. Count steps over all epochs."
+                )
+            self._rows.drop_from(found)
+            self._schedule.last_step = self._rows.last_step
+        self._may_go_back = False
+        return found
+
+    def _warn_of_standstill(self, step: int, loss: float, length: float) -> None:
+        """Warn if loss and parameters are exactly those of the last record: they may be a copy from before training."""
+        if self._at_last == (loss, length) and not self._is_still:
+            self._is_still = True
+            warnings.warn(
+                f"at step {step} the parameters are those of the last record. Where training makes new ones in each "
+                f"step, as in JAX, pass them: monitor.record(step, params=params), or give Monitor a function that "
+                f"returns an objective of the present ones.",
+                UserWarning,
+                stacklevel=level_of_user(),
+            )
+        self._at_last = loss, length
+
+
+def _checked_what(what: Any) -> dict[str, dict[str, Any]]:
+    """Return keywords by quantity."""
+    asked = {what: {}} if isinstance(what, str) else dict(what) if isinstance(what, Mapping) else dict.fromkeys(what)
+    if not asked:
+        raise InvalidInputError(f"what names nothing to record; choose of {', '.join(QUANTITIES)}.")
+    for name, options in asked.items():
+        check_choice("each of what", name, QUANTITIES)
+        if options is not None and not isinstance(options, Mapping):
+            raise InvalidInputError(f"what[{name!r}] must be a dict of keywords, got {options!r}.")
+    return {name: dict(options or {}) for name, options in asked.items()}
+
+
+def _earlier(history: Any) -> HistoryResult | None:
+    if isinstance(history, (str, os.PathLike)):
+        history = load(history) if Path(history).exists() else None
+    if history is not None and not isinstance(history, HistoryResult):
+        raise InvalidInputError(
+            f"history must be a HistoryResult, as monitor.history or specop.load(path) return it, got "
+            f"{type(history).__name__}."
+        )
+    return history
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return in words where two sets of parameters differ first."""
+    for name in {**there, **here}:
+        one, other = there.get(name), here.get(name)
+        if one is None:
+            return f"the parameter {name!r} is new"
+        if other is None:
+            return f"the parameter {name!r} is missing now"
+        if tuple(one) != tuple(other):
+            return f"{name!r} has the shape {tuple(one)} there and {tuple(other)} here"
+    return "the same parameters stand in another order"

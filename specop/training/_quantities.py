@@ -1,0 +1,143 @@
+"""QUANTITIES: what a monitor can record, each the function of `specop` that it is named after at one point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from specop.arrays import probes
+from specop.arrays.backend import Array, backend_of
+from specop.krylov.known import eigenvectors_for
+from specop.objectives.curvature import CurvatureOperator
+from specop.objectives.mean import Objective
+from specop.results.eigen import EigenResult
+from specop.results.result import Result
+from specop.results.spectral_density import SpectralDensity
+from specop.spectral.eigsh import eigsh
+from specop.spectral.spectral_density import spectral_density
+from specop.spectral.trace import trace
+from specop.statistics.estimate import Estimate
+
+__all__ = ["QUANTITIES", "Point", "exactly"]
+
+# Share of the start vector that is drawn anew, so that an eigenvector that was not among the largest can enter.
+_NOISE = 0.1
+# Records between two that begin from a random vector, which has no part in what earlier ones may have missed.
+_AFRESH = 10
+# Index of the first random vector, far from those of probes.
+_FIRST_PROBE = 1 << 37
+
+
+@dataclass
+class Point:
+    """One point of training, and what is known of those before it.
+
+    Attributes
+    ----------
+    objective : Objective
+    theta : native vector or None
+        The parameters; None for those that the model has.
+    number : int
+        Records before this one.
+    seed : int
+        Of random vectors, the same at each point: differences between two points are then less random than each.
+    known : dict
+        Eigenpairs of earlier points by the quantity that they were found for; those of this one are put there.
+    results : dict
+        What was found at this point, by quantity.
+    """
+
+    objective: Objective
+    theta: Array | None
+    number: int
+    seed: int
+    known: dict[str, EigenResult]
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @cached_property
+    def hessian(self) -> CurvatureOperator:
+        """The Hessian at this point, whose linearizations all quantities share."""
+        return self.objective.hessian(self.theta)
+
+    def nearby(self, name: str) -> EigenResult | None:
+        """Return the eigenpairs that were last found for a quantity, where this model's vectors live now."""
+        found = self.known.get(name)
+        if found is None or backend_of(found.rows) is not self.hessian.backend:
+            return found
+        backend = self.hessian.backend
+        if backend.layout(found.eigenvector(0)) != self.hessian.domain:
+            # The model has moved to another device since.
+            return replace(found, rows=backend.to_numpy(found.rows))
+        return found
+
+
+def exactly(value: float, bound: float = 0.0, confidence: float = 0.99) -> Estimate:
+    """Return a number that is not random, within a bound."""
+    return Estimate(value, 0.0, (value - bound, value + bound), confidence)
+
+
+def _lambda_max(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, Estimate]:
+    """Find the largest eigenvalue of the Hessian.
+
+    From an eigenvector of shortly before it takes few products, most of which a random start spends on ruling out that
+    something was missed. So that nothing is missed for long, a part of the start is random, and each tenth record
+    begins anew.
+    """
+    eigen = point.results.get("eigenvalues")
+    if not isinstance(eigen, EigenResult):
+        known = point.nearby("lambda_max") if point.number % _AFRESH else None
+        eigen = eigsh(
+            point.hessian,
+            k=1,
+            which="LA",
+            v0=None if known is None else _start(point, known),
+            tol=tol,
+            check_multiplicity=known is None,
+            seed=point.seed,
+            **options,
+        )
+    point.known["lambda_max"] = point.results["lambda_max"] = eigen
+    return {"lambda_max": exactly(float(eigen.eigenvalues[-1]), float(eigen.bounds[-1]))}
+
+
+def _start(point: Point, known: EigenResult) -> Array:
+    backend, layout = point.hessian.backend, point.hessian.domain
+    vector = eigenvectors_for(known, backend, layout, "the last record")[-1]
+    noise = probes.sphere(backend, layout, point.seed, _FIRST_PROBE + point.number)
+    return backend.axpy_(backend.scale_(noise, _NOISE * layout.n**-0.5), 1.0, vector)
+
+
+def _eigenvalues(point: Point, *, k: int = 5, which: str = "LA", **options: Any) -> dict[str, Estimate]:
+    known = point.nearby("eigenvalues")
+    eigen = eigsh(point.hessian, k=k, which=which, v0=known, seed=point.seed, **options)
+    point.known["eigenvalues"] = point.results["eigenvalues"] = eigen
+    pairs = zip(eigen.eigenvalues[::-1].tolist(), eigen.bounds[::-1].tolist(), strict=True)
+    return {f"eigenvalue_{i}": exactly(value, bound) for i, (value, bound) in enumerate(pairs, 1)}
+
+
+def _trace(point: Point, *, rtol: float = 0.1, **options: Any) -> dict[str, Estimate]:
+    found = point.results["trace"] = trace(point.hessian, rtol=rtol, seed=point.seed, **options)
+    return {"trace": found.value}
+
+
+def _density(point: Point, **options: Any) -> dict[str, Estimate]:
+    found: SpectralDensity = spectral_density(point.hessian, seed=point.seed, **options)
+    point.results["density"] = found
+    return {
+        "density_mean": found.integrate(lambda x: x),
+        "density_mean_square": found.integrate(np.square),
+        "density_mean_negative": found.integrate(lambda x: np.minimum(x, 0.0)),
+    }
+
+
+QUANTITIES: dict[str, Callable[..., dict[str, Estimate]]] = {
+    "eigenvalues": _eigenvalues,
+    "lambda_max": _lambda_max,
+    "trace": _trace,
+    "density": _density,
+}
+"""In the order in which they are computed: later ones use what was found before."""
