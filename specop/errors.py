@@ -14,6 +14,7 @@ __all__ = [
     "DomainError",
     "InvalidInputError",
     "MissingOutputsError",
+    "MissingStateError",
     "MissingTransposeError",
     "NoiseWarning",
     "NonFiniteError",
@@ -36,6 +37,10 @@ class InvalidInputError(SpecopError, ValueError):
 
 class MissingOutputsError(InvalidInputError):
     """A loss was asked for what is made of its model's outputs, and only its value is known."""
+
+
+class MissingStateError(InvalidInputError):
+    """An optimizer has taken no step yet and keeps nothing of gradients, which its limit depends on."""
 
 
 class MissingTransposeError(InvalidInputError):

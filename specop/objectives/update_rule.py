@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, MissingStateError
 
 __all__ = ["Step", "UpdateRule", "no_rule", "no_state", "not_held"]
 
@@ -75,9 +75,9 @@ def no_rule(name: str, known: str) -> InvalidInputError:
     )
 
 
-def no_state(name: str, parameters: Iterable[str]) -> InvalidInputError:
+def no_state(name: str, parameters: Iterable[str]) -> MissingStateError:
     """Return what is said where second moments are not there yet."""
-    return InvalidInputError(
+    return MissingStateError(
         f"{name} has no second moments yet for {_some(parameters)}: it keeps them from its first step with a gradient "
         f"on. Take a step first."
     )

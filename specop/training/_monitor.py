@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -11,20 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, backend_of, numbers_of
+from specop.arrays.backend import backend_of, numbers_of
 from specop.arrays.probes import check_seed
-from specop.errors import InvalidInputError, NonFiniteError, NonFiniteWarning, check_choice
+from specop.errors import InvalidInputError, MissingStateError, NonFiniteError, NonFiniteWarning
 from specop.krylov.run import Task, level_of_user
 from specop.objectives.mean import Objective
 from specop.results.history import HistoryResult, Moment
-from specop.results.result import Result, load, versions
+from specop.results.result import versions
 from specop.results.structure import Structure
 from specop.statistics.estimate import Estimate
+from specop.training._checks import check_model, checked_step, checked_what, earlier_history
 from specop.training._quantities import QUANTITIES, Point, exactly
 from specop.training._rows import Rows
 from specop.training._schedule import Schedule
 
 __all__ = ["Monitor"]
+
+_USUAL = ("lambda_max", "stability")
 
 
 class Monitor:
@@ -58,9 +60,14 @@ class Monitor:
         - "eigenvalues": the five (`k`) largest, `specop.eigsh`, as "eigenvalue_1", the largest, to "eigenvalue_5".
         - "trace": `specop.trace` to ten percent (`rtol`).
         - "density": `specop.spectral_density`; its mean, its mean square and the mean of its negative part.
+        - "stability": `specop.landscape.stability`, the "sharpness" that the optimizer's steps see, preconditioned
+          where they are, its "limit", and their "ratio". By default recorded where `optimizer` or `lr` are known.
+        - "noise": `specop.landscape.noise`, "simple_scale" and "curvature_scale".
+    optimizer : optimizer, optional
+        The optimizer that trains the model, for "stability"; as there.
     lr : float or callable, optional
-        The learning rate, or a schedule, ``lr(step)``, such as optax has them. With it the history has "lr", and its
-        plot shows the limit of gradient descent, 2 / lr.
+        Without an optimizer: the learning rate of gradient descent, or a schedule, ``lr(step)``, such as optax has
+        them. The history has "lr" where it is known, and its plot shows 2 / lr.
     history : HistoryResult or path, optional
         A history that goes on, such as after a crash. With a path, it is read from there if the file exists, and
         written after each record: the same script, started again, then continues it.
@@ -117,7 +124,8 @@ class Monitor:
         *,
         every: int | None = None,
         budget: float = 0.1,
-        what: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("lambda_max",),
+        what: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = _USUAL,
+        optimizer: Any = None,
         lr: float | Callable[[int], Any] | None = None,
         history: HistoryResult | str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -128,11 +136,13 @@ class Monitor:
                 f"returns one; got {type(objective).__name__}."
             )
         self._objective = objective
-        self._what = _checked_what(what)
+        self._what = checked_what(what)
+        self._may_lack_limit = what is _USUAL
+        self._optimizer = optimizer
         self._lr = lr
         self._seed = check_seed(seed)
         self._path = Path(history) if isinstance(history, (str, os.PathLike)) else None
-        earlier = _earlier(history)
+        earlier = earlier_history(history)
         self._rows = Rows.of(earlier)
         self._schedule = Schedule(
             every,
@@ -153,7 +163,7 @@ class Monitor:
         if earlier is not None and isinstance(objective, Objective):
             self._check_model(objective)
 
-    def record(self, step: int, *, params: Any = None) -> Moment | None:
+    def record(self, step: int, *, params: Any = None, optimizer: Any = None) -> Moment | None:
         """Record the curvature if that is due.
 
         Parameters
@@ -164,6 +174,8 @@ class Monitor:
         params : structure of arrays, optional
             The parameters, where they are new objects after each step: in the structure that the objective was made
             with. A function that returns objectives is given them, and they may be anything.
+        optimizer : optimizer, optional
+            In the place of the monitor's own, where it is a new object after each step.
 
         Returns
         -------
@@ -189,10 +201,15 @@ class Monitor:
             (length,) = numbers_of(backend, backend.norm(now))
             self._schedule.begin(step)
             with Task("monitor", backend, seed=self._seed) as task:
-                estimates, results, gap = self._measured(objective, theta, step, length)
-        moment = Moment(step, estimates, results, task.products, self._schedule.lap(), gap)
+                steps_by = self._optimizer if optimizer is None else optimizer
+                point = Point(
+                    objective, theta, len(self._rows.steps), self._seed, self._known, steps_by, self._rate(step)
+                )
+                estimates, gap = self._measured(point, step, length)
+        moment = Moment(step, estimates, point.results, task.products, self._schedule.lap(), gap)
         self._rows.append(moment)
-        self._framework, self._notes = backend.name, self._notes | task.notes
+        self._framework = backend.name
+        self._notes |= task.notes
         if self._path is not None:
             self.history.save(self._path)
             self._schedule.lap()
@@ -238,20 +255,20 @@ class Monitor:
     def __repr__(self) -> str:
         return f"<Monitor of {', '.join(self._what)}: {self.history._headline()}>"
 
-    def _measured(
-        self, objective: Objective, theta: Array | None, step: int, length: float
-    ) -> tuple[dict[str, Estimate], dict[str, Result], str]:
-        """Return the numbers at this point, the results behind them, and what could not be had."""
-        point = Point(objective, theta, len(self._rows.steps), self._seed, self._known)
-        found, numbers = self._rate(step), dict[str, dict[str, Estimate]]()
-        gap = ""
+    def _measured(self, point: Point, step: int, length: float) -> tuple[dict[str, Estimate], str]:
+        """Return the numbers at this point, and why there are not all of them."""
+        found = {} if point.lr is None else {"lr": exactly(point.lr)}
+        numbers, gap = dict[str, dict[str, Estimate]](), ""
         try:
-            (loss,) = numbers_of(point.hessian.backend, objective.loss(theta))
+            (loss,) = numbers_of(point.hessian.backend, point.objective.loss(point.theta))
             self._warn_of_standstill(step, loss, length)
             found = {"loss": exactly(loss)} | found
             for name, quantity in QUANTITIES.items():
-                if name in self._what:
+                if name in self._what and not self._lacks_limit(name, point):
                     numbers[name] = quantity(point, **self._what[name])
+        except MissingStateError as error:
+            # The record before the first step.
+            self._notes[f"step {step}: {error}"] = None
         except NonFiniteError as error:
             gap = str(error)
             if not self._rows.ends_in_gap:
@@ -263,15 +280,18 @@ class Monitor:
                 )
         finally:
             # What linearizations hold, training needs.
-            objective.release()
+            point.objective.release()
         for name in self._what:
             found |= numbers.get(name, {})
-        return found, point.results, gap
+        return found, gap
 
-    def _rate(self, step: int) -> dict[str, Estimate]:
+    def _lacks_limit(self, name: str, point: Point) -> bool:
+        return name == "stability" and self._may_lack_limit and point.optimizer is None and point.lr is None
+
+    def _rate(self, step: int) -> float | None:
         if self._lr is None:
-            return {}
-        return {"lr": exactly(float(self._lr(step) if callable(self._lr) else self._lr))}
+            return None
+        return float(self._lr(step) if callable(self._lr) else self._lr)
 
     def _objective_now(self, params: Any) -> Objective:
         if isinstance(self._objective, Objective):
@@ -286,30 +306,14 @@ class Monitor:
 
     def _check_model(self, objective: Objective) -> None:
         """Raise InvalidInputError unless the objective is of the history's model and of as many samples."""
-        here, there = objective.shapes, self._structure.shapes
         if self._samples is None:
-            self._structure, self._samples = Structure(here), objective.samples
+            self._structure, self._samples = Structure(objective.shapes), objective.samples
             return
         whose = "the history that was passed" if self._is_resumed else "the history so far"
-        if {name: tuple(shape) for name, shape in here.items()} != there:
-            raise InvalidInputError(
-                f"{whose} is of another model: {_difference(there, here)}. Pass the history of this model, or begin a "
-                f"new one with another Monitor."
-            )
-        if objective.samples != self._samples:
-            raise InvalidInputError(
-                f"{whose} is of {self._samples} samples, and the objective has {objective.samples}: records of two "
-                f"samples of data cannot be compared. Pass the same data, or begin a new history."
-            )
+        check_model(whose, self._structure, self._samples, objective)
 
     def _checked_step(self, step: Any) -> int:
-        try:
-            found = operator.index(step)
-        except TypeError:
-            found = -1
-        if isinstance(step, bool) or found < 0:
-            raise InvalidInputError(f"step is the number of steps that the optimizer has taken, got {step!r}.")
-        last = self._rows.last_step
+        found, last = checked_step(step), self._rows.last_step
         if last is not None and found <= last:
             if not self._may_go_back:
                 raise InvalidInputError(
@@ -332,39 +336,3 @@ class Monitor:
                 stacklevel=level_of_user(),
             )
         self._at_last = loss, length
-
-
-def _checked_what(what: Any) -> dict[str, dict[str, Any]]:
-    """Return keywords by quantity."""
-    asked = {what: {}} if isinstance(what, str) else dict(what) if isinstance(what, Mapping) else dict.fromkeys(what)
-    if not asked:
-        raise InvalidInputError(f"what names nothing to record; choose of {', '.join(QUANTITIES)}.")
-    for name, options in asked.items():
-        check_choice("each of what", name, QUANTITIES)
-        if options is not None and not isinstance(options, Mapping):
-            raise InvalidInputError(f"what[{name!r}] must be a dict of keywords, got {options!r}.")
-    return {name: dict(options or {}) for name, options in asked.items()}
-
-
-def _earlier(history: Any) -> HistoryResult | None:
-    if isinstance(history, (str, os.PathLike)):
-        history = load(history) if Path(history).exists() else None
-    if history is not None and not isinstance(history, HistoryResult):
-        raise InvalidInputError(
-            f"history must be a HistoryResult, as monitor.history or specop.load(path) return it, got "
-            f"{type(history).__name__}."
-        )
-    return history
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return in words where two sets of parameters differ first."""
-    for name in {**there, **here}:
-        one, other = there.get(name), here.get(name)
-        if one is None:
-            return f"the parameter {name!r} is new"
-        if other is None:
-            return f"the parameter {name!r} is missing now"
-        if tuple(one) != tuple(other):
-            return f"{name!r} has the shape {tuple(one)} there and {tuple(other)} here"
-    return "the same parameters stand in another order"

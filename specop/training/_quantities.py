@@ -11,10 +11,14 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, backend_of
+from specop.errors import InvalidInputError
 from specop.krylov.known import eigenvectors_for
+from specop.landscape._noise import noise
+from specop.landscape._stability import stability
 from specop.objectives.curvature import CurvatureOperator
 from specop.objectives.mean import Objective
 from specop.results.eigen import EigenResult
+from specop.results.history import error_of
 from specop.results.result import Result
 from specop.results.spectral_density import SpectralDensity
 from specop.spectral.eigsh import eigsh
@@ -45,6 +49,10 @@ class Point:
         Records before this one.
     seed : int
         Of random vectors, the same at each point: differences between two points are then less random than each.
+    optimizer : object or None
+        As in `specop.landscape.stability`.
+    lr : float or None
+        The learning rate, where it was given.
     known : dict
         Eigenpairs of earlier points by the quantity that they were found for; those of this one are put there.
     results : dict
@@ -56,6 +64,8 @@ class Point:
     number: int
     seed: int
     known: dict[str, EigenResult]
+    optimizer: Any = None
+    lr: float | None = None
     results: dict[str, Result] = field(default_factory=dict)
 
     @cached_property
@@ -134,10 +144,44 @@ def _density(point: Point, **options: Any) -> dict[str, Estimate]:
     }
 
 
+def _stability(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, Estimate]:
+    """Hold the largest eigenvalue that the optimizer's steps see against the limit of stable steps."""
+    if point.optimizer is None and point.lr is None:
+        raise InvalidInputError(
+            "stability needs to know the steps: pass optimizer= or lr= to Monitor, or optimizer= to record; or leave "
+            '"stability" out of what.'
+        )
+    found = stability(
+        point.objective,
+        point.optimizer,
+        lr=None if point.optimizer is not None else point.lr,
+        theta=point.theta,
+        v0=point.results.get("lambda_max") or point.nearby("stability"),
+        tol=tol,
+        seed=point.seed,
+        **{"steps": 0, "condition_matvecs": 0, **options},
+    )
+    point.known["stability"] = point.results["stability"] = found
+    error = error_of(found.sharpness) / found.limit
+    numbers = {
+        "sharpness": found.sharpness,
+        "limit": exactly(found.limit),
+        "ratio": exactly(found.ratio, error, found.sharpness.confidence),
+    }
+    return numbers if np.isnan(found.rate) else {"lr": exactly(found.rate)} | numbers
+
+
+def _noise(point: Point, **options: Any) -> dict[str, Estimate]:
+    found = point.results["noise"] = noise(point.objective, theta=point.theta, seed=point.seed, **options)
+    return {"simple_scale": found.simple_scale, "curvature_scale": found.curvature_scale}
+
+
 QUANTITIES: dict[str, Callable[..., dict[str, Estimate]]] = {
     "eigenvalues": _eigenvalues,
     "lambda_max": _lambda_max,
     "trace": _trace,
     "density": _density,
+    "stability": _stability,
+    "noise": _noise,
 }
 """In the order in which they are computed: later ones use what was found before."""

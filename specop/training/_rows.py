@@ -38,16 +38,17 @@ class Rows:
         """Return the rows of a history."""
         if history is None:
             return cls()
-        tables = [
+        values, errors = (
             [dict(zip(history.quantities, row, strict=True)) for row in table.tolist()]
             for table in (history.values, history.errors)
-        ]
+        )
         return cls(
             history.steps.tolist(),
             history.record_seconds.tolist(),
             history.record_matvecs.tolist(),
-            *tables,
-            gaps=dict(history.gaps),
+            values,
+            errors,
+            dict(history.gaps),
         )
 
     @property

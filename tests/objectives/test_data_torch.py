@@ -140,9 +140,29 @@ def test_a_shuffling_loader_is_read_once_if_it_fits():
         close(H.to_dense(), exact(model, criterion, batch)[2])
 
 
-def test_a_shuffling_loader_is_caught_if_it_does_not_fit():
+def test_a_shuffling_loader_that_does_not_fit_shuffles_alike_in_each_pass():
     model, criterion, batch = problem("mlp")
-    objective = specop.objective(model, criterion, shuffling(batch), memory_budget=0)
+    loader = shuffling(batch)
+    before = loader.generator.get_state()
+    H = specop.objective(model, criterion, loader, memory_budget=0).hessian()
+    close(H.to_dense(), exact(model, criterion, batch)[2])
+    # It may be the loader that the model is trained on.
+    assert torch.equal(loader.generator.get_state(), before)
+
+
+def test_an_order_that_nobody_can_repeat_is_caught_if_it_does_not_fit():
+    model, criterion, batch = problem("mlp")
+    generator = torch.Generator().manual_seed(0)
+
+    def order():
+        return iter(torch.randperm(len(batch[0]), generator=generator).tolist())
+
+    class Sampler:
+        def __iter__(self):
+            return order()
+
+    loader = DataLoader(TensorDataset(*batch), batch_size=4, sampler=Sampler())
+    objective = specop.objective(model, criterion, loader, memory_budget=0)
     with pytest.raises(
         NondeterministicError, match=r"batch 0 of this pass differs.*shuffle=False.*memory_budget above"
     ):

@@ -96,7 +96,7 @@ def test_an_nnx_module_in_training_mode(nnx):
     assert all(a is b for a, b in zip(state_of(nnx, model)[1], before, strict=True))
     model.dropout.deterministic = True
     with pytest.raises(InvalidInputError, match=r"layer 'norm' \(BatchNorm\) is batch normalization in training mode"):
-        specop.objective(model, cross_entropy, batch)
+        specop.objective(model, cross_entropy, batch).loss()
 
 
 def test_draws_from_the_rngs_of_an_nnx_module(nnx):

@@ -53,6 +53,7 @@ def structure(found):
 
 METHODS = {
     "batches": lambda found: [part.loss() for part in found.batches()],
+    "evaluating": lambda found: evaluated(found),
     "finite_difference_hessian": lambda found: found.finite_difference_hessian() @ found.theta,
     "fisher": fisher,
     "flatten": roundtrip,
@@ -125,6 +126,11 @@ ANALYSES = {
         found, found.batches()[1], analysis.influence(found, found.batches()[1], damping=1.0), samples=2
     ),
 }
+
+
+def evaluated(found):
+    with found.evaluating():
+        return found.loss()
 
 
 def away_from_a_minimum(call):

@@ -168,7 +168,7 @@ def test_a_history_goes_on_after_a_crash(framework, tmp_path, clock):
     resumed = Monitor(quartic_objective(framework), every=10, what="lambda_max", history=loaded)
     assert resumed.record(51) is None and resumed.record(60) is not None
     # Only once: a number that falls is otherwise a step counted by the epoch.
-    with pytest.raises(specop.errors.InvalidInputError, match="got 5 after 60. Count steps over all epochs"):
+    with pytest.raises(specop.errors.InvalidInputError, match=r"got 5 after 60\. Count steps over all epochs"):
         resumed.record(5)
 
 
@@ -192,7 +192,9 @@ def test_a_history_of_another_model_is_refused_by_name(framework):
     changing = iter([START, {"w": START["w"]}])
     monitor = Monitor(lambda: quartic_objective(framework, start=next(changing)), every=1, what="lambda_max")
     monitor.record(0)
-    with pytest.raises(specop.errors.InvalidInputError, match="the history so far is of another model.*'v' is missing"):
+    with pytest.raises(
+        specop.errors.InvalidInputError, match=r"the history so far is of another model.*'v' is missing"
+    ):
         monitor.record(1)
 
 
@@ -276,7 +278,7 @@ def test_the_plot_shows_the_moving_limit(framework):
     assert [line.get_label() for line in ax.lines][-1] == "2 / lr"
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [20.0, 40.0, 60.0])
     assert monitor.plot(quantity="trace").get_ylabel() == "trace"
-    with pytest.raises(specop.errors.InvalidInputError, match="quantity must be one of .*lambda_max.*got 'sharpnes'"):
+    with pytest.raises(specop.errors.InvalidInputError, match=r"quantity must be one of .*lambda_max.*got 'sharpnes'"):
         monitor.history.plot(quantity="sharpnes")
 
 
@@ -284,9 +286,9 @@ def test_the_plot_shows_the_moving_limit(framework):
 def test_bad_input_is_named(framework):
     objective = quartic_objective(framework)
     refused = specop.errors.InvalidInputError
-    with pytest.raises(refused, match="Monitor takes an objective.*got dict"):
+    with pytest.raises(refused, match=r"Monitor takes an objective.*got dict"):
         Monitor({})
-    with pytest.raises(refused, match="each of what must be one of .*lambda_max.*got 'lambda'"):
+    with pytest.raises(refused, match=r"each of what must be one of .*lambda_max.*got 'lambda'"):
         Monitor(objective, what=("lambda",))
     with pytest.raises(refused, match="what names nothing"):
         Monitor(objective, what=())
@@ -294,7 +296,7 @@ def test_bad_input_is_named(framework):
         Monitor(objective, budget=10)
     with pytest.raises(refused, match="every must be a positive integer, got 0"):
         Monitor(objective, every=0)
-    with pytest.raises(refused, match="history must be a HistoryResult.*got dict"):
+    with pytest.raises(refused, match=r"history must be a HistoryResult.*got dict"):
         Monitor(objective, history={})
     with pytest.raises(refused, match="returned NoneType; it must return what"):
         Monitor(lambda: None).record(0)

@@ -1,4 +1,4 @@
-"""In JAX a monitor follows modules that change in place and parameters that are new in each step, and changes no bit."""
+"""In JAX a monitor follows modules that change in place and parameters that are new in each step; it changes no bit."""
 
 import numpy as np
 import pytest

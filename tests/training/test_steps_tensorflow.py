@@ -34,7 +34,7 @@ def train(is_watched):
         with tf.GradientTape() as tape:
             noise = 0.01 * draws.normal(x.shape) + 0.01 * tf.random.normal(x.shape)
             loss = criterion(y, model(x + noise, training=True))
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
 
     for i in range(8):
         if is_watched:

@@ -188,3 +188,77 @@ def test_warm_starts_take_two_thirds_of_the_products_of_cold_ones():
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert warm.history["record_matvecs"][1:].sum() <= 2 / 3 * sum(cold)
+
+
+def test_the_limit_moves_with_the_optimizer():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    x = torch.randn(64, 3)
+    y = x.sum(1, keepdim=True)
+    objective = specop.objective(model, F.mse_loss, (x, y))
+    design = torch.cat([x, torch.ones(64, 1)], 1).double()
+    right = float(torch.linalg.eigvalsh(2 * design.T @ design / 64)[-1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    monitor = Monitor(objective, every=1, optimizer=optimizer)
+    for step in range(3):
+        monitor.record(step)
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+        schedule.step()
+    history = monitor.history
+    np.testing.assert_allclose(history["lr"], [0.1, 0.05, 0.025])
+    np.testing.assert_allclose(history["limit"], [30.0, 60.0, 120.0], rtol=1e-6)
+    np.testing.assert_allclose(history["ratio"] * history["limit"], right, rtol=1e-3)
+    assert (history["ratio_error"] * history["limit"] <= history["sharpness_error"] * (1 + 1e-9)).all()
+    assert [line.get_label() for line in monitor.plot().lines][-1] == "2 / lr"
+    assert [line.get_label() for line in monitor.plot(quantity="sharpness").lines][-1] == "limit of the optimizer"
+
+
+def test_adam_has_no_limit_before_its_first_step():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    data = torch.randn(64, 3), torch.randn(64, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    monitor = Monitor(specop.objective(model, F.mse_loss, data), every=1, optimizer=optimizer)
+    for step in range(3):
+        record = monitor.record(step)
+        assert ("sharpness" in record.estimates) == (step > 0)
+        optimizer.zero_grad()
+        F.mse_loss(model(data[0]), data[1]).backward()
+        optimizer.step()
+    history = monitor.history
+    # At beta1 = 0.9.
+    np.testing.assert_allclose(history["limit"], [np.nan, 3800.0, 3800.0])
+    assert np.isfinite(history["lambda_max"]).all()
+    assert history.notes.startswith("step 0: Adam has no second moments yet") and not history.gaps
+
+
+class Unusual(torch.optim.SGD):
+    """Nobody knows its limit."""
+
+
+def test_steps_that_nobody_knows_the_limit_of_are_named():
+    model = nn.Linear(3, 1)
+    objective = specop.objective(model, F.mse_loss, (torch.randn(8, 3), torch.randn(8, 1)))
+    unknown = Unusual(model.parameters(), lr=0.1)
+    with pytest.raises(specop.errors.InvalidInputError, match="largest stable curvature of Unusual is not known"):
+        Monitor(objective, optimizer=unknown).record(0)
+    with pytest.raises(specop.errors.InvalidInputError, match="pass optimizer= or lr= to Monitor"):
+        Monitor(objective, what="stability").record(0)
+    # Without an optimizer the usual choice is the largest eigenvalue alone; an optimizer may come with a record.
+    monitor = Monitor(objective, every=1)
+    assert list(monitor.record(0).estimates) == ["loss", "lambda_max"]
+    with pytest.warns(UserWarning, match="those of the last record"):
+        record = monitor.record(1, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert record["limit"].estimate == pytest.approx(20.0)
+
+
+def test_noise_is_that_of_the_point():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 1))
+    objective = specop.objective(model, F.mse_loss, (torch.randn(64, 3), torch.randn(64, 1)))
+    record = Monitor(objective, what="noise").record(0)
+    found = specop.landscape.noise(specop.objective(model.eval(), F.mse_loss, objective._data._source._batches))
+    assert record["simple_scale"] == found.simple_scale and record["curvature_scale"] == found.curvature_scale

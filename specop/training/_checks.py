@@ -1,0 +1,82 @@
+"""What a monitor refuses: arguments out of range, and histories of other models."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from specop.errors import InvalidInputError, check_choice
+from specop.objectives.mean import Objective
+from specop.results.history import HistoryResult
+from specop.results.result import load
+from specop.results.structure import Structure
+from specop.training._quantities import QUANTITIES
+
+__all__ = ["check_model", "checked_step", "checked_what", "earlier_history"]
+
+
+def checked_what(what: Any) -> dict[str, dict[str, Any]]:
+    """Return keywords by quantity, or raise InvalidInputError."""
+    asked = {what: {}} if isinstance(what, str) else dict(what) if isinstance(what, Mapping) else dict.fromkeys(what)
+    if not asked:
+        raise InvalidInputError(f"what names nothing to record; choose of {', '.join(QUANTITIES)}.")
+    for name, options in asked.items():
+        check_choice("each of what", name, QUANTITIES)
+        if options is not None and not isinstance(options, Mapping):
+            raise InvalidInputError(f"what[{name!r}] must be a dict of keywords, got {options!r}.")
+    return {name: dict(options or {}) for name, options in asked.items()}
+
+
+def checked_step(step: Any) -> int:
+    """Return a number of steps as an int, or raise InvalidInputError."""
+    try:
+        found = operator.index(step)
+    except TypeError:
+        found = -1
+    if isinstance(step, bool) or found < 0:
+        raise InvalidInputError(f"step is the number of steps that the optimizer has taken, got {step!r}.")
+    return found
+
+
+def earlier_history(history: Any) -> HistoryResult | None:
+    """Return the history that goes on, read from a file that is there, or None."""
+    if isinstance(history, (str, os.PathLike)):
+        history = load(history) if Path(history).exists() else None
+    if history is not None and not isinstance(history, HistoryResult):
+        raise InvalidInputError(
+            f"history must be a HistoryResult, as monitor.history or specop.load(path) return it, got "
+            f"{type(history).__name__}."
+        )
+    return history
+
+
+def check_model(whose: str, structure: Structure, samples: int, objective: Objective) -> None:
+    """Raise InvalidInputError unless an objective is of the model that a history is of, and of as many samples."""
+    here, there = objective.shapes, structure.shapes
+    # Dicts are equal in whatever order.
+    if [(name, tuple(shape)) for name, shape in here.items()] != list(there.items()):
+        raise InvalidInputError(
+            f"{whose} is of another model: {_difference(there, here)}. Pass the history of this model, or begin a new "
+            f"one with another Monitor."
+        )
+    if objective.samples != samples:
+        raise InvalidInputError(
+            f"{whose} is of {samples} samples, and the objective has {objective.samples}: records of two samples of "
+            f"data cannot be compared. Pass the same data, or begin a new history."
+        )
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return in words where two sets of parameters differ first."""
+    for name in {**there, **here}:
+        one, other = there.get(name), here.get(name)
+        if one is None:
+            return f"the parameter {name!r} is new"
+        if other is None:
+            return f"the parameter {name!r} is missing now"
+        if tuple(one) != tuple(other):
+            return f"{name!r} has the shape {tuple(one)} there and {tuple(other)} here"
+    return "the same parameters stand in another order"
