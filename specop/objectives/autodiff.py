@@ -211,6 +211,9 @@ class Autodiff(Protocol):
     def moving(self, vector: Array) -> Array:
         """Return the vector, with zeros where parameters count as constants; it may be consumed."""
 
+    def constant_parts(self) -> tuple[str, ...]:
+        """Return a remark on each part of a trained parameter that counts as a constant."""
+
     def in_float64(self, batch: Any, most_bytes: int) -> AbstractContextManager[tuple[Autodiff, Any]]:
         """Return a context that gives the same derivatives in float64, and the batch for them.
 
@@ -292,6 +295,15 @@ class OneBatch(ABC):
             first = int(ends[self.names.index(name)]) - self.sizes[self.names.index(name)]
             mask[first + start : first + stop] = 0.0
         return vector if mask.all() else self.backend.multiply(vector, self.backend.from_host(mask, self.layout))
+
+    def constant_parts(self) -> tuple[str, ...]:
+        """Return a remark on each part of a trained parameter that counts as a constant."""
+        sizes = dict(zip(self.names, self.sizes, strict=True))
+        return tuple(
+            f"entries {start} to {stop - 1} of {name!r} count as constants"
+            for name, start, stop in self._constant_entries()
+            if stop - start < sizes[name]
+        )
 
     def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
         """Yield ranges of entries, by their parameter's name, that the framework's gradient takes for constants."""

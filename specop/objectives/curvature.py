@@ -84,8 +84,10 @@ class Watched(LinearOperator):
     @property
     def notes(self) -> tuple[str, ...]:
         kinds = [products.matrix.kind for products in self.products]
-        reasons = [products.verdict.reason for products in self.products if products.verdict]
-        return (*(kind for kind in kinds if "empirical" in kind), *(f"not verified: {one}" for one in reasons if one))
+        verdicts = [products.verdict for products in self.products if products.verdict]
+        unverified = [f"not verified: {verdict.reason}" for verdict in verdicts if verdict.reason]
+        remarks = [remark for verdict in verdicts for remark in verdict.remarks]
+        return (*(kind for kind in kinds if "empirical" in kind), *unverified, *remarks)
 
     def flatten(self, tree: Any) -> Array:
         return self.point.autodiff.flatten(tree)

@@ -10,7 +10,7 @@ gradient in the outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.autodiff import Autodiff, Matrix
 from specop.objectives.point import Point
+from specop.objectives.slope import remark_on_slope
 from specop.objectives.trained import some_samples
 
 __all__ = ["Verdict", "compare", "verify"]
@@ -67,11 +68,14 @@ class Verdict:
         Why nothing can be said; empty where the product is confirmed or contradicted.
     wrong : str
         What a product that is contradicted leaves out.
+    remarks : tuple of str
+        What the user should know of a product that is confirmed.
     """
 
     deviation: float = np.nan
     reason: str = ""
     wrong: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def verify(point: Point, batch: Any, multiply: Callable[[Array], Array] | None, matrix: Matrix) -> Verdict:
@@ -92,6 +96,7 @@ def verify(point: Point, batch: Any, multiply: Callable[[Array], Array] | None, 
         If the product is off, naming the parameters that it concerns.
     """
     own, backend = point.autodiff, point.backend
+    remarks = own.constant_parts()
     if own.accepts_stopped_gradients:
         return Verdict(reason="stopped gradients are accepted")
     some = some_samples(point, batch)
@@ -111,10 +116,12 @@ def verify(point: Point, batch: Any, multiply: Callable[[Array], Array] | None, 
         with own.in_float64(some, point.budget.total // 10) as (wide, samples):
             at, along, image = (backend.cast(one, np.dtype(np.float64)) for one in (theta, vector, found))
             verdict = _judge(_Differences(wide, at, samples, matrix, along), image, own)
+            if matrix.kind == "hessian":
+                remarks += (remark_on_slope(wide, at, samples, along),)
     except Exception as error:  # of the user's code, where nobody has promised that it runs
         verdict = _in_own_precision(_Differences(own, theta, some, matrix, vector), found, error)
     if not verdict.wrong:
-        return verdict
+        return replace(verdict, remarks=tuple(filter(None, remarks)))
     # A model that moved meanwhile says nothing about its derivatives.
     if point.has_moved():
         return Verdict(reason="the model changed during the product")

@@ -1,16 +1,18 @@
 """First products are held against differences: wrong ones raise, right ones do not, and results say what is unsure."""
 
 import contextlib
+import importlib
 
 import numpy as np
 import pytest
 
 import specop
+from landscape_cases import objective_of
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.mean import Objective
 from specop.objectives.witness import compare
-from witness.cases import FRAMEWORKS, models, named
+from witness.cases import FRAMEWORKS, models, named, numbers
 
 # With JAX's float64 switched on where the model is in it, and off otherwise, as users have it.
 KINDS = {
@@ -68,6 +70,7 @@ def test_right_products_are_confirmed(framework, name, dtype):
         found = models(framework).RIGHT[name](dtype)
         for kind in KINDS if name == "tanh" else ("hessian", "ggn"):
             seen = verdict(found, kind)
+            assert "gradient" not in "".join(seen.remarks)
             if name == "a cast to 16 bit":
                 assert "round" in seen.reason or seen.deviation < 1e-2, (kind, seen)
             else:
@@ -97,6 +100,50 @@ def test_stopped_gradients_may_be_meant_and_results_say_so(framework):
     result = specop.trace(found.restrict(found.names[0]).hessian() * 2.0, max_matvecs=3)
     assert result.notes == "not verified: stopped gradients are accepted"
     assert result.notes in str(result) and result.notes in result._repr_html_()
+
+
+STOPPED = {
+    "torch": lambda x: x.detach(),
+    "jax": lambda x: importlib.import_module("jax").lax.stop_gradient(x),
+    "tensorflow": lambda x: importlib.import_module("tensorflow").stop_gradient(x),
+}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_results_say_that_the_gradient_is_not_that_of_the_loss(framework):
+    """As with estimators that let a gradient straight through: products are right for what is trained."""
+    stopped = STOPPED[framework]
+
+    def loss(xp, params, batch):
+        through = params["w"] + stopped(xp.tanh(params["w"]) - params["w"])
+        return xp.mean((batch[0] * params["w"]) ** 2) + xp.sum(through)
+
+    found = objective_of(framework, loss, {"w": np.array([0.5, 1.0, 2.0])}, (numbers(8, 3),))
+    hessian = multiplied(found.hessian())
+    assert "the gradient is not that of the loss" in "".join(hessian.notes)
+    result = specop.trace(hessian)
+    assert result.estimate == pytest.approx(2 * (numbers(8, 3) ** 2).mean(), rel=1e-6)
+    assert "the gradient is not that of the loss" in str(result)
+
+
+def test_results_say_which_entries_count_as_constants():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 3, padding_idx=1), torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    data = torch.tensor([[0, 1], [2, 3], [1, 4]]), torch.tensor([0, 1, 1])
+    hessian = multiplied(specop.objective(model, torch.nn.functional.cross_entropy, data).hessian())
+    assert hessian.notes == ("entries 3 to 5 of '0.weight' count as constants",)
+
+
+@pytest.mark.parametrize("function", ["relu", "abs"])
+def test_a_kink_at_the_point_is_no_gradient_of_another_loss(function):
+    torch = pytest.importorskip("torch")
+    apply = {"relu": torch.relu, "abs": torch.abs}[function]
+    found = specop.objective(
+        lambda w, batch: ((batch * apply(w)).sum(1) ** 2).mean() + apply(w).sum(),
+        params=torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64),
+        data=torch.from_numpy(numbers(8, 3)),
+    )
+    assert not verdict(found, "hessian").remarks
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -13,7 +13,7 @@ import jax.scipy.special as special
 import numpy as np
 
 import specop
-from judge import Truth, curvature, verdict
+from judge import Truth, curvature, noting, verdict
 from points import ABOVE_ONE, EQUAL, FAR, INSIDE, POSITIVE, SINGULAR, SQUARE, TIES, ZERO, ZEROS, points
 
 __all__ = ["judged", "rows"]
@@ -60,7 +60,7 @@ def outer(out: Any) -> jax.Array:
 
 def _specop(loss: Callable[[Any], Any], point: Any) -> Callable[[np.ndarray], np.ndarray]:
     H = specop.objective(lambda p, batch: loss(p) + 0.0 * batch.sum(), params=point, data=jnp.zeros(1)).hessian()
-    return lambda v: np.asarray(H @ jnp.asarray(v))
+    return lambda v: noting(H, np.asarray(H @ jnp.asarray(v)))
 
 
 def _forward_over_reverse(loss: Callable[[Any], Any], point: Any) -> Callable[[np.ndarray], np.ndarray]:

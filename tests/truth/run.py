@@ -26,6 +26,8 @@ framework enters. `python tests/truth/run.py` prints this page.
 
 - **right**: within 1e-5 of the largest, or within ten times what differences tell
 - **wrong**: finite, without an error or a warning, and off by as much
+- **noted**: off as well, and the operator's notes, which every result prints, say why: rows of an embedding's padding
+  index count as constants, as in training; the gradient that the framework trains with is not that of the loss
 - **refused**: an error of specop, which names what is wrong
 - **error**: an error of another kind
 - **not finite**: a NaN or an infinity
@@ -50,7 +52,7 @@ def print_section(framework: str, only: list[str]) -> None:
     if not table:
         return
     tools = list(table[0][2])
-    kinds = ["right", "wrong", "refused", "error", "not finite", "a value"]
+    kinds = ["right", "wrong", "noted", "refused", "error", "not finite", "a value"]
     counts = {tool: Counter(found[tool].split(":")[0] for _, _, found in table) for tool in tools}
     print(f"## {FRAMEWORKS[framework]}\n\n| {len(table)} rows | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
     for tool in tools:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import specop
-from judge import Truth, curvature, verdict
+from judge import Truth, curvature, noting, verdict
 from points import ABOVE_ONE, EQUAL, FAR, INSIDE, POSITIVE, SINGULAR, SQUARE, TIES, ZERO, ZEROS, points
 
 __all__ = ["judged", "rows"]
@@ -59,7 +59,7 @@ def outer(out: Any) -> tf.Tensor:
 def _specop(loss: Callable[[list[Any]], Any], point: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     params, data = [tf.Variable(each) for each in point], tf.zeros(1, tf.float64)
     H = specop.objective(lambda p, batch: loss(p) + 0.0 * tf.reduce_sum(batch), params=params, data=data).hessian()
-    return lambda v: (H @ tf.constant(v)).numpy()
+    return lambda v: noting(H, (H @ tf.constant(v)).numpy())
 
 
 def _tapes(loss: Callable[[list[Any]], Any], point: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import specop
-from judge import Truth, curvature, verdict
+from judge import Truth, curvature, noting, verdict
 from points import ABOVE_ONE, EQUAL, FAR, INSIDE, POSITIVE, SINGULAR, SQUARE, TIES, ZERO, ZEROS, points
 
 __all__ = ["judged", "rows"]
@@ -111,7 +111,7 @@ def _specop(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     data = [(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))]
     objective = specop.objective(module, lambda out, _: out, data)
     H = objective.hessian()
-    return lambda v: (H @ torch.from_numpy(v)).numpy()
+    return lambda v: noting(H, (H @ torch.from_numpy(v)).numpy())
 
 
 def _autograd(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
