@@ -65,6 +65,7 @@ class JaxBackend(Backend):
     norm = staticmethod(kernels.norm)
     copy = staticmethod(kernels.copy)
     multiply = staticmethod(kernels.multiply)
+    clip = staticmethod(kernels.clip)
     gather = staticmethod(kernels.gather)
     index = staticmethod(kernels.row)
     apply_rows = staticmethod(kernels.apply_rows)

@@ -78,6 +78,12 @@ def multiply(x: Array, y: Array) -> Array:
 
 
 @_jit
+def clip(x: Array, low: float, high: float) -> Array:
+    """Return the vector with its entries between two limits."""
+    return jnp.clip(x, low, high)
+
+
+@_jit
 def gather(x: Array, indices: Array) -> Array:
     """Return ``x[..., indices]``."""
     return x[..., indices]

@@ -63,6 +63,9 @@ class NumpyBackend(Backend):
     def multiply(self, x: Array, y: Array) -> Array:
         return np.multiply(x, y)
 
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return np.clip(x, low, high)
+
     def zeros(self, layout: Layout) -> Array:
         return np.zeros(layout.n, dtype=layout.dtype)
 

@@ -68,6 +68,9 @@ class TensorflowBackend(Backend):
         with tf.device(layout.device):
             return tf.zeros([layout.n], layout.dtype)
 
+    def clip(self, x: Tensor, low: float, high: float) -> Tensor:
+        return tf.clip_by_value(x, low, high)
+
     def section(self, x: Tensor, start: int, stop: int) -> Tensor:
         return x[..., start:stop]
 

@@ -89,6 +89,9 @@ class TorchBackend(Backend):
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.mul(x.detach(), y.detach())
 
+    def clip(self, x: Tensor, low: float, high: float) -> Tensor:
+        return torch.clamp(x.detach(), low, high)
+
     def zeros(self, layout: Layout) -> Tensor:
         return torch.zeros(layout.n, dtype=_TO_TORCH[layout.dtype], device=layout.device)
 

@@ -74,6 +74,10 @@ class Backend(Primitives):
         """Return a vector of zeros."""
         return self.from_host(np.zeros(layout.n, layout.dtype), layout)
 
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        """Return a vector with entries below ``low`` or above ``high`` replaced by these; NaN stays."""
+        return self.from_host(np.clip(self.to_numpy(x), low, high), self.layout(x))
+
     def gather(self, x: Array, indices: Integers) -> Array:
         """Return ``x[..., indices]``: entries of a vector, or columns of a matrix."""
         return self.from_host(self.to_numpy(x)[..., indices], self.layout(x))

@@ -19,7 +19,7 @@ from specop.statistics.numbers import Floats
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
-__all__ = ["Direction", "check_independent", "directions_of", "directions_to", "point_of"]
+__all__ = ["Direction", "check_independent", "directions_of", "directions_to", "filter_axis_of", "point_of"]
 
 _NAMED = ("gradient", "random")
 # Cosine from which on two directions are one.
@@ -165,7 +165,7 @@ def _filter_normalized(objective: Objective, theta: Array, filter_axis: int | No
     matrices = {name: shape for name, shape in objective.shapes.items() if len(shape) >= 2}
     for name, shape in matrices.items():
         where = objective.slices[name]
-        axis = _filter_axis(name, backend.name) if filter_axis is None else filter_axis
+        axis = filter_axis_of(name, backend.name) if filter_axis is None else filter_axis
         if not -len(shape) <= axis < len(shape):
             raise InvalidInputError(f"filter_axis={axis} is no axis of {name}, which has the shape {tuple(shape)}.")
         others = tuple(i for i in range(len(shape)) if i != axis % len(shape))
@@ -180,7 +180,8 @@ def _filter_normalized(objective: Objective, theta: Array, filter_axis: int | No
     return backend.from_host(direction.astype(layout.dtype), layout)
 
 
-def _filter_axis(name: str, framework: str) -> int:
+def filter_axis_of(name: str, framework: str) -> int:
+    """Return the axis of a parameter that its outputs lie along."""
     default = 0 if framework == "torch" else -1
     return _AXES.get(name.replace("/", ".").rpartition(".")[2].strip("[]'\""), default)
 

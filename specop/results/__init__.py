@@ -4,6 +4,7 @@ from specop.results.blocks import BlocksResult
 from specop.results.critical_point import CriticalPointResult
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
+from specop.results.flatness import FlatnessResult, Measure
 from specop.results.function import FunctionResult
 from specop.results.hessian_spread import HessianSpreadResult
 from specop.results.history import HistoryResult, Moment
@@ -34,6 +35,7 @@ __all__ = [
     "DiagonalResult",
     "EigenResult",
     "Estimate",
+    "FlatnessResult",
     "FunctionResult",
     "HessianSpreadResult",
     "HistoryResult",
@@ -43,6 +45,7 @@ __all__ = [
     "LeaveOneOutResult",
     "LissaResult",
     "Moment",
+    "Measure",
     "NoiseResult",
     "NormResult",
     "PruneResult",

@@ -63,6 +63,8 @@ def _laws(b: Backend, a: Any, e: Any) -> Iterator[tuple[str, str, Any, Callable[
     )
     yield "multiply", "is entrywise", b.multiply(a.x, a.y), lambda: e.x * e.y
     yield "multiply", "by ones keeps the numbers", b.multiply(a.x, a.ones), lambda: e.x
+    yield "clip", "keeps entries between its limits", b.clip(a.x, -0.25, 0.5), lambda: np.clip(e.x, -0.25, 0.5)
+    yield "clip", "keeps entries that lie between", b.clip(a.x, -9.0, np.inf), lambda: np.clip(e.x, -9.0, np.inf)
     yield "gather", "is x[indices]", b.gather(a.x, _SOME), lambda: e.x[_SOME]
     yield "gather", "of all entries keeps them", b.gather(a.x, _ALL), lambda: e.x
     yield "gather", "takes columns", b.gather(a.lower, _SOME), lambda: e.lower[:, _SOME]

@@ -38,6 +38,7 @@ KINDS = {
     "CriticalPointResult": lambda: landscape.critical_point(objective()),
     "DiagonalResult": lambda: specop.diagonal(A),
     "EigenResult": lambda: specop.eigsh(objective().ggn(), k=3),
+    "FlatnessResult": lambda: landscape.flatness(objective(), draws=2),
     "FunctionResult": lambda: specop.apply_function(A, "sqrt", b),
     "InertiaResult": lambda: specop.inertia(A - np.eye(40)),
     "InfluenceCheck": lambda: analysis.validate_influence(objective(), objective(), influences(), samples=2),

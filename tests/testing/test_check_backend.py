@@ -288,6 +288,12 @@ BROKEN_BACKENDS = {
         lambda self, x, y: np.nan_to_num(x * y, posinf=np.inf),
         "multiply: passes nan on",
     ),
+    "clip on one side": ("clip", lambda self, x, low, high: np.maximum(x, low), "clip: keeps entries between"),
+    "clip for good": (
+        "clip",
+        lambda self, x, low, high: np.clip(x, max(low, -1), min(high, 1)),
+        "clip: keeps entries that lie between",
+    ),
     "gather of a slice": (
         "gather",
         lambda self, x, i: x if len(i) == len(x) else x[i],
