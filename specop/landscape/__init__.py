@@ -8,4 +8,12 @@ from specop.landscape._noise import noise
 from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
-__all__ = ["blocks", "critical_point", "flatness", "hessian_spread", "noise", "slices", "stability"]
+__all__ = [
+    "blocks",
+    "critical_point",
+    "flatness",
+    "hessian_spread",
+    "noise",
+    "slices",
+    "stability",
+]
