@@ -1,5 +1,6 @@
 """Real optimizers on a quadratic whose second moments are held, as the limits take them."""
 
+import functools
 import importlib
 from types import SimpleNamespace
 
@@ -76,10 +77,126 @@ def torch_run(kind, start, *, taken=7, groups=None, **options):
     return SimpleNamespace(objective=objective, optimizer=optimizer, step=step, place=place)
 
 
-RUNS = {"torch": torch_run}
+@functools.cache
+def jax_loss():
+    """The quadratic as one function, which JAX compiles once."""
+    jnp = importlib.import_module("jax.numpy")
+
+    def loss(params, batch):
+        x = jnp.concatenate([params["a"], params["b"]])
+        return 0.5 * x @ (jnp.array(MATRIX) @ x) + 0.0 * batch.sum()
+
+    return loss
 
 
-def growth(run, steps=300):
+def jax_run(make, start, *, taken=7, decay=1.0):
+    """Return a run of ``make(optax)``; its state is a fresh one after each step, as optax has it.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the transformation.
+    start, taken
+        As for `torch_run`.
+    decay : float
+        What a step leaves of second moments.
+    """
+    jax, jnp, optax = (importlib.import_module(name) for name in ("jax", "jax.numpy", "optax"))
+    transformation, loss = make(optax), jax_loss()
+
+    def tree(values):
+        return dict(zip("ab", map(jnp.array, np.split(np.asarray(values, dtype=float), SPLIT)), strict=True))
+
+    def hold(state, steps, factor):
+        def held(node):
+            kind, new = type(node).__name__, {}
+            if not kind.startswith("ScaleByA") and not kind.startswith("ScaleByR"):
+                return node
+            if "count" in node._fields:
+                new["count"] = jnp.asarray(steps, node.count.dtype)
+            if "nu_max" in node._fields:
+                new["nu_max"] = masked(node.nu_max, 1.5 * MOMENTS / (1 - decay**taken))
+            if "StdDev" in kind:
+                new["mu"] = masked(node.mu, MEANS * factor)
+            return node._replace(nu=masked(node.nu, MOMENTS * factor), **new)
+
+        def masked(like, values):
+            return {name: part if hasattr(like[name], "shape") else like[name] for name, part in tree(values).items()}
+
+        return jax.tree.map(held, state, is_leaf=lambda node: "nu" in getattr(node, "_fields", ()))
+
+    @jax.jit
+    def advanced(params, state):
+        slopes = jax.grad(loss)(params, jnp.zeros(1))
+        updates, state = transformation.update(slopes, hold(state, taken - 1, 1.0 / decay), params)
+        return optax.apply_updates(params, updates), hold(state, taken, 1.0)
+
+    run = SimpleNamespace(params=tree(start))
+    run.state = transformation.init(run.params)
+
+    def step():
+        run.params, run.state = advanced(run.params, run.state)
+        run.optimizer = (transformation, run.state)
+        run.objective = specop.objective(loss, params=run.params, data=jnp.zeros((1, 1)))
+
+    run.step = step
+    run.place = lambda: np.concatenate([np.asarray(run.params[name]) for name in "ab"])
+    step()
+    return run
+
+
+@functools.cache
+def tensorflow_objective():
+    """The quadratic, its variables and its objective, traced once."""
+    tf = importlib.import_module("tensorflow")
+    weights = [tf.Variable(part) for part in np.split(np.ones(5), SPLIT)]
+
+    def loss(params, batch):
+        x = tf.concat([params["a"], params["b"]], 0)
+        return 0.5 * tf.reduce_sum(x * tf.linalg.matvec(tf.constant(MATRIX), x)) + 0.0 * tf.reduce_sum(batch)
+
+    params = dict(zip("ab", weights, strict=True))
+    return loss, weights, specop.objective(loss, params=params, data=tf.zeros((1, 1), tf.float64))
+
+
+def tensorflow_run(kind, start, *, taken=7, decay=1.0, exclude=None, **options):
+    """Return a run of an optimizer of Keras, as `torch_run` and `jax_run` do."""
+    keras, tf = importlib.import_module("keras"), importlib.import_module("tensorflow")
+    loss, weights, objective = tensorflow_objective()
+    for weight, part in zip(weights, np.split(np.asarray(start, dtype=float), SPLIT), strict=True):
+        weight.assign(part)
+    optimizer = getattr(keras.optimizers, kind)(**options)
+    if exclude is not None:
+        optimizer.exclude_from_weight_decay(var_list=[weights[exclude]])
+
+    def hold(steps, factor):
+        optimizer._iterations.assign(steps)
+        for name, values in (("_velocities", MOMENTS), ("_average_gradients", MEANS)):
+            for variable, part in zip(getattr(optimizer, name, ()), np.split(values * factor, SPLIT), strict=False):
+                variable.assign(part)
+        for variable, part in zip(
+            getattr(optimizer, "_velocity_hats", ()), np.split(1.5 * MOMENTS, SPLIT), strict=False
+        ):
+            variable.assign(part)
+
+    def step():
+        hold(taken - 1, 1.0 / decay)
+        with tf.GradientTape() as tape:
+            value = loss(dict(zip("ab", weights, strict=True)), tf.zeros(1, tf.float64))
+        optimizer.apply(tape.gradient(value, weights), weights)
+        hold(taken, 1.0)
+
+    optimizer.build(weights)
+    step()
+    return SimpleNamespace(
+        objective=objective,
+        optimizer=optimizer,
+        step=step,
+        place=lambda: np.concatenate([weight.numpy() for weight in weights]),
+    )
+
+
+def growth(run, steps=60):
     """Return how much longer the parameters are after the second half of some steps than after the first."""
     sizes = []
     for _ in range(2):

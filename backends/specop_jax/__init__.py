@@ -4,8 +4,9 @@ import jax
 
 from specop_jax.arrays import JaxBackend, backend
 from specop_jax.autodiff import make_autodiff
+from specop_jax.optimizers import update_rule
 
-__all__ = ["JaxBackend", "backend", "make_autodiff", "processes"]
+__all__ = ["JaxBackend", "backend", "make_autodiff", "processes", "update_rule"]
 
 
 def processes() -> int:

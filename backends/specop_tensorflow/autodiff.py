@@ -309,7 +309,7 @@ class TensorflowAutodiff(OneBatch):
         # What was prepared is prepared: this makes NumPy arrays of a user's own list into tensors.
         arrays, frame = TREES.take_apart(self.prepare(batch))
         specs = [spec_of(array) for array in arrays]
-        current = dict(zip(self.names, self._current(), strict=True))
+        current = self.current()
         points = {} if self.model.reads_variables else {**self.model.named_state(), **current}
         key = (kind, run, frame, *specs, *rest, self.model.constants(), tuple(map(id, current.values())))
         if key not in self._traces:

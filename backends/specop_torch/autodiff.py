@@ -114,14 +114,6 @@ class TorchAutodiff(OneBatch):
         modes = (*self.model.modes(), self._autocast())
         return (*modes, *checksums(tensor for name, tensor in self.model.named_state() if name not in replaced))
 
-    def current(self) -> dict[str, Tensor]:
-        """Return the selected parameters themselves, as the model has them now."""
-        return dict(zip(self.names, self._current(), strict=True))
-
-    def joined(self, parts: Sequence[Tensor | None]) -> Tensor:
-        """Return tensors of the parameters' shapes as a vector, with zeros for those that are None."""
-        return self._join(parts)
-
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device."""
         return free_memory(self.device)

@@ -15,8 +15,11 @@ from specop_torch.autodiff import TorchAutodiff
 __all__ = ["update_rule"]
 
 
-def update_rule(autodiff: TorchAutodiff, optimizer: Any) -> UpdateRule:
-    """Return what SGD, Adam, AdamW or RMSprop do with the gradient of the selected parameters."""
+def update_rule(autodiff: TorchAutodiff, optimizer: Any, gradient: Tensor) -> UpdateRule:
+    """Return what SGD, Adam, AdamW or RMSprop do with the gradient of the selected parameters.
+
+    They take any gradient as it is: torch clips outside of optimizers.
+    """
     optimizer = _unwrapped(optimizer)
     kind, name = type(optimizer), type(optimizer).__name__
     if kind not in _READERS:

@@ -70,8 +70,10 @@ def stability(
         The model is left as it is. Of a part of the parameters, by ``select=`` or ``restrict``, the limit is for steps
         that move these only, and the sharpness at most that of all.
     optimizer : optimizer, optional
-        A ``torch.optim.SGD``, ``Adam``, ``AdamW`` or ``RMSprop``, with its state. It is only read. Others are refused
-        by name.
+        SGD, Adam, AdamW or RMSprop of ``torch.optim`` or ``keras.optimizers``; of optax a pair ``(transformation,
+        state)`` of sgd, adam, adamw, amsgrad or rmsprop, also with schedules, masks and injected settings, or an
+        ``nnx.Optimizer``. Its state is part of it, and the rate is that of the next step.
+        It is only read. Others are refused by name.
     lr : float, optional
         Learning rate of gradient descent, or of heavy ball with `momentum`, where there is no `optimizer`. Without both
         there is no limit, and the result says which rates are stable.
@@ -137,7 +139,8 @@ def stability(
     at = objective.theta if theta is None else theta
     backend = backend_of(at)
     steps, spent = _whole("steps", steps), _whole("condition_matvecs", condition_matvecs)
-    dynamics = _dynamics(objective, optimizer, lr, momentum, nesterov, backend, at)
+    loss, gradient, length = _slope(objective, backend, theta)
+    dynamics = _dynamics(objective, optimizer, lr, momentum, nesterov, gradient)
     hessian = objective.hessian(theta)
     matrix = dynamics.matrix(hessian)
     if np.isnan(dynamics.step.rate):
@@ -152,7 +155,6 @@ def stability(
         raise_on_failure=raise_on_failure,
         operators=[hessian],
     ) as task:
-        loss, gradient, length = _slope(objective, backend, theta)
         eigen = outermost(matrix, k, "LA", v0, tol, left, confidence, seed)
         largest = float(eigen.eigenvalues[-1])
         sharpness = bounded(eigen, -1, confidence)
@@ -192,8 +194,7 @@ def _dynamics(
     lr: float | None,
     momentum: float | None,
     nesterov: bool,
-    backend: Backend,
-    at: Array,
+    gradient: Array,
 ) -> Dynamics:
     if optimizer is None:
         return plain_dynamics(lr, 0.0 if momentum is None else momentum, nesterov)
@@ -202,9 +203,10 @@ def _dynamics(
             f"{type(optimizer).__name__} brings its own learning rate and momentum: leave out lr=, momentum= and "
             f"nesterov=, or the optimizer."
         )
-    rule = objective.update_rule(optimizer)
+    rule = objective.update_rule(optimizer, gradient)
     sizes = [where.stop - where.start for where in objective.slices.values()]
-    return dynamics_of(rule, objective.names, sizes, backend, backend.layout(at))
+    backend = backend_of(gradient)
+    return dynamics_of(rule, objective.names, sizes, backend, backend.layout(gradient))
 
 
 def _whole(name: str, value: Any) -> int:

@@ -337,6 +337,18 @@ class OneBatch(ABC):
         """Return the selected parameters' current values as a vector."""
         return self._join(self._current())
 
+    def current(self) -> dict[str, Array]:
+        """Return the selected parameters themselves by name, as the model has them now."""
+        return dict(zip(self.names, self._current(), strict=True))
+
+    def joined(self, parts: Sequence[Array]) -> Array:
+        """Return arrays of the parameters' shapes as a vector."""
+        return self._join(parts)
+
+    def parts(self, vector: Array) -> Sequence[Array]:
+        """Return a vector as arrays of the parameters' shapes and dtypes."""
+        return self._split(vector)
+
     def flatten(self, tree: Any) -> Array:
         """Return a parameter structure, or a mapping by name, as a vector."""
         found = self.model.arrays_of(tree, self.names)

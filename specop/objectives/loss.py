@@ -205,19 +205,21 @@ class MeanLoss:
         """
         return type(self)(self._autodiff.restrict(select), self._data, self._budget)
 
-    def update_rule(self, optimizer: Any) -> UpdateRule:
+    def update_rule(self, optimizer: Any, gradient: Array) -> UpdateRule:
         """Return what an optimizer does with the gradient while its second moments stand still.
 
         Parameters
         ----------
         optimizer : object
             As in `specop.landscape.stability`.
+        gradient : native vector (n,)
+            Where the optimizer is: it may clip it.
         """
         adapter = framework_adapter(self.theta)
         if not hasattr(adapter, "update_rule"):
             raise no_rule(type(optimizer).__name__, f"none of {adapter.backend.name}")
         with self._at(None).staying():
-            found: UpdateRule = adapter.update_rule(self._autodiff, optimizer)
+            found: UpdateRule = adapter.update_rule(self._autodiff, optimizer, gradient)
         return found
 
     def __repr__(self) -> str:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 import specop
-from landscape_cases import each_framework, host, objective_of, quadratic
-from optimizer_cases import MATRIX, MEANS, MOMENTS, RUNS, SIZES, growth
+from landscape_cases import FRAMEWORKS, each_framework, host, objective_of, quadratic
+from optimizer_cases import MATRIX, MEANS, MOMENTS, SIZES, growth, jax_run, tensorflow_run, torch_run
 from specop.landscape import stability
 
 START = 1e-30 * np.random.default_rng(0).normal(size=5)
@@ -23,67 +24,156 @@ def adam_denominator(v, second, epsilon=1e-8):
     return ADAM_MEMORY * (np.sqrt(v / (1 - second**7)) + epsilon)
 
 
-# name: (framework, optimizer, options besides the rate, sharpness, limit times the rate)
+def torch(kind, **options):
+    return lambda rate: torch_run(kind, START, lr=rate, **options)
+
+
+def optax(make, **options):
+    return lambda rate: jax_run(lambda module: make(module, rate), START, **options)
+
+
+def keras(kind, **options):
+    return lambda rate: tensorflow_run(kind, START, learning_rate=rate, **options)
+
+
+ADAM = scaled_largest(adam_denominator(MOMENTS, 0.99))
+AMSGRAD = scaled_largest(adam_denominator(1.5 * MOMENTS, 0.99))
+CENTRED = MOMENTS - MEANS**2
+# (name of the optimizer, its run at a rate, sharpness, limit times the rate)
 HELD = {
-    "sgd": ("torch", "SGD", {}, LARGEST, 2.0),
-    "heavy ball": ("torch", "SGD", {"momentum": 0.8}, LARGEST, 3.6),
-    "dampened": ("torch", "SGD", {"momentum": 0.8, "dampening": 0.5}, LARGEST, 7.2),
-    "dampened without momentum": ("torch", "SGD", {"dampening": 0.5}, LARGEST, 2.0),
-    "nesterov": ("torch", "SGD", {"momentum": 0.8, "nesterov": True}, LARGEST, 3.6 / 2.6),
-    "decayed sgd": ("torch", "SGD", {"momentum": 0.8, "weight_decay": 0.3}, LARGEST + 0.3, 3.6),
-    "adam": ("torch", "Adam", {"betas": (0.9, 0.99)}, scaled_largest(adam_denominator(MOMENTS, 0.99)), 38.0),
-    "adam, epsilon": (
-        "torch",
-        "Adam",
-        {"betas": (0.9, 0.99), "eps": 0.7},
-        scaled_largest(adam_denominator(MOMENTS, 0.99, 0.7)),
-        38.0,
-    ),
-    "amsgrad": (
-        "torch",
-        "Adam",
-        {"betas": (0.9, 0.99), "amsgrad": True},
-        scaled_largest(adam_denominator(1.5 * MOMENTS, 0.99)),
-        38.0,
-    ),
-    "coupled adam": (
-        "torch",
-        "Adam",
-        {"betas": (0.9, 0.99), "weight_decay": 0.4},
-        scaled_largest(adam_denominator(MOMENTS, 0.99), 0.4),
-        38.0,
-    ),
-    "rmsprop": ("torch", "RMSprop", {"eps": 0.2}, scaled_largest(np.sqrt(MOMENTS) + 0.2), 2.0),
-    "rmsprop, momentum": (
-        "torch",
-        "RMSprop",
-        {"eps": 0.2, "momentum": 0.7},
-        scaled_largest(np.sqrt(MOMENTS) + 0.2),
-        3.4,
-    ),
-    "centered rmsprop": (
-        "torch",
-        "RMSprop",
-        {"centered": True, "weight_decay": 0.2},
-        scaled_largest(np.sqrt(MOMENTS - MEANS**2) + 1e-8, 0.2),
-        2.0,
-    ),
+    "torch": [
+        ("SGD", torch("SGD"), LARGEST, 2.0),
+        ("SGD", torch("SGD", momentum=0.8), LARGEST, 3.6),
+        ("SGD", torch("SGD", momentum=0.8, dampening=0.5), LARGEST, 7.2),
+        ("SGD", torch("SGD", dampening=0.5), LARGEST, 2.0),
+        ("SGD", torch("SGD", momentum=0.8, nesterov=True), LARGEST, 3.6 / 2.6),
+        ("SGD", torch("SGD", momentum=0.8, weight_decay=0.3), LARGEST + 0.3, 3.6),
+        ("Adam", torch("Adam", betas=(0.9, 0.99)), ADAM, 38.0),
+        ("Adam", torch("Adam", betas=(0.9, 0.99), eps=0.7), scaled_largest(adam_denominator(MOMENTS, 0.99, 0.7)), 38.0),
+        ("Adam", torch("Adam", betas=(0.9, 0.99), amsgrad=True), AMSGRAD, 38.0),
+        (
+            "Adam",
+            torch("Adam", betas=(0.9, 0.99), weight_decay=0.4),
+            scaled_largest(adam_denominator(MOMENTS, 0.99), 0.4),
+            38.0,
+        ),
+        ("RMSprop", torch("RMSprop", eps=0.2), scaled_largest(np.sqrt(MOMENTS) + 0.2), 2.0),
+        ("RMSprop", torch("RMSprop", eps=0.2, momentum=0.7), scaled_largest(np.sqrt(MOMENTS) + 0.2), 3.4),
+        (
+            "RMSprop",
+            torch("RMSprop", centered=True, weight_decay=0.2),
+            scaled_largest(np.sqrt(CENTRED) + 1e-8, 0.2),
+            2.0,
+        ),
+    ],
+    "jax": [
+        ("SGD", optax(lambda module, rate: module.sgd(rate)), LARGEST, 2.0),
+        ("SGD", optax(lambda module, rate: module.sgd(rate, momentum=0.8)), LARGEST, 3.6),
+        ("SGD", optax(lambda module, rate: module.sgd(rate, momentum=0.8, nesterov=True)), LARGEST, 3.6 / 2.6),
+        (
+            "SGD",
+            optax(lambda module, rate: module.chain(module.add_decayed_weights(0.3), module.sgd(rate, momentum=0.8))),
+            LARGEST + 0.3,
+            3.6,
+        ),
+        ("Adam", optax(lambda module, rate: module.adam(rate, b2=0.99), decay=0.99), ADAM, 38.0),
+        (
+            "Adam",
+            optax(lambda module, rate: module.adam(rate, b2=0.99, eps=0.3, eps_root=0.2), decay=0.99),
+            scaled_largest(ADAM_MEMORY * (np.sqrt(MOMENTS / (1 - 0.99**7) + 0.2) + 0.3)),
+            38.0,
+        ),
+        (
+            "AMSGrad",
+            optax(lambda module, rate: module.amsgrad(rate, b2=0.99), decay=0.99),
+            scaled_largest(ADAM_MEMORY * np.sqrt(1.5 * MOMENTS / (1 - 0.99**7))),
+            38.0,
+        ),
+        (
+            "Adam",
+            optax(
+                lambda module, rate: module.chain(
+                    module.clip_by_global_norm(1.0), module.add_decayed_weights(0.4), module.adam(rate, b2=0.99)
+                ),
+                decay=0.99,
+            ),
+            scaled_largest(adam_denominator(MOMENTS, 0.99), 0.4),
+            38.0,
+        ),
+        (
+            "Adam",
+            optax(
+                lambda module, rate: module.inject_hyperparams(module.adam)(learning_rate=lambda count: rate, b2=0.99),
+                decay=0.99,
+            ),
+            ADAM,
+            38.0,
+        ),
+        (
+            "RMSprop",
+            optax(lambda module, rate: module.rmsprop(rate, decay=0.9, eps=0.2), decay=0.9),
+            scaled_largest(np.sqrt(MOMENTS + 0.2)),
+            2.0,
+        ),
+        (
+            "RMSprop",
+            optax(
+                lambda module, rate: module.rmsprop(
+                    rate, eps=0.2, eps_in_sqrt=False, momentum=0.7, bias_correction=True, nesterov=True
+                ),
+                decay=0.9,
+            ),
+            scaled_largest(np.sqrt(MOMENTS / (1 - 0.9**7)) + 0.2),
+            3.4 / 2.4,
+        ),
+        (
+            "centered RMSprop",
+            optax(lambda module, rate: module.rmsprop(rate, centered=True, momentum=0.7), decay=0.9),
+            scaled_largest(np.sqrt(CENTRED + 1e-8)),
+            3.4,
+        ),
+    ],
+    "tensorflow": [
+        ("SGD", keras("SGD"), LARGEST, 2.0),
+        ("SGD", keras("SGD", momentum=0.8), LARGEST, 3.6),
+        ("SGD", keras("SGD", momentum=0.8, nesterov=True), LARGEST, 3.6 / 2.6),
+        (
+            "Adam",
+            keras("Adam", beta_2=0.99, epsilon=0.3, decay=0.99),
+            scaled_largest(ADAM_MEMORY * (np.sqrt(MOMENTS) + 0.3) / np.sqrt(1 - 0.99**7)),
+            38.0,
+        ),
+        ("Adam", keras("Adam", beta_2=0.99, epsilon=1e-8, amsgrad=True, decay=0.99), AMSGRAD, 38.0),
+        ("RMSprop", keras("RMSprop", epsilon=0.2, decay=0.9), scaled_largest(np.sqrt(MOMENTS + 0.2)), 2.0),
+        (
+            "RMSprop",
+            keras("RMSprop", epsilon=0.2, momentum=0.7, centered=True, decay=0.9),
+            scaled_largest(np.sqrt(CENTRED + 0.2)),
+            3.4,
+        ),
+    ],
 }
-only = [pytest.param(name, marks=getattr(pytest.mark, case[0])) for name, case in HELD.items()]
+each_optimizer = pytest.mark.parametrize(
+    ("name", "run_at", "sharpness", "limit"),
+    [
+        pytest.param(*case, marks=getattr(pytest.mark, framework), id=f"{framework}-{case[0]}-{number}")
+        for framework in FRAMEWORKS
+        for number, case in enumerate(HELD[framework])
+    ],
+)
 
 
-@pytest.mark.parametrize("case", only)
-def test_an_optimizer_decays_below_the_limit_and_grows_above(case):
-    framework, kind, options, sharpness, limit = HELD[case]
+@each_optimizer
+def test_an_optimizer_decays_below_the_limit_and_grows_above(name, run_at, sharpness, limit):
     for factor, grows in ((0.98, False), (1.02, True)):
         rate = factor * limit / sharpness
-        run = RUNS[framework](kind, START, lr=rate, **options)
+        run = run_at(rate)
         found = stability(run.objective, run.optimizer)
-        np.testing.assert_allclose(found.sharpness.estimate, sharpness, rtol=1e-6)
-        np.testing.assert_allclose(found.limit, limit / rate, rtol=1e-6)
-        np.testing.assert_allclose(found.ratio, factor, rtol=1e-6)
-        assert found.optimizer == kind and found.rate == pytest.approx(rate)
-        assert found.preconditioned == (kind != "SGD")
+        np.testing.assert_allclose(found.sharpness.estimate, sharpness, rtol=1e-5)
+        np.testing.assert_allclose(found.limit, limit / rate, rtol=1e-5)
+        np.testing.assert_allclose(found.ratio, factor, rtol=1e-5)
+        assert found.optimizer == name and found.rate == pytest.approx(rate, rel=1e-5)
+        assert found.preconditioned == (name != "SGD")
         assert (growth(run) > 1) == grows == (found.factors[-1] > 1)
 
 
@@ -101,7 +191,7 @@ def test_groups_are_scaled_by_their_rates(kind, options, groups, P, added):
     for factor, grows in ((0.98, False), (1.02, True)):
         scale = factor * 3.8 / sharpness
         own = [{**group, "lr": scale * group["lr"]} for group in groups]
-        run = RUNS["torch"](kind, START, groups=own, **options)
+        run = torch_run(kind, START, groups=own, **options)
         found = stability(run.objective, run.optimizer)
         np.testing.assert_allclose(found.ratio, factor, rtol=1e-6)
         assert (growth(run) > 1) == grows
@@ -109,11 +199,35 @@ def test_groups_are_scaled_by_their_rates(kind, options, groups, P, added):
             np.testing.assert_allclose(found.limit, 3.8, rtol=1e-12)
 
 
-@pytest.mark.torch
+def decoupled(framework, decays, scale, rates):
+    """A run of AdamW whose two parameters have their own rates and decays."""
+    (first, second), (rate, other) = decays, rates
+    if framework == "torch":
+        groups = [{"lr": one * scale, "weight_decay": decay} for one, decay in zip(rates, decays, strict=True)]
+        return torch_run("AdamW", START, groups=groups, betas=(0.9, 0.99))
+    if framework == "tensorflow":
+        options = {"beta_2": 0.99, "epsilon": 1e-8, "decay": 0.99, "exclude": None if second else 1}
+        return tensorflow_run("AdamW", START, learning_rate=scale, weight_decay=first, **options)
+
+    def make(optax):
+        if rate != other:
+            inner = {
+                name: optax.adamw(one * scale, b2=0.99, weight_decay=decay)
+                for name, one, decay in zip("ab", rates, decays, strict=True)
+            }
+            return optax.multi_transform(inner, {"a": "a", "b": "b"})
+        return optax.adamw(scale, b2=0.99, weight_decay=first, mask={"a": True, "b": bool(second)})
+
+    return jax_run(make, START, decay=0.99)
+
+
+@each_framework
 @pytest.mark.parametrize(
     ("decays", "rates"), [((0.4, 0.4), (1.0, 1.0)), ((0.5, 0.0), (1.0, 1.0)), ((0.5, 0.1), (1.0, 0.3))]
 )
-def test_decoupled_weight_decay_lowers_the_limit(decays, rates):
+def test_decoupled_weight_decay_lowers_the_limit(framework, decays, rates):
+    if framework == "tensorflow" and rates[0] != rates[1]:
+        pytest.skip("Keras has one rate")
     P = adam_denominator(MOMENTS, 0.99)
 
     def ratio(scale):
@@ -122,22 +236,14 @@ def test_decoupled_weight_decay_lowers_the_limit(decays, rates):
         D = np.diag(np.sqrt(eta / P / (2 - decay)))
         return np.linalg.eigvalsh(D @ MATRIX @ D)[-1] * 0.1 / 1.9
 
-    def at_ratio(wanted):
-        low, high = 0.0, 3.9
-        for _ in range(80):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if ratio(middle) < wanted else (low, middle)
-        return low
-
     for wanted, grows in ((0.98, False), (1.02, True)):
-        scale = at_ratio(wanted)
-        groups = [{"lr": rate * scale, "weight_decay": decay} for rate, decay in zip(rates, decays, strict=True)]
-        run = RUNS["torch"]("AdamW", START, groups=groups, betas=(0.9, 0.99))
+        scale = scipy.optimize.brentq(lambda scale, goal=wanted: ratio(scale) - goal, 1e-6, 3.9)
+        run = decoupled(framework, decays, scale, rates)
         found = stability(run.objective, run.optimizer)
-        np.testing.assert_allclose(found.ratio, wanted, rtol=1e-6)
-        assert (growth(run) > 1) == grows
+        np.testing.assert_allclose(found.ratio, wanted, rtol=1e-5)
+        assert (growth(run) > 1) == grows and found.optimizer == "AdamW"
         if decays[0] == decays[1]:
-            np.testing.assert_allclose(found.limit, 1.9 * (2 - scale * decays[0]) / (0.1 * scale), rtol=1e-6)
+            np.testing.assert_allclose(found.limit, 1.9 * (2 - scale * decays[0]) / (0.1 * scale), rtol=1e-5)
 
 
 @each_framework
@@ -227,7 +333,7 @@ def test_a_warm_start_saves_products():
 
 @pytest.mark.torch
 def test_the_result_reads_saves_and_draws(tmp_path):
-    run = RUNS["torch"]("Adam", 0.1 * np.ones(5), lr=1e-3)
+    run = torch_run("Adam", 0.1 * np.ones(5), lr=1e-3)
     found = stability(run.objective, run.optimizer, k=2)
     found.save(tmp_path / "kept.npz")
     again = specop.load(tmp_path / "kept.npz")
@@ -242,7 +348,7 @@ def test_the_result_reads_saves_and_draws(tmp_path):
 @pytest.mark.torch
 def test_next_losses_are_those_of_the_real_optimizer():
     for kind, options in (("SGD", {"momentum": 0.9}), ("AdamW", {"weight_decay": 0.1}), ("RMSprop", {"momentum": 0.5})):
-        run = RUNS["torch"](kind, 1e-3 * np.arange(1.0, 6.0), lr=0.01, taken=10**6, **options)
+        run = torch_run(kind, 1e-3 * np.arange(1.0, 6.0), lr=0.01, taken=10**6, **options)
         for _ in range(3):
             run.step()
         found = stability(run.objective, run.optimizer, steps=4)
@@ -259,7 +365,7 @@ def test_next_losses_are_those_of_the_real_optimizer():
 def test_optimizers_without_a_known_limit_are_refused_by_name():
     import torch
 
-    run = RUNS["torch"]("SGD", np.ones(5), lr=0.1)
+    run = torch_run("SGD", np.ones(5), lr=0.1)
     weights = [weight for group in run.optimizer.param_groups for weight in group["params"]]
     objective = run.objective
 
@@ -296,6 +402,142 @@ def test_optimizers_without_a_known_limit_are_refused_by_name():
             stability(objective, **options)
 
 
+@pytest.mark.jax
+def test_transformations_without_a_known_limit_are_refused():
+    start = 0.1 * np.arange(1.0, 6.0)
+    for make, text in (
+        (lambda module: module.nadam(0.1, b2=0.99), "looks ahead, as Nadam does"),
+        (lambda module: module.adamax(0.1, b2=0.99), "no means of squared gradients"),
+        (lambda module: module.yogi(0.1, b2=0.99), "no means of squared gradients"),
+        (lambda module: module.radam(0.1, b2=0.99), "corrects the bias"),
+        (lambda module: module.lamb(0.1, b2=0.99), "not proportional"),
+        (lambda module: module.lion(0.1), "ScaleByLionState"),
+        (lambda module: module.adabelief(0.1), "ScaleByBeliefState"),
+        (lambda module: module.sign_sgd(0.1), "not proportional to gradients"),
+        (lambda module: module.sgd(-0.1), "down the gradient"),
+        (lambda module: module.chain(module.clip_by_global_norm(1e-3), module.sgd(0.1)), "clips the gradient"),
+        (lambda module: module.chain(module.clip(1e-3), module.adam(0.1, b2=0.99)), "clips the gradient"),
+        (lambda module: module.chain(module.sgd(0.1, momentum=0.9), module.clip(1e-6)), "clips its steps"),
+        (
+            lambda module: module.multi_transform(
+                {"a": module.sgd(0.1), "b": module.adam(0.1, b2=0.99)}, {"a": "a", "b": "b"}
+            ),
+            "another rule 'a'",
+        ),
+        (
+            lambda module: module.chain(module.adam(0.1, b2=0.99), module.trace(0.9)),
+            "holds ScaleByAdamState and TraceState",
+        ),
+    ):
+        run = jax_run(make, start, decay=0.99)
+        with pytest.raises(specop.errors.InvalidInputError, match=text):
+            stability(run.objective, run.optimizer)
+    transformation, state = run.optimizer
+    for optimizer, text in ((transformation, "the pair"), (state, "the pair"), ("adam", "the pair")):
+        with pytest.raises(specop.errors.InvalidInputError, match=text):
+            stability(run.objective, optimizer)
+    adam = pytest.importorskip("optax").adam(0.1)
+    with pytest.raises(specop.errors.InvalidInputError, match="no second moments yet for 'a', 'b'"):
+        stability(run.objective, (adam, adam.init(run.params)))
+    with pytest.raises(specop.errors.InvalidInputError, match="does not hold 'b'"):
+        stability(run.objective, (adam, adam.init({"a": run.params["a"]})))
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize("kind", ["flax", "equinox"])
+def test_modules_of_jax_with_their_own_optimizers(kind):
+    import jax
+    import jax.numpy as jnp
+    import optax as library
+
+    x, y = (jnp.array(np.random.default_rng(seed).normal(size=(12, width))) for seed, width in ((0, 3), (1, 2)))
+
+    def criterion(outputs, y):
+        return ((outputs - y) ** 2).mean()
+
+    rate = library.linear_schedule(0.1, 0.0, 10)
+    if kind == "flax":
+        nnx = pytest.importorskip("flax.nnx")
+        model = nnx.Linear(3, 2, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+        optimizer = nnx.Optimizer(model, library.adamw(rate, weight_decay=0.0), wrt=nnx.Param)
+        for _ in range(3):
+            optimizer.update(model, nnx.grad(lambda model: criterion(model(x), y))(model))
+        objective = specop.objective(model, criterion, (x, y))
+        second = nnx.as_pure(optimizer.opt_state)[0].nu
+        moments = np.concatenate([np.ravel(second[name]) for name in objective.names])
+    else:
+        equinox = pytest.importorskip("equinox")
+        model = equinox.nn.Linear(3, 2, key=jax.random.key(0), dtype=jnp.float64)
+        transformation = library.adam(rate)
+        state = transformation.init(equinox.filter(model, equinox.is_inexact_array))
+        for _ in range(3):
+            slopes = equinox.filter_grad(lambda model: criterion(jax.vmap(model)(x), y))(model)
+            updates, state = transformation.update(slopes, state, model)
+            model = equinox.apply_updates(model, updates)
+        optimizer = (transformation, state)
+        objective = specop.objective(
+            lambda model, batch: criterion(jax.vmap(model)(batch[0]), batch[1]), params=model, data=(x, y)
+        )
+        moments = np.concatenate([np.ravel(getattr(state[0].nu, name)) for name in objective.names])
+    found = stability(objective, optimizer)
+    P = (1 - 0.9**3) * (np.sqrt(moments / (1 - 0.999**3)) + 1e-8)
+    H = host(objective.hessian().to_dense())
+    largest = np.linalg.eigvalsh(H / np.sqrt(np.outer(P, P)))[-1]
+    np.testing.assert_allclose(found.sharpness.estimate, largest, rtol=1e-4)
+    np.testing.assert_allclose(found.limit, 38 / 0.07, rtol=1e-4)
+    assert found.optimizer == "Adam"
+
+
+@pytest.mark.tensorflow
+def test_a_compiled_keras_model_and_what_is_refused_of_keras():
+    import keras as library
+    import tensorflow as tf
+
+    library.utils.set_random_seed(0)
+    x, y = (np.random.default_rng(seed).normal(size=(12, width)).astype("float32") for seed, width in ((0, 3), (1, 2)))
+
+    def trained(optimizer, **options):
+        model = library.Sequential([library.Input((3,)), library.layers.Dense(2, **options)])
+        model.compile(optimizer=optimizer, loss="mse")
+        model.fit(x, y, batch_size=12, epochs=3, verbose=0)
+        data = tf.constant(x), tf.constant(y)
+        return model.trainable_variables, specop.objective(model, library.losses.MeanSquaredError(), data)
+
+    schedule = library.optimizers.schedules.PolynomialDecay(0.1, 10, end_learning_rate=0.0)
+    adam = library.optimizers.AdamW(schedule, weight_decay=0.5)
+    adam.exclude_from_weight_decay(var_names=["bias"])
+    variables, objective = trained(adam)
+    found = stability(objective, adam)
+    P = np.concatenate([np.ravel(one.numpy()) for one in adam._velocities])
+    P = (1 - 0.9**3) / np.sqrt(1 - 0.999**3) * (np.sqrt(P) + 1e-7)
+    decay = 0.07 * 0.5 * np.repeat([1.0, 0.0], [6, 2])
+    D = np.diag(1 / np.sqrt(P * (1 - decay / 2)))
+    largest = np.linalg.eigvalsh(D @ host(objective.hessian().to_dense()) @ D)[-1]
+    np.testing.assert_allclose(found.sharpness.estimate, largest, rtol=1e-3)
+    np.testing.assert_allclose(found.limit, 38 / 0.07, rtol=1e-4)
+
+    sgd = library.optimizers.SGD(0.1, clipnorm=1e3)
+    sgd.build(variables)
+    assert stability(objective, sgd).limit == pytest.approx(20)
+    part = library.optimizers.SGD(0.1)
+    part.build(variables[:1])
+    for optimizer, text in (
+        (library.optimizers.Nadam(0.1), "Nadam"),
+        (library.optimizers.Adam(0.1), "no second moments yet"),
+        (library.optimizers.SGD(0.1, clipnorm=1e-3), "clipnorm=0.001 where it has"),
+        (library.optimizers.SGD(0.1, global_clipnorm=1e-3), "global_clipnorm=0.001"),
+        (library.optimizers.SGD(0.1, clipvalue=1e-3), "clipvalue=0.001"),
+        (library.optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=5), "ema_overwrite_frequency"),
+        (part, "does not hold"),
+        ("sgd", "got str"),
+    ):
+        with pytest.raises(specop.errors.InvalidInputError, match=text):
+            stability(objective, optimizer)
+    bound = library.optimizers.SGD(0.1)
+    with pytest.raises(specop.errors.InvalidInputError, match="has a constraint"):
+        stability(trained(bound, kernel_constraint=library.constraints.NonNeg())[1], bound)
+
+
 @each_framework
 def test_a_loss_that_is_not_finite_is_refused(framework):
     objective = objective_of(framework, *quadratic(np.eye(2), at=[np.nan, 1.0]))
@@ -305,7 +547,7 @@ def test_a_loss_that_is_not_finite_is_refused(framework):
 
 @pytest.mark.torch
 def test_the_optimizer_and_the_model_stay_as_they_are():
-    run = RUNS["torch"]("Adam", np.ones(5), lr=0.1)
+    run = torch_run("Adam", np.ones(5), lr=0.1)
     before = repr(run.optimizer.state_dict()), run.place()
     stability(run.objective, run.optimizer)
     assert repr(run.optimizer.state_dict()) == before[0] and (run.place() == before[1]).all()
