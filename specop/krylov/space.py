@@ -28,6 +28,8 @@ LARGEST_BASIS = 2**27
 
 # Two do unless nearly all dimensions are taken; the last one is for rows that are not orthonormal, where none does.
 _MOST_PASSES = 4
+# Index of random vectors that no other call with this seed has drawn.
+_FAR = 1 << 32
 _COUNTERS = ("scale", "draws", "is_mixed", "is_restarted", "is_random", "has_closed")
 
 
@@ -207,6 +209,8 @@ class KrylovSpace:
         residuals : ndarray
             Norms of A x - lambda x.
         """
+        # Where eigenvalues have copies, eigenvectors may be spanned by random vectors of this very seed.
+        self.draws += _FAR
         for vector, value, residual in zip(vectors, values, residuals, strict=True):
             self._basis = self.backend.set_row_(self._basis, self.size, vector, 1.0)
             self._matrix.append_eigenvector(float(value), float(residual))

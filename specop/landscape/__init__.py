@@ -5,15 +5,8 @@ from specop.landscape._critical_point import critical_point
 from specop.landscape._flatness import flatness
 from specop.landscape._hessian_spread import hessian_spread
 from specop.landscape._noise import noise
+from specop.landscape._outliers import outliers
 from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
-__all__ = [
-    "blocks",
-    "critical_point",
-    "flatness",
-    "hessian_spread",
-    "noise",
-    "slices",
-    "stability",
-]
+__all__ = ["blocks", "critical_point", "flatness", "hessian_spread", "noise", "outliers", "slices", "stability"]

@@ -15,6 +15,7 @@ from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.lissa import LissaResult
 from specop.results.noise import NoiseResult
 from specop.results.norm import NormResult
+from specop.results.outliers import OutliersResult
 from specop.results.prune import PruneResult
 from specop.results.quadrature import QuadratureResult
 from specop.results.rank import RankResult
@@ -48,6 +49,7 @@ __all__ = [
     "Moment",
     "NoiseResult",
     "NormResult",
+    "OutliersResult",
     "PruneResult",
     "QuadratureResult",
     "RankResult",

@@ -66,3 +66,11 @@ def test_eigenpairs_are_believed_as_far_as_their_residuals(tol):
         # To first order only products of residuals enter.
         slack = 5 * found.standard_error + 2 * np.sum(known.residuals**2) / 20
         assert abs(found.estimate - np.trace(MATRIX)) < slack
+
+
+@pytest.mark.parametrize("values", [np.zeros(40), np.r_[np.full(4, 2.0), np.zeros(36)]], ids=["zero", "low rank"])
+def test_eigenvectors_of_copies_may_be_spanned_by_the_probes_themselves(values):
+    # The same seed: what the search drew for eigenvalues with copies is what the probes would be.
+    known = specop.eigsh(np.diag(values), 15)
+    found = specop.spectral_density(np.diag(values), deflate=known)
+    np.testing.assert_allclose(found.moment(1).estimate, values.mean(), atol=1e-12)

@@ -46,6 +46,7 @@ KINDS = {
     "LeaveOneOutResult": lambda: analysis.leave_one_out(objective(), [[1, 2], [3]], damping=0.1, matrix="ggn"),
     "LissaResult": lambda: specop.lissa(A, b, damping=1.0),
     "NormResult": lambda: specop.frobenius_norm(A),
+    "OutliersResult": lambda: landscape.outliers(objective(), np.arange(12) % 2),
     "PruneResult": lambda: analysis.prune(objective(), 0.5, steps=2, trust=None),
     "QuadratureResult": lambda: specop.logdet(A),
     "RankResult": lambda: specop.rank(A),

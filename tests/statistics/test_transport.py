@@ -64,3 +64,10 @@ def test_the_error_of_chance_is_that_of_random_weights(probes):
         stated.append(transport_errors(rules, NONE, n + 1)[1])
         true.append(wasserstein_distance(values, values, weights.mean(axis=0), np.ones(n)) / 2)
     assert np.mean(stated) == pytest.approx(np.mean(true), rel=0.15)
+
+
+def test_rounding_is_not_scaled_to_the_mass_of_what_is_unknown():
+    # Two eigenvalues with copies, light enough to pass for simple, and nodes of rounding at them.
+    found = rule([0.5, 0.5, 0.0, 1e-33], [0.0, 1e-9, 1.0, 1.0])
+    np.testing.assert_array_equal(known_weights(found, 20), found.weights)
+    assert 0 < sum(transport_errors([found], NONE, 20)) < 1
