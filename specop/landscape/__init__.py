@@ -4,9 +4,20 @@ from specop.landscape._blocks import blocks
 from specop.landscape._critical_point import critical_point
 from specop.landscape._flatness import flatness
 from specop.landscape._hessian_spread import hessian_spread
+from specop.landscape._learning_coefficient import learning_coefficient
 from specop.landscape._noise import noise
 from specop.landscape._outliers import outliers
 from specop.landscape._slices import slices
 from specop.landscape._stability import stability
 
-__all__ = ["blocks", "critical_point", "flatness", "hessian_spread", "noise", "outliers", "slices", "stability"]
+__all__ = [
+    "blocks",
+    "critical_point",
+    "flatness",
+    "hessian_spread",
+    "learning_coefficient",
+    "noise",
+    "outliers",
+    "slices",
+    "stability",
+]

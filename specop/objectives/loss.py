@@ -113,6 +113,18 @@ class MeanLoss:
         with point.staying():
             return mean_gradient(point)
 
+    def loss_and_gradient(self, theta: Array | None = None) -> tuple[Array, Array]:
+        """Return the mean loss and its gradient from one pass over the data.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        point = self._at(theta)
+        with point.staying():
+            return fitting(point, _loss_and_gradient, point)
+
     def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
         r"""Yield the gradients of single samples, as the rows of native (b, n) blocks in the order of the data.
 
@@ -248,12 +260,19 @@ def _mean_loss(point: Point) -> Array:
 
 
 def _mean_gradient(point: Point) -> Array:
-    total: Array | None = None
+    return _loss_and_gradient(point)[1]
+
+
+def _loss_and_gradient(point: Point) -> tuple[Array, Array]:
+    loss: Array | None = None
+    gradient: Array | None = None
     with reading(point) as batches:
         for batch, share, _ in batches:
-            _, part = point.autodiff.gradient(point.theta, batch)
-            total = accumulate(point.backend, total, share, part)
-    return total
+            value, part = point.autodiff.gradient(point.theta, batch)
+            # A copy, because a loss may be one of the parameters themselves.
+            loss = accumulate(point.backend, loss, share, point.backend.copy(value))
+            gradient = accumulate(point.backend, gradient, share, part)
+    return loss, gradient
 
 
 def _sample_gradients(point: Point, block_bytes: int) -> Iterator[Array]:

@@ -11,6 +11,7 @@ from specop.results.history import HistoryResult, Moment
 from specop.results.inertia import InertiaResult
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
+from specop.results.learning_coefficient import LearningBracket, LearningEstimate
 from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.lissa import LissaResult
 from specop.results.noise import NoiseResult
@@ -43,6 +44,8 @@ __all__ = [
     "InertiaResult",
     "InfluenceCheck",
     "InfluenceResult",
+    "LearningBracket",
+    "LearningEstimate",
     "LeaveOneOutResult",
     "LissaResult",
     "Measure",
