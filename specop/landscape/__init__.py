@@ -1,6 +1,7 @@
 """What the shape of the loss means for training: minima and their sharpness, stable rates, noise, ranks."""
 
 from specop.landscape._blocks import blocks
+from specop.landscape._compare import compare
 from specop.landscape._critical_point import critical_point
 from specop.landscape._flatness import flatness
 from specop.landscape._hessian_spread import hessian_spread
@@ -12,6 +13,7 @@ from specop.landscape._stability import stability
 
 __all__ = [
     "blocks",
+    "compare",
     "critical_point",
     "flatness",
     "hessian_spread",

@@ -150,11 +150,11 @@ def flatness(
         "prior": 1.0 / objective.samples if prior is None else checked_number("prior", prior, positive=True),
         "box": checked_number("box", box, positive=True),
         "ball": checked_number("ball", ball, positive=True),
-        "adaptive ball": checked_number("adaptive_ball", adaptive_ball, positive=True),
-        "adaptive offset": checked_number("adaptive_offset", adaptive_offset),
+        "adaptive_ball": checked_number("adaptive_ball", adaptive_ball, positive=True),
+        "adaptive_offset": checked_number("adaptive_offset", adaptive_offset),
         "sigma": checked_number("sigma", sigma, positive=True),
         "rise": checked_number("rise", rise, positive=True),
-        "relative offset": checked_number("relative_offset", relative_offset),
+        "relative_offset": checked_number("relative_offset", relative_offset),
     }
     for name, count in (("draws", draws), ("probes", probes)):
         if checked_count(name, count) < 2:
@@ -176,7 +176,7 @@ def flatness(
             if value is not None:
                 found[name] = value
         remark = maker.remark()
-    settings: dict[str, Any] = {**numbers, **maker.told}
+    settings: dict[str, Any] = {**numbers, "draws": draws, "probes": probes, **maker.told}
     return task.result(
         FlatnessResult,
         measures=found,

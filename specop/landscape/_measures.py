@@ -105,7 +105,7 @@ class Maker:
         return _lower_bound(highest, self.confidence)
 
     def adaptive_sharpness(self) -> Measure:
-        backend, offset = self.point.backend, self.numbers["adaptive offset"]
+        backend, offset = self.point.backend, self.numbers["adaptive_offset"]
         scale = sizes_of(self.point, offset)
 
         def matvec(x: Array) -> Array:
@@ -116,7 +116,7 @@ class Maker:
         slope = backend.multiply(scale, self.point.gradient)
         starts = [top, backend.scale_(backend.copy(top), -1.0), slope]
         highest = largest_rise(
-            self.objective, self.point, Region(backend, self.numbers["adaptive ball"], scale), starts
+            self.objective, self.point, Region(backend, self.numbers["adaptive_ball"], scale), starts
         )
         return _lower_bound(highest, self.confidence, invariant=offset == 0)
 
@@ -150,7 +150,7 @@ class Maker:
         if value is None:
             self.missing["fisher_rao_norm"] = which
             return None
-        self.told["Fisher-Rao norm of"] = which
+        self.told["fisher"] = which
         return _measure(Estimate(value, 0.0, (value, value), self.confidence), invariant=True, kind="exact")
 
     def pac_bayes_sigma(self) -> Measure:
@@ -160,7 +160,7 @@ class Maker:
         return self._level(isotropic(self.point, self.seed), start)
 
     def pac_bayes_relative_sigma(self) -> Measure:
-        offset = self.numbers["relative offset"]
+        offset = self.numbers["relative_offset"]
         return self._level(proportional(self.point, offset, self.seed), 0.1, invariant=offset == 0)
 
     def remark(self) -> str:

@@ -1,6 +1,7 @@
 """What the algorithms return: frozen, with the error of every number beside it."""
 
 from specop.results.blocks import BlocksResult
+from specop.results.comparison import ComparisonResult, Difference
 from specop.results.critical_point import CriticalPointResult
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
@@ -33,8 +34,10 @@ from specop.statistics.estimate import Estimate
 
 __all__ = [
     "BlocksResult",
+    "ComparisonResult",
     "CriticalPointResult",
     "DiagonalResult",
+    "Difference",
     "EigenResult",
     "Estimate",
     "FlatnessResult",

@@ -48,7 +48,8 @@ class FlatnessResult(Result):
     gradient_norm : float
         Norm of its gradient.
     settings : dict
-        What the measures depend on: radii, noise levels, the prior, the layer and the Fisher matrix.
+        What the measures depend on, by the names of the arguments: radii, noise levels, the prior and numbers of draws;
+        with the layer of the relative flatness, and as "fisher" the matrix of the Fisher-Rao norm.
     missing : dict
         Measures that there are none of, with the reason.
     n : int
@@ -77,7 +78,7 @@ class FlatnessResult(Result):
 
     def _lines(self) -> list[str]:
         first, *rest = super()._lines()
-        settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
+        settings = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in self.settings.items())
         missing = [f"no {name}: {why[:140]}" for name, why in self.missing.items()]
         percent = f"{100 * self.confidence:g} % intervals"
         return [first, *self.remark.splitlines(), f"{percent}; {settings}"[:198], *missing, *rest]

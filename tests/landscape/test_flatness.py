@@ -147,7 +147,7 @@ def test_the_relative_flatness_of_a_softmax_layer(framework):
     # A function tells no outputs: gradients of samples, p - y on the scores.
     along = ((p - labels) * scores).sum(axis=1)
     np.testing.assert_allclose(found["fisher_rao_norm"].estimate, np.mean(along**2), rtol=1e-9)
-    assert found.settings["Fisher-Rao norm of"] == "the empirical Fisher matrix of samples"
+    assert found.settings["fisher"] == "the empirical Fisher matrix of samples"
 
 
 def test_measures_of_a_module():

@@ -35,6 +35,7 @@ def influences():
 
 KINDS = {
     "BlocksResult": lambda: landscape.blocks(objective()),
+    "ComparisonResult": lambda: landscape.compare(made("FlatnessResult"), objective()),
     "CriticalPointResult": lambda: landscape.critical_point(objective()),
     "DiagonalResult": lambda: specop.diagonal(A),
     "EigenResult": lambda: specop.eigsh(objective().ggn(), k=3),
