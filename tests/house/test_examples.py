@@ -159,6 +159,31 @@ def keras_transformer(found):
         assert abs(one.determined.estimate - share) < 6 * one.determined.standard_error
 
 
+def minima(found):
+    (torch,) = modules("torch")
+    images, labels = map(torch.from_numpy, importlib.import_module("data").images(512))
+    rng = np.random.default_rng(0)
+    for minimum in found.minima.values():
+        params = list(minimum.model.parameters())
+        loss = torch.nn.functional.cross_entropy(minimum.model(images[:256].unsqueeze(1)), labels[:256])
+        assert minimum.flatness.loss == pytest.approx(loss.item(), rel=1e-5)
+        wrong = minimum.model(images[256:].unsqueeze(1)).argmax(1) != labels[256:]
+        assert minimum.test_error == pytest.approx(wrong.float().mean().item())
+        # The trace by torch alone.
+        gradient = torch.autograd.grad(loss, params, create_graph=True)
+        products = []
+        for _ in range(40):
+            signs = [torch.from_numpy(rng.choice([-1.0, 1.0], p.shape).astype("float32")) for p in params]
+            image = torch.autograd.grad(gradient, params, signs, retain_graph=True)
+            products.append(sum(float((a * b).sum()) for a, b in zip(signs, image, strict=True)))
+        trace = minimum.flatness["trace"]
+        error = np.hypot(trace.standard_error, np.std(products) / 40**0.5)
+        assert abs(trace.estimate - np.mean(products)) < 4 * error
+    for other, comparison in found.comparisons.items():
+        one, two = (found.minima[name].flatness["trace"].estimate for name in ("small batches", other))
+        assert comparison.measures["trace"].estimate == pytest.approx(two - one)
+
+
 CHECKS = {
     cnn_batch_norm: ("torch", "scikit-learn"),
     transformer_text: ("torch",),
@@ -168,6 +193,7 @@ CHECKS = {
     flax_transformer: ("flax",),
     keras_cnn: ("tensorflow", "scikit-learn"),
     keras_transformer: ("tensorflow",),
+    minima: ("torch", "scikit-learn"),
 }
 
 
