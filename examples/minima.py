@@ -149,7 +149,7 @@ def analyse(quick: bool) -> Answer:
 def agreement(found: Answer) -> dict[str, list[str]]:
     """Return, for each measure, whether the flatter one of two minima has the smaller test error."""
     verdicts: dict[str, list[str]] = {}
-    for other, comparison in found.comparisons.items():
+    for comparison in found.comparisons.values():
         errors = {name: found.minima[name].test_error for name in comparison.names}
         better = min(errors, key=errors.__getitem__)
         for measure, difference in comparison.measures.items():
