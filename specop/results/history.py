@@ -58,13 +58,18 @@ class Moment:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All numbers by name, and the errors of those that have one, as trainers log them."""
+        """All numbers by name, and the errors of those that have one, as loggers take them."""
         found: dict[str, float] = {}
         for name, one in self.estimates.items():
             found[name] = one.estimate
             if one.interval != (one.estimate, one.estimate):
                 found[name + _ERROR] = error_of(one)
         return found
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The same numbers under "curvature/", as callbacks log them beside a trainer's own."""
+        return {f"curvature/{name}": value for name, value in self.numbers.items()}
 
     def __getitem__(self, name: str) -> Estimate:
         if name not in self.estimates:

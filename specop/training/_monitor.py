@@ -169,13 +169,13 @@ class Monitor:
         Parameters
         ----------
         step : int
-            Steps that the optimizer has taken. It must grow from call to call, over all epochs. After a history was
-            passed it may go back once: later records, of training that was lost, are dropped.
+            Steps that the optimizer has taken, over all epochs; at the step of the last record nothing is due. After a
+            history was passed it may go back once: later records, of training that was lost, are dropped.
         params : structure of arrays, optional
             The parameters, where they are new objects after each step: in the structure that the objective was made
             with. A function that returns objectives is given them, and they may be anything.
         optimizer : optimizer, optional
-            In the place of the monitor's own, where it is a new object after each step.
+            For a monitor without `optimizer` and `lr`, such as where its state is a new object after each step.
 
         Returns
         -------
@@ -185,11 +185,11 @@ class Monitor:
         Raises
         ------
         InvalidInputError
-            For a step that does not grow, and for an objective of another model, or of another number of samples, than
-            the records so far.
+            For a step before the last record, and for an objective of another model, or of another number of samples,
+            than the records so far.
         """
         step = self._checked_step(step)
-        if not self._schedule.is_due(step):
+        if not self._schedule.is_due(step) or step == self._rows.last_step:
             return None
         objective = self._objective_now(params)
         self._check_model(objective)
@@ -314,10 +314,10 @@ class Monitor:
 
     def _checked_step(self, step: Any) -> int:
         found, last = checked_step(step), self._rows.last_step
-        if last is not None and found <= last:
+        if last is not None and found < last:
             if not self._may_go_back:
                 raise InvalidInputError(
-                    f"step must grow from record to record: got {found} after {last}. Count steps over all epochs."
+                    f"step must not fall: got {found} after a record at step {last}. Count steps over all epochs."
                 )
             self._rows.drop_from(found)
             self._schedule.last_step = self._rows.last_step

@@ -11,7 +11,7 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, backend_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, MissingStateError
 from specop.krylov.known import eigenvectors_for
 from specop.landscape._noise import noise
 from specop.landscape._stability import stability
@@ -151,22 +151,27 @@ def _stability(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, 
             "stability needs to know the steps: pass optimizer= or lr= to Monitor, or optimizer= to record; or leave "
             '"stability" out of what.'
         )
-    found = stability(
-        point.objective,
-        point.optimizer,
-        lr=None if point.optimizer is not None else point.lr,
-        theta=point.theta,
-        v0=point.results.get("lambda_max") or point.nearby("stability"),
-        tol=tol,
-        seed=point.seed,
-        **{"steps": 0, "condition_matvecs": 0, **options},
-    )
+    try:
+        found = stability(
+            point.objective,
+            point.optimizer,
+            lr=None if point.optimizer is not None else point.lr,
+            theta=point.theta,
+            v0=point.results.get("lambda_max") or point.nearby("stability"),
+            tol=tol,
+            seed=point.seed,
+            **{"steps": 0, "condition_matvecs": 0, **options},
+        )
+    except MissingStateError:
+        raise
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error} A Monitor leaves the limit out with what='lambda_max'.") from error
     point.known["stability"] = point.results["stability"] = found
-    error = error_of(found.sharpness) / found.limit
+    bound = error_of(found.sharpness) / found.limit
     numbers = {
         "sharpness": found.sharpness,
         "limit": exactly(found.limit),
-        "ratio": exactly(found.ratio, error, found.sharpness.confidence),
+        "ratio": exactly(found.ratio, bound, found.sharpness.confidence),
     }
     return numbers if np.isnan(found.rate) else {"lr": exactly(found.rate)} | numbers
 
