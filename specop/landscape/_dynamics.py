@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, numbers_of
+from specop.arrays.backend import Array, Backend, backend_of, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, checked_number
 from specop.objectives.update_rule import Step, UpdateRule
@@ -15,7 +16,10 @@ from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
 from specop.statistics.numbers import Floats
 
-__all__ = ["Dynamics", "dynamics_of", "plain_dynamics"]
+if TYPE_CHECKING:
+    from specop.objectives.mean import Objective
+
+__all__ = ["Dynamics", "dynamics_at", "dynamics_of", "plain_dynamics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,36 @@ class Dynamics:
         if self.scale is None:
             return backend.copy(gradient)
         return backend.multiply(self.scale, backend.multiply(self.scale, gradient))
+
+
+def dynamics_at(
+    objective: Objective,
+    optimizer: Any,
+    lr: float | None,
+    momentum: float | None,
+    nesterov: bool,
+    gradient: Array,
+) -> Dynamics:
+    """Return the dynamics of an optimizer, or of gradient descent, heavy ball or Nesterov's method.
+
+    Parameters
+    ----------
+    objective, optimizer, lr, momentum, nesterov
+        As in `specop.landscape.stability`.
+    gradient : native vector (n,)
+        Where the optimizer is.
+    """
+    if optimizer is None:
+        return plain_dynamics(lr, 0.0 if momentum is None else momentum, nesterov)
+    if lr is not None or momentum is not None or nesterov:
+        raise InvalidInputError(
+            f"{type(optimizer).__name__} brings its own learning rate and momentum: leave out lr=, momentum= and "
+            f"nesterov=, or the optimizer."
+        )
+    rule = objective.update_rule(optimizer, gradient)
+    sizes = [where.stop - where.start for where in objective.slices.values()]
+    backend = backend_of(gradient)
+    return dynamics_of(rule, objective.names, sizes, backend, backend.layout(gradient))
 
 
 def plain_dynamics(lr: float | None, momentum: float, nesterov: bool) -> Dynamics:

@@ -9,7 +9,7 @@ import numpy as np
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.krylov.run import Task
-from specop.landscape._dynamics import Dynamics, dynamics_of, plain_dynamics
+from specop.landscape._dynamics import Dynamics, dynamics_at, plain_dynamics
 from specop.landscape._ends import bounded, outermost, smallest_eigenvalue
 from specop.landscape._steps import next_losses
 from specop.operators.operator import LinearOperator
@@ -140,7 +140,7 @@ def stability(
     backend = backend_of(at)
     steps, spent = _whole("steps", steps), _whole("condition_matvecs", condition_matvecs)
     loss, gradient, length = _slope(objective, backend, theta)
-    dynamics = _dynamics(objective, optimizer, lr, momentum, nesterov, gradient)
+    dynamics = dynamics_at(objective, optimizer, lr, momentum, nesterov, gradient)
     hessian = objective.hessian(theta)
     matrix = dynamics.matrix(hessian)
     if np.isnan(dynamics.step.rate):
@@ -186,27 +186,6 @@ def stability(
             converged=eigen.converged,
             message=eigen.message,
         )
-
-
-def _dynamics(
-    objective: Objective,
-    optimizer: Any,
-    lr: float | None,
-    momentum: float | None,
-    nesterov: bool,
-    gradient: Array,
-) -> Dynamics:
-    if optimizer is None:
-        return plain_dynamics(lr, 0.0 if momentum is None else momentum, nesterov)
-    if lr is not None or momentum is not None or nesterov:
-        raise InvalidInputError(
-            f"{type(optimizer).__name__} brings its own learning rate and momentum: leave out lr=, momentum= and "
-            f"nesterov=, or the optimizer."
-        )
-    rule = objective.update_rule(optimizer, gradient)
-    sizes = [where.stop - where.start for where in objective.slices.values()]
-    backend = backend_of(gradient)
-    return dynamics_of(rule, objective.names, sizes, backend, backend.layout(gradient))
 
 
 def _whole(name: str, value: Any) -> int:

@@ -63,6 +63,8 @@ class Monitor:
         - "stability": `specop.landscape.stability`, the "sharpness" that the optimizer's steps see, preconditioned
           where they are, its "limit", and their "ratio". By default recorded where `optimizer` or `lr` are known.
         - "noise": `specop.landscape.noise`, "simple_scale" and "curvature_scale".
+        - "flatness": `specop.landscape.flatness`, as "flatness_trace" and so on; with all `measures` it takes about 300
+          products.
     optimizer : optimizer, optional
         The optimizer that trains the model, for "stability"; as there.
     lr : float or callable, optional

@@ -13,12 +13,13 @@ from specop.arrays import probes
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, MissingStateError
 from specop.krylov.known import eigenvectors_for
+from specop.landscape._dynamics import dynamics_at
+from specop.landscape._flatness import flatness
 from specop.landscape._noise import noise
-from specop.landscape._stability import stability
 from specop.objectives.curvature import CurvatureOperator
 from specop.objectives.mean import Objective
+from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
-from specop.results.history import error_of
 from specop.results.result import Result
 from specop.results.spectral_density import SpectralDensity
 from specop.spectral.eigsh import eigsh
@@ -91,27 +92,31 @@ def exactly(value: float, bound: float = 0.0, confidence: float = 0.99) -> Estim
 
 
 def _lambda_max(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, Estimate]:
-    """Find the largest eigenvalue of the Hessian.
-
-    From an eigenvector of shortly before it takes few products, most of which a random start spends on ruling out that
-    something was missed. So that nothing is missed for long, a part of the start is random, and each tenth record
-    begins anew.
-    """
+    """Find the largest eigenvalue of the Hessian."""
     eigen = point.results.get("eigenvalues")
-    if not isinstance(eigen, EigenResult):
-        known = point.nearby("lambda_max") if point.number % _AFRESH else None
-        eigen = eigsh(
-            point.hessian,
-            k=1,
-            which="LA",
-            v0=None if known is None else _start(point, known),
-            tol=tol,
-            check_multiplicity=known is None,
-            seed=point.seed,
-            **options,
-        )
+    if not isinstance(eigen, EigenResult) or eigen.which != "LA":
+        eigen = _outermost(point, "lambda_max", point.hessian, tol=tol, **options)
     point.known["lambda_max"] = point.results["lambda_max"] = eigen
     return {"lambda_max": exactly(float(eigen.eigenvalues[-1]), float(eigen.bounds[-1]))}
+
+
+def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float, **options: Any) -> EigenResult:
+    """Find the largest eigenvalue of a matrix, from the eigenvector of shortly before.
+
+    That takes few products; most of a random start's are spent on ruling out that something was missed. So that nothing
+    is missed for long, a part of the start is random, and each tenth record begins anew.
+    """
+    known = point.nearby(name) if point.number % _AFRESH else None
+    return eigsh(
+        matrix,
+        k=1,
+        which="LA",
+        v0=None if known is None else _start(point, known),
+        tol=tol,
+        check_multiplicity=known is None,
+        seed=point.seed,
+        **options,
+    )
 
 
 def _start(point: Point, known: EigenResult) -> Array:
@@ -151,34 +156,37 @@ def _stability(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, 
             "stability needs to know the steps: pass optimizer= or lr= to Monitor, or optimizer= to record; or leave "
             '"stability" out of what.'
         )
+    lr = point.lr if point.optimizer is None else None
+    gradient = point.objective.gradient(point.theta)
     try:
-        found = stability(
-            point.objective,
-            point.optimizer,
-            lr=None if point.optimizer is not None else point.lr,
-            theta=point.theta,
-            v0=point.results.get("lambda_max") or point.nearby("stability"),
-            tol=tol,
-            seed=point.seed,
-            **{"steps": 0, "condition_matvecs": 0, **options},
-        )
+        dynamics = dynamics_at(point.objective, point.optimizer, lr, None, False, gradient)
     except MissingStateError:
         raise
     except InvalidInputError as error:
         raise InvalidInputError(f"{error} A Monitor leaves the limit out with what='lambda_max'.") from error
-    point.known["stability"] = point.results["stability"] = found
-    bound = error_of(found.sharpness) / found.limit
-    numbers = {
-        "sharpness": found.sharpness,
-        "limit": exactly(found.limit),
-        "ratio": exactly(found.ratio, bound, found.sharpness.confidence),
+    matrix = dynamics.matrix(point.hessian)
+    eigen = point.results.get("lambda_max") if matrix is point.hessian else None
+    if not isinstance(eigen, EigenResult):
+        eigen = _outermost(point, "stability", matrix, tol=tol, **options)
+    point.known["stability"] = point.results["stability"] = eigen
+    value, bound, limit = float(eigen.eigenvalues[-1]), float(eigen.bounds[-1]), dynamics.limit
+    return {
+        # Where parameters have rates of their own, these are in the matrix.
+        **({} if dynamics.scale is not None and dynamics.step.rate == 1.0 else {"lr": exactly(dynamics.step.rate)}),
+        "sharpness": exactly(value, bound),
+        "limit": exactly(limit),
+        "ratio": exactly(value / limit, bound / limit),
     }
-    return numbers if np.isnan(found.rate) else {"lr": exactly(found.rate)} | numbers
 
 
 def _noise(point: Point, **options: Any) -> dict[str, Estimate]:
     found = point.results["noise"] = noise(point.objective, theta=point.theta, seed=point.seed, **options)
     return {"simple_scale": found.simple_scale, "curvature_scale": found.curvature_scale}
+
+
+def _flatness(point: Point, **options: Any) -> dict[str, Estimate]:
+    found = point.results["flatness"] = flatness(point.objective, theta=point.theta, seed=point.seed, **options)
+    return {f"flatness_{name}": measure for name, measure in found.measures.items()}
 
 
 QUANTITIES: dict[str, Callable[..., dict[str, Estimate]]] = {
@@ -188,5 +196,6 @@ QUANTITIES: dict[str, Callable[..., dict[str, Estimate]]] = {
     "density": _density,
     "stability": _stability,
     "noise": _noise,
+    "flatness": _flatness,
 }
 """In the order in which they are computed: later ones use what was found before."""

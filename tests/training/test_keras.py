@@ -25,9 +25,9 @@ def fit(tmp_path, monitored):
         ]
     )
     criterion = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.SGD(0.05), loss=criterion)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss=criterion)
     x, y = np.random.standard_normal((64, 4)).astype("float32"), np.random.randint(3, size=64)
-    monitor = Monitor(specop.objective(model, criterion, (x[:32], y[:32])), every=3, what="lambda_max")
+    monitor = Monitor(specop.objective(model, criterion, (x[:32], y[:32])), every=3)
     callbacks = [MonitorCallback(monitor)] if monitored else []
     path = tmp_path / "log.csv"
     fitted = model.fit(
@@ -45,6 +45,7 @@ def test_records_are_logged_and_no_bit_changes(tmp_path):
     assert usual["loss"] == logged["loss"]
     history = monitor.history
     assert history.steps.tolist() == [0, 3, 6]
+    np.testing.assert_allclose(history["limit"], [np.nan, 3800.0, 3800.0], rtol=1e-3)
     # The latest of each epoch of four steps.
     np.testing.assert_allclose(logged["curvature/lambda_max"], history["lambda_max"][1:])
     with open(path) as file:

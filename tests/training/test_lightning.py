@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import specop_torch.lightning
 from specop_torch.lightning import MonitorCallback
 
-
 # Lightning asks torch's trees by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 

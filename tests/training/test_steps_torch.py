@@ -262,3 +262,29 @@ def test_noise_is_that_of_the_point():
     record = Monitor(objective, what="noise").record(0)
     found = specop.landscape.noise(specop.objective(model.eval(), F.mse_loss, objective._data._source._batches))
     assert record["simple_scale"] == found.simple_scale and record["curvature_scale"] == found.curvature_scale
+
+
+def test_flatness_is_that_of_the_point():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    x = torch.randn(64, 3)
+    objective = specop.objective(model, F.mse_loss, (x, torch.randn(64, 1)))
+    record = Monitor(objective, what={"flatness": {"measures": ["trace", "frobenius_norm"]}}).record(0)
+    design = torch.cat([x, torch.ones(64, 1)], 1).double()
+    dense = 2 * design.T @ design / 64
+    assert record["flatness_trace"].estimate == pytest.approx(float(dense.trace()), rel=1e-5)
+    assert record["flatness_frobenius_norm"].estimate == pytest.approx(float(dense.norm()), rel=1e-5)
+
+
+def test_parameters_with_rates_of_their_own_share_a_limit():
+    model = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 1, bias=False))
+    objective = specop.objective(model, F.mse_loss, (torch.eye(3), torch.zeros(3, 1)))
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.2}]
+    record = Monitor(objective, optimizer=torch.optim.SGD(groups)).record(0)
+    w, v = model[0].weight.detach().double().ravel(), float(model[1].weight.detach())
+    dense = torch.zeros(4, 4, dtype=torch.float64)
+    dense[:3, :3], dense[3, 3] = 2 / 3 * v**2 * torch.eye(3), 2 / 3 * float(w @ w)
+    dense[:3, 3] = dense[3, :3] = 4 / 3 * v * w
+    root = torch.tensor([0.1, 0.1, 0.1, 0.2]).double().sqrt()
+    right = float(torch.linalg.eigvalsh(root[:, None] * dense * root)[-1])
+    assert record["ratio"].estimate == pytest.approx(right / 2, rel=1e-3) and "lr" not in record.estimates
