@@ -217,7 +217,8 @@ class _Look:
     def noise(self, distance: float = 0.0) -> float:
         """How far rounding may move a loss, that of products along a direction without curvature included."""
         rest = self.rounding + 0.5 * self.edges.rounding * distance**2
-        return _LOSS_ROUNDINGS * self.point.epsilon * abs(self.point.loss) + rest
+        epsilon = max(self.point.epsilon, self.edges.space.run.A.precision)
+        return _LOSS_ROUNDINGS * epsilon * abs(self.point.loss) + rest
 
     @property
     def reach(self) -> float:

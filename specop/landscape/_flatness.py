@@ -73,7 +73,9 @@ def flatness(
     measures : sequence of str, optional
         Names of those that are wanted; default: all.
     prior : float, optional
-        :math:`\alpha`, a weight decay of the mean loss; default: 1 / samples, that of a standard normal prior.
+        :math:`\alpha`, a weight decay of the mean loss; default: 1 / samples, that of a standard normal prior. Much
+        below a thousandth of the largest eigenvalue intervals are wide: Lanczos runs do not tell such eigenvalues from
+        zero.
     box : float
         :math:`\epsilon` of ``box_sharpness``.
     ball, adaptive_ball : float

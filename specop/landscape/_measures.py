@@ -16,7 +16,7 @@ from specop.landscape._layers import fisher_rao, relative_flatness
 from specop.landscape._point import PointOfLoss
 from specop.landscape._sums import density_of, root_of, sum_of, top_of
 from specop.landscape._worst_case import Region, largest_rise, sizes_of
-from specop.operators.explicit import FunctionOperator
+from specop.operators.explicit import DiagonalOperator
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.flatness import Measure
@@ -52,6 +52,8 @@ class Maker:
     missing: dict[str, str] = field(default_factory=dict)
     _top: EigenResult | None = None
     _density: SpectralDensity | None = None
+    _is_blurred: bool = False
+    _rounded: list[str] = field(default_factory=list)
 
     @property
     def top(self) -> EigenResult:
@@ -83,13 +85,17 @@ class Maker:
 
     def effective_dimension(self) -> Measure:
         alpha = self.numbers["prior"]
-        return self._sum(lambda h: np.maximum(h, 0.0) / (np.maximum(h, 0.0) + alpha))
+        limits = 0.0, float(self.objective.n)
+        return self._over_prior(lambda h: np.maximum(h, 0.0) / (np.maximum(h, 0.0) + alpha), limits)
 
     def log_determinant(self) -> Measure:
         alpha = self.numbers["prior"]
-        return self._sum(lambda h: np.log1p(np.maximum(h, 0.0) / alpha))
+        return self._over_prior(lambda h: np.log1p(np.maximum(h, 0.0) / alpha), (0.0, np.inf))
 
-    def box_sharpness(self) -> Measure:
+    def box_sharpness(self) -> Measure | None:
+        if self.point.loss <= -1.0:
+            self.missing["box_sharpness"] = f"it divides by 1 + loss, and the loss is {self.point.loss:.3g}"
+            return None
         backend, epsilon = self.point.backend, self.numbers["box"]
         region = Region(backend, None, backend.scale_(sizes_of(self.point, 1.0), epsilon))
         layout = backend.layout(self.point.theta)
@@ -97,33 +103,34 @@ class Maker:
             probe_vectors.rademacher(backend, layout, self.seed, _FIRST_CORNER + number) for number in range(_CORNERS)
         ]
         highest = largest_rise(self.objective, self.point, region, [self.point.gradient, *self._both_ways(), *corners])
+        self._note_rounding("box_sharpness", highest)
         return _lower_bound(100.0 * highest / (1.0 + self.point.loss), self.confidence)
 
     def ball_sharpness(self) -> Measure:
         region = Region(self.point.backend, self.numbers["ball"])
         highest = largest_rise(self.objective, self.point, region, [*self._both_ways(), self.point.gradient])
+        self._note_rounding("ball_sharpness", highest)
         return _lower_bound(highest, self.confidence)
 
     def adaptive_sharpness(self) -> Measure:
         backend, offset = self.point.backend, self.numbers["adaptive_offset"]
         scale = sizes_of(self.point, offset)
-
-        def matvec(x: Array) -> Array:
-            return backend.multiply(scale, self.hessian.matvec(backend.multiply(scale, x)))
-
-        scaled = FunctionOperator(matvec, self.hessian.shape, like=scale, is_symmetric=True)
-        top = self._largest(scaled, 1).eigenvector(0)
+        turned = DiagonalOperator(scale)
+        top = self._largest(turned @ self.hessian @ turned, 1).eigenvector(0)
         slope = backend.multiply(scale, self.point.gradient)
         starts = [top, backend.scale_(backend.copy(top), -1.0), slope]
         highest = largest_rise(
             self.objective, self.point, Region(backend, self.numbers["adaptive_ball"], scale), starts
         )
+        self._note_rounding("adaptive_sharpness", highest)
         return _lower_bound(highest, self.confidence, invariant=offset == 0)
 
     def average_rise(self) -> Measure:
         noise = isotropic(self.point, self.seed)
         samples = rises(self.objective, self.point, noise, self.numbers["sigma"], self.draws)
-        return _measure(estimate_from_samples(samples, self.confidence))
+        found = estimate_from_samples(samples, self.confidence)
+        self._note_rounding("average_rise", found.estimate)
+        return _measure(found)
 
     def average_rise_quadratic(self) -> Measure:
         return _scaled(self.trace(), 0.5 * self.numbers["sigma"] ** 2)
@@ -181,10 +188,37 @@ class Maker:
                     f"the Hessian has negative eigenvalues, down to at most {lowest:.2g}: they count in trace and "
                     f"norm, not in the log-determinant and the effective dimension"
                 )
+        if self._rounded:
+            parts.append(
+                f"losses are rounded to about {self._rounding:.1g}, more than a tenth of the rise behind "
+                f"{', '.join(self._rounded)}. Run the model in a higher precision, or look further away"
+            )
+        if self._is_blurred:
+            parts.append(
+                f"the log-determinant and the effective dimension are hardly known: eigenvalues near the prior "
+                f"{self.numbers['prior']:.2g} are not told from zero, beside one of {self.top.eigenvalues[-1]:.3g}. "
+                f"Pass a larger prior="
+            )
         return "\n".join(parts)
 
-    def _sum(self, function: Callable[[Any], Any]) -> Measure:
-        return _measure(sum_of(self.density, function), kind="estimate" if self.density.probes else "exact")
+    def _sum(self, function: Callable[[Any], Any], limits: tuple[float, float] = (-np.inf, np.inf)) -> Measure:
+        return _measure(sum_of(self.density, function, limits), kind="estimate" if self.density.probes else "exact")
+
+    def _over_prior(self, function: Callable[[Any], Any], limits: tuple[float, float]) -> Measure:
+        """Return a sum that is sharp at the prior, which may be too small for the steps there are."""
+        found = self._sum(function, limits)
+        low, high = found.interval
+        self._is_blurred |= high - low > found.estimate
+        return found
+
+    @property
+    def _rounding(self) -> float:
+        """By how much rounding may move a loss."""
+        return self.hessian.precision * abs(self.point.loss)
+
+    def _note_rounding(self, name: str, rise: float) -> None:
+        if abs(rise) < 10.0 * self._rounding:
+            self._rounded.append(name)
 
     def _largest(self, matrix: LinearOperator, k: int) -> EigenResult:
         k = min(k, self.objective.n)

@@ -36,10 +36,12 @@ def top_of(n: int) -> int:
     return 1 if n <= _WHOLE else 5
 
 
-def sum_of(density: SpectralDensity, function: Callable[[Floats], Floats]) -> Estimate:
+def sum_of(
+    density: SpectralDensity, function: Callable[[Floats], Floats], limits: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
     """Return the sum of a function over all eigenvalues, its interval widened by what quadrature leaves open.
 
-    That is what the last quarter of the steps changed.
+    That is what the last quarter of the steps changed. The sum is known to lie between the limits.
     """
     known = function(density.nodes[density.probe < 0])
     rules, rest = density.rules, density.n - len(known)
@@ -50,8 +52,8 @@ def sum_of(density: SpectralDensity, function: Callable[[Floats], Floats]) -> Es
     samples = np.array([known.sum() + rest * float(rule.weights @ function(rule.nodes)) for rule in rules])
     value = estimate_from_samples(samples, density.confidence)
     slack = rest * float(np.mean([_change(rule, function) for rule in rules]))
-    low, high = value.interval
-    return Estimate(value.estimate, value.standard_error, (low - slack, high + slack), value.confidence)
+    low, high = (float(np.clip(end, *limits)) for end in (value.interval[0] - slack, value.interval[1] + slack))
+    return Estimate(value.estimate, value.standard_error, (low, high), value.confidence)
 
 
 def root_of(value: Estimate) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,7 +82,8 @@ class FlatnessResult(Result):
         settings = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in self.settings.items())
         missing = [f"no {name}: {why[:140]}" for name, why in self.missing.items()]
         percent = f"{100 * self.confidence:g} % intervals"
-        return [first, *self.remark.splitlines(), f"{percent}; {settings}"[:198], *missing, *rest]
+        told = textwrap.wrap(f"{percent}; {settings}", 160)
+        return [first, *self.remark.splitlines(), *told, *missing, *rest]
 
     def _columns(self) -> dict[str, Column]:
         found = self.measures.values()

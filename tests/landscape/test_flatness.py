@@ -293,3 +293,33 @@ def test_a_network_in_single_precision():
         assert low - 1e-5 * value <= value <= high + 1e-5 * value, name
     text = str(found)
     assert len(text.splitlines()) < 30 and "lower bound" in text and "keeps it" in text
+
+
+def test_rises_below_the_rounding_of_losses_are_named():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(10, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).bfloat16()
+    data = torch.randn(64, 10).bfloat16(), torch.randint(3, (64,))
+    objective = specop.objective(model, torch.nn.functional.cross_entropy, data)
+    found = flatness(objective, measures=["box_sharpness", "average_rise", "adaptive_sharpness"], sigma=1e-3)
+    assert "losses are rounded to about 0.00" in found.remark and "box_sharpness, average_rise" in found.remark
+    exact = specop.objective(model.double(), torch.nn.functional.cross_entropy, (data[0].double(), data[1]))
+    assert "rounded" not in flatness(exact, measures=["box_sharpness", "average_rise"], sigma=1e-3).remark
+
+
+def test_a_prior_that_is_too_small_is_named():
+    sizes = np.geomspace(1e-9, 1.0, 400)
+    objective = objective_of("torch", *rectangle(np.where(np.arange(400) % 3, sizes, -sizes)))
+    found = flatness(objective, measures=["effective_dimension", "log_determinant"], prior=1e-7)
+    assert "hardly known: eigenvalues near the prior 1e-07" in found.remark
+    for one in found.measures.values():
+        assert 0 <= one.interval[0] <= one.estimate <= one.interval[1]
+    assert found["effective_dimension"].interval[1] <= 400
+    assert "hardly" not in flatness(objective, measures=["effective_dimension"], prior=10.0).remark
+
+
+def test_a_loss_below_minus_one_has_no_box_sharpness():
+    loss, params = quadratic(np.diag([2.0, 1.0]), at=np.ones(2), minimum=1.0, floor=-3.0)
+    found = flatness(objective_of("torch", loss, params), measures=["box_sharpness", "trace"])
+    assert list(found.measures) == ["trace"]
+    assert found.missing == {"box_sharpness": "it divides by 1 + loss, and the loss is -3"}
