@@ -2,6 +2,7 @@
 
 from specop.landscape._blocks import blocks
 from specop.landscape._compare import compare
+from specop.landscape._covariance import covariance
 from specop.landscape._critical_point import critical_point
 from specop.landscape._flatness import flatness
 from specop.landscape._hessian_spread import hessian_spread
@@ -14,6 +15,7 @@ from specop.landscape._stability import stability
 __all__ = [
     "blocks",
     "compare",
+    "covariance",
     "critical_point",
     "flatness",
     "hessian_spread",

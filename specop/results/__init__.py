@@ -2,6 +2,7 @@
 
 from specop.results.blocks import BlocksResult
 from specop.results.comparison import ComparisonResult, Difference
+from specop.results.covariance import CovarianceResult
 from specop.results.critical_point import CriticalPointResult
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
@@ -35,6 +36,7 @@ from specop.statistics.estimate import Estimate
 __all__ = [
     "BlocksResult",
     "ComparisonResult",
+    "CovarianceResult",
     "CriticalPointResult",
     "DiagonalResult",
     "Difference",

@@ -1,0 +1,84 @@
+"""What selection leaves of a normal distribution: fits of its variances along eigenvectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.optimize
+
+from specop.statistics.estimate import Estimate, with_error
+from specop.statistics.numbers import Floats
+
+__all__ = ["fitted_slope", "fitted_tilt"]
+
+# Groups of samples that the jackknife leaves out, at most.
+_GROUPS = 20
+
+
+def fitted_tilt(samples: Floats, curvatures: Floats, confidence: float) -> Estimate:
+    r"""Return t for variances :math:`1 / (1 + 2 t h_i)` of independent normal components, by maximum likelihood.
+
+    Parameters
+    ----------
+    samples : ndarray (w, k)
+        Components of each sample, in units of the deviation that they were drawn with.
+    curvatures : ndarray (k,)
+        h; those not positive are left out.
+    confidence : float
+        Of the interval, whose error is the jackknife's over groups of samples.
+    """
+    some = curvatures > 0
+    h, squares = curvatures[some], samples[:, some] ** 2
+    scale = float(h.max())
+
+    def fit(squares: Floats) -> float:
+        variances = squares.mean(axis=0)
+
+        def slope(u: float) -> float:
+            # The derivative of the log-likelihood in u = 2 t max(h), without its factor.
+            return float(np.sum(h / scale * (variances - 1.0 / (1.0 + u * h / scale))))
+
+        # At the lower end variances are infinite, at the upper one they are zero.
+        low = -1.0 + 1e-9
+        high = 1.0
+        while slope(high) < 0 and high < 1e12:
+            high *= 10.0
+        if slope(low) > 0 or slope(high) < 0:
+            return np.inf if slope(high) < 0 else low / (2 * scale)
+        return float(scipy.optimize.brentq(slope, low, high)) / (2 * scale)
+
+    return _jackknifed(fit, squares, confidence)
+
+
+def fitted_slope(samples: Floats, curvatures: Floats, confidence: float) -> Estimate:
+    """Return the slope of the logarithm of variances over that of curvatures; NaN for a single curvature.
+
+    Parameters
+    ----------
+    samples : ndarray (w, k)
+        Components of each sample.
+    curvatures : ndarray (k,)
+        Those not positive are left out.
+    confidence : float
+        Of the interval, whose error is the jackknife's over groups of samples.
+    """
+    some = curvatures > 0
+    x = np.log(curvatures[some])
+    x = x - x.mean()
+    if not np.any(np.abs(x) > 1e-6):
+        return Estimate(float("nan"), float("nan"), (-float("inf"), float("inf")), confidence)
+
+    def fit(squares: Floats) -> float:
+        return float(x @ np.log(squares.mean(axis=0)) / (x @ x))
+
+    return _jackknifed(fit, samples[:, some] ** 2, confidence)
+
+
+def _jackknifed(fit: Callable[[Floats], float], squares: Floats, confidence: float) -> Estimate:
+    groups = np.arange(len(squares)) % min(_GROUPS, len(squares))
+    count = int(groups.max()) + 1
+    without = np.array([fit(squares[groups != group]) for group in range(count)])
+    whole = fit(squares)
+    error = float(np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2)))
+    return with_error(Estimate(whole, error, (0.0, 0.0), confidence), error, count - 1)
