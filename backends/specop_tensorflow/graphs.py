@@ -8,13 +8,21 @@ operations a model is made of.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from specop.errors import InvalidInputError
+
 __all__ = ["Cut", "Graph", "cut", "operation_of"]
+
+# How tapes name the operations that they add.
+_IN_A_DERIVATIVE = re.compile(r"(gradient_tape/[\w/]+)")
 
 
 class Graph:
@@ -149,10 +157,33 @@ class Graph:
         symbolic = [self.tensor(name) for name in feeds]
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in symbolic]
         compiled: Callable[..., Any] = tf.function(run, autograph=False).get_concrete_function(*specs)
-        return compiled
+
+        @functools.wraps(compiled)
+        def called(*tensors: tf.Tensor) -> Any:
+            with _refusing_failed_derivatives():
+                return compiled(*tensors)
+
+        return called
 
     def _behind(self, operation: str, stops: Collection[str]) -> set[str]:
         return {operation} | self.sources(_data(self.nodes[operation]), stops)
+
+
+@contextmanager
+def _refusing_failed_derivatives() -> Iterator[None]:
+    """Turn the error of an operation that only a derivative is made of into InvalidInputError."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = _IN_A_DERIVATIVE.search(error.message)
+        if not found:
+            raise
+        why = error.message.strip().splitlines()[-2].strip() if "\n" in error.message else error.message
+        raise InvalidInputError(
+            f"TensorFlow's derivative of an operation fails at this point, in {found[1]}: {why} Such derivatives, as "
+            f"that of a determinant at a singular matrix, do not exist or come from what does not. Move away from "
+            f"the point, or replace the operation."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -147,3 +147,18 @@ def test_labels_that_depend_on_the_parameters():
     with pytest.raises(InvalidInputError, match=r"takes labels for constants.*log_softmax"):
         loss(tf.nn.softmax).hessian() @ tf.ones(3, tf.float64)
     check_products(loss(lambda z: tf.one_hot(tf.argmax(z, 1), 3, dtype=tf.float64)))
+
+
+@pytest.mark.parametrize("function", [tf.linalg.det, lambda m: tf.linalg.det(m @ tf.transpose(m))])
+def test_derivatives_that_fail_at_a_singular_matrix_are_refused_by_name(function):
+    params = [tf.Variable(np.ones((3, 3)))]
+    objective = specop.objective(lambda p, x: tf.reduce_sum(function(p[0]) ** 2), params=params, data=tf.zeros((1, 1)))
+    with pytest.raises(InvalidInputError, match="derivative of an operation fails at this point"):
+        specop.eigsh(objective.hessian(), k=1)
+
+
+def test_an_operation_of_the_users_own_fails_with_its_own_error():
+    params = [tf.Variable(np.ones((3, 3)))]
+    objective = specop.objective(lambda p, x: tf.reduce_sum(tf.linalg.inv(p[0])), params=params, data=tf.zeros((1, 1)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not invertible"):
+        specop.eigsh(objective.hessian(), k=1)

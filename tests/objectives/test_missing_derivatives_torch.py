@@ -101,3 +101,14 @@ def test_an_operation_without_a_second_derivative_is_named(layer, criterion, nam
     objective = specop.objective(model_with(layer), criterion, (X, Y))
     with pytest.raises(InvalidInputError, match=f"torch has no second derivative of an operation.*{name}"):
         objective.hessian() @ torch.ones(objective.n, dtype=torch.float64)
+
+
+def test_products_of_several_zeros_are_refused_by_name():
+    places = torch.tensor([0, 0, 1])
+
+    def loss(w, batch):
+        return (torch.ones(2, dtype=w.dtype).scatter_reduce(0, places, w, "prod") ** 2).sum() + 0.0 * batch.sum()
+
+    objective = specop.objective(loss, params=torch.zeros(3, dtype=torch.float64), data=torch.zeros(1, 1))
+    with pytest.raises(InvalidInputError, match=r"torch has no second derivative .*when >1 zeros in src"):
+        specop.eigsh(objective.hessian(), k=1)

@@ -313,7 +313,7 @@ def test_only_what_the_vector_reaches_runs_again():
     H = objective.hessian()
     H @ tf.ones([31], tf.float64)
     (trace,) = (trace for trace in objective._autodiff._traces.values() if hasattr(trace, "after"))
-    again = [node.op for node in trace.after.graph.as_graph_def().node]
+    again = [node.op for node in trace.after.__wrapped__.graph.as_graph_def().node]
     assert "ReadVariableOp" not in again and "Tanh" not in again and "Softmax" not in again
     # One of six matrix products of a layer, x dW, is all that a first layer needs forward.
     assert again.count("MatMul") < [node.op for node in trace.graph.definition.node].count("MatMul")
