@@ -1,4 +1,4 @@
-"""commands: `specop demo` and `specop report`, with their options."""
+"""commands: `specop demo`, `specop report` and `specop track`, with their options."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from specop.objectives.mean import Objective
 from specop.report.page import render
 from specop.report.report import Settings, make_report
 from specop.report.task_files import TaskError, load_objective, task_errors
+from specop.report.track import draw_history, history_json
 from specop.results.result import versions
 
 __all__ = ["commands"]
@@ -124,6 +125,36 @@ def report(task: Path, traceback: bool, **options: Any) -> None:
     """  # noqa: D301 - click looks for the character itself
     with task_errors(task, show_traceback=traceback):
         _report(task.name, lambda: load_objective(task), **options)
+
+
+@commands.command()
+@click.argument("history", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--quantity", metavar="NAME", help="What to draw.  [default: lambda_max beside its limit]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The picture.  [default: beside HISTORY, .png]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the history as JSON, and nothing else.")
+def track(history: Path, quantity: str | None, out: Path | None, as_json: bool) -> None:
+    """Draw what curvature did while a model was trained.
+
+    HISTORY is what a monitor has saved.
+
+    \b
+    Example: in the training
+        monitor = specop.training.Monitor(objective, history="run.npz")
+    \b
+    and then, at any time:
+        specop track run.npz
+        specop track run.npz --quantity trace --out trace.png
+    """  # noqa: D301 - click looks for the character itself
+    found, picture = draw_history(history, out, quantity)
+    if as_json:
+        click.echo(history_json(found, picture))
+    else:
+        click.echo(f"{found}\n\npicture: {picture}")
 
 
 def _report(source: str, load: Callable[[], Objective], *, out: Path, as_json: bool, **settings: Any) -> None:

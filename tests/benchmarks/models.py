@@ -29,13 +29,32 @@ class Problem:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A model before training, and how it is trained: AdamW with batches of this size and this largest rate."""
+
+    name: str
+    model: nn.Module
+    criterion: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    batch: int
+    rate: float
+
+    def trained(self, epochs: int, samples: int) -> Problem:
+        """Return the problem on the first samples, after so many epochs."""
+        _train(self.model, self.criterion, self.inputs, self.targets, epochs=epochs, batch=self.batch, rate=self.rate)
+        return _finish(self.name, self.model, self.criterion, self.inputs[:samples], self.targets[:samples])
+
+
 def cnn() -> Problem:
     """Return a CNN with 0.1 million parameters on 1,024 images."""
-    images, labels = load_images(8192)
+    return _cnn().trained(epochs=8, samples=1024)
+
+
+def _cnn() -> Recipe:
     model = _seeded(lambda: ConvolutionalNetwork((16, 32), size=28, hidden=64))
-    criterion = nn.CrossEntropyLoss()
-    _train(model, criterion, images, labels, epochs=8, batch=128, rate=2e-3)
-    return _finish("cnn", model, criterion, images[:1024], labels[:1024])
+    return Recipe("cnn", model, nn.CrossEntropyLoss(), *load_images(8192), batch=128, rate=2e-3)
 
 
 def mlp() -> Problem:
@@ -52,24 +71,28 @@ def mlp() -> Problem:
 
 def transformer() -> Problem:
     """Return a transformer with 0.1 million parameters on 4,096 characters."""
+    return _transformer().trained(epochs=40, samples=64)
+
+
+def _transformer() -> Recipe:
     context = 64
     text = load_text()
     length = 256 * context
     inputs, targets = text[:length].view(-1, context), text[1 : length + 1].view(-1, context)
     model = _seeded(lambda: Transformer(VOCABULARY, context, width=64, heads=4, depth=2))
-    criterion = TokenCrossEntropy()
-    _train(model, criterion, inputs, targets, epochs=40, batch=32, rate=4e-3)
-    return _finish("transformer", model, criterion, inputs[:64], targets[:64])
+    return Recipe("transformer", model, TokenCrossEntropy(), inputs, targets, batch=32, rate=4e-3)
 
 
 def wide_deep() -> Problem:
     """Return a Wide&Deep recommender with 0.3 million parameters on 2,000 people."""
+    return _wide_deep().trained(epochs=4, samples=2000)
+
+
+def _wide_deep() -> Recipe:
     table, labels, codes, columns = load_census(16000)
     numbers = table.shape[1] - columns
     model = _seeded(lambda: WideAndDeep(codes, columns, numbers, embedding=16, hidden=512))
-    criterion = nn.BCEWithLogitsLoss()
-    _train(model, criterion, table, labels, epochs=4, batch=128, rate=1e-3)
-    return _finish("wide_deep", model, criterion, table[:2000], labels[:2000])
+    return Recipe("wide_deep", model, nn.BCEWithLogitsLoss(), table, labels, batch=128, rate=1e-3)
 
 
 def small() -> Problem:
@@ -91,6 +114,7 @@ def large() -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {"cnn": cnn, "transformer": transformer, "wide_deep": wide_deep}
+RECIPES: dict[str, Callable[[], Recipe]] = {"cnn": _cnn, "transformer": _transformer, "wide_deep": _wide_deep}
 
 
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:

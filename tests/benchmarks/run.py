@@ -44,6 +44,7 @@ from frameworks import compare_in
 from influence import compare_influences
 from inverses import compare_inverses
 from models import PROBLEMS
+from monitor import measure_monitor
 from overhead import measure_overhead, measure_witnesses
 from solves import compare_solves
 from spectra import count_products
@@ -61,6 +62,7 @@ SECTIONS = (
     "solves",
     "sherman-morrison",
     "influence",
+    "monitor",
     "jax",
     "tensorflow",
 )
@@ -93,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "solves": lambda: compare_solves(options.repeats),
         "sherman-morrison": compare_inverses,
         "influence": lambda: compare_influences(options.repeats),
+        "monitor": lambda: measure_monitor(options.models, options.steps, records=10),
         "jax": lambda: compare_in("jax", options.models, options.k, options.repeats),
         "tensorflow": lambda: compare_in("tensorflow", options.models, options.k, options.repeats),
     }
@@ -150,6 +153,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=int, help="number of seeds (default 20 for products, 200 for traces, 10 for density)"
     )
+    parser.add_argument("--steps", type=int, default=5000, help="steps of training for monitor (default 5000)")
     parser.add_argument("--json", type=Path, help="also write all rows to this file")
     return parser.parse_args(arguments)
 

