@@ -22,7 +22,7 @@ from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
 from specop.statistics.numbers import Floats
 
-__all__ = ["EigshState", "eigsh"]
+__all__ = ["EigshState", "eigen_fields", "eigsh"]
 
 _LARGEST_FREE_BASIS = 10_000_000
 # Up to so many dimensions nothing is ever restarted.
@@ -187,31 +187,43 @@ def eigsh(
         if file is None or not file.resume():
             space.begin(v0, k, block_size, tol)
         stopped = _take_steps(search, file, callback)
-        ritz = space.ritz()
-        chosen = np.sort(wanted(ends, ritz.values))
-        values, floor = ritz.values[chosen], space.error_floor
-        residuals = np.hypot(ritz.residuals[chosen], floor)
-        bounds = np.hypot(search.bounds(ritz, chosen), floor)
-        goals = np.hypot(space.tolerances(values, tol), floor)
-        rows = space.extract(ritz, chosen)
-        if run.warn_of_noise():
-            excess = _unseen_residual(run, rows, values, residuals)
-            residuals, bounds, goals = (np.hypot(found, excess) for found in (residuals, bounds, goals))
+        found = eigen_fields(search)
     return run.result(
         EigenResult,
-        eigenvalues=values,
-        rows=rows,
-        residuals=residuals,
-        bounds=bounds,
-        goals=goals,
-        check_matvecs=search.check_products,
+        **found,
         which=which,
-        tol=tol,
-        structure=Structure(run.A.parameter_shapes, run.A.unflatten),
         converged=not stopped and search.failure is None,
         stopped=stopped,
         message="stopped by the callback" if stopped else search.failure or "converged",
     )
+
+
+def eigen_fields(search: Search) -> dict[str, Any]:
+    """Return what a search found as fields of an `EigenResult`; it gives up the space.
+
+    Where products carry noise one more is made, and the user is warned.
+    """
+    run, space, tol = search.run, search.space, search.tol
+    ritz = space.ritz()
+    chosen = np.sort(wanted(search.ends, ritz.values))
+    values, floor = ritz.values[chosen], space.error_floor
+    residuals = np.hypot(ritz.residuals[chosen], floor)
+    bounds = np.hypot(search.bounds(ritz, chosen), floor)
+    goals = np.hypot(space.tolerances(values, tol), floor)
+    rows = space.extract(ritz, chosen)
+    if run.warn_of_noise():
+        excess = _unseen_residual(run, rows, values, residuals)
+        residuals, bounds, goals = (np.hypot(found, excess) for found in (residuals, bounds, goals))
+    return {
+        "eigenvalues": values,
+        "rows": rows,
+        "residuals": residuals,
+        "bounds": bounds,
+        "goals": goals,
+        "check_matvecs": search.check_products,
+        "tol": tol,
+        "structure": Structure(run.A.parameter_shapes, run.A.unflatten),
+    }
 
 
 def _take_steps(search: Search, file: Checkpoint | None, callback: Callable[[EigshState], object] | None) -> bool:

@@ -18,7 +18,7 @@ from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 from specop.statistics.transport import known_weights, open_transport, transport_errors
 
-__all__ = ["spectral_density"]
+__all__ = ["quadrature_fields", "spectral_density"]
 
 _STEPS = 30
 _PRODUCTS = 1000
@@ -152,7 +152,7 @@ def spectral_density(
         )
     return run.result(
         SpectralDensity,
-        **_quadrature(rules, known, n),
+        **quadrature_fields(rules, known, n),
         n=n,
         rounding=space.error_floor,
         steps=taken,
@@ -233,7 +233,7 @@ def _turns_exact(run: Run, errors: tuple[float, float], rtol: float, probes: int
     return run.left >= run.n - reusable < needed * steps
 
 
-def _quadrature(rules: list[GaussRule], known: Floats, n: int) -> dict[str, Any]:
+def quadrature_fields(rules: list[GaussRule], known: Floats, n: int) -> dict[str, Any]:
     """Return the fields of a density that describe its nodes."""
     rest = n - len(known)
     each = [GaussRule(known, np.full(len(known), 1.0 / n), np.zeros(len(known))), *rules]
