@@ -15,8 +15,9 @@ import click
 
 from specop.errors import ConvergenceWarning, InvalidInputError, NoiseWarning, SpecopError
 from specop.objectives.mean import Objective
+from specop.report.contents import SECTIONS, Settings
 from specop.report.page import render
-from specop.report.report import Settings, make_report
+from specop.report.report import make_report
 from specop.report.task_files import TaskError, load_objective, task_errors
 from specop.report.track import draw_history, history_json
 from specop.results.result import versions
@@ -77,11 +78,18 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="DIR",
             help="Folder for the files.  [default: specop-report]",
         ),
+        click.option(
+            "--without",
+            type=click.Choice(SECTIONS),
+            multiple=True,
+            metavar="NAME",
+            help=f"Leave out {', '.join(SECTIONS[:-1])} or {SECTIONS[-1]}; may be repeated.",
+        ),
         _number("--seed", click.IntRange(0), 0, "Seed of all random vectors."),
         _number("--probes", click.IntRange(1), 3, "Random probes of the density."),
         _number("--steps", click.IntRange(1), 40, "Lanczos steps for each of them."),
         _number("--trace-rtol", _POSITIVE, 0.02, "Relative standard error of the trace."),
-        _number("--tol", _POSITIVE, 1e-3, "Relative residual of the eigenpairs."),
+        _number("--tol", _POSITIVE, 1e-3, "Residual of the eigenpairs, relative to the largest."),
         _number("--k-low", click.IntRange(0), 5, "How many of the smallest eigenvalues."),
         _number("--k", click.IntRange(1), 10, "How many of the largest eigenvalues."),
     ):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from itertools import zip_longest
+from typing import Any
 
 import click
 import numpy as np
 
-from specop.report.report import Report
+from specop.report.contents import Report
+from specop.report.numbers import gradient_remarks, overview
 from specop.results.eigen import EigenResult
-from specop.statistics.estimate import Estimate
+from specop.results.result import Result
+from specop.results.tables import text_table
 
 __all__ = ["render"]
 
+_INDENT: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}
+# Their tables repeat what the page has elsewhere.
+_WITHOUT_TABLE = ("stability",)
 # For terminals and pipes that cannot show them.
 _SPELLED = {"±": "+-", "≤": "<=", "λ₁": "lambda_1", "·": "-"}
 
@@ -36,9 +43,10 @@ def render(report: Report, encoding: str = "utf-8") -> str:
         [click.style(f"Curvature of the loss · {report.source}", bold=True)],
         _overview(report),
         _eigenvalues(report),
-        _meaning(report),
+        [f"  {line}" for line in [*gradient_remarks(report), *_lower_end(report)]],
+        *_landscape(report),
         _costs(report),
-        [f"  files in {report.folder}", *(f"    {name}" for name in _wrapped(report.files))],
+        [f"  files in {report.folder}", *textwrap.wrap("  ".join(report.files), 76, **_INDENT)],
     ]
     text = "\n\n".join("\n".join(section) for section in sections)
     try:
@@ -49,32 +57,12 @@ def render(report: Report, encoding: str = "utf-8") -> str:
     return text
 
 
+def _lower_end(report: Report) -> list[str]:
+    return [] if report.smallest is None else ["errors of the smallest are relative to the largest eigenvalue"]
+
+
 def _overview(report: Report) -> list[str]:
-    trace = report.trace
-    low, high = trace.interval
-    form = _form(trace.standard_error)
-    interval = f"{100 * trace.confidence:g} % interval {low:{form}} to {high:{form}}"
-    rows = [
-        ("parameters", f"{report.n:,}", f"{report.dtype} on {report.device}"),
-        ("samples", "unknown" if report.samples is None else f"{report.samples:,}", ""),
-        ("loss", f"{report.loss:.6g}", ""),
-        ("gradient norm", f"{report.gradient_norm:.6g}", ""),
-        ("Hessian trace", _with_error(trace.estimate, trace.standard_error), interval),
-    ]
-    return [f"  {name:<16} {value:<19}  {note}".rstrip() for name, value, note in rows]
-
-
-def _with_error(value: float, error: float) -> str:
-    """Return the value with as many digits as its error leaves: 10.86 ± 0.15."""
-    form = _form(error)
-    return f"{value:{form}} ± {error:{form}}" if error > 0 and math.isfinite(error) else f"{value:{form}}"
-
-
-def _form(error: float) -> str:
-    """Return the number format that shows two digits of the error."""
-    if not math.isfinite(error) or not 1e-8 < error < 1e8:
-        return ".6g"
-    return f",.{max(0, 1 - math.floor(math.log10(error)))}f"
+    return [f"  {name:<16} {value:<19}  {note}".rstrip() for name, value, note in overview(report)]
 
 
 def _eigenvalues(report: Report) -> list[str]:
@@ -94,23 +82,29 @@ def _table(end: str, result: EigenResult, order: slice) -> list[str]:
     return [f"{end + ' eigenvalues':>20}  {'error ≤':>9}", *rows]
 
 
-def _meaning(report: Report) -> list[str]:
-    largest, k = float(report.largest.eigenvalues[-1]), len(report.largest.eigenvalues)
-    lines = []
-    if largest > 0:
-        lines.append(f"  plain gradient descent is stable for learning rates below 2/λ₁ = {2 / largest:.4g}")
-        near = report.density.integrate(lambda x: np.abs(x) <= 0.01 * largest)
-        lines.append(f"  {_percent(near)} of all eigenvalues are at most λ₁/100 in magnitude")
-    if report.largest.eigenvalues[0] > 0 and report.trace.estimate > 0:
-        share = float(report.largest.eigenvalues.sum()) / report.trace.estimate
-        lines.append(f"  the {k} largest sum to {100 * share:.0f} % of the trace")
-    return lines or ["  no eigenvalue is positive: this point is a maximum, or the loss is flat"]
+def _landscape(report: Report) -> list[list[str]]:
+    """Return a section for each result about the landscape: its first lines, and the table of a few."""
+    found = []
+    for name, result in report.sections.items():
+        lines = _text(result) + ([] if name in _WITHOUT_TABLE else _rows(result))
+        found.append([click.style(f"  {name}", bold=True), *lines])
+    for name, why in report.refused.items():
+        found.append([click.style(f"  {name}", bold=True), *textwrap.wrap(f"not computed: {why}", 74, **_INDENT)])
+    return found
 
 
-def _percent(share: Estimate) -> str:
-    if not share.standard_error > 0:
-        return f"{100 * share.estimate:.1f} %"
-    return f"{_with_error(100 * share.estimate, 100 * share.standard_error)} %"
+def _text(result: Result) -> list[str]:
+    lines = str(result).splitlines()
+    table = text_table(result._shown())
+    return [part for line in lines[: len(lines) - len(table)] for part in textwrap.wrap(line, 76, **_INDENT)]
+
+
+def _rows(result: Result) -> list[str]:
+    """Return the result's table, its first columns if it is too wide for all."""
+    columns = dict(result._shown())
+    while len(columns) > 1 and max(map(len, text_table(columns))) > 74:
+        columns.popitem()
+    return [f"    {line}" for line in text_table(columns)]
 
 
 def _costs(report: Report) -> list[str]:
@@ -118,11 +112,7 @@ def _costs(report: Report) -> list[str]:
     products, seconds = 0, 0.0
     for name, result in report.results.items():
         products, seconds = products + result.matvecs, seconds + result.seconds
-        what = f"{name} eigenvalues" if isinstance(result, EigenResult) else name
+        what = f"{name} eigenvalues" if name in ("largest", "smallest") else name.replace("_", " ")
         state = "" if result.converged else "  not converged"
         lines.append(f"  {what:<22} {result.matvecs:>9,} {result.seconds:>9.2f}{state}")
     return [*lines, f"  {'all':<22} {products:>9,} {seconds:>9.2f}"]
-
-
-def _wrapped(names: list[str]) -> list[str]:
-    return ["  ".join(names[:2]), "  ".join(names[2:])]

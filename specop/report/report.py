@@ -1,131 +1,29 @@
-"""make_report, Report and Settings: the curvature of an objective in numbers, and the files that they go to."""
+"""make_report: the curvature of an objective in numbers, and the files that they go to."""
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from specop.arrays.backend import numbers_of
-from specop.errors import InvalidInputError
+from specop.arrays.backend import backend_of, numbers_of
+from specop.errors import InvalidInputError, SpecopError
+from specop.landscape import blocks, critical_point, flatness, stability
 from specop.objectives.mean import Objective
+from specop.report.contents import SECTIONS, Report, Settings
+from specop.report.figures import figures_of, picture
+from specop.report.html import render_html
 from specop.results.eigen import EigenResult
-from specop.results.result import Result, versions
-from specop.results.spectral_density import SpectralDensity
-from specop.results.trace import TraceResult
-from specop.spectral.eigsh import eigsh
-from specop.spectral.spectral_density import spectral_density
-from specop.spectral.trace import trace
+from specop.results.result import Result
+from specop.spectral.survey import survey
 
-__all__ = ["Report", "Settings", "make_report"]
+__all__ = ["make_report"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the command line can choose.
-
-    Attributes
-    ----------
-    k, k_low : int
-        Numbers of largest and smallest eigenvalues.
-    tol : float
-        Relative residual of the eigenpairs.
-    trace_rtol : float
-        Relative standard error of the trace.
-    steps : int
-        Lanczos steps for each probe of the spectral density.
-    probes : int
-        Number of random probes of the spectral density.
-    seed : int
-        Seed of all random vectors.
-    """
-
-    k: int
-    k_low: int
-    tol: float
-    trace_rtol: float
-    steps: int
-    probes: int
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Loss, gradient and Hessian of an objective in numbers.
-
-    Attributes
-    ----------
-    source : str
-        Where the objective came from.
-    n : int
-        Number of parameters.
-    samples : int or None
-        Number of data samples, where it is known.
-    dtype, device : str
-        Number type and place of the vectors.
-    loss, gradient_norm : float
-        The mean loss and the Euclidean norm of its gradient.
-    largest : EigenResult
-        The largest eigenvalues of the Hessian.
-    smallest : EigenResult or None
-        The smallest ones; None if none were asked for.
-    trace : TraceResult
-        The Hessian's trace.
-    density : SpectralDensity
-        The Hessian's spectral density.
-    settings : Settings
-        What was asked for.
-    folder : Path
-        Where the files are.
-    """
-
-    source: str
-    n: int
-    samples: int | None
-    dtype: str
-    device: str
-    loss: float
-    gradient_norm: float
-    largest: EigenResult
-    smallest: EigenResult | None
-    trace: TraceResult
-    density: SpectralDensity
-    settings: Settings
-    folder: Path
-
-    @property
-    def results(self) -> dict[str, Result]:
-        """The results by name, without those that were not asked for."""
-        found = {"largest": self.largest, "smallest": self.smallest, "trace": self.trace, "density": self.density}
-        return {name: result for name, result in found.items() if result is not None}
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files in the folder."""
-        return ["density.png", "report.json", *(f"{name}.npz" for name in self.results)]
-
-    def to_json(self) -> str:
-        """Return everything but the eigenvectors as JSON; numbers that are not finite become null."""
-        content = {
-            "specop": versions("numpy")["specop"],
-            "source": self.source,
-            "parameters": self.n,
-            "samples": self.samples,
-            "dtype": self.dtype,
-            "device": self.device,
-            "loss": self.loss,
-            "gradient_norm": self.gradient_norm,
-            **{name: result.summary() for name, result in self.results.items()},
-            "products": sum(result.matvecs for result in self.results.values()),
-            "seconds": sum(result.seconds for result in self.results.values()),
-            "settings": asdict(self.settings),
-            "files": [str(self.folder / name) for name in self.files],
-        }
-        return json.dumps(_finite(content), indent=2, allow_nan=False)
+# Those that the spectrum does not give, and that take few losses.
+_MEASURES = ("ball_sharpness", "adaptive_sharpness", "average_rise", "relative_flatness", "fisher_rao_norm")
+# Of each block: enough for a trace to a few percent.
+_BLOCK_STEPS, _BLOCK_PROBES = 20, 2
 
 
 def make_report(source: str, load: Callable[[], Objective], folder: Path, settings: Settings) -> Report:
@@ -149,12 +47,20 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     _prepare(folder)
     objective = load()
     hessian = objective.hessian()
-    backend, seed = hessian.backend, settings.seed
+    backend = hessian.backend
     loss, gradient_norm = numbers_of(backend, objective.loss(), backend.norm(objective.gradient()))
-    largest = eigsh(hessian, settings.k, which="LA", tol=settings.tol, seed=seed, progress=True)
-    smallest = None
-    if settings.k_low:
-        smallest = eigsh(hessian, settings.k_low, which="SA", tol=settings.tol, seed=seed, progress=True)
+    found = survey(
+        hessian,
+        settings.k,
+        settings.k_low,
+        tol=settings.tol,
+        trace_rtol=settings.trace_rtol,
+        steps=settings.steps,
+        probes=settings.probes,
+        seed=settings.seed,
+        progress=True,
+    )
+    sections, refused = _sections(objective, found.largest, settings)
     report = Report(
         source=source,
         n=objective.n,
@@ -163,22 +69,50 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
         device=str(hessian.device),
         loss=loss,
         gradient_norm=gradient_norm,
-        largest=largest,
-        smallest=smallest,
-        trace=trace(hessian, rtol=settings.trace_rtol, deflate=largest, seed=seed, progress=True),
-        density=spectral_density(
-            hessian,
-            steps=min(settings.steps, objective.n),
-            probes=settings.probes,
-            deflate=largest,
-            seed=seed,
-            progress=True,
-        ),
+        largest=found.largest,
+        smallest=found.smallest,
+        trace=found.trace,
+        density=found.density,
+        sections=sections,
+        refused=refused,
         settings=settings,
         folder=folder,
     )
     _write(report)
     return report
+
+
+def _sections(
+    objective: Objective, largest: EigenResult, settings: Settings
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Return what was asked for about the landscape, and why some of it is not there."""
+    seed = settings.seed
+    makers: dict[str, Callable[[], Result]] = {
+        "critical point": lambda: critical_point(objective, seed=seed, progress=True),
+        # The largest eigenvalue is known: a product confirms it. The report has the lower end already.
+        "stability": lambda: stability(objective, v0=_last(largest), condition_matvecs=0, seed=seed, progress=True),
+        "flatness": lambda: flatness(objective, measures=_MEASURES, seed=seed, progress=True),
+        "blocks": lambda: blocks(objective, steps=_BLOCK_STEPS, probes=_BLOCK_PROBES, seed=seed, progress=True),
+    }
+    sections: dict[str, Result] = {}
+    refused: dict[str, str] = {}
+    for name in SECTIONS:
+        if name in settings.without:
+            continue
+        try:
+            sections[name] = makers[name]()
+        except SpecopError as error:
+            # A model without matrices has no relative flatness, say; all else of it is worth reporting.
+            refused[name] = str(error)
+    return sections, refused
+
+
+def _last(eigen: EigenResult) -> EigenResult:
+    """Return the last pair of a result by itself."""
+    backend = backend_of(eigen.rows)
+    row = backend.stack([eigen.eigenvector(len(eigen.eigenvalues) - 1)])
+    kept = {name: getattr(eigen, name)[-1:] for name in ("eigenvalues", "bounds", "residuals", "goals")}
+    return replace(eigen, rows=row, **kept)
 
 
 def _prepare(folder: Path) -> None:
@@ -198,20 +132,11 @@ def _prepare(folder: Path) -> None:
 
 
 def _write(report: Report) -> None:
-    from matplotlib.figure import Figure
-
     for name, result in report.results.items():
         result.save(report.folder / f"{name}.npz")
-    # A figure of its own, not pyplot's: no window and no global state.
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
-    report.density.plot(figure.subplots()).set_title(f"Hessian spectrum: {report.n:,} parameters, {report.source}")
-    figure.savefig(report.folder / "density.png", dpi=150)
+    title = f"Hessian spectrum: {report.n:,} parameters, {report.source}"
+    drawn = picture(lambda ax: report.density.plot(ax).set_title(title), "png")
+    (report.folder / "density.png").write_bytes(drawn)
+    content = render_html(report, figures_of(report.density, report.largest, report.sections))
+    (report.folder / "report.html").write_text(content, encoding="utf-8")
     (report.folder / "report.json").write_text(report.to_json() + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

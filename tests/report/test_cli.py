@@ -1,23 +1,30 @@
 """The command line: reports, and one line for everything that goes wrong."""
 
+import base64
 import json
 import os
 import random
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from specop.errors import InvalidInputError
 from specop.report import cli
 from specop.report.commands import commands
+from specop.report.contents import SECTIONS
 from specop.results.result import load
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--k", "3", "--k-low", "1", "--steps", "8", "--probes", "1", "--trace-rtol", "0.5"]
+BARE = ["--k", "3", "--k-low", "1", "--steps", "8", "--probes", "1", "--trace-rtol", "0.5"]
+# A report of the eigenvalues alone: what else there is has tests of its own.
+SMALL = [*BARE, *(word for name in SECTIONS for word in ("--without", name))]
 MODEL = """
 import torch, specop
 print("the task talks")
@@ -58,7 +65,7 @@ def report_of(text: str) -> Result:
 
 
 def test_demo_in_a_pipe_writes_a_report_without_a_bar(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "specop.report.cli", "demo", *SMALL, "--out", str(tmp_path / "report")]
+    command = [sys.executable, "-m", "specop.report.cli", "demo", "--out", str(tmp_path / "report")]
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **paths})
     assert done.returncode == 0, done.stderr
@@ -66,8 +73,14 @@ def test_demo_in_a_pipe_writes_a_report_without_a_bar(tmp_path: Path) -> None:
     for words in ("gradient norm", "Hessian trace", "largest eigenvalues", "smallest eigenvalues", "products"):
         assert words in done.stdout
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"density.png", "report.json", "largest.npz", "smallest.npz", "trace.npz", "density.npz"}
-    assert max(len(line) for line in done.stdout.splitlines()[1:-5]) <= 80
+    results = ("largest", "smallest", "trace", "density", "critical_point", "stability", "flatness", "blocks")
+    assert names == {"report.html", "density.png", "report.json", *(f"{name}.npz" for name in results)}
+    assert max(len(line) for line in done.stdout.splitlines() if "files in" not in line) <= 80
+    # Ten and five eigenvalues, the trace to 2 % and a density of three probes, where each by itself took 482 in all.
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert sum(content[name]["matvecs"] for name in ("largest", "smallest", "trace", "density")) < 150
+    assert content["refused"] == {}
+    assert content["critical_point"]["kind"] and len(content["blocks"]["names"]) == 3
 
 
 def test_json_is_alone_on_stdout_and_agrees_with_the_files(in_folder: Path) -> None:
@@ -95,6 +108,85 @@ def test_report_agrees_with_the_dense_hessian(in_folder: Path) -> None:
     assert content["trace"]["estimate"] == pytest.approx(exact.sum(), abs=4 * content["trace"]["standard_error"] + 1e-5)
 
 
+class Page(HTMLParser):
+    """Reads a page strictly: each element is closed, in order, and no name stands for two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.open.append(tag)
+        self._note(tag, dict(attributes))
+
+    def handle_startendtag(self, tag, attributes) -> None:
+        assert tag in ("meta", "br", "img"), tag
+        self._note(tag, dict(attributes))
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+    def _note(self, tag: str, attributes: dict) -> None:
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes[name] for name in ("href", "src") if name in attributes]
+        self.images += [attributes] if tag == "img" else []
+
+
+def test_the_page_holds_all_of_the_report_and_needs_nothing_else(in_folder: Path) -> None:
+    Path("task.py").write_text(MODEL.replace("% 3", "% 3  # <&>"))
+    Path("a<b>&.py").write_text(Path("task.py").read_text())
+    done = run("report", "a<b>&.py", *BARE)
+    assert done.exit_code == 0, done.stderr
+    content = Path("specop-report/report.html").read_text(encoding="utf-8")
+    assert content.startswith('<!DOCTYPE html>\n<html lang="en">') and '<meta charset="utf-8"/>' in content
+    assert "prefers-color-scheme: dark" in content
+    page = Page()
+    page.feed(content)
+    page.close()
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
+    # Also as XML, which forgives nothing.
+    tree = ElementTree.fromstring(content.removeprefix("<!DOCTYPE html>\n"))
+    assert tree.find("head/title").text == "Curvature of the loss: a<b>&.py"
+    for link in page.links:
+        assert link.startswith("data:image/svg+xml;base64,") or link.removeprefix("#") in page.ids
+    assert len(page.images) == 4 and all(image["alt"] for image in page.images)
+    for image in page.images:
+        drawn = base64.b64decode(image["src"].partition(",")[2])
+        assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    text = " ".join(page.text)
+    found = json.loads(Path("specop-report/report.json").read_text())
+    for value in (*found["largest"]["eigenvalues"], *found["smallest"]["eigenvalues"]):
+        assert f"{value:.8g}" in text
+    assert f"{found['products']:,}" in text and found["critical_point"]["kind"] in text
+    for name in found["flatness"]["measures"]:
+        assert name.replace("_", " ") in text
+
+
+def test_a_section_that_is_refused_is_named_and_the_others_are_there(in_folder: Path, monkeypatch) -> None:
+    def refuse(*_, **__) -> None:
+        raise InvalidInputError("no block has <any> rows.")
+
+    monkeypatch.setattr("specop.report.report.blocks", refuse)
+    Path("task.py").write_text(MODEL)
+    done = run("report", "task.py", *BARE, "--without", "flatness", "--without", "stability")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(Path("specop-report/report.json").read_text())
+    assert found["refused"] == {"blocks": "no block has <any> rows."}
+    assert "critical_point" in found and "stability" not in found and "blocks" not in found
+    assert "not computed: no block has <any> rows." in done.stdout
+    page = Path("specop-report/report.html").read_text(encoding="utf-8")
+    assert "Not computed: no block has &lt;any&gt; rows." in page
+    ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+
+
 def test_no_smallest_eigenvalues_on_request(in_folder: Path) -> None:
     Path("task.py").write_text(MODEL)
     done = run("report", "task.py", *SMALL, "--k-low", "0")
@@ -113,6 +205,7 @@ def test_no_smallest_eigenvalues_on_request(in_folder: Path) -> None:
         (["demo", "--tol", "-1"], "--tol"),
         (["demo", "--probes", "0"], "--probes"),
         (["demo", "--colour"], "--colour"),
+        (["demo", "--without", "trace"], "critical point"),
         (["dmeo"], "dmeo"),
         (["demo", "--out", "file"], "file"),
         (["demo", "--out", "file/below"], "file"),
