@@ -15,9 +15,10 @@ from specop.landscape._descent import Descent, descend
 from specop.landscape._point import PointOfLoss, loss_beside, point_of
 from specop.results.critical_point import CriticalPointResult
 from specop.results.structure import Structure
+from specop.spectral.below import count_below
 from specop.spectral.edges import Edges, edges_of_spectrum
 from specop.spectral.parts import Parts, parts_by_sign, parts_of
-from specop.statistics.estimate import check_confidence
+from specop.statistics.estimate import Estimate, check_confidence
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["critical_point"]
 
 _PRODUCTS = 1000
+# Products that counting a few negative eigenvalues may take.
+_COUNTING = 200
 # Rounding of parameters and of what is computed from them, in roundings of a number; of a loss likewise.
 _ROUNDINGS, _LOSS_ROUNDINGS = 10.0, 20.0
 # Directions without curvature along which the loss is looked at, and how far, relative to the parameters.
@@ -83,13 +86,14 @@ def critical_point(
         It takes about :math:`\ln(1.65 \sqrt n / 0.05) / (2 \sqrt{resolution})` products at 95 % [1]_: for n = 129,000
         150 at 1e-3, 470 at 1e-4 and 4,700 at 1e-6.
     threshold : float, optional
-        Eigenvalues up to this size count as zero, in units of the Hessian. Default: what was resolved, or rounding
-        where all eigenvalues are found.
+        Eigenvalues up to this size count as zero, in units of the Hessian. Default: `resolution` times the largest
+        size, or rounding where all eigenvalues are found.
     theta : native vector (n,), optional
         Where; default: the model's current parameters.
     max_matvecs : int, optional
         Limit on products; default 1000. Where it is at least n all eigenvalues are found by n products, and the numbers
-        of negative, zero and positive ones are counted; otherwise they are estimated with intervals.
+        of negative, zero and positive ones are counted; otherwise up to 30 negative ones are counted, by at most 200
+        products, with a certificate that none was missed, and all other numbers have intervals.
     confidence : float
         Probability with which each bound holds.
     seed : int
@@ -150,14 +154,14 @@ def critical_point(
         raise_on_failure=raise_on_failure,
     ) as run:
         edges = edges_of_spectrum(run, resolution, confidence)
-        zero = max(edges.below, edges.rounding) if given is None else given
+        zero = _size_of_zero(edges, resolution) if given is None else given
         rounding = edges.size * (_ROUNDINGS * point.epsilon * point.length) ** 2
         allowed = max(atol, rtol * abs(point.loss), rounding)
         look = _Look(objective, point, edges, resolution, zero, given or 0.0, allowed, rounding)
         parts = look.parts(run)
         kind, direction, descent = look.kind(parts)
-    slack = edges.rounding if given is not None or not edges.is_whole else 0.0
-    negative, zeros, positive = edges.count(zero, slack)
+        slack = edges.rounding if given is not None or not edges.is_whole else 0.0
+        negative, zeros, positive = _counted(run, edges, zero, slack)
     reached = max(edges.below, edges.above) <= resolution * edges.size
     return run.result(
         CriticalPointResult,
@@ -195,6 +199,27 @@ def critical_point(
         f"{edges.steps} products, where resolution={resolution:g} was asked for. Raise max_matvecs={limit} or "
         f"resolution.",
     )
+
+
+def _size_of_zero(edges: Edges, resolution: float) -> float:
+    """Return the size up to which eigenvalues count as zero: what was asked for, or what could be had."""
+    wanted = 0.0 if edges.is_whole else resolution * edges.size
+    return max(edges.below, edges.rounding, wanted)
+
+
+def _counted(run: Run, edges: Edges, zero: float, slack: float) -> tuple[Estimate, Estimate, Estimate]:
+    """Return the numbers of negative, zero and positive eigenvalues; a few negative ones are counted."""
+    negative, zeros, positive = edges.count(zero, slack)
+    if negative.interval[0] == negative.interval[1]:
+        return negative, zeros, positive
+    found = count_below(run, -zero, edges.confidence, _COUNTING)
+    if found is None:
+        return negative, zeros, positive
+    negative = Estimate(float(found), 0.0, (float(found), float(found)), edges.confidence)
+    rest = edges.space.n - found
+    limits = (max(rest - positive.interval[1], 0.0), rest - positive.interval[0])
+    zeros = Estimate(max(rest - positive.estimate, 0.0), positive.standard_error, limits, edges.confidence)
+    return negative, zeros, positive
 
 
 @dataclass(frozen=True, eq=False)

@@ -241,8 +241,8 @@ def test_saturated_units_are_a_plateau(framework):
     def saturated(xp, params, batch):
         return 1.0 + xp.mean((xp.tanh(xp.sum(batch[0] * params["w"], -1) + params["b"][0]) + 1.0) ** 2) / 4
 
-    x = rng.uniform(0.5, 1.5, size=(20, 3))
-    objective = objective_of(framework, saturated, {"w": np.full(3, 6.0), "b": np.full(1, 4.0)}, (x,))
+    x = np.random.default_rng(1).uniform(0.5, 1.5, size=(20, 3))
+    objective = objective_of(framework, saturated, {"w": np.full(3, 3.0), "b": np.full(1, 2.0)}, (x,))
     found = critical_point(objective)
     assert 0 < found.gradient_norm < 1e-4 and found.kind == "plateau"
 
@@ -251,7 +251,7 @@ def test_dead_units_have_exact_zeros():
     def dead(xp, params, batch):
         return xp.mean((xp.sum(xp.relu(batch[0] @ params["w"] + params["b"]) * params["v"], -1) - batch[1]) ** 2)
 
-    x = rng.uniform(0, 1, size=(30, 2))
+    x = np.random.default_rng(1).uniform(0, 1, size=(30, 2))
     params = {"w": np.array([[1.0, 0.5], [0.7, 0.3]]), "b": np.array([0.1, -9.0]), "v": np.array([2.0, 1.0])}
     y = 2 * np.maximum(x @ [1.0, 0.7] + 0.1, 0)
     found = critical_point(objective_of("torch", dead, params, (x, y)))
@@ -271,10 +271,33 @@ def test_bounds_of_a_large_spectrum(seed):
 
     values[:3] = -1.0, -0.5, -0.5
     found = critical_point(objective_of("torch", *diagonal(values, np.zeros(1293), 1.0)), max_matvecs=300, seed=seed)
-    low, high = found.negative.interval
-    assert found.kind == "saddle" and low <= 3 <= high and found.smallest.estimate == pytest.approx(-1.0, abs=1e-2)
+    assert found.kind == "saddle" and found.smallest.estimate == pytest.approx(-1.0, abs=1e-2)
+    # Copies are counted.
+    assert found.negative.interval == (3, 3) and found.zero.interval[0] == 0
     direction = host(found.direction)
     assert values @ direction**2 == pytest.approx(found.smallest.estimate, abs=1e-9)
+
+
+@pytest.mark.parametrize("copies", [1, 4, 9])
+def test_a_few_negative_eigenvalues_of_a_large_matrix_are_counted(copies):
+    # Beside a bulk on both sides of zero, whose negative part is too small to count.
+    values = np.concatenate(
+        [np.random.default_rng(3).exponential(0.01, 1480) - 1e-3, [3.0, 4.0, 6.0], [-2.0] * copies, [-0.2] * copies]
+    )
+    objective = objective_of("torch", *diagonal(values, np.zeros(len(values)), 1.0))
+    found = critical_point(objective, max_matvecs=300)
+    assert found.negative.interval == (2 * copies, 2 * copies) and found.negative.standard_error == 0
+    assert found.threshold == pytest.approx(6e-3, rel=1e-3) and found.matvecs < 200
+    low, high = found.zero.interval
+    assert low <= np.sum(np.abs(values) <= found.threshold) <= high
+
+
+def test_many_negative_eigenvalues_have_an_interval():
+    values = np.random.default_rng(2).normal(size=1500)
+    found = critical_point(objective_of("torch", *diagonal(values, np.zeros(1500), 1.0)), max_matvecs=300)
+    for part, number in ((found.negative, values < -found.threshold), (found.positive, values > found.threshold)):
+        assert part.interval[0] <= number.sum() <= part.interval[1] < 1500
+        assert part.interval[0] > 400
 
 
 def test_what_cannot_be_resolved_is_degenerate():

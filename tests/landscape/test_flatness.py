@@ -111,6 +111,7 @@ def test_worst_cases_of_a_loss_that_is_not_quadratic():
 
 @each_framework
 def test_rescaling_layers_leaves_what_is_said_to_be_invariant(framework):
+    rng = np.random.default_rng(1)
     params = {"w1": rng.normal(size=(4, 5)), "b1": rng.normal(size=5), "w2": rng.normal(size=(5, 2))}
     data = INPUTS, np.maximum(INPUTS @ params["w1"] + params["b1"], 0) @ params["w2"] + 0.1 * rng.normal(size=(24, 2))
     scaled = {"w1": 4 * params["w1"], "b1": 4 * params["b1"], "w2": params["w2"] / 4}
@@ -133,7 +134,7 @@ def test_rescaling_layers_leaves_what_is_said_to_be_invariant(framework):
 
 @each_framework
 def test_the_relative_flatness_of_a_softmax_layer(framework):
-    weights = rng.normal(size=(4, 3))
+    weights = np.random.default_rng(1).normal(size=(4, 3))
     labels = np.eye(3)[LABELS]
     objective = objective_of(framework, softmax, {"w": weights}, (INPUTS, labels))
     found = flatness(objective, measures=["relative_flatness", "fisher_rao_norm"], filter_axis=1)
