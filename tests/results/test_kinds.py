@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import specop
-from specop import analysis, landscape, results
+from specop import analysis, landscape, results, training
 from specop.arrays.backend import backend_of
 from specop.results import Result
 
@@ -33,19 +33,37 @@ def influences():
     return analysis.influence(objective(), objective(), damping=0.1, matrix="ggn")
 
 
+@functools.cache
+def minimum():
+    start = torch.zeros(4, dtype=torch.float64)
+    return specop.objective(lambda w, x: (w**2).sum() + 0.0 * x.sum(), params=start, data=torch.zeros(6, 1).double())
+
+
+def history():
+    monitor = training.Monitor(objective(), every=1)
+    monitor.record(0)
+    return monitor.history
+
+
 KINDS = {
     "BlocksResult": lambda: landscape.blocks(objective()),
     "ComparisonResult": lambda: landscape.compare(made("FlatnessResult"), objective()),
+    "CovarianceResult": lambda: landscape.covariance(minimum(), winners=20),
     "CriticalPointResult": lambda: landscape.critical_point(objective()),
     "DiagonalResult": lambda: specop.diagonal(A),
     "EigenResult": lambda: specop.eigsh(objective().ggn(), k=3),
     "FlatnessResult": lambda: landscape.flatness(objective(), draws=2),
     "FunctionResult": lambda: specop.apply_function(A, "sqrt", b),
+    "HessianSpreadResult": lambda: landscape.hessian_spread(objective(), batches=3),
+    "HistoryResult": history,
     "InertiaResult": lambda: specop.inertia(A - np.eye(40)),
     "InfluenceCheck": lambda: analysis.validate_influence(objective(), objective(), influences(), samples=2),
     "InfluenceResult": influences,
+    "LearningBracket": lambda: landscape.learning_coefficient(minimum()),
+    "LearningEstimate": lambda: landscape.learning_coefficient(minimum(), "sgld", steps=40),
     "LeaveOneOutResult": lambda: analysis.leave_one_out(objective(), [[1, 2], [3]], damping=0.1, matrix="ggn"),
     "LissaResult": lambda: specop.lissa(A, b, damping=1.0),
+    "NoiseResult": lambda: landscape.noise(objective()),
     "NormResult": lambda: specop.frobenius_norm(A),
     "OutliersResult": lambda: landscape.outliers(objective(), np.arange(12) % 2),
     "PruneResult": lambda: analysis.prune(objective(), 0.5, steps=2, trust=None),
