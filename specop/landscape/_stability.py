@@ -11,6 +11,7 @@ from specop.errors import InvalidInputError, NonFiniteError
 from specop.krylov.run import Task
 from specop.landscape._dynamics import Dynamics, dynamics_at, plain_dynamics
 from specop.landscape._ends import bounded, outermost, smallest_eigenvalue
+from specop.landscape._inputs import input_conditions
 from specop.landscape._steps import next_losses
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
@@ -39,6 +40,7 @@ def stability(
     tol: float = 1e-3,
     steps: int = 10,
     condition_matvecs: int = 100,
+    layer_inputs: Any = None,
     max_matvecs: int | None = None,
     confidence: float = 0.99,
     seed: int = 0,
@@ -93,6 +95,10 @@ def stability(
         Number of next steps whose losses are predicted and measured. Each takes a product, a gradient and a loss.
     condition_matvecs : int
         Largest number of products spent on the smallest eigenvalue, for the condition number; 0 leaves both out.
+    layer_inputs : array (samples, features), optional
+        What goes into a linear layer, of any framework. The result says what centring and normalizing it would do to
+        the condition number of its second moments, a factor of the layer's own curvature [3]_. A bias counts as a
+        feature that is one throughout, to be among them.
     max_matvecs : int, optional
         Limit on all products; default: no more than `specop.eigsh` takes, besides those of `steps` and
         `condition_matvecs`.
@@ -123,6 +129,7 @@ def stability(
     .. [1] J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, ICLR (2021),
        arXiv:2103.00065.
     .. [2] J. Cohen et al., Adaptive gradient methods at the edge of stability (2022), arXiv:2207.14484.
+    .. [3] Y. LeCun, L. Bottou, G. Orr, K.-R. Mueller, Efficient backprop, Neural networks: tricks of the trade (1998).
 
     Examples
     --------
@@ -139,6 +146,7 @@ def stability(
     at = objective.theta if theta is None else theta
     backend = backend_of(at)
     steps, spent = _whole("steps", steps), _whole("condition_matvecs", condition_matvecs)
+    inputs = {} if layer_inputs is None else input_conditions(layer_inputs)
     loss, gradient, length = _slope(objective, backend, theta)
     dynamics = dynamics_at(objective, optimizer, lr, momentum, nesterov, gradient)
     hessian = objective.hessian(theta)
@@ -181,6 +189,8 @@ def stability(
             factors=np.array([abs(first) for first, _ in factors]),
             behaviours=tuple(_behaviour(first) for first, _ in factors),
             gradient_norm=length,
+            input_conditions={name: value for name, (value, _) in inputs.items()},
+            input_ranks={name: rank for name, (_, rank) in inputs.items()},
             predicted=predicted,
             actual=actual,
             converged=eigen.converged,

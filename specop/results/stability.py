@@ -55,6 +55,11 @@ class StabilityResult(EigenResult):
         In words.
     gradient_norm : float
         Of the loss.
+    input_conditions : dict
+        Condition numbers of the second moments of a layer's inputs "as they are", "centred" and "normalized", on the
+        span of these; empty where no inputs were given.
+    input_ranks : dict
+        Dimensions of the spans.
     predicted, actual : ndarray (steps + 1,)
         Losses now and after each of the next steps: by the quadratic model, and true. Both with second moments as they
         are.
@@ -74,6 +79,8 @@ class StabilityResult(EigenResult):
     factors: Floats = column("factor a step", ".4f")
     behaviours: tuple[str, ...] = converted(tuple)
     gradient_norm: float
+    input_conditions: dict[str, float]
+    input_ranks: dict[str, int]
     predicted: Floats
     actual: Floats
 
@@ -105,6 +112,11 @@ class StabilityResult(EigenResult):
         lines = [*super()._lines(), f"largest stable rates: {', '.join(rates)}"]
         lines += [f"rate that falls fastest along the gradient: {self.fastest_rate:.4g}"]
         lines += [self._condition()]
+        if self.input_conditions:
+            parts = [
+                f"{value:.4g} {name} (rank {self.input_ranks[name]})" for name, value in self.input_conditions.items()
+            ]
+            lines += [f"condition number of the layer's inputs: {', '.join(parts)}"]
         if len(self.predicted) > 1:
             lines += [
                 f"loss {self.predicted[0]:.6g}, after {len(self.predicted) - 1} steps {self.predicted[-1]:.6g} "

@@ -215,6 +215,36 @@ def minima(found):
         assert comparison.measures["trace"].estimate == pytest.approx(two - one)
 
 
+def edge_of_stability(found):
+    (torch,) = modules("torch")
+    names = [run.name for run in found.runs]
+    assert len(set(names)) == len(names) == 7
+    # The last record of gradient descent and of heavy ball, by torch alone.
+    for run in (found.runs[0], found.runs[3]):
+        weights = [parameter.detach() for parameter in run.model.parameters()]
+        named = [name for name, _ in run.model.named_parameters()]
+        ends = np.cumsum([weight.numel() for weight in weights])[:-1].tolist()
+
+        def loss(theta, run=run, weights=weights, named=named, ends=ends):
+            parts = [part.view(like.shape) for part, like in zip(theta.tensor_split(ends), weights, strict=True)]
+            outputs = torch.func.functional_call(run.model, dict(zip(named, parts, strict=True)), (found.inputs,))
+            return run.criterion(outputs, found.labels)
+
+        theta = torch.cat([weight.flatten() for weight in weights])
+        if len(theta) > 2000:
+            continue  # the dense matrix of the full run takes minutes
+        largest = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, theta).numpy())[-1]
+        rate, momentum = run.found.rate, run.found.momentum
+        assert run.ratios[-1] == pytest.approx(largest * rate / (2 + 2 * momentum), rel=1e-2)
+    if len(found.inputs) < 600:
+        return
+    reached = [run for run in found.runs if run.reached is not None]
+    assert all(run.ratios[0] < 1 for run in found.runs) and len(reached) >= 5
+    assert all(0.97 < run.median < 1.15 for run in found.runs[:4]) and 0.93 < found.runs[5].median < 1.07
+    entropy = found.runs[6].ratios
+    assert entropy.max() < 0.9 and entropy[-1] < 0.2 * entropy.max()
+
+
 CHECKS = {
     cnn_batch_norm: ("torch", "scikit-learn"),
     transformer_text: ("torch",),
@@ -226,6 +256,7 @@ CHECKS = {
     keras_cnn: ("tensorflow", "scikit-learn"),
     keras_transformer: ("tensorflow",),
     minima: ("torch", "scikit-learn"),
+    edge_of_stability: ("torch", "scikit-learn"),
 }
 
 

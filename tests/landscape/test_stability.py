@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 
 import specop
-from landscape_cases import FRAMEWORKS, each_framework, host, objective_of, quadratic
+from landscape_cases import FRAMEWORKS, each_framework, functions, host, objective_of, quadratic
 from optimizer_cases import MATRIX, MEANS, MOMENTS, SIZES, growth, jax_run, tensorflow_run, torch_run
 from specop.landscape import stability
 
@@ -304,6 +304,30 @@ def test_a_saddle_has_no_condition_number_and_a_flat_direction_an_infinite_one(f
     assert flat.condition_number == np.inf and flat.behaviours == ("oscillates and grows",)
     down = stability(objective_of(framework, *quadratic(np.diag([-2.0, -1.0]), at=[1.0, 1.0])), lr=0.1)
     assert down.stable_rates["gradient descent"] == np.inf and down.fastest_rate == np.inf
+
+
+@each_framework
+def test_what_centring_and_normalizing_do_to_inputs(framework):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 6)) * [1, 2, 5, 0.1, 1, 0] + [3, 0, -4, 0.2, 0, 1.5]
+    x[:, 4] = x[:, 0] - 2 * x[:, 1]
+    objective = objective_of(framework, *quadratic(np.eye(2), at=[1.0, 1.0]))
+    found = stability(objective, lr=0.1, layer_inputs=functions(framework).array(x))
+    second, covariance = x.T @ x / 200, np.cov(x.T, bias=True)
+    expected = {
+        "as they are": np.linalg.eigvalsh(second)[1:],
+        "centred": np.linalg.eigvalsh(covariance)[2:],
+        "normalized": np.linalg.eigvalsh(np.corrcoef(x[:, :5].T))[1:],
+    }
+    assert found.input_ranks == {name: len(values) for name, values in expected.items()}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found.input_conditions[name], values[-1] / values[0], rtol=1e-8)
+    assert "centred (rank 4)" in str(found)
+    with pytest.raises(specop.errors.InvalidInputError, match="Flatten"):
+        stability(objective, layer_inputs=functions(framework).array(x[:, 0]))
+    x[0, 0] = np.nan
+    with pytest.raises(specop.errors.NonFiniteError, match="layer_inputs"):
+        stability(objective, layer_inputs=functions(framework).array(x))
 
 
 @pytest.mark.torch
