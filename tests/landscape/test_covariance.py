@@ -28,10 +28,10 @@ def won(eigenvalues, offspring, count, seed=1):
 
 @each_framework
 def test_two_equal_eigenvalues_give_a_covariance_over_the_number_of_offspring(framework):
-    found = covariance(around(framework, [1.0, 1.0]), sigma=1.0, winners=100, offspring=5)
+    found = covariance(around(framework, [1.0, 1.0]), sigma=1.0, winners=60, offspring=5)
     np.testing.assert_array_less(np.abs(found.variances - 1 / 5), 4 * found.errors)
     assert found.constant.interval[0] < 1 / 5 < found.constant.interval[1]
-    assert found.constant.standard_error < 0.15 / 5
+    assert found.constant.standard_error < 0.2 / 5
     # With all eigenvalues both are the same number: sum of h d^2 is twice the rise.
     assert found.limit.estimate == pytest.approx(found.constant.estimate, rel=1e-6)
     assert found.is_inverse is True
@@ -53,7 +53,7 @@ def test_the_scale_of_samples_is_that_of_the_constant():
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("eigenvalues", "winners", "offspring"),
-    [([9.0, 1.0], 80, 40), ([4.0, 2.0, 1.0], 40, 60), ([4.0, 3.0, 2.0, 1.0], 40, 60)],
+    [([9.0, 1.0], 60, 40), ([4.0, 2.0, 1.0], 30, 40), ([4.0, 3.0, 2.0, 1.0], 30, 40)],
     ids=["two", "three", "four"],
 )
 def test_few_parameters_and_many_offspring_give_the_inverse(eigenvalues, winners, offspring):

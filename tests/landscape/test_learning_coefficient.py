@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 import specop
-from landscape_cases import each_framework, functions, host, objective_of
+from landscape_cases import FRAMEWORKS, each_framework, functions, host, objective_of
+from specop.arrays.backend import backend_of
+from specop.krylov.run import Task
+from specop.landscape._kinks import kink
+from specop.landscape._langevin import Target, walk
 
 learning_coefficient = specop.landscape.learning_coefficient
 REDUCED_RANK = {(5, 3, 5): 6.5, (5, 4, 5): 8.0, (4, 3, 8): 6.0, (8, 3, 4): 6.0, (3, 8, 4): 6.0}
@@ -36,14 +40,15 @@ def regression(framework, sizes, first, second, target, count=40):
 
 
 @each_framework
-@pytest.mark.parametrize(("sizes", "right"), REDUCED_RANK.items(), ids=str)
-def test_reduced_rank_regression_lies_between_the_limits(framework, sizes, right):
-    n, hidden, m = sizes
-    zeros = np.zeros((n, hidden)), np.zeros((hidden, m))
-    found = learning_coefficient(regression(framework, sizes, *zeros, np.zeros((n, m))))
-    assert found.lower == 0.0
-    assert found.upper == hidden * (n + m) / 4
-    assert found.lower <= right <= found.upper
+def test_reduced_rank_regression_lies_between_the_limits(framework):
+    # Compiling anew for each size is all that the others would add.
+    for sizes, right in list(REDUCED_RANK.items())[: None if framework == "torch" else 1]:
+        n, hidden, m = sizes
+        zeros = np.zeros((n, hidden)), np.zeros((hidden, m))
+        found = learning_coefficient(regression(framework, sizes, *zeros, np.zeros((n, m))))
+        assert found.lower == 0.0
+        assert found.upper == hidden * (n + m) / 4
+        assert found.lower <= right <= found.upper
 
 
 @pytest.mark.torch
@@ -68,22 +73,24 @@ def test_a_deep_linear_teacher_has_the_known_rank():
     assert "zero to rounding" in found.condition
 
 
-@each_framework
+FUNCTIONS = {
+    "cross": (lambda x, y: (x * y) ** 2, (0.0, 0.0), 0.5, (0.0, 0.5)),
+    "arm": (lambda x, y: (x * y) ** 2, (1.0, 0.0), 0.5, (0.5, 0.75)),
+    "powers": (lambda x, y: (x**3 * y**2) ** 2, (0.0, 0.0), 1 / 6, (0.0, 0.5)),
+    "quartic": (lambda x, y: x**2 + y**4, (0.0, 0.0), 0.75, (0.5, 0.75)),
+    "regular": (lambda x, y: 3.0 + x**2 + y**2, (0.0, 0.0), 1.0, (1.0, 1.0)),
+    "rosenbrock": (lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2, (1.0, 1.0), 1.0, (1.0, 1.0)),
+    # Regular, though barely: 1e-9 is not zero.
+    "barely regular": (lambda x, y: x**2 + 1e-9 * y**2, (0.0, 0.0), 1.0, (0.5, 1.0)),
+}
+
+
 @pytest.mark.parametrize(
-    ("loss", "at", "right", "limits"),
-    [
-        (lambda x, y: (x * y) ** 2, (0.0, 0.0), 0.5, (0.0, 0.5)),
-        (lambda x, y: (x * y) ** 2, (1.0, 0.0), 0.5, (0.5, 0.75)),
-        (lambda x, y: (x**3 * y**2) ** 2, (0.0, 0.0), 1 / 6, (0.0, 0.5)),
-        (lambda x, y: x**2 + y**4, (0.0, 0.0), 0.75, (0.5, 0.75)),
-        (lambda x, y: 3.0 + x**2 + y**2, (0.0, 0.0), 1.0, (1.0, 1.0)),
-        (lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2, (1.0, 1.0), 1.0, (1.0, 1.0)),
-        # Regular, though barely: 1e-9 is not zero.
-        (lambda x, y: x**2 + 1e-9 * y**2, (0.0, 0.0), 1.0, (0.5, 1.0)),
-    ],
-    ids=["cross", "arm", "powers", "quartic", "regular", "rosenbrock", "barely regular"],
+    ("framework", "name"),
+    [(one, name) for one in FRAMEWORKS for name in list(FUNCTIONS)[: None if one == "torch" else 2]],
 )
-def test_functions_of_two_variables(framework, loss, at, right, limits):
+def test_functions_of_two_variables(framework, name):
+    loss, at, right, limits = FUNCTIONS[name]
     found = learning_coefficient(of_two(framework, loss, at))
     assert (found.lower, found.upper) == limits
     assert found.lower <= right <= found.upper
@@ -128,10 +135,6 @@ def test_kinks_are_refused_and_smooth_units_are_not(framework):
 @pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "Tanh", "GELU", "Softplus"])
 def test_kinks_are_seen_in_trained_networks(name, dtype, count):
     torch = pytest.importorskip("torch")
-    from specop.arrays.backend import backend_of
-    from specop.krylov.run import Task
-    from specop.landscape._kinks import kink
-
     torch.manual_seed(0)
     unit = getattr(torch.nn, name)
     net = torch.nn.Sequential(torch.nn.Linear(8, 16), unit(), torch.nn.Linear(16, 16), unit(), torch.nn.Linear(16, 3))
@@ -174,30 +177,33 @@ def expectation(loss, m, beta, gamma, reach):
     return m * beta * np.sum(K * weights) / np.sum(weights)
 
 
-@pytest.mark.torch
+class Function:
+    """A loss of two parameters as chains call it, in NumPy: thousands of steps in a second."""
+
+    def __init__(self, loss, gradient):
+        self.loss, self.gradient = loss, gradient
+
+    def loss_and_gradient(self, at):
+        return np.asarray(self.loss(*at)), np.array(self.gradient(*at))
+
+
 @pytest.mark.parametrize(
-    ("loss", "true", "m", "gamma", "steps"),
+    ("function", "top"),
     [
-        (lambda x, y: (x * y) ** 2, 0.5, 1000, 30.0, 900),
-        (lambda x, y: 0.5 * x**2 + 0.25 * y**4, 0.75, 100, 10.0, 500),
+        (Function(lambda x, y: (x * y) ** 2, lambda x, y: (2 * x * y**2, 2 * y * x**2)), 0.0),
+        (Function(lambda x, y: 0.5 * x**2 + 0.25 * y**4, lambda x, y: (x, y**3)), 1.0),
     ],
     ids=["cross", "quartic"],
 )
-def test_chains_agree_with_quadrature(loss, true, m, gamma, steps, capsys):
-    pytest.importorskip("torch")
-    found = learning_coefficient(of_two("torch", loss), "sgld", samples=m, gamma=gamma, steps=steps, seed=1)
-    beta = 1 / np.log(m)
-    for estimate, pull in ((found, gamma), (found.looser, gamma / 10)):
-        right = expectation(loss, m, beta, pull, 9 / pull**0.5)
-        assert abs(estimate.estimate - right) < max(0.05 * right, 3 * estimate.standard_error)
-        assert estimate.standard_error < 0.1 * right
-        with capsys.disabled():
-            print(f"\n{estimate.estimate:.3f} +- {estimate.standard_error:.3f}, exact {right:.3f}, lambda {true:g}")
-    assert found.scale_reduction < 1.1
-    assert found.converged
-    # The largest eigenvalue at the minimum bounds the step.
-    top = 1.0 if true > 0.5 else 0.0
-    assert found.step * (m * beta * top + gamma) <= 1.0 + 1e-12
+@pytest.mark.parametrize(("m", "gamma"), [(1000, 30.0), (1000, 3.0), (100, 10.0)])
+def test_chains_agree_with_quadrature(function, top, m, gamma):
+    weight = m / np.log(m)
+    with Task("chains", backend_of(np.zeros(2))) as task:
+        target = Target(function, np.zeros(2), weight, gamma)
+        runs = [walk(task, target, 1.0 / (weight * top + gamma), 5000, 1000, i) for i in range(4)]
+    means = weight * np.array([one.rises.mean() for one in runs])
+    right = expectation(function.loss, m, 1 / np.log(m), gamma, 9 / gamma**0.5)
+    assert means.mean() == pytest.approx(right, rel=0.05)
 
 
 @each_framework
@@ -215,7 +221,6 @@ def test_chains_are_the_same_in_every_framework(framework):
 def _by_hand(H, weight, gamma, steps, warm_up, seed):
     """Return what two chains see on a quadratic, with the textbook's ratio of proposals."""
     from specop.arrays import probes
-    from specop.arrays.backend import backend_of
     from specop.arrays.layout import Layout
     from specop.landscape._langevin import _DRAWS, _OFTEN, _PROBE, _SHORT
 
@@ -277,10 +282,10 @@ def test_wrong_arguments_are_named_and_results_are_kept(tmp_path):
     bracket.save(tmp_path / "bracket.npz")
     assert specop.load(tmp_path / "bracket.npz").rank == bracket.rank
     assert "learning coefficient 1, where a regular minimum of 2 parameters has 1" in str(bracket)
-    chains = learning_coefficient(objective, "sgld", samples=50, gamma=5.0, chains=2, steps=300)
+    chains = learning_coefficient(objective, "sgld", samples=50, gamma=20.0, chains=2, steps=150)
     chains.save(tmp_path / "chains.npz")
     assert specop.load(tmp_path / "chains.npz").looser == chains.looser
-    assert "2 chains of 300 steps on all data" in str(chains)
+    assert "2 chains of 150 steps on all data" in str(chains)
     ax = chains.plot()
     assert ax.get_xlabel() == "step"
     ax.figure.clf()

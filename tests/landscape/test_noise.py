@@ -98,7 +98,7 @@ def _numbers(G):
 @pytest.mark.torch
 def test_numbers_are_unbiased_and_intervals_cover_the_population():
     pytest.importorskip("torch")
-    right, draws = truth(SMALL), 60
+    right, draws = truth(SMALL), 40
     found, plugged, covered = [], [], np.zeros(2)
     for seed in range(draws):
         x, y = regression(48, seed)
