@@ -139,7 +139,7 @@ class CovarianceResult(Result):
             self.errors[some],
             fit=2.0 * self.t.estimate * self.sigma**2,
             inverse=self.constant.estimate / self.sigma**2,
-            title=self._headline(),
+            title=f"{self.winners} winners of {self.offspring}: slope {self.slope.estimate:.2f}, of the inverse -1",
             ax=ax,
         )
 

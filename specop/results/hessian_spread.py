@@ -91,7 +91,8 @@ class HessianSpreadResult(Result):
         """Draw the eigenvalues of batches beside those of all data; needs matplotlib."""
         from specop.plotting.noise import plot_spread
 
-        return plot_spread(self.whole_eigenvalues, self.eigenvalues, self.along, self._headline(), ax)
+        title = f"largest eigenvalues of {len(self.along)} batches of {self.batch_size}, and of all data"
+        return plot_spread(self.whole_eigenvalues, self.eigenvalues, self.along, title, ax)
 
     def _headline(self) -> str:
         top = self.eigenvalues[:, 0]

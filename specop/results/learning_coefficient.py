@@ -105,7 +105,10 @@ class LearningEstimate(Result):
         """Draw what the chains saw, and their running means; needs matplotlib."""
         from specop.plotting.learning_coefficient import plot_chains
 
-        return plot_chains(self.rises, self.estimate, self.interval, self._headline(), ax)
+        title = (
+            f"learning coefficient {self.estimate:.3g} +- {self.standard_error:.1g}, R-hat {self.scale_reduction:.2f}"
+        )
+        return plot_chains(self.rises, self.estimate, self.interval, title, ax)
 
     def _headline(self) -> str:
         return (
