@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from specop.landscape._point import PointOfLoss, loss_beside, point_of
 from specop.results.critical_point import CriticalPointResult
 from specop.results.structure import Structure
 from specop.spectral.below import count_below
+from specop.spectral.counting import widest_gap
 from specop.spectral.edges import Edges, edges_of_spectrum
 from specop.spectral.parts import Parts, parts_by_sign, parts_of
 from specop.statistics.estimate import Estimate, check_confidence
@@ -87,7 +88,8 @@ def critical_point(
         150 at 1e-3, 470 at 1e-4 and 4,700 at 1e-6.
     threshold : float, optional
         Eigenvalues up to this size count as zero, in units of the Hessian. Default: `resolution` times the largest
-        size, or rounding where all eigenvalues are found.
+        size, or rounding where all eigenvalues are found; at a degenerate point with negative ones that do not count a
+        gap above their size.
     theta : native vector (n,), optional
         Where; default: the model's current parameters.
     max_matvecs : int, optional
@@ -160,6 +162,12 @@ def critical_point(
         look = _Look(objective, point, edges, resolution, zero, given or 0.0, allowed, rounding)
         parts = look.parts(run)
         kind, direction, descent = look.kind(parts)
+        low, high = edges.smallest.interval
+        if kind == "degenerate" and given is None and edges.is_whole and high < 0:
+            # What does not count as negative is hardly more positive than that: zeros end at a gap.
+            sizes = np.sort(np.abs(edges.ritz.values))
+            zero = math.sqrt(math.prod(widest_gap(sizes, -low, resolution * edges.size)))
+            parts = replace(look, zero=zero).parts(run)
         slack = edges.rounding if given is not None or not edges.is_whole else 0.0
         negative, zeros, positive = _counted(run, edges, zero, slack)
     reached = max(edges.below, edges.above) <= resolution * edges.size

@@ -15,7 +15,7 @@ from specop.statistics.estimate import Estimate
 from specop.statistics.measure import GaussRule, is_ruled_out
 from specop.statistics.numbers import Floats
 
-__all__ = ["PRODUCTS", "Signs", "signs_of_spectrum"]
+__all__ = ["PRODUCTS", "Signs", "signs_of_spectrum", "widest_gap"]
 
 PRODUCTS = 3000
 """Limit on products where none is given."""
@@ -142,7 +142,7 @@ class _Search:
         sizes = np.sort(np.abs(values))
         error, missing = max(space.error_floor, self.shift), space.n - len(values)
         if self.given is None:
-            gap = _widest_gap(sizes, max(error, self.unseen), self.small)
+            gap = widest_gap(sizes, max(error, self.unseen), self.small)
             threshold = float(np.sqrt(gap[0] * gap[1]))
         else:
             threshold = self.given
@@ -198,7 +198,7 @@ class _Search:
         zero = max(unseen, self.space.error_floor)
         if self.given is not None:
             return zero < self.given
-        zero, smallest = _widest_gap(found, zero, self.small)
+        zero, smallest = widest_gap(found, zero, self.small)
         return zero <= self.small and smallest >= _CLEAR * zero
 
     def _reopen(self) -> None:
@@ -240,7 +240,7 @@ class _Search:
         return self.small if self.given is None else min(self.small, self.given / _CLEAR)
 
 
-def _widest_gap(sizes: Floats, floor: float, ceiling: float) -> tuple[float, float]:
+def widest_gap(sizes: Floats, floor: float, ceiling: float) -> tuple[float, float]:
     """Return the two neighbours with the largest ratio of which the smaller may count as zero."""
     ladder = np.unique(np.concatenate([[floor], np.maximum(sizes, floor)]))
     lower, upper = ladder[:-1], ladder[1:]

@@ -165,6 +165,18 @@ def test_a_linear_network_at_its_minimum_is_degenerate_with_the_known_rank(frame
         assert -1e-10 < found.smallest.interval[0] < 0
 
 
+@pytest.mark.parametrize("away", [1e-9, 1e-7, 1e-5])
+def test_a_point_near_a_degenerate_minimum_has_the_same_rank(away):
+    U, s, V = np.linalg.svd(INPUTS.T @ TARGETS / 40)
+    noise = np.random.default_rng(4)
+    params = {"a": U[:, :3] * s[:3], "b": V[:3]}
+    params = {name: values + away * noise.normal(size=values.shape) for name, values in params.items()}
+    found = critical_point(objective_of("torch", linear_network, params, (INPUTS, TARGETS)))
+    # Zero eigenvalues of the minimum are not zero here, and some are negative by more than rounding.
+    assert found.smallest.interval[1] < 0 and abs(found.smallest.estimate) < 20 * away
+    assert found.kind == "degenerate" and counts(found) == (0, 9, 21) and found.drop < 1e-6
+
+
 @each_framework
 def test_a_linear_network_has_saddles(framework):
     U, s, V = np.linalg.svd(INPUTS.T @ TARGETS / 40)
