@@ -86,7 +86,7 @@ def hessian_spread(
     Raises
     ------
     InvalidInputError
-        If the data have too few samples for so many batches.
+        If the data have too few samples for so many batches, or samples depend on each other.
 
     Examples
     --------
@@ -115,6 +115,7 @@ def hessian_spread(
         values, traces, errors, alignment, forms = [], [], [], [], []
         crossed, before = [], whole
         parts = [objective.subset(order[i * size : (i + 1) * size]) for i in range(batches)]
+        _check_additive(objective.subset(order[: batches * size]), parts, theta)
         for number, part in enumerate(parts):
             hessian = part.hessian(theta)
             found = eigsh(hessian, k, which="LA", v0=whole, tol=tol, seed=seed)
@@ -149,6 +150,20 @@ def hessian_spread(
             rtol=rtol,
             converged=True,
             message="converged",
+        )
+
+
+def _check_additive(union: Objective, parts: list[Objective], theta: Array | None) -> None:
+    """Raise InvalidInputError where losses of mini-batches are not parts of the loss of all."""
+    value = union.loss(theta)
+    backend = backend_of(value)
+    whole, *losses = numbers_of(backend, value, *(part.loss(theta) for part in parts))
+    mean = float(np.average(losses, weights=[part.terms for part in parts]))
+    if abs(mean - whole) > 10.0 * union.hessian(theta).precision ** 0.5 * max(map(abs, [whole, *losses])):
+        raise InvalidInputError(
+            f"losses of mini-batches do not add up: {whole:.6g} for all of their samples, {mean:.6g} for the mean over "
+            f"{len(parts)} batches. Samples depend on each other, as with batch normalization in training mode and "
+            f"contrastive losses, and a mini-batch has another loss, not a noisy Hessian of this one."
         )
 
 

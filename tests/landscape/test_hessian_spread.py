@@ -75,6 +75,19 @@ def test_the_population_lies_in_the_bracket_and_enough_batches_are_enough():
     assert np.mean(fewer) < 0.75
 
 
+@each_framework
+def test_coupled_samples_are_refused(framework):
+    x, y = data(64)
+
+    def centred(xp, params, batch):
+        found = xp.sum(batch[0] * params["w"], -1)
+        return xp.mean((found - xp.mean(found) - batch[1]) ** 2)
+
+    coupled = objective_of(framework, centred, {"w": np.ones(len(SCALES))}, (x, y))
+    with pytest.raises(specop.errors.InvalidInputError, match="do not add up"):
+        specop.landscape.hessian_spread(coupled)
+
+
 @pytest.mark.torch
 def test_alike_batches_need_one():
     pytest.importorskip("torch")
