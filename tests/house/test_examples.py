@@ -245,6 +245,31 @@ def edge_of_stability(found):
     assert entropy.max() < 0.9 and entropy[-1] < 0.2 * entropy.max()
 
 
+def batch_size(found):
+    torch, example = modules("torch", "batch_size")
+    model, criterion = example.network(), importlib.import_module("torch").nn.functional.cross_entropy
+    named = dict(model.named_parameters())
+
+    def loss(theta, x, y):
+        parts = theta.split([weight.numel() for weight in named.values()])
+        held = {name: part.view(named[name].shape) for name, part in zip(named, parts, strict=True)}
+        return criterion(torch.func.functional_call(model, held, (x,)), y)
+
+    theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    x, y = found.batch
+    each = torch.func.grad(lambda theta, x, y: loss(theta, x[None], y[None]))
+    rows = torch.func.vmap(each, (None, 0, 0))(theta, x, y)
+    H = torch.autograd.functional.hessian(lambda theta: loss(theta, x, y), theta)
+    slope = rows.mean(0)
+    away = rows - slope
+    scale = float(((away @ H) * away).sum() / (len(y) - 1) / (slope @ H @ slope))
+    first = found.noises[0].curvature_scale
+    assert abs(first.estimate - scale) < 5 * first.standard_error + 0.01 * scale
+    for row in found.rows:
+        assert row.predicted == pytest.approx(found.exact_steps * (1 + first.estimate / row.batch_size))
+        assert 0.5 < row.steps[1.0] / row.predicted < 2
+
+
 CHECKS = {
     cnn_batch_norm: ("torch", "scikit-learn"),
     transformer_text: ("torch",),
@@ -257,6 +282,7 @@ CHECKS = {
     keras_transformer: ("tensorflow",),
     minima: ("torch", "scikit-learn"),
     edge_of_stability: ("torch", "scikit-learn"),
+    batch_size: ("torch", "scikit-learn"),
 }
 
 
