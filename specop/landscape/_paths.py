@@ -14,10 +14,10 @@ from specop.solvers.descent import descent
 from specop.solvers.newton import Minimum
 from specop.statistics.numbers import Floats
 
-__all__ = ["barrier_on", "bent", "path_weights"]
+__all__ = ["PATH_NODES", "barrier_on", "bent", "path_weights"]
 
 # Points of a path that its mean loss is made of: Gauss-Legendre, exact for polynomials of degree 15 in t.
-_NODES = 8
+PATH_NODES = 8
 # Length of the random displacement that the bend begins with, and of the first step, as shares of the path's.
 _SHAKE, _FIRST = 1e-2, 5e-2
 # How exactly the place of the barrier is found, as a share of the path.
@@ -57,7 +57,7 @@ def bent(objective: Objective, theta: Array, away: Array, *, gtol: float, max_st
     """
     backend = backend_of(theta)
     (length,) = lengths_of(backend, away)
-    nodes, shares = np.polynomial.legendre.leggauss(_NODES)
+    nodes, shares = np.polynomial.legendre.leggauss(PATH_NODES)
     t, shares = 0.5 * (nodes + 1.0), 0.5 * shares
     weights = path_weights(t, is_bent=True)
 
@@ -65,8 +65,9 @@ def bent(objective: Objective, theta: Array, away: Array, *, gtol: float, max_st
         losses, total = [], backend.zeros(backend.layout(theta))
         for share, along in zip(shares, weights.T, strict=True):
             point = add_(backend, backend.copy(theta), along, [away, middle])
-            losses.append(objective.loss(point))
-            total = backend.axpy_(total, float(share * along[1]), objective.gradient(point))
+            loss, gradient = objective.loss_and_gradient(point)
+            losses.append(loss)
+            total = backend.axpy_(total, float(share * along[1]), gradient)
         return float(shares @ numbers_of(backend, *losses)), total
 
     noise = probes.normal(backend, backend.layout(theta), seed, 0)

@@ -11,7 +11,7 @@ from specop.arrays.backend import backend_of, lengths_of, numbers_of
 from specop.errors import InvalidInputError, checked_count
 from specop.krylov.run import Task
 from specop.landscape._directions import Direction, check_independent, directions_of, directions_to, point_of
-from specop.landscape._paths import barrier_on, bent, path_weights
+from specop.landscape._paths import PATH_NODES, barrier_on, bent, path_weights
 from specop.landscape._surface import Surface, SurfaceModel, model_of
 from specop.landscape._taylor import Model, taylor_limit, third_derivative
 from specop.results.slices import SlicesResult
@@ -112,7 +112,7 @@ def slices(
     -----
     One direction takes five products and two take ten, four for each third derivative at points of their own; 41 losses
     for a curve or 625 for a plane; and 20 to 60 losses on each side of each direction for the distance at which the
-    model fails. A bend takes 8 losses and 8 gradients a step.
+    model fails. A bend takes 8 gradients a step.
 
     Distances are searched outwards in steps of a factor 1.5 and then to a thousandth: where the model fails in between
     and holds again, that is not seen.
@@ -161,7 +161,7 @@ def slices(
         if bend:
             middle = bent(objective, start, found[0].vector, gtol=_GTOL, max_steps=_STEPS, seed=seed)
             found.append(Direction("to the bend", middle.x, 1.0))
-            failure, evaluations = None if middle.converged else middle.message, middle.values + middle.gradients
+            failure, evaluations = None if middle.converged else middle.message, PATH_NODES * middle.gradients
         surface = Surface(objective, backend, start, [one.vector for one in found], task, evaluations)
         model = model_of(surface, hessian)
         limits, searched, thirds = _validity(surface, model, found, hessian.precision)

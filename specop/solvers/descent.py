@@ -66,12 +66,15 @@ def descent(
     message = f"the limit of {max_steps} steps is reached"
     for _ in range(max_steps):
         if norm <= gtol * max(norms):
-            message = "converged"
             break
         for _ in range(_HALVINGS):
             trial = backend.axpy_(backend.copy(x), -rate, slope)
-            level, new = value_and_gradient(trial)
             evaluations += 1
+            try:
+                level, new = value_and_gradient(trial)
+            except NonFiniteError:
+                # Too long a step; a shorter one is tried.
+                level = float("nan")
             if level <= max(levels[-_MEMORY:]) - _ENOUGH * rate * norm**2:
                 break
             rate *= 0.25
@@ -87,6 +90,8 @@ def descent(
         x, slope, norm = trial, new, length
         levels.append(level)
         norms.append(norm)
+    if norm <= gtol * max(norms):
+        message = "converged"
     return Minimum(
         x=x,
         value=levels[-1],
