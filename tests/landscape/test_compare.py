@@ -48,9 +48,9 @@ def test_what_chance_explains_is_not_significant():
     names = ["trace", "log_determinant", "average_rise"]
     chance = [
         compare(flatness(objective(1.0), measures=names, seed=2 * seed), objective(1.0), seed=2 * seed + 1)
-        for seed in range(8)
+        for seed in range(5)
     ]
-    assert sum(one[name].significant for one in chance for name in names) <= 4
+    assert sum(one[name].significant for one in chance for name in names) <= 3
     apart = compare(objective(1.0), objective(2.0), measures=names)
     assert all(apart[name].significant for name in names)
     assert set(apart.flatter.values()) == {"a"}

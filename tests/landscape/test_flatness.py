@@ -42,7 +42,7 @@ def at_minimum(framework):
 
 @each_framework
 def test_closed_forms_at_the_minimum_of_a_quadratic(framework):
-    found = flatness(at_minimum(framework), prior=0.1, draws=30)
+    found = flatness(at_minimum(framework), prior=0.1, draws=12)
     values, measures = np.linalg.eigvalsh(MATRIX), found.measures
     exact = {
         "largest_eigenvalue": values[-1],
@@ -75,7 +75,7 @@ def test_closed_forms_at_the_minimum_of_a_quadratic(framework):
     for name, value in estimates.items():
         low, high = measures[name].interval
         assert low <= value <= high, name
-        np.testing.assert_allclose(measures[name].estimate, value, rtol=0.4, err_msg=name)
+        np.testing.assert_allclose(measures[name].estimate, value, rtol=0.6, err_msg=name)
     assert found.missing == {"relative_flatness": "no parameter has two or more dimensions"}
     assert not found.remark
 
@@ -118,13 +118,14 @@ def test_rescaling_layers_leaves_what_is_said_to_be_invariant(framework):
     objectives = [objective_of(framework, relu_network, one, data) for one in (params, scaled)]
     losses = [float(objective.loss()) for objective in objectives]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-12)
+    diagonals = [specop.diagonal(one.hessian(), method="exact").x for one in objectives]
     for name, factor in (("w1", 1 / 16), ("b1", 1 / 16), ("w2", 16)):
-        traces = [specop.trace(one.restrict(name).hessian(), method="exact").estimate for one in objectives]
+        traces = [host(one)[objectives[0].slices[name]].sum() for one in diagonals]
         np.testing.assert_allclose(traces[1], factor * traces[0], rtol=1e-10)
     for layer in ("w1", "w2"):
         options = {"draws": 3, "adaptive_offset": 0.0, "relative_offset": 0.0, "layer": layer, "filter_axis": -1}
-        if layer == "w1":
-            options["measures"] = ["relative_flatness"]
+        names = ["trace", "box_sharpness", "adaptive_sharpness", "fisher_rao_norm", "pac_bayes_relative_sigma"]
+        options["measures"] = ["relative_flatness", *(names if layer == "w2" else [])]
         before, after = (flatness(one, **options).measures for one in objectives)
         for name, measure in before.items():
             ratio = after[name].estimate / measure.estimate
@@ -190,14 +191,14 @@ def covered(objective, truth, seeds, **options):
 
 
 def test_intervals_of_sums_cover():
-    found = covered(objective_of("torch", *rectangle(SPECTRUM)), SUMS, 50, prior=0.01)
-    assert min(found.values()) >= 43, found
+    found = covered(objective_of("torch", *rectangle(SPECTRUM)), SUMS, 16, prior=0.01)
+    assert min(found.values()) >= 12, found
 
 
 def test_intervals_of_averages_cover():
     truth = {"average_rise": 0.5e-4 * SPECTRUM[3:].sum(), "pac_bayes_sigma": (0.2 / SPECTRUM[3:].sum()) ** 0.5}
-    found = covered(objective_of("torch", *rectangle(SPECTRUM[3:])), truth, 25)
-    assert min(found.values()) >= 21, found
+    found = covered(objective_of("torch", *rectangle(SPECTRUM[3:])), truth, 16)
+    assert min(found.values()) >= 13, found
 
 
 def test_negative_eigenvalues_are_named():
