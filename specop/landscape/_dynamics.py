@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, backend_of, numbers_of
+from specop.arrays.backend import Array, Backend, backend_of, lengths_of, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, checked_number
 from specop.objectives.update_rule import Step, UpdateRule
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
 __all__ = ["Dynamics", "dynamics_at", "dynamics_of", "plain_dynamics"]
+
+# A gradient over the root of the mean of its squares, which it is a thousandth part of or more, is at most 32.
+_LONGEST = 100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,8 @@ class Dynamics:
         Entries of W, and the share of each parameter that a step takes away.
     average : native vector or None
         The running mean or sum of gradients that the next step starts from.
+    notes : tuple of str
+        What the result is to say of the optimizer.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Dynamics:
     coupled: Array | float = 0.0
     decoupled: Array | float = 0.0
     average: Array | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def limit(self) -> float:
@@ -140,7 +146,28 @@ def dynamics_at(
     rule = objective.update_rule(optimizer, gradient)
     sizes = [where.stop - where.start for where in objective.slices.values()]
     backend = backend_of(gradient)
-    return dynamics_of(rule, objective.names, sizes, backend, backend.layout(gradient))
+    found = dynamics_of(rule, objective.names, sizes, backend, backend.layout(gradient))
+    unseen = _unseen(objective, rule, backend, gradient)
+    if not unseen:
+        return found
+    names = ", ".join(map(repr, unseen[:3])) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
+    note = (
+        f"the second moments of {rule.name} are far below squared gradients of this loss for {names}: it was trained "
+        f"on another one, as with batch normalization in training mode, and its steps are too long for this one; "
+        f"objective.restrict(...) can leave them out"
+    )
+    return replace(found, notes=(note,))
+
+
+def _unseen(objective: Objective, rule: UpdateRule, backend: Backend, gradient: Array) -> list[str]:
+    """Return the parameters whose steps are longer than gradients of the loss that was trained can make them."""
+    if rule.scale is None:
+        return []
+    steps = backend.multiply(rule.scale, backend.multiply(rule.scale, gradient))
+    places = objective.slices
+    norms = lengths_of(backend, *(backend.section(steps, one.start, one.stop) for one in places.values()))
+    sizes = [(one.stop - one.start) ** 0.5 for one in places.values()]
+    return [name for name, norm, size in zip(places, norms, sizes, strict=True) if norm > _LONGEST * size]
 
 
 def plain_dynamics(lr: float | None, momentum: float, nesterov: bool) -> Dynamics:

@@ -163,6 +163,7 @@ def stability(
         raise_on_failure=raise_on_failure,
         operators=[hessian],
     ) as task:
+        task.notes |= dict.fromkeys(dynamics.notes)
         eigen = outermost(matrix, k, "LA", v0, tol, left, confidence, seed)
         largest = float(eigen.eigenvalues[-1])
         sharpness = bounded(eigen, -1, confidence)

@@ -570,6 +570,27 @@ def test_a_loss_that_is_not_finite_is_refused(framework):
 
 
 @pytest.mark.torch
+def test_parameters_that_the_optimizer_never_saw_a_slope_of_are_named():
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    x, y = torch.randn(40, 4), torch.randn(40, 2)
+    criterion = torch.nn.functional.mse_loss
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        optimizer.step()
+    # In training mode batch normalization takes the bias before it away; in evaluation mode the loss has a slope in it.
+    objective = specop.objective(model.eval(), criterion, (x, y))
+    found = stability(objective, optimizer, condition_matvecs=0, steps=0)
+    assert "for '0.bias': it was trained on another one" in found.notes and "'0.bias'" in str(found)
+    rest = objective.restrict(["0.weight", "1", "3"])
+    assert not stability(rest, optimizer, condition_matvecs=0, steps=0).notes
+
+
+@pytest.mark.torch
 def test_the_optimizer_and_the_model_stay_as_they_are():
     run = torch_run("Adam", np.ones(5), lr=0.1)
     before = repr(run.optimizer.state_dict()), run.place()
