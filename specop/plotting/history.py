@@ -18,6 +18,7 @@ def plot_history(
     steps: Integers,
     values: Floats,
     errors: Floats,
+    level: Floats | None,
     limits: Mapping[str, Floats],
     quantity: str,
     title: str,
@@ -31,6 +32,8 @@ def plot_history(
         Steps of training.
     values, errors : ndarray (records,)
         The quantity and its errors; NaN where a record has none.
+    level : ndarray (records,) or None
+        What the quantity does not exceed, with the probability that was asked for.
     limits : mapping
         Other columns by the text that stands for them.
     quantity : str
@@ -48,6 +51,8 @@ def plot_history(
     ax.errorbar(
         steps, values, yerr=np.nan_to_num(errors), fmt="o-", color=BLUE, capsize=2, markersize=4, label=quantity
     )
+    if level is not None:
+        ax.fill_between(steps, values, level, color=BLUE, alpha=0.12, linewidth=0, label="nothing above, to 99 %")
     for (label, limit), (color, style) in zip(limits.items(), _STYLES, strict=False):
         ax.plot(steps, limit, color=color, linestyle=style, label=label)
     shown = np.concatenate([values, *limits.values()])

@@ -18,7 +18,7 @@ __all__ = ["HistoryResult", "Moment", "error_of"]
 
 # Columns of the table that is printed; data frames and files have all.
 _SHOWN = 6
-_ERROR = "_error"
+_ERROR, _LEVEL = "_error", "_level"
 
 
 def error_of(number: Estimate) -> float:
@@ -169,7 +169,10 @@ class HistoryResult(Result):
             limits["limit of the optimizer"] = self["limit"]
         elif chosen in ("lambda_max", "eigenvalue_1") and "lr" in self.quantities:
             limits["2 / lr"] = 2.0 / self["lr"]
-        return plot_history(self.steps, self[chosen], self[chosen + _ERROR], limits, chosen, self._headline(), ax)
+        level = self[chosen + _LEVEL] if chosen + _LEVEL in self.quantities else None
+        return plot_history(
+            self.steps, self[chosen], self[chosen + _ERROR], level, limits, chosen, self._headline(), ax
+        )
 
     def _headline(self) -> str:
         if not len(self):
@@ -184,8 +187,9 @@ class HistoryResult(Result):
 
     def _columns(self) -> dict[str, Column]:
         found = {"step": Column(self.steps, "step")}
+        shown = [name for name in self.quantities if not name.endswith(_LEVEL)][:_SHOWN]
         for number, name in enumerate(self.quantities):
-            heading = name if number < _SHOWN else ""
+            heading = name if name in shown else ""
             has_error = bool(heading) and bool(np.nan_to_num(self.errors[:, number]).any())
             found[name] = Column(self.values[:, number], heading, ".6g")
             found[name + _ERROR] = Column(self.errors[:, number], "+-" if has_error else "", ".1g")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays import probes
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, MissingStateError
 from specop.krylov.known import eigenvectors_for
@@ -25,12 +24,11 @@ from specop.results.spectral_density import SpectralDensity
 from specop.spectral.eigsh import eigsh
 from specop.spectral.spectral_density import spectral_density
 from specop.spectral.trace import trace
+from specop.spectral.tracking import largest_near
 from specop.statistics.estimate import Estimate
 
 __all__ = ["QUANTITIES", "Point", "exactly"]
 
-# Share of the start vector that is drawn anew, so that an eigenvector that was not among the largest can enter.
-_NOISE = 0.1
 # Records between two that begin from a random vector, which has no part in what earlier ones may have missed.
 _AFRESH = 10
 # Index of the first random vector, far from those of probes.
@@ -91,39 +89,31 @@ def exactly(value: float, bound: float = 0.0, confidence: float = 0.99) -> Estim
     return Estimate(value, 0.0, (value - bound, value + bound), confidence)
 
 
-def _lambda_max(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, Estimate]:
+def _lambda_max(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
     """Find the largest eigenvalue of the Hessian."""
     eigen = point.results.get("eigenvalues")
     if not isinstance(eigen, EigenResult) or eigen.which != "LA":
-        eigen = _outermost(point, "lambda_max", point.hessian, tol=tol, **options)
+        eigen = _outermost(point, "lambda_max", point.hessian, tol=tol)
     point.known["lambda_max"] = point.results["lambda_max"] = eigen
-    return {"lambda_max": exactly(float(eigen.eigenvalues[-1]), float(eigen.bounds[-1]))}
+    value, error, level = _read(eigen)
+    return {"lambda_max": exactly(value, error), "lambda_max_level": exactly(level)}
 
 
-def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float, **options: Any) -> EigenResult:
-    """Find the largest eigenvalue of a matrix, from the eigenvector of shortly before.
-
-    That takes few products; most of a random start's are spent on ruling out that something was missed. So that nothing
-    is missed for long, a part of the start is random, and each tenth record begins anew.
-    """
+def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float) -> EigenResult:
+    """Find the largest eigenvalue of a matrix, from the eigenvector of shortly before; each tenth time afresh."""
     known = point.nearby(name) if point.number % _AFRESH else None
-    return eigsh(
-        matrix,
-        k=1,
-        which="LA",
-        v0=None if known is None else _start(point, known),
-        tol=tol,
-        check_multiplicity=known is None,
-        seed=point.seed,
-        **options,
-    )
+    if known is not None:
+        near = eigenvectors_for(known, matrix.backend, matrix.domain, "the last record")[-1]
+        found = largest_near(matrix, near, tol=tol, seed=point.seed, draw=_FIRST_PROBE + point.number)
+        if found.converged:
+            return found
+    return eigsh(matrix, k=1, which="LA", tol=tol, seed=point.seed)
 
 
-def _start(point: Point, known: EigenResult) -> Array:
-    backend, layout = point.hessian.backend, point.hessian.domain
-    vector = eigenvectors_for(known, backend, layout, "the last record")[-1]
-    noise = probes.sphere(backend, layout, point.seed, _FIRST_PROBE + point.number)
-    return backend.axpy_(backend.scale_(noise, _NOISE * layout.n**-0.5), 1.0, vector)
+def _read(eigen: EigenResult) -> tuple[float, float, float]:
+    """Return the largest eigenvalue, within what some eigenvalue lies, and above what none does."""
+    value, bound = float(eigen.eigenvalues[-1]), float(eigen.bounds[-1])
+    return value, min(float(eigen.residuals[-1]), bound), value + bound
 
 
 def _eigenvalues(point: Point, *, k: int = 5, which: str = "LA", **options: Any) -> dict[str, Estimate]:
@@ -149,7 +139,7 @@ def _density(point: Point, **options: Any) -> dict[str, Estimate]:
     }
 
 
-def _stability(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, Estimate]:
+def _stability(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
     """Hold the largest eigenvalue that the optimizer's steps see against the limit of stable steps."""
     if point.optimizer is None and point.lr is None:
         raise InvalidInputError(
@@ -167,13 +157,14 @@ def _stability(point: Point, *, tol: float = 1e-2, **options: Any) -> dict[str, 
     matrix = dynamics.matrix(point.hessian)
     eigen = point.results.get("lambda_max") if matrix is point.hessian else None
     if not isinstance(eigen, EigenResult):
-        eigen = _outermost(point, "stability", matrix, tol=tol, **options)
+        eigen = _outermost(point, "stability", matrix, tol=tol)
     point.known["stability"] = point.results["stability"] = eigen
-    value, bound, limit = float(eigen.eigenvalues[-1]), float(eigen.bounds[-1]), dynamics.limit
+    (value, bound, level), limit = _read(eigen), dynamics.limit
     return {
         # Where parameters have rates of their own, these are in the matrix.
         **({} if dynamics.scale is not None and dynamics.step.rate == 1.0 else {"lr": exactly(dynamics.step.rate)}),
         "sharpness": exactly(value, bound),
+        "sharpness_level": exactly(level),
         "limit": exactly(limit),
         "ratio": exactly(value / limit, bound / limit),
     }

@@ -9,7 +9,7 @@ from models import RECIPES, Recipe
 from tables import Row, print_table
 
 # The fixed sample that curvature is recorded on: a part of the training data.
-_SAMPLES = {"cnn": 256, "transformer": 16, "wide_deep": 512}
+_SAMPLES = {"cnn": 256, "transformer": 32, "wide_deep": 512}
 
 
 def measure_monitor(names: Sequence[str], steps: int, records: int) -> list[Row]:

@@ -251,13 +251,15 @@ def test_an_eigenvalue_that_overtakes_is_not_missed_for_long(framework):
     monitor = Monitor(make, every=1, what="lambda_max")
     products = []
     for step, time in enumerate(times):
-        record = monitor.record(step, params=time + 1e-6 * step)
+        time += 1e-6 * step
+        record = monitor.record(step, params=time)
         products.append(record.matvecs)
         found, right = record["lambda_max"].estimate, max(10.0 - time, 1.5 + time)
+        assert found <= right * (1 + 1e-9) <= record["lambda_max_level"].estimate
         # It may be missed in the record after it has overtaken, and in no later one.
         if step != times.index(6.0):
             assert found == pytest.approx(right, rel=1e-2)
-    assert np.mean(products[1:5]) < 2 / 3 * products[0]
+    assert max(products[1:5]) < products[0]
 
 
 @pytest.mark.parametrize("framework", FIRST)

@@ -249,7 +249,7 @@ def test_steps_that_nobody_knows_the_limit_of_are_named():
         Monitor(objective, what="stability").record(0)
     # Without an optimizer the usual choice is the largest eigenvalue alone; an optimizer may come with a record.
     monitor = Monitor(objective, every=1)
-    assert list(monitor.record(0).estimates) == ["loss", "lambda_max"]
+    assert list(monitor.record(0).estimates) == ["loss", "lambda_max", "lambda_max_level"]
     with pytest.warns(UserWarning, match="those of the last record"):
         record = monitor.record(1, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     assert record["limit"].estimate == pytest.approx(20.0)
