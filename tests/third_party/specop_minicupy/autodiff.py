@@ -129,6 +129,9 @@ class MinicupyAutodiff:
     def check_trained(self, theta, batch, changed):
         pass  # its models are functions
 
+    def constant_parts(self):
+        return ()
+
     def moving(self, vector):
         return vector
 
