@@ -95,6 +95,8 @@ class Check:
         self._ladders: list[list[float]] = []
         self._chain: Chain | None = None
         self._is_completing = False
+        # Whether copies were seen on their way into the space.
+        self._is_doubted = False
 
     @property
     def is_under_way(self) -> bool:
@@ -104,13 +106,19 @@ class Check:
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain values."""
         chain = None if self._chain is None else asdict(self._chain)
-        return {"chain": chain, "ladders": self._ladders, "is_completing": self._is_completing}
+        return {
+            "chain": chain,
+            "ladders": self._ladders,
+            "is_completing": self._is_completing,
+            "is_doubted": self._is_doubted,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._chain = None if state["chain"] is None else Chain(**state["chain"])
         self._ladders = state["ladders"]
         self._is_completing = state["is_completing"]
+        self._is_doubted = state["is_doubted"]
 
     def begin(self, held: Ritz) -> bool:
         """Ask the space itself; return whether that is to be expanded by a product before it is asked again.
@@ -150,6 +158,7 @@ class Check:
         best = wanted(self.ends, held.values)
         drift = space.drift(held.values[best]) if is_trusted else np.zeros((1, 0))
         drift = drift[:, np.abs(drift).max(axis=0) > _LARGEST_DRIFT]
+        self._is_doubted |= bool(drift.size)
         if drift.size and space.size <= room:
             # Of copies that are on their way into the space by rounding, a part would lie inside, out of sight.
             space.remove(held, best, drift[held.rows])
@@ -267,8 +276,8 @@ class Check:
     def _excluded(self, end: End, keys: Floats, chain: Ritz, *, each_side: bool = False) -> Booleans:
         """Whether a chain from a random vector rules out eigenvalues with these keys."""
         dimension, confidence = self.space.n - int(chain.rows[0]), self.confidence
-        if self.space.has_closed:
-            # Copies are likely where a space closes early, and soon found.
+        if self.space.has_closed or self._is_doubted:
+            # Copies are likely where a space closes early, or would but for rounding, and soon found.
             confidence = 1.0 - _DOUBT_OF_CLOSED * (1.0 - confidence)
         found = is_ruled_out(self.space.rule(chain), end.values_at(keys), dimension, confidence)
         return found if each_side else np.asarray(found.all(axis=0))

@@ -77,6 +77,13 @@ def test_a_second_space_that_converges_to_another_eigenvalue_first_is_not_believ
     assert (np.abs(found.eigenvalues - np.linalg.eigvalsh(cycle(n))[-3:]) <= found.bounds + 1e-12).all()
 
 
+def test_copies_on_their_way_into_the_space_are_a_reason_to_doubt():
+    """Rounding kept the space from closing, and a search of ten products was believed."""
+    torus = np.kron(cycle(6), np.eye(16)) + np.kron(np.eye(6), cycle(16))
+    found = specop.eigsh(torus, k=3, which="SA", tol=1e-5, seed=592)
+    assert (np.abs(found.eigenvalues - np.linalg.eigvalsh(torus)[:3]) <= found.bounds + 1e-12).all()
+
+
 def one_copy(dtype, seed):
     """Twelve outliers close together, one of them twice, over a bulk."""
     top = 100 * 0.97 ** np.arange(12)
