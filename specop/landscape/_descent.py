@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
 
 from specop.statistics.numbers import Floats
 
@@ -90,6 +89,9 @@ def _downhill(
         def noted(where: float) -> float:
             seen[side * where] = found = value(side * where)
             return found if np.isfinite(found) else np.inf
+
+        # Importing it takes almost half as long as all of specop.
+        import scipy.optimize
 
         scipy.optimize.minimize_scalar(noted, bounds=bounds, method="bounded", options={"maxiter": _REFINEMENTS})
         on_this_side = [(found, where) for where, found in seen.items() if side * where > 0 and found <= lowest]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.optimize
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, add_, backend_of, lengths_of, numbers_of
@@ -101,6 +100,9 @@ def barrier_on(value: Callable[[float], float], t: Floats, losses: Floats) -> tu
     top = int(np.argmax(rises))
     if top in (0, len(t) - 1):
         return 0.0, float(t[top])
+    # Importing it takes almost half as long as all of specop.
+    import scipy.optimize
+
     refined = scipy.optimize.minimize_scalar(
         lambda at: -rise(at, value(at)), bounds=(t[top - 1], t[top + 1]), method="bounded", options={"xatol": _SHARP}
     )

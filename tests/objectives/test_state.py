@@ -3,15 +3,15 @@
 import functools
 import itertools
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 import pytest
 
 import specop
 from parity.cases import fisher as of_kind
-from specop import analysis
-from specop.errors import QuadraticModelWarning
+from specop import analysis, landscape
+from specop.errors import DomainError, InvalidInputError, QuadraticModelWarning
 from stateful.cases import INPUTS, KINDS, subject
 
 # --- Calls ------------------------------------------------------------------------------------------------------------
@@ -47,6 +47,11 @@ def blocks(found):
     )
 
 
+def refused_rule(found):
+    with pytest.raises(InvalidInputError):
+        found.update_rule(object(), found.theta)
+
+
 def structure(found):
     return found.n, found.names, found.shapes, found.slices, found.flatten, repr(found)
 
@@ -64,6 +69,7 @@ METHODS = {
     "inverse_fisher": lambda found: found.inverse_fisher(damping=0.1) @ found.theta,
     "jacobian": jacobian,
     "loss": lambda found: (found.loss(), found.loss(found.theta)),
+    "loss_and_gradient": lambda found: (found.loss_and_gradient(), found.loss_and_gradient(found.theta)),
     "matrix": lambda found: found.matrix("ggn") @ found.theta,
     "n": structure,
     "names": structure,
@@ -79,6 +85,7 @@ METHODS = {
     "terms": lambda found: found.terms,
     "theta": lambda found: found.theta,
     "unflatten": roundtrip,
+    "update_rule": refused_rule,
 }
 
 FUNCTIONS = {
@@ -128,6 +135,21 @@ ANALYSES = {
 }
 
 
+LANDSCAPES = {
+    "blocks": lambda found: landscape.blocks(found, steps=4, probes=2),
+    "compare": lambda found: landscape.compare(found, found, measures=["trace"]),
+    "covariance": lambda found: landscape.covariance(found, winners=10, offspring=2, k=2),
+    "critical_point": lambda found: landscape.critical_point(found, max_matvecs=30),
+    "flatness": lambda found: landscape.flatness(found, measures=["box_sharpness", "average_rise"], draws=2, probes=2),
+    "hessian_spread": lambda found: landscape.hessian_spread(found, batches=3, batch_size=2),
+    "learning_coefficient": lambda found: landscape.learning_coefficient(found),
+    "noise": lambda found: landscape.noise(found, population=False),
+    "outliers": lambda found: landscape.outliers(found, k=2),
+    "slices": lambda found: landscape.slices(found, ["gradient"], points=5),
+    "stability": lambda found: landscape.stability(found, lr=0.1, steps=2),
+}
+
+
 def evaluated(found):
     with found.evaluating():
         return found.loss()
@@ -137,7 +159,7 @@ def away_from_a_minimum(call):
     """A call at a point where models begin: what it leaves behind is asked here, not what it predicts."""
 
     def called(found):
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), suppress(DomainError):
             warnings.simplefilter("ignore", QuadraticModelWarning)
             return call(found)
 
@@ -147,11 +169,12 @@ def away_from_a_minimum(call):
 CALLS = {f"Objective.{name}": call for name, call in METHODS.items()}
 CALLS |= {name: call for name, call in FUNCTIONS.items()}
 CALLS |= {f"analysis.{name}": away_from_a_minimum(call) for name, call in ANALYSES.items()}
+CALLS |= {f"landscape.{name}": away_from_a_minimum(call) for name, call in LANDSCAPES.items()}
 
 # What evaluates no loss, and reads no data after the first pass.
 QUIET = {"identity_like"} | {
     f"Objective.{name}"
-    for name in ("flatten", "n", "names", "samples", "shapes", "slices", "terms", "theta", "unflatten")
+    for name in ("flatten", "n", "names", "samples", "shapes", "slices", "terms", "theta", "unflatten", "update_rule")
 }
 
 
@@ -161,6 +184,7 @@ def test_every_public_name_is_called():
     functions = {name for name in specop.__all__ if name.islower() and callable(getattr(specop, name))}
     assert functions - {"objective", "load"} == set(FUNCTIONS)
     assert set(analysis.__all__) == set(ANALYSES)
+    assert set(landscape.__all__) == set(LANDSCAPES)
 
 
 # --- Objectives -------------------------------------------------------------------------------------------------------
@@ -234,6 +258,8 @@ def made(kind, data):
 
 def marks(kind, call):
     """Functions see an operator, whose methods are called for every model; quick are those that compile quickly."""
+    if call.startswith("landscape"):
+        return [] if kind == "torch" else [pytest.mark.slow]
     quick = kind in ("torch", "tf.Module") or (kind != "equinox" and (call.startswith("Objective") or call == "eigsh"))
     return [] if quick else [pytest.mark.slow]
 

@@ -55,7 +55,11 @@ def test_what_is_no_history_is_refused_in_one_line(saved, tmp_path):
     other = tmp_path / "eigen.npz"
     specop.eigsh(np.diag([1.0, 2.0]), k=1).save(other)
     for words, text in {
-        (saved, "--quantity", "speed"): "quantity must be one of loss, lr, lambda_max, lambda_max_level, sharpness, sharpness_level",
+        (
+            saved,
+            "--quantity",
+            "speed",
+        ): "quantity must be one of loss, lr, lambda_max, lambda_max_level, sharpness, ",
         (other,): "eigen.npz holds a EigenResult and no history",
         (saved, "--out", tmp_path / "absent" / "x.png"): "cannot write",
         (tmp_path / "absent.npz",): "does not exist",
