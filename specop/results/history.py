@@ -22,11 +22,14 @@ _ERROR, _LEVEL = "_error", "_level"
 
 
 def error_of(number: Estimate) -> float:
-    """Return a number's standard error; without one, how far the ends of its interval lie from it."""
+    """Return a number's standard error; without one, how far the nearer end of its interval lies from it.
+
+    An end that is the number itself, as of lower bounds, does not count.
+    """
     if number.standard_error > 0:
         return number.standard_error
     low, high = number.interval
-    return max(number.estimate - low, high - number.estimate)
+    return min((away for away in (number.estimate - low, high - number.estimate) if away > 0), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ class HistoryResult(Result):
     quantities : tuple of str
         Names of the recorded numbers.
     values, errors : ndarray (records, quantities)
-        The numbers, and of each its error: a bound for eigenvalues, the standard error for estimates (of a single probe
-        half the interval), 0 for exact numbers. NaN where a record has none.
+        The numbers, and of each its error: a bound for eigenvalues, the standard error for estimates, 0 for exact
+        numbers. NaN where a record has none.
     record_seconds, record_matvecs : ndarray (records,)
         Wall time and products of each record.
     elapsed : float

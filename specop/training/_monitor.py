@@ -58,7 +58,8 @@ class Monitor:
         - "lambda_max": the largest eigenvalue of the Hessian, to a relative residual of 1e-2 (`tol`): its error bounds
           the distance to some eigenvalue. It starts from the eigenvector of the record before, in about two thirds of
           the products of a fresh start, most of which rule out that something larger was missed; "lambda_max_level" is
-          what no eigenvalue exceeds, with a probability of 99 %. Each tenth record starts afresh.
+          what no eigenvalue exceeds, with a probability of 99 %, and where its interval ends. Each tenth record starts
+          afresh.
         - "eigenvalues": the five (`k`) largest, `specop.eigsh`, as "eigenvalue_1", the largest, to "eigenvalue_5".
         - "trace": `specop.trace` to ten percent (`rtol`).
         - "density": `specop.spectral_density`; its mean, its mean square and the mean of its negative part.

@@ -96,7 +96,7 @@ def _lambda_max(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
         eigen = _outermost(point, "lambda_max", point.hessian, tol=tol)
     point.known["lambda_max"] = point.results["lambda_max"] = eigen
     value, error, level = _read(eigen)
-    return {"lambda_max": exactly(value, error), "lambda_max_level": exactly(level)}
+    return {"lambda_max": _largest(value, error, level), "lambda_max_level": exactly(level)}
 
 
 def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float) -> EigenResult:
@@ -108,6 +108,11 @@ def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float) -
         if found.converged:
             return found
     return eigsh(matrix, k=1, which="LA", tol=tol, seed=point.seed)
+
+
+def _largest(value: float, bound: float, level: float) -> Estimate:
+    """Return a largest eigenvalue: something larger may have been missed up to the level."""
+    return Estimate(value, 0.0, (value - bound, max(value + bound, level)), 0.99)
 
 
 def _read(eigen: EigenResult) -> tuple[float, float, float]:
@@ -163,10 +168,10 @@ def _stability(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
     return {
         # Where parameters have rates of their own, these are in the matrix.
         **({} if dynamics.scale is not None and dynamics.step.rate == 1.0 else {"lr": exactly(dynamics.step.rate)}),
-        "sharpness": exactly(value, bound),
+        "sharpness": _largest(value, bound, level),
         "sharpness_level": exactly(level),
         "limit": exactly(limit),
-        "ratio": exactly(value / limit, bound / limit),
+        "ratio": _largest(value / limit, bound / limit, level / limit),
     }
 
 

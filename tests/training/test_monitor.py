@@ -256,6 +256,7 @@ def test_an_eigenvalue_that_overtakes_is_not_missed_for_long(framework):
         products.append(record.matvecs)
         found, right = record["lambda_max"].estimate, max(10.0 - time, 1.5 + time)
         assert found <= right * (1 + 1e-9) <= record["lambda_max_level"].estimate
+        assert record["lambda_max"].interval[1] >= record["lambda_max_level"].estimate
         # It may be missed in the record after it has overtaken, and in no later one.
         if step != times.index(6.0):
             assert found == pytest.approx(right, rel=1e-2)
