@@ -148,7 +148,7 @@ def test_a_matrix_is_traced_once_and_cut_at_the_vector():
     # Besides the loss, outputs, for their shape, and the Jacobian, which differences are compared with.
     kinds = {getattr(run, "kind", ""): trace for (_, run, *_), trace in objective._autodiff._traces.items()}
     trace = kinds["sampled fisher"]
-    again = [node.op for node in trace.after.graph.as_graph_def().node]
+    again = [node.op for node in trace.after.__wrapped__.graph.as_graph_def().node]
     assert "ReadVariableOp" not in again and "Tanh" not in again and "Softmax" not in again
     # Of two layers: J v takes three products of matrices, and J'u three.
     assert again.count("MatMul") <= 6

@@ -164,7 +164,9 @@ def test_a_run_goes_on_from_its_checkpoint_with_the_same_result(case, name, tmp_
         np.testing.assert_array_equal(again.eigenvalues, whole.eigenvalues)
         np.testing.assert_array_equal(again.bounds, whole.bounds)
         np.testing.assert_array_equal(case.numpy(again.rows), case.numpy(whole.rows))
-    np.testing.assert_allclose(again.eigenvalues, whole.eigenvalues, rtol=0, atol=1e-3 * case.tol)
+    # Immutable rows come back at other addresses, and the last digit is the framework's.
+    rounding = 4 * case.eps * np.abs(whole.eigenvalues).max()
+    np.testing.assert_allclose(again.eigenvalues, whole.eigenvalues, rtol=0, atol=max(1e-3 * case.tol, rounding))
     assert list(tmp_path.iterdir()) == []
 
 
