@@ -269,12 +269,18 @@ def _rest(
     if every is not None or k == n:
         return [], np.zeros(0), float(largest.bounds.max())
     space.hold([largest.eigenvector(i) for i in range(k)], largest.eigenvalues, largest.residuals)
-    rules = [] if rule is None else _without(rule, largest)
-    samples = [_sample(one, largest, n) for one in rules]
+    # That of the Krylov space waits until other vectors have looked for copies of what it found.
+    first = [] if rule is None or probes < 2 else _without(rule, largest)
+    rules: list[GaussRule] = []
+    samples: list[float] = []
     # The start of the Krylov space is the vector of index zero.
     index = 1
     limit = run.products + probes * steps + _PRODUCTS
     while run.products < limit:
+        if first and len(rules) == probes - 1:
+            if not _shows_copies(rules, largest):
+                rules, samples = [*first, *rules], [_sample(first[0], largest, n), *samples]
+            first = []
         enough = len(rules) >= probes
         if enough and len(samples) >= STAGE:
             mean = estimate_from_samples(np.array(samples), _CONFIDENCE)
@@ -306,6 +312,16 @@ def _without(rule: GaussRule, largest: EigenResult) -> list[GaussRule]:
     if apart.any() or rest <= np.finfo(float).eps:
         return []
     return [GaussRule(rule.nodes[:-k], rule.weights[:-k] / rest, rule.couplings[:-k])]
+
+
+def _shows_copies(rules: list[GaussRule], largest: EigenResult) -> bool:
+    """Whether vectors outside of the largest eigenvectors have found one of the largest eigenvalues again.
+
+    What the start vector has along copies lies in the one eigenvector that it has found: its rule lacks the others.
+    """
+    near = largest.tol * np.abs(largest.eigenvalues) + largest.residuals
+    nodes = np.concatenate([one.nodes for one in rules])
+    return bool((np.abs(nodes[:, None] - largest.eigenvalues) <= near).any())
 
 
 def _sample(rule: GaussRule, largest: EigenResult, n: int) -> float:

@@ -69,6 +69,19 @@ def test_copies_of_the_largest_are_found_and_not_lost_in_the_density():
     assert count.interval[0] <= 9 <= count.interval[1]
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_copies_beyond_the_number_asked_for_are_in_trace_and_density(k):
+    """The rest of the start vector has no part along copies of what it has found."""
+    values = np.concatenate([[10.0, 5.0, 5.0, 5.0], np.linspace(0.0, 1.0, 196)])
+    covered = 0
+    for seed in range(20):
+        found = survey(spectra.with_spectrum(values), k, 1, **SETTINGS | {"steps": 20}, seed=seed)
+        count = found.density.count(4.0, 20.0)
+        low, high = found.trace.interval
+        covered += int(count.interval[0] <= 4 <= count.interval[1]) + int(low <= values.sum() <= high)
+    assert covered >= 36
+
+
 @pytest.mark.parametrize(("n", "k", "k_low"), [(1, 1, 1), (5, 5, 5), (12, 3, 0), (12, 10, 4), (40, 3, 2)])
 def test_small_matrices_are_known_whole(n, k, k_low):
     values = np.linspace(-1.0, 2.0, n)
