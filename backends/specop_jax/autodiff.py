@@ -29,7 +29,7 @@ from specop_jax import programs
 from specop_jax.arrays import JaxBackend, alive, backend, device_of, known, require_precision, require_transfers
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
-from specop_jax.products import BriefLossProgram, LossProgram, OutputProgram, Status, Variant
+from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
 from specop_jax.structures import TREES, checksum, on_device, outlined, refuse_sparse
 from specop_jax.trained import check_repeated
@@ -91,7 +91,6 @@ class JaxAutodiff(OneBatch):
     backend: JaxBackend = backend
     trees = TREES
     is_out_of_memory = staticmethod(is_out_of_memory)
-    _loss_program: type[LossProgram] = LossProgram
 
     def __init__(
         self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None = None
@@ -173,18 +172,18 @@ class JaxAutodiff(OneBatch):
     # Derivatives
     def loss(self, theta: Array | None, batch: Any) -> Array:
         """Return the loss."""
-        program, arguments = self._program(self._loss_program, theta, batch)
+        program, arguments = self._program(LossProgram, theta, batch)
         return self._finite(program.loss(*arguments), arguments)
 
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
-        program, arguments = self._program(self._loss_program, theta, batch)
+        program, arguments = self._program(LossProgram, theta, batch)
         loss, gradient = program.gradient(*arguments)
         return self._finite(loss, arguments), gradient
 
     def check_trained(self, theta: Array | None, batch: Any, changed: Callable[[], list[str]]) -> None:
         """Raise unless two calls of the loss agree; its gradient is JAX's own."""
-        check_repeated(*self._program(self._loss_program, theta, batch), changed)
+        check_repeated(*self._program(LossProgram, theta, batch), changed)
 
     @contextmanager
     def _widened(self, batch: Any) -> Iterator[Any]:
@@ -210,7 +209,7 @@ class JaxAutodiff(OneBatch):
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
         if matrix.kind == "hessian":
-            loss_program, arguments = self._program(self._loss_program, theta, batch)
+            loss_program, arguments = self._program(LossProgram, theta, batch)
             product = loss_program.linearize(arguments, vector)
         else:
             program, arguments = self._program(OutputProgram, theta, batch)
@@ -221,7 +220,7 @@ class JaxAutodiff(OneBatch):
     def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
         """Return the product with a vector and keep nothing."""
         if matrix.kind == "hessian":
-            program, arguments = self._program(self._loss_program, theta, batch)
+            program, arguments = self._program(LossProgram, theta, batch)
             loss, product = program.product(*arguments, vector)
             self._finite(loss, arguments)
             return product
@@ -356,8 +355,6 @@ class JaxAutodiff(OneBatch):
 
 class _Wide(JaxAutodiff):
     """The same model with all of its arrays in float64, for a few gradients."""
-
-    _loss_program = BriefLossProgram
 
     # What cuts a vector of another dtype up takes longer to compile than the vector to move.
     def _split(self, vector: Array) -> list[Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from specop_jax.likelihoods import FUNCTIONS, output_hessian
 from specop_jax.programs import NO_DERIVATIVE, Arguments, Program, join, split
 from specop_jax.residuals import Split
 
-__all__ = ["BriefLossProgram", "LossProgram", "Multiply", "OutputProgram", "Product", "Variant"]
+__all__ = ["LossProgram", "Multiply", "OutputProgram", "Product", "Variant"]
 
 Multiply = Callable[[Array], Array]
 
@@ -42,12 +42,10 @@ class Product:
 class LossProgram(Program):
     """Loss, gradient and Hessian."""
 
-    options: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, *facts: Any) -> None:
         super().__init__(*facts)
         self.loss = jax.jit(self._loss)
-        self.gradient = jax.jit(self._gradient, compiler_options=self.options)
+        self.gradient = jax.jit(self._gradient)
         self._linearized = Split(self._linear, self._apply)
         self._products = {True: jax.jit(self._forward), False: jax.jit(self._reverse)}
         self._is_forward = True
@@ -132,12 +130,6 @@ class Variant:
 
     kind: str
     likelihood: Likelihood | None = None
-
-
-class BriefLossProgram(LossProgram):
-    """The same for a few gradients: compiled in half of the time, to slower code."""
-
-    options: ClassVar[dict[str, Any]] = {"xla_backend_optimization_level": 0}
 
 
 class OutputProgram(Program):
