@@ -10,10 +10,11 @@ import numpy as np
 
 from specop.analysis._candidates import Candidates, candidates_of
 from specop.analysis._quadratic_model import FAR, far_behind
-from specop.analysis._saliency import Scores, check_method, checked_point, scores_at, warn_of_point, without
+from specop.analysis._saliency import Scores, check_method, scores_at, warn_of_point, without
 from specop.arrays.backend import Array, backend_of, numbers_of
 from specop.errors import InvalidInputError
 from specop.krylov.run import Task
+from specop.objectives.checked_point import checked_point
 from specop.results.prune import PruneResult
 from specop.results.structure import Structure
 from specop.statistics.numbers import Floats, Integers

@@ -12,8 +12,9 @@ from specop.analysis._candidates import Candidates, Members, candidates_of
 from specop.analysis._inverse_curvature import InverseCurvature, curvature_diagonal, inverse_curvature
 from specop.analysis._quadratic_model import far_behind, row_norms, warn_of_slope
 from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
-from specop.errors import InvalidInputError, NonFiniteError, QuadraticModelWarning
+from specop.errors import InvalidInputError, QuadraticModelWarning
 from specop.krylov.run import Task, level_of_user
+from specop.objectives.checked_point import checked_point
 from specop.results.saliency import SaliencyResult
 from specop.results.structure import Structure
 from specop.solvers.constrained import with_zeros, zeroing_cost
@@ -22,7 +23,7 @@ from specop.statistics.numbers import Floats, Integers
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
-__all__ = ["Scores", "check_method", "checked_point", "saliency", "scores_at", "warn_of_point", "without"]
+__all__ = ["Scores", "check_method", "saliency", "scores_at", "warn_of_point", "without"]
 
 _METHODS = ("obs", "obd", "magnitude")
 # Which removals are measured at once: places in the order, as shares of it.
@@ -277,20 +278,6 @@ def check_method(method: str) -> None:
     """Raise InvalidInputError unless this is a method."""
     if method not in _METHODS:
         raise InvalidInputError(f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}.")
-
-
-def checked_point(objective: Objective, theta: Array | None) -> Array:
-    """Return a copy of theta, by default the model's parameters; raise if it is no vector of finite numbers."""
-    own = objective.theta
-    backend = backend_of(own)
-    if theta is not None:
-        backend.check_vector(theta, backend.layout(own), "theta")
-    at = own if theta is None else backend.copy(theta)
-    (values,) = backend.to_host(at)
-    wrong = [name for name, where in objective.slices.items() if not np.isfinite(values[where]).all()]
-    if wrong:
-        raise NonFiniteError(f"these parameters hold NaN or infinity: {', '.join(wrong[:5])}. Restore them.")
-    return at
 
 
 def without(

@@ -18,7 +18,7 @@ from specop.results.blocks import BlocksResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.spectral_density import spectral_density
 from specop.statistics.distances import common_grid, jensen_shannon, smoothed, wasserstein
-from specop.statistics.estimate import Estimate, check_confidence, with_error
+from specop.statistics.estimate import Estimate, check_confidence, exact, with_error
 from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _spectrum(
             n,
             found.eigenvalues,
             np.full(n, 1.0 / n),
-            Estimate(total, 0.0, (total, total), confidence),
+            exact(total, confidence),
             float(found.bounds[-1]),
             True,
         )

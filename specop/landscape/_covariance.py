@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specop.analysis._saliency import checked_point
 from specop.arrays import probes
 from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
 from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
 from specop.krylov.run import Task
 from specop.landscape._ends import outermost
+from specop.objectives.checked_point import checked_point
 from specop.results.covariance import CovarianceResult
 from specop.results.eigen import EigenResult
-from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
+from specop.statistics.estimate import check_confidence, estimate_from_samples
 from specop.statistics.numbers import Floats, Integers
 from specop.statistics.tilted import fitted_slope, fitted_tilt
 
@@ -163,8 +163,8 @@ def covariance(
             t=tilt,
             low_t=low_tilt,
             slope=fitted_slope(won, values, confidence),
-            constant=_scaled(estimate_from_samples((won**2 * values).mean(axis=1), confidence), deviation**2),
-            limit=_scaled(estimate_from_samples(rises[best], confidence), 2.0 / n),
+            constant=estimate_from_samples((won**2 * values).mean(axis=1), confidence).scaled(deviation**2),
+            limit=estimate_from_samples(rises[best], confidence).scaled(2.0 / n),
             alignment=_cosine(won.T @ won / winners, values),
             isotropic_alignment=_cosine(np.eye(len(values)), values),
             quadratic_share=_quadratic_share(task, objective, theta, rises, deviation),
@@ -254,10 +254,3 @@ def _cosine(matrix: Floats, values: Floats) -> float:
     some: Integers = np.flatnonzero(values > 0)
     inverse, part = 1.0 / values[some], matrix[np.ix_(some, some)]
     return float(np.diagonal(part) @ inverse / (np.linalg.norm(part) * np.linalg.norm(inverse)))
-
-
-def _scaled(value: Estimate, factor: float) -> Estimate:
-    low, high = value.interval
-    return Estimate(
-        value.estimate * factor, value.standard_error * factor, (low * factor, high * factor), value.confidence
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -342,7 +343,7 @@ class _Look:
         # Where the fall shows above rounding, if curvature makes it.
         seen = math.sqrt(200.0 * self.noise() / curvature) if curvature else math.inf
         start = min(_START * self.reach, max(seen, _FIRST * self.reach))
-        value = lambda distance: self._loss(direction, distance)  # noqa: E731
+        value = functools.partial(self._loss, direction)
         return descend(value, self.point.loss, start, _REACH * self.reach, self.noise)
 
     def _loss(self, direction: Array, distance: float) -> float:

@@ -19,7 +19,7 @@ from specop.statistics.numbers import Floats
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
-__all__ = ["Direction", "check_independent", "directions_of", "directions_to", "filter_axis_of", "point_of"]
+__all__ = ["Direction", "as_vector", "check_independent", "directions_of", "directions_to", "filter_axis_of"]
 
 _NAMED = ("gradient", "random")
 # Cosine from which on two directions are one.
@@ -90,13 +90,13 @@ def directions_to(objective: Objective, to: Any, theta: Array) -> list[Direction
     points = list(to) if isinstance(to, (list, tuple)) and _are_points(objective, to) else [to]
     found = []
     for number, point in enumerate(points):
-        away = add_(backend_of(theta), point_of(objective, point, "to"), [-1.0], [theta])
+        away = add_(backend_of(theta), as_vector(objective, point, "to"), [-1.0], [theta])
         label = "to the other point" if len(points) == 1 else f"to point {number + 1}"
         found.append(Direction(label, away, 1.0))
     return found
 
 
-def point_of(objective: Objective, point: Any, what: str) -> Array:
+def as_vector(objective: Objective, point: Any, what: str) -> Array:
     """Return a point, given as a native vector or as a parameter structure, as a vector of its own."""
     own = objective.theta
     backend = backend_of(own)
@@ -152,7 +152,7 @@ def _one(
         return Direction("gradient", backend.scale_(gradient, 1.0 / length) if length > 0 else gradient)
     if isinstance(given, EigenResult):
         raise InvalidInputError("in a list pass eigenvectors, such as result.eigenvector(0), not their result.")
-    return Direction(f"direction {number + 1}", point_of(objective, given, f"direction {number + 1}"))
+    return Direction(f"direction {number + 1}", as_vector(objective, given, f"direction {number + 1}"))
 
 
 def _filter_normalized(objective: Objective, theta: Array, filter_axis: int | None, seed: int, number: int) -> Array:

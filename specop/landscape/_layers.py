@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specop.arrays import probes
 from specop.arrays.backend import numbers_of
 from specop.errors import InvalidInputError
 from specop.landscape._directions import filter_axis_of
 from specop.landscape._point import PointOfLoss
+from specop.landscape._rows import random_signs
 from specop.landscape._units import units_of
 from specop.operators.operator import LinearOperator
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
@@ -75,13 +75,8 @@ def relative_flatness(
     if is_exact:
         units = np.eye(rows.size).reshape(rows.size, len(rows), width)
         total = sum(form(unit) for unit in units)
-        return Estimate(total, 0.0, (total, total), confidence)
-    signs = [
-        np.random.Generator(np.random.Philox(key=[probes.check_seed(seed), number])).choice(
-            [-1.0, 1.0], (len(rows), width)
-        )
-        for number in range(draws)
-    ]
+        return exact(total, confidence)
+    signs = random_signs(seed, rows.size, draws).T.reshape(draws, len(rows), width)
     return estimate_from_samples(np.array([form(one) for one in signs]), confidence)
 
 
@@ -89,11 +84,16 @@ def fisher_rao(objective: Objective, point: PointOfLoss) -> tuple[float | None, 
     """Return theta'F theta and which F it is of; None and the reason where there is none."""
     backend, theta = point.backend, point.theta
     try:
-        product = objective.fisher(theta).matvec(theta)
-        return numbers_of(backend, backend.dot(theta, product))[0], "the exact Fisher matrix"
+        fisher = objective.fisher(theta)
     except InvalidInputError:
         # No likelihood is known: the labels of the data stand in for those that the model would draw.
         pass
+    else:
+        try:
+            return numbers_of(backend, backend.dot(theta, fisher.matvec(theta)))[0], "the exact Fisher matrix"
+        except InvalidInputError as error:
+            # What is wrong with its products is no reason for another matrix.
+            return None, str(error)
     try:
         units = units_of(objective, theta)
     except InvalidInputError as error:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specop.analysis._saliency import checked_point
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, check_choice, checked_count, checked_number
 from specop.krylov.run import Run, Task
 from specop.landscape._ends import outermost
 from specop.landscape._langevin import Target, walk
 from specop.landscape._minimum import check_minimum, saddle
+from specop.objectives.checked_point import checked_point
 from specop.results.learning_coefficient import LearningBracket, LearningEstimate
 from specop.spectral.counting import PRODUCTS, Signs, signs_of_spectrum
 from specop.statistics.chains import effective_draws, scale_reduction

@@ -21,7 +21,7 @@ from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.flatness import Measure
 from specop.results.spectral_density import SpectralDensity
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -77,7 +77,7 @@ class Maker:
         return self._sum(lambda h: h)
 
     def mean_eigenvalue(self) -> Measure:
-        return _scaled(self.trace(), 1.0 / self.objective.n)
+        return self.trace().scaled(1.0 / self.objective.n)
 
     def frobenius_norm(self) -> Measure:
         squares = self._sum(lambda h: h**2)
@@ -133,7 +133,7 @@ class Maker:
         return _measure(found)
 
     def average_rise_quadratic(self) -> Measure:
-        return _scaled(self.trace(), 0.5 * self.numbers["sigma"] ** 2)
+        return self.trace().scaled(0.5 * self.numbers["sigma"] ** 2)
 
     def relative_flatness(self) -> Measure | None:
         if self.layer is None:
@@ -158,7 +158,7 @@ class Maker:
             self.missing["fisher_rao_norm"] = which
             return None
         self.told["fisher"] = which
-        return _measure(Estimate(value, 0.0, (value, value), self.confidence), invariant=True, kind="exact")
+        return _measure(exact(value, self.confidence), invariant=True, kind="exact")
 
     def pac_bayes_sigma(self) -> Measure:
         # Where the quadratic model's rise is that much, or as large as the parameters.
@@ -244,12 +244,6 @@ def _measure(value: Estimate, *, invariant: bool = False, kind: str = "estimate"
     low, high = value.interval
     interval = (float(low), float(high))
     return Measure(float(value.estimate), float(value.standard_error), interval, value.confidence, invariant, kind)
-
-
-def _scaled(value: Measure, factor: float) -> Measure:
-    low, high = value.interval
-    scaled = Estimate(factor * value.estimate, factor * value.standard_error, (factor * low, factor * high), 0.0)
-    return _measure(Estimate(**{**vars(scaled), "confidence": value.confidence}), kind=value.kind)
 
 
 def _lower_bound(value: float, confidence: float, *, invariant: bool = False) -> Measure:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
-from specop.analysis._saliency import checked_point
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of
 from specop.errors import InvalidInputError, checked_count
 from specop.krylov.run import Task
 from specop.landscape._crossed import Crossed, finite
 from specop.landscape._rows import Rows, random_signs, read_rows
 from specop.landscape._units import LEAST, Units, parts_of, units_of
+from specop.objectives.checked_point import checked_point
 from specop.results.noise import NoiseResult
-from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
+from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples, exact
 from specop.statistics.numbers import Floats
 from specop.statistics.ratio import pseudo_covariance, ratio
 
@@ -138,8 +138,8 @@ def noise(
             found = _of_population(task, objective, theta, units, min(parts, units.count // 2), confidence)
         else:
             found = _of_data(task, objective, theta, units, parts, confidence)
-        simple = _times(found.simple, units.size)
-        curved = _times(found.curved, units.size)
+        simple = found.simple.scaled(units.size)
+        curved = found.curved.scaled(units.size)
         advised = [(name, one) for name, one in (("curvature", curved), ("simple", simple)) if _is_bounded(one)]
         by, scale = advised[0] if advised else ("", None)
         size = None if scale is None else max(1, round(scale.estimate))
@@ -148,9 +148,9 @@ def noise(
             simple_scale=simple,
             curvature_scale=curved,
             squared_gradient=found.squared_gradient,
-            variance=_times(found.variance, units.size),
+            variance=found.variance.scaled(units.size),
             gradient_curvature=found.gradient_curvature,
-            noise_curvature=_times(found.noise_curvature, units.size),
+            noise_curvature=found.noise_curvature.scaled(units.size),
             batch_size=size,
             advised_by=by,
             population=population,
@@ -216,14 +216,14 @@ def _of_data(
         curvatures.append(backend.dot(rows.mean, task.multiply_by(hessian, rows.mean)))
     *forms, slope = finite(numbers_of(backend, *curvatures))
     if is_exact:
-        curved = _exact(float(np.sum(forms)) / m, confidence)
+        curved = exact(float(np.sum(forms)) / m, confidence)
     else:
         curved = estimate_from_samples(np.array(forms) / m, confidence)
-    bent = _exact(slope if square else 0.0, confidence)
+    bent = exact(slope if square else 0.0, confidence)
     variances = np.diag([curved.standard_error**2, 0.0])
     return _Found(
-        _exact(max(variance, 0.0), confidence),
-        _exact(square, confidence),
+        exact(max(variance, 0.0), confidence),
+        exact(square, confidence),
         curved,
         bent,
         ratio(max(variance, 0.0), square, np.zeros((2, 2)), m, confidence),
@@ -259,16 +259,6 @@ def _with_errors(values: Floats, covariance: Floats, degrees: int, confidence: f
         )
         for value, error in zip(values, errors, strict=True)
     ]
-
-
-def _exact(value: float, confidence: float) -> Estimate:
-    return Estimate(value, 0.0, (value, value), confidence)
-
-
-def _times(value: Estimate, factor: float) -> Estimate:
-    low, high = value.interval
-    interval = low * factor, high * factor
-    return Estimate(value.estimate * factor, value.standard_error * factor, interval, value.confidence)
 
 
 def _endless(value: Estimate) -> Estimate:

@@ -9,6 +9,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of
 from specop.errors import NonFiniteError
+from specop.objectives.checked_point import checked_point
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -51,18 +52,10 @@ class PointOfLoss:
 
 def point_of(objective: Objective, theta: Array | None) -> PointOfLoss:
     """Return a point of the objective, by default where the model is; raise NonFiniteError if the loss has none."""
-    at = objective.theta
+    at = checked_point(objective, theta)
     backend = backend_of(at)
-    if theta is not None:
-        backend.check_vector(theta, backend.layout(at), "theta")
-        at = backend.copy(theta)
-    (length,) = numbers_of(backend, backend.norm(at))
-    if not np.isfinite(length):
-        (values,) = backend.to_host(at)
-        wrong = [name for name, where in objective.slices.items() if not np.isfinite(values[where]).all()]
-        raise NonFiniteError(f"these parameters hold NaN or infinity: {', '.join(wrong[:5])}. Restore them.")
-    gradient = objective.gradient(theta)
-    loss, slope = numbers_of(backend, objective.loss(theta), backend.norm(gradient))
+    value, gradient = objective.loss_and_gradient(theta)
+    loss, slope, length = numbers_of(backend, value, backend.norm(gradient), backend.norm(at))
     if not np.isfinite(loss) or not np.isfinite(slope):
         raise NonFiniteError(
             f"the loss is {loss:g} and its gradient has the norm {slope:g} at parameters of norm {length:.3g}, all of "

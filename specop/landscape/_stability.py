@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, backend_of, numbers_of
-from specop.errors import InvalidInputError, NonFiniteError
+from specop.arrays.backend import Array, numbers_of
+from specop.errors import InvalidInputError
 from specop.krylov.run import Task
 from specop.landscape._dynamics import Dynamics, dynamics_at, plain_dynamics
 from specop.landscape._ends import bounded, outermost, smallest_eigenvalue
 from specop.landscape._inputs import input_conditions
+from specop.landscape._point import point_of
 from specop.landscape._steps import next_losses
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
@@ -143,12 +144,10 @@ def stability(
     >>> {name: round(rate, 6) for name, rate in found.stable_rates.items()}
     {'gradient descent': 0.2, 'heavy ball, momentum 0.9': 0.38, 'Nesterov, momentum 0.9': 0.135714}
     """
-    at = objective.theta if theta is None else theta
-    backend = backend_of(at)
     steps, spent = _whole("steps", steps), _whole("condition_matvecs", condition_matvecs)
     inputs = {} if layer_inputs is None else input_conditions(layer_inputs)
-    loss, gradient, length = _slope(objective, backend, theta)
-    dynamics = dynamics_at(objective, optimizer, lr, momentum, nesterov, gradient)
+    point = point_of(objective, theta)
+    dynamics = dynamics_at(objective, optimizer, lr, momentum, nesterov, point.gradient)
     hessian = objective.hessian(theta)
     matrix = dynamics.matrix(hessian)
     if np.isnan(dynamics.step.rate):
@@ -156,7 +155,7 @@ def stability(
     left = _left(max_matvecs, k, 1 + steps)
     with Task(
         "stability",
-        backend,
+        point.backend,
         seed=seed,
         samples=objective.samples,
         progress=progress,
@@ -169,8 +168,10 @@ def stability(
         sharpness = bounded(eigen, -1, confidence)
         spent = spent if left is None else min(spent, left - eigen.matvecs)
         smallest, condition = smallest_eigenvalue(matrix, eigen, tol, spent, confidence, seed)
-        fastest = _fastest_rate(task, hessian, dynamics, gradient, length)
-        predicted, actual = next_losses(task, objective, hessian, dynamics, at, loss, gradient, steps)
+        fastest = _fastest_rate(task, hessian, dynamics, point.gradient, point.slope)
+        predicted, actual = next_losses(
+            task, objective, hessian, dynamics, point.theta, point.loss, point.gradient, steps
+        )
         limit = dynamics.limit
         factors = [dynamics.factors(value) for value in eigen.eigenvalues]
         return task.result(
@@ -189,7 +190,7 @@ def stability(
             preconditioned=dynamics.turned is not None,
             factors=np.array([abs(first) for first, _ in factors]),
             behaviours=tuple(_behaviour(first) for first, _ in factors),
-            gradient_norm=length,
+            gradient_norm=point.slope,
             input_conditions={name: value for name, (value, _) in inputs.items()},
             input_ranks={name: rank for name, (_, rank) in inputs.items()},
             predicted=predicted,
@@ -214,18 +215,6 @@ def _left(max_matvecs: int | None, k: int, others: int) -> int | None:
             f"{others - 1} next steps; got {max_matvecs!r}."
         )
     return int(max_matvecs) - others
-
-
-def _slope(objective: Objective, backend: Backend, theta: Array | None) -> tuple[float, Array, float]:
-    """Return loss, gradient and the gradient's length."""
-    gradient = objective.gradient(theta)
-    loss, length = numbers_of(backend, objective.loss(theta), backend.norm(gradient))
-    if not np.isfinite(loss) or not np.isfinite(length):
-        raise NonFiniteError(
-            f"the loss is {loss:g} and its gradient has length {length:g}: there is no curvature to speak of. Go back "
-            f"to a point where both are finite."
-        )
-    return loss, gradient, length
 
 
 def _fastest_rate(task: Task, hessian: LinearOperator, dynamics: Dynamics, gradient: Array, length: float) -> float:

@@ -11,7 +11,7 @@ from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
 from specop.spectral.spectral_density import spectral_density
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 
@@ -47,7 +47,7 @@ def sum_of(
     rules, rest = density.rules, density.n - len(known)
     if not rules:
         total = float(known.sum())
-        return Estimate(total, 0.0, (total, total), density.confidence)
+        return exact(total, density.confidence)
     # Each rule's own weights: those of the density, in which eigenvalues that a run has found count 1/n, are biased.
     samples = np.array([known.sum() + rest * float(rule.weights @ function(rule.nodes)) for rule in rules])
     value = estimate_from_samples(samples, density.confidence)

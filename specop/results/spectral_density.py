@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
 from specop.statistics.numbers import Floats, Integers
 
@@ -142,7 +142,7 @@ class SpectralDensity(Result):
         known = float(values[self.probe < 0].sum())
         if self.probes == 0:
             # All eigenvalues were given: nothing is estimated.
-            return Estimate(known, 0.0, (known, known), self.confidence)
+            return exact(known, self.confidence)
         if self.probes == 1:
             return self._of_one_probe(f, float(values.sum()))
         sums = np.bincount(self.probe[self.probe >= 0], values[self.probe >= 0], minlength=self.probes)

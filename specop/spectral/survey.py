@@ -24,7 +24,7 @@ from specop.spectral.ends import End
 from specop.spectral.goals import STAGE
 from specop.spectral.search import Search
 from specop.spectral.spectral_density import quadrature_fields
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 from specop.statistics.transport import transport_errors
@@ -333,5 +333,5 @@ def _sample(rule: GaussRule, largest: EigenResult, n: int) -> float:
 def _trace(known: Floats, samples: Floats) -> Estimate:
     if not len(samples):
         total = float(known.sum())
-        return Estimate(total, 0.0, (total, total), _CONFIDENCE)
+        return exact(total, _CONFIDENCE)
     return estimate_from_samples(samples, _CONFIDENCE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import scipy.special
@@ -10,7 +11,7 @@ import scipy.special
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
 
-__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "with_error"]
+__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "exact", "with_error"]
 
 
 def check_confidence(confidence: float) -> float:
@@ -27,6 +28,11 @@ def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
     error = float(np.std(samples, ddof=1) / np.sqrt(count))
     return with_error(Estimate(mean, error, (-float("inf"), float("inf")), confidence), error, count - 1)
+
+
+def exact(value: float, confidence: float) -> Estimate:
+    """Return a number without an error."""
+    return Estimate(value, 0.0, (value, value), confidence)
 
 
 def with_error(value: Estimate, error: float, degrees: int) -> Estimate:
@@ -54,6 +60,16 @@ class Estimate:
     standard_error: float
     interval: tuple[float, float]
     confidence: float
+
+    def scaled(self, factor: float) -> Self:
+        """Return the same times a factor, which is not negative."""
+        low, high = self.interval
+        return replace(
+            self,
+            estimate=self.estimate * factor,
+            standard_error=self.standard_error * factor,
+            interval=(low * factor, high * factor),
+        )
 
     def __str__(self) -> str:
         low, high = self.interval

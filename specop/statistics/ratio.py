@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.special
 
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, exact
 from specop.statistics.numbers import Floats
 
 __all__ = ["pseudo_covariance", "ratio"]
@@ -64,7 +64,7 @@ def ratio(numerator: float, denominator: float, covariance: Floats, degrees: int
         return Estimate(estimate if numerator else float("nan"), infinity, interval, confidence)
     estimate = numerator / denominator
     if not covariance.any():
-        return Estimate(estimate, 0.0, (estimate, estimate), confidence)
+        return exact(estimate, confidence)
     root = np.sqrt(max(b * b - a * c, 0.0))
     error = np.sqrt(max(variance - 2 * estimate * mixed + estimate**2 * below, 0.0)) / (student * abs(denominator))
     return Estimate(estimate, float(error), (float((b - root) / a), float((b + root) / a)), confidence)
