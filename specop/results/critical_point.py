@@ -109,10 +109,10 @@ class CriticalPointResult(Result):
         first, *rest = super()._lines()
         percent = f"{100 * self.confidence:g} %"
         counts = ", ".join(f"{_number(getattr(self, name))} {name}" for name in ("negative", "zero", "positive"))
-        half = f"{self.positive_part / 2:.2g} and {abs(self.negative_part) / 2:.2g}"
         lines = [
-            f"the quadratic model's critical point is off by {half} of the loss (positive and negative eigenvalues), "
-            f"|g| outside of both {self.outside:.2g}; {self.allowed:.2g} of the loss counts as zero",
+            f"to the critical point of its quadratic model the loss falls by {self.positive_part / 2:.2g} (positive "
+            f"eigenvalues) and rises by {abs(self.negative_part) / 2:.2g} (negative ones)",
+            f"changes up to {self.allowed:.2g} count as none; |g| outside of both {self.outside:.2g}",
             f"eigenvalues {counts} ({self.method}, {percent}), sizes up to {self.threshold:.2g} count as zero",
             f"smallest {_range(self.smallest)}, largest {_range(self.largest)}",
         ]
@@ -122,7 +122,9 @@ class CriticalPointResult(Result):
                 f"along the direction the loss falls by {self.drop:.3g} at a distance of {self.distance:.3g} {end}"
             )
         elif self.kind in ("degenerate", "plateau", "saddle"):
-            lines.append(f"none below {self.smallest.interval[0]:.2g}; the loss does not fall along the direction")
+            lines.append(
+                f"none below {self.smallest.interval[0] + 0.0:.2g}; the loss does not fall along the direction"
+            )
         return [first, *lines, *rest]
 
 

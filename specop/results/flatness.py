@@ -80,10 +80,10 @@ class FlatnessResult(Result):
     def _lines(self) -> list[str]:
         first, *rest = super()._lines()
         settings = ", ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in self.settings.items())
-        missing = [f"no {name}: {why[:140]}" for name, why in self.missing.items()]
-        percent = f"{100 * self.confidence:g} % intervals"
-        told = textwrap.wrap(f"{percent}; {settings}", 160)
-        return [first, *self.remark.splitlines(), *told, *missing, *rest]
+        told = [f"{100 * self.confidence:g} % intervals; {settings}"]
+        told += [f"no {name}: {why}" for name, why in self.missing.items()]
+        lines = [part for line in told for part in textwrap.wrap(line, 160)]
+        return [first, *self.remark.splitlines(), *lines, *rest]
 
     def _columns(self) -> dict[str, Column]:
         found = self.measures.values()
