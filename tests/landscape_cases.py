@@ -75,6 +75,16 @@ def quadratic(matrix, at, minimum=0.0, floor=0.0):
     return loss, {"w": np.asarray(at, dtype=float)}
 
 
+def small_cnn(count):
+    """Return a CNN of torch in float32, not trained, with so many of scikit-learn's digits and their labels."""
+    torch, load_digits = importlib.import_module("torch"), importlib.import_module("sklearn.datasets").load_digits
+    torch.manual_seed(0)
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.tensor(pixels[:count].reshape(-1, 1, 8, 8) / 16, dtype=torch.float32)
+    layers = torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(3), torch.nn.Flatten()
+    return torch.nn.Sequential(*layers, torch.nn.Linear(24, 10)), images, torch.tensor(labels[:count])
+
+
 def host(values):
     """Return a native array as a NumPy array."""
     return backend_of(values).to_numpy(values)

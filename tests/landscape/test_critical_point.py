@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 
 import specop
-from landscape_cases import FRAMEWORKS, each_framework, host, objective_of, quadratic
+from landscape_cases import FRAMEWORKS, each_framework, host, objective_of, quadratic, small_cnn
 from specop.errors import ConvergenceWarning, InvalidInputError, NonFiniteError
 from specop.landscape import critical_point
 
@@ -398,22 +398,7 @@ def test_what_is_refused():
 @pytest.mark.filterwarnings("ignore::specop.errors.NoiseWarning")
 def test_a_network_in_single_precision():
     torch = pytest.importorskip("torch")
-    from sklearn.datasets import load_digits
-
-    torch.manual_seed(0)
-    digits = load_digits()
-    images, labels = (
-        torch.tensor(digits.images[:150, None] / 16, dtype=torch.float32),
-        torch.tensor(digits.target[:150]),
-    )
-    layers = (
-        torch.nn.Conv2d(1, 6, 3),
-        torch.nn.ReLU(),
-        torch.nn.MaxPool2d(3),
-        torch.nn.Flatten(),
-        torch.nn.Linear(24, 10),
-    )
-    model = torch.nn.Sequential(*layers)
+    model, images, labels = small_cnn(150)
 
     def criterion(outputs, labels):
         penalty = sum((part**2).sum() for part in model.parameters())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import specop
-from landscape_cases import each_framework, host, objective_of, quadratic
+from landscape_cases import each_framework, host, objective_of, quadratic, small_cnn
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.landscape import flatness
 
@@ -258,22 +258,7 @@ def test_what_is_refused():
 
 def test_a_network_in_single_precision():
     torch = pytest.importorskip("torch")
-    from sklearn.datasets import load_digits
-
-    torch.manual_seed(0)
-    digits = load_digits()
-    images, labels = (
-        torch.tensor(digits.images[:300, None] / 16, dtype=torch.float32),
-        torch.tensor(digits.target[:300]),
-    )
-    layers = (
-        torch.nn.Conv2d(1, 6, 3),
-        torch.nn.ReLU(),
-        torch.nn.MaxPool2d(3),
-        torch.nn.Flatten(),
-        torch.nn.Linear(24, 10),
-    )
-    model = torch.nn.Sequential(*layers)
+    model, images, labels = small_cnn(300)
     solver = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(60):
         solver.zero_grad()

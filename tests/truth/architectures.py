@@ -178,7 +178,7 @@ def _small_configuration(config: type) -> Any:
         if isinstance(vars(default).get(name), (list, tuple)) and "num_hidden_layers" in names:
             chosen[name] = list(getattr(default, name))[:2]
     for name, value in vars(default).items():
-        if name in ("hidden_sizes", "embed_dims", "encoder_hidden_size") and isinstance(value, (list, tuple)):
+        if name in ("hidden_sizes", "embed_dims") and isinstance(value, (list, tuple)):
             chosen[name] = [8 * (i + 1) for i in range(len(value))]
         if name in ("depths", "num_blocks") and isinstance(value, (list, tuple)):
             chosen[name] = [1] * len(value)
