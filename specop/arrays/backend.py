@@ -69,6 +69,11 @@ class Backend(Primitives):
             raise self._refusal(what, f"have dtype {layout.dtype}", str(found.dtype), layout)
         if found.device != layout.device:
             raise self._refusal(what, f"be on {layout.device}", f"one on {found.device}", layout)
+        if found.sharding != layout.sharding:
+            raise InvalidInputError(
+                f"{what} must be {_spread(layout.sharding)}, got one that is {_spread(found.sharding)}. Make it as the "
+                f"operator's own vectors are made."
+            )
 
     def zeros(self, layout: Layout) -> Array:
         """Return a vector of zeros."""
@@ -157,6 +162,10 @@ class Backend(Primitives):
             f"{what} must {expected}, got {got}. Convert it with {conversion}; specop never moves a vector between "
             f"frameworks or devices by itself."
         )
+
+
+def _spread(sharding: Any) -> str:
+    return "on one device" if sharding is None else f"spread over devices as {sharding}"
 
 
 # By the top-level package of the array's type, or of a base class of the model's.

@@ -1,4 +1,4 @@
-"""Where a vector lives: its length, its dtype and its device."""
+"""Where a vector lives: its length, its dtype, its device and how it is spread over several."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ _DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
 
 @dataclass(frozen=True)
 class Layout:
-    """Length, dtype and device of a vector.
+    """Length, dtype, device and sharding of a vector.
 
     Parameters
     ----------
     n : int
-        Number of entries.
+        Number of entries, of all devices and processes together.
     dtype : numpy.dtype
         float32 or float64, as NumPy or the framework calls it.
     device : object
-        The framework's own device handle.
+        The framework's own device handle; of a vector that is spread over several, that of this process's first part.
+    sharding : object, optional
+        How the entries are spread over devices or processes, as the framework describes it: equal where two vectors are
+        spread alike. None for a vector on one device.
     """
 
     n: int
     dtype: np.dtype[Any]
     device: Any
+    sharding: Any = None
 
     def __post_init__(self) -> None:
         # A look-up, because a layout is made for each vector that is checked.

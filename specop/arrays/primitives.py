@@ -26,7 +26,8 @@ class Primitives(ABC):
 
     A primitive whose name ends in ``_`` may consume its first argument; callers use only what it returns.
     Scalars stay on the device until `to_host`, which moves any number of them in one transfer. A vector is
-    one-dimensional and holds the entries named by its `Layout`; a matrix is a native (m, n) array, as users hold it.
+    one-dimensional, and its `Layout` can be read off it, also where its entries are spread over several devices or
+    processes; a matrix is a native (m, n) array, as users hold it, with rows that are spread as vectors are.
 
     Attributes
     ----------
@@ -130,7 +131,7 @@ class Primitives(ABC):
     def from_host(self, array: NDArray[Any], layout: Layout) -> Array:
         """Return a native array with the entries of ``array``, in the layout's dtype and on its device.
 
-        A vector has the entries that the layout holds here, in order.
+        ``array`` has all entries, in every process, and this one keeps its own.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -257,10 +258,11 @@ class Composite(LinearOperator):
 
     def __init__(self, parts: tuple[LinearOperator, ...], domain: Layout, codomain: Layout, **facts: Any) -> None:
         backend = parts[0].backend
+        place = replace(parts[0].domain, n=0)
         for part in parts[1:]:
-            if part.backend is not backend or part.device != parts[0].device or part.dtype != parts[0].dtype:
+            if part.backend is not backend or replace(part.domain, n=0) != place:
                 raise InvalidInputError(
-                    f"operators must share framework, device and dtype: {parts[0]!r} and {part!r} do not."
+                    f"operators must share framework, device, sharding and dtype: {parts[0]!r} and {part!r} do not."
                 )
         super().__init__(backend, domain, codomain, **facts)
         self.parts = parts

@@ -25,7 +25,7 @@ def test_the_core_imports_no_framework():
 
 
 def test_import_is_quick(tmp_path):
-    # In processor time, beside what NumPy and SciPy take themselves: both grow alike on a slow or busy machine. And from
+    # In processor time, beside what NumPy and SciPy take themselves: both grow alike on a slow or busy machine. From
     # bytecode, as Python keeps it by default: where it is told not to, every process compiles what pip has not.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env["PYTHONPYCACHEPREFIX"] = str(tmp_path)

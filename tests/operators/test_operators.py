@@ -207,7 +207,7 @@ def test_operators_that_do_not_fit(case):
         A + B
     with pytest.raises(InvalidInputError, match=r"cannot multiply operators of shapes \(2, 2\) and \(3, 2\)"):
         B @ A
-    with pytest.raises(InvalidInputError, match="must share framework, device and dtype"):
+    with pytest.raises(InvalidInputError, match="must share framework, device, sharding and dtype"):
         B + specop.DenseOperator(case.other_dtype.normal(2, 2))
     with pytest.raises(InvalidInputError, match=r"square operator, got shape \(3, 2\)"):
         specop.identity_like(A)
