@@ -20,7 +20,7 @@ from specop.spectral.below import count_below
 from specop.spectral.counting import widest_gap
 from specop.spectral.edges import Edges, edges_of_spectrum
 from specop.spectral.parts import Parts, parts_by_sign, parts_of
-from specop.statistics.estimate import Estimate, check_confidence
+from specop.statistics.estimate import Estimate, check_confidence, exact
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -224,7 +224,7 @@ def _counted(run: Run, edges: Edges, zero: float, slack: float) -> tuple[Estimat
     found = count_below(run, -zero, edges.confidence, _COUNTING)
     if found is None:
         return negative, zeros, positive
-    negative = Estimate(float(found), 0.0, (float(found), float(found)), edges.confidence)
+    negative = exact(float(found), edges.confidence)
     rest = edges.space.n - found
     limits = (max(rest - positive.interval[1], 0.0), rest - positive.interval[0])
     zeros = Estimate(max(rest - positive.estimate, 0.0), positive.standard_error, limits, edges.confidence)

@@ -10,7 +10,7 @@ from specop.errors import NotConvergedError
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.spectral.eigsh import eigsh
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, within
 
 __all__ = ["bounded", "outermost", "smallest_eigenvalue"]
 
@@ -45,8 +45,7 @@ def outermost(
 
 def bounded(eigen: EigenResult, i: int, confidence: float) -> Estimate:
     """Return eigenvalue i with the interval of its bound."""
-    value, bound = float(eigen.eigenvalues[i]), float(eigen.bounds[i])
-    return Estimate(value, 0.0, (value - bound, value + bound), confidence)
+    return within(float(eigen.eigenvalues[i]), float(eigen.bounds[i]), confidence)
 
 
 def smallest_eigenvalue(

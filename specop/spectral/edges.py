@@ -12,7 +12,7 @@ from specop.arrays.backend import Array
 from specop.krylov.projected import Ritz
 from specop.krylov.run import Run
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, exact
 from specop.statistics.measure import GaussRule, cumulative_bounds, is_ruled_out, share_interval
 from specop.statistics.numbers import Floats
 from specop.statistics.transport import known_weights
@@ -176,7 +176,7 @@ class Edges:
             return Estimate(float((values > threshold).sum()), 0.0, (least, most), confidence)
         outermost = self.largest.interval[1] if side > 0 else -self.smallest.interval[0]
         if outermost <= threshold:
-            return Estimate(0.0, 0.0, (0.0, 0.0), confidence)
+            return exact(0.0, confidence)
         low, high = cumulative_bounds(self.rule, np.array([side * threshold]), slack)
         low, high = (low, high) if side < 0 else (1.0 - high, 1.0 - low)
         fewest, most_share = share_interval(low, high, float(n), confidence)

@@ -14,7 +14,7 @@ from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.spectral.goals import STAGE, Goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity
-from specop.statistics.estimate import Estimate, estimate_from_samples
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.numbers import Floats
 
 __all__ = ["SpectralSum", "sum_over_spectrum"]
@@ -76,7 +76,7 @@ def sum_over_spectrum(
     quadrature = _Quadrature(space, function, known, goal, confidence)
     if len(known) == n:
         total = quadrature.certain
-        return SpectralSum(_certain(total, confidence), 0.0, np.zeros(0), 0, "exact", "all eigenvalues were given")
+        return SpectralSum(exact(total, confidence), 0.0, np.zeros(0), 0, "exact", "all eigenvalues were given")
     most = max(1, run.left // STAGE)
     while True:
         if quadrature.sample(min(most, run.left), may_turn):
@@ -102,11 +102,7 @@ def _exact(space: KrylovSpace, function: SpectralFunction, confidence: float, me
     values, n = space.complete(), space.n
     total = float(function(values, space.error_floor, space.run.A).sum())
     error = sensitivity(function, values, np.full(n, 1.0), np.full(n, space.noise_floor))
-    return SpectralSum(_certain(total, confidence), error, np.zeros(0), n, "exact", message)
-
-
-def _certain(total: float, confidence: float) -> Estimate:
-    return Estimate(total, 0.0, (total, total), confidence)
+    return SpectralSum(exact(total, confidence), error, np.zeros(0), n, "exact", message)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import scipy.special
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
 
-__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "exact", "with_error"]
+__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "exact", "with_error", "within"]
 
 
 def check_confidence(confidence: float) -> float:
@@ -33,6 +33,11 @@ def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
 def exact(value: float, confidence: float) -> Estimate:
     """Return a number without an error."""
     return Estimate(value, 0.0, (value, value), confidence)
+
+
+def within(value: float, bound: float, confidence: float) -> Estimate:
+    """Return a number that no random vector has a part in, and that is off by at most `bound`."""
+    return Estimate(value, 0.0, (value - bound, value + bound), confidence)
 
 
 def with_error(value: Estimate, error: float, degrees: int) -> Estimate:

@@ -18,9 +18,9 @@ from specop.objectives.mean import Objective
 from specop.results.history import HistoryResult, Moment
 from specop.results.result import versions
 from specop.results.structure import Structure
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, exact
 from specop.training._checks import check_model, checked_step, checked_what, earlier_history
-from specop.training._quantities import QUANTITIES, Point, exactly
+from specop.training._quantities import CONFIDENCE, QUANTITIES, Point
 from specop.training._rows import Rows
 from specop.training._schedule import Schedule
 
@@ -262,12 +262,12 @@ class Monitor:
 
     def _measured(self, point: Point, step: int, length: float) -> tuple[dict[str, Estimate], str]:
         """Return the numbers at this point, and why there are not all of them."""
-        found = {} if point.lr is None else {"lr": exactly(point.lr)}
+        found = {} if point.lr is None else {"lr": exact(point.lr, CONFIDENCE)}
         numbers, gap = dict[str, dict[str, Estimate]](), ""
         try:
             (loss,) = numbers_of(point.hessian.backend, point.objective.loss(point.theta))
             self._warn_of_standstill(step, loss, length)
-            found = {"loss": exactly(loss)} | found
+            found = {"loss": exact(loss, CONFIDENCE)} | found
             for name, quantity in QUANTITIES.items():
                 if name in self._what and not self._lacks_limit(name, point):
                     numbers[name] = quantity(point, **self._what[name])

@@ -25,12 +25,14 @@ from specop.spectral.eigsh import eigsh
 from specop.spectral.spectral_density import spectral_density
 from specop.spectral.trace import trace
 from specop.spectral.tracking import largest_near
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, exact, within
 
-__all__ = ["QUANTITIES", "Point", "exactly"]
+__all__ = ["CONFIDENCE", "QUANTITIES", "Point"]
 
 # Records between two that begin from a random vector, which has no part in what earlier ones may have missed.
 _AFRESH = 10
+# Of bounds on eigenvalues, as `eigsh` gives them by default.
+CONFIDENCE = 0.99
 # Index of the first random vector, far from those of probes.
 _FIRST_PROBE = 1 << 37
 
@@ -84,11 +86,6 @@ class Point:
         return found
 
 
-def exactly(value: float, bound: float = 0.0, confidence: float = 0.99) -> Estimate:
-    """Return a number that is not random, within a bound."""
-    return Estimate(value, 0.0, (value - bound, value + bound), confidence)
-
-
 def _lambda_max(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
     """Find the largest eigenvalue of the Hessian."""
     eigen = point.results.get("eigenvalues")
@@ -96,7 +93,7 @@ def _lambda_max(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
         eigen = _outermost(point, "lambda_max", point.hessian, tol=tol)
     point.known["lambda_max"] = point.results["lambda_max"] = eigen
     value, error, level = _read(eigen)
-    return {"lambda_max": _largest(value, error, level), "lambda_max_level": exactly(level)}
+    return {"lambda_max": _largest(value, error, level), "lambda_max_level": exact(level, CONFIDENCE)}
 
 
 def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float) -> EigenResult:
@@ -112,7 +109,7 @@ def _outermost(point: Point, name: str, matrix: LinearOperator, *, tol: float) -
 
 def _largest(value: float, bound: float, level: float) -> Estimate:
     """Return a largest eigenvalue: something larger may have been missed up to the level."""
-    return Estimate(value, 0.0, (value - bound, max(value + bound, level)), 0.99)
+    return Estimate(value, 0.0, (value - bound, max(value + bound, level)), CONFIDENCE)
 
 
 def _read(eigen: EigenResult) -> tuple[float, float, float]:
@@ -126,7 +123,7 @@ def _eigenvalues(point: Point, *, k: int = 5, which: str = "LA", **options: Any)
     eigen = eigsh(point.hessian, k=k, which=which, v0=known, seed=point.seed, **options)
     point.known["eigenvalues"] = point.results["eigenvalues"] = eigen
     pairs = zip(eigen.eigenvalues[::-1].tolist(), eigen.bounds[::-1].tolist(), strict=True)
-    return {f"eigenvalue_{i}": exactly(value, bound) for i, (value, bound) in enumerate(pairs, 1)}
+    return {f"eigenvalue_{i}": within(value, bound, CONFIDENCE) for i, (value, bound) in enumerate(pairs, 1)}
 
 
 def _trace(point: Point, *, rtol: float = 0.1, **options: Any) -> dict[str, Estimate]:
@@ -165,12 +162,13 @@ def _stability(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
         eigen = _outermost(point, "stability", matrix, tol=tol)
     point.known["stability"] = point.results["stability"] = eigen
     (value, bound, level), limit = _read(eigen), dynamics.limit
+    # Where parameters have rates of their own, these are in the matrix.
+    has_rates = dynamics.scale is not None and dynamics.step.rate == 1.0
     return {
-        # Where parameters have rates of their own, these are in the matrix.
-        **({} if dynamics.scale is not None and dynamics.step.rate == 1.0 else {"lr": exactly(dynamics.step.rate)}),
+        **({} if has_rates else {"lr": exact(dynamics.step.rate, CONFIDENCE)}),
         "sharpness": _largest(value, bound, level),
-        "sharpness_level": exactly(level),
-        "limit": exactly(limit),
+        "sharpness_level": exact(level, CONFIDENCE),
+        "limit": exact(limit, CONFIDENCE),
         "ratio": _largest(value / limit, bound / limit, level / limit),
     }
 
