@@ -88,7 +88,7 @@ def learning_coefficient(
     beta : float, optional
         Inverse temperature for "sgld"; default ``1 / log(samples)``.
     gamma : float
-        For "sgld": how strongly chains are kept near the point, positive; in units of 1 / |w|^2.
+        For "sgld": how strongly chains are kept near the point, positive; in units of ``1 / |w|^2``.
     chains : int
         Number of independent chains for "sgld", at least 2.
     steps : int

@@ -48,11 +48,11 @@ def outliers(
 ) -> OutliersResult:
     r"""Count the largest eigenvalues that stand apart from the bulk, beside the number of classes.
 
-    With the k largest eigenvalues :math:`\lambda_1 \ge \dots \ge \lambda_k`, and the upper end of the density of the
+    With the k largest eigenvalues :math:`\lambda_1 \ge \ldots \ge \lambda_k`, and the upper end of the density of the
     others for :math:`\lambda_{k + 1}`, a bulk with an exponential tail would show such a gap as that below
     :math:`\lambda_i` with the probability
 
-    .. math:: p_i = k \left(1 + \frac{w_i}{w_{i + 1} + \dots + w_k}\right)^{-(k - i)},
+    .. math:: p_i = k \left(1 + \frac{w_i}{w_{i + 1} + \cdots + w_k}\right)^{-(k - i)},
        \quad w_i = i \, (\lambda_i - \lambda_{i + 1}).
 
     Those above a gap stand out if :math:`p_i \le 1 -` `confidence` and :math:`\lambda_i / \lambda_{i + 1} \ge 1.2`. Of

@@ -27,13 +27,13 @@ class NoiseResult(Result):
     Attributes
     ----------
     simple_scale : Estimate
-        tr S / |g|^2, in samples. Where |g|^2 is not told from zero the upper limit is infinite.
+        ``tr S / |g|^2``, in samples. Where ``|g|^2`` is not told from zero the upper limit is infinite.
     curvature_scale : Estimate
         tr(HS) / (g'Hg), in samples; negative where the loss curves down along the gradient, and then no batch size.
     variance : Estimate
         tr S, the variance of a single sample's gradient, all entries together. A batch of B has tr S / B.
     squared_gradient : Estimate
-        |g|^2 without the part of noise; below zero by chance where the gradient is small.
+        ``|g|^2`` without the part of noise; below zero by chance where the gradient is small.
     noise_curvature : Estimate
         tr(HS).
     gradient_curvature : Estimate

@@ -38,7 +38,7 @@ class SpectralDensity(Result):
     gauss_weights : ndarray
         Weights of each probe's own Gauss rule, summing to 1 for each; 1/n for known eigenvalues.
     couplings : ndarray
-        Residuals of the nodes, with the sign as in `specop.measures.GaussRule`.
+        Residuals of the nodes, with the sign of a Gauss rule's.
     rounding : float
         How far rounding may have moved eigenvalues.
     n : int

@@ -92,7 +92,7 @@ def spectral_density(
     A node's mass may lie anywhere within its residual, or half way to its neighbours where that is nearer: summed over
     all nodes this bounds the transport that quadrature leaves open. The share F of a random vector's weight below a
     point has the variance 2 F (1 - F) / (n + 2), whose root is integrated over the part of the spectrum without
-    recognized eigenvalues. The sum of both is `SpectralDensity.error`.
+    recognized eigenvalues. The sum of both is the result's ``error``.
 
     Where `steps` and `probes` are left free, all eigenvalues are found instead if that takes fewer products, and each
     has the weight 1/n: for n up to 30, and where `rtol` would take more than n.
