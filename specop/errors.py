@@ -21,6 +21,7 @@ __all__ = [
     "NonFiniteWarning",
     "NondeterministicError",
     "NotConvergedError",
+    "NotEnoughMemoryError",
     "ParametersChangedError",
     "QuadraticModelWarning",
     "SpecopError",
@@ -45,6 +46,10 @@ class MissingStateError(InvalidInputError):
 
 class MissingTransposeError(InvalidInputError):
     """An operator was asked for a transposed product that it does not have."""
+
+
+class NotEnoughMemoryError(InvalidInputError, MemoryError):
+    """What was asked for does not fit into the memory that is free; nothing of it was taken."""
 
 
 class NonFiniteError(SpecopError, ArithmeticError):

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from specop.arrays.backend import Backend, unpacked
 from specop.arrays.layout import Layout
-from specop.arrays.rows import RowBlocks
+from specop.arrays.rows import RowBlocks, rows_of_block
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
 from specop_jax import kernels
+from specop_jax.memory import free_memory
 
 __all__ = ["JaxBackend", "alive", "backend", "known", "require_precision", "require_transfers"]
 
-_BLOCK_ROWS = 8
 # Columns that a product in place holds beside the basis.
 _STRIP = 262_144
 _GROUP = 8
@@ -87,6 +87,9 @@ class JaxBackend(Backend):
     def scale_(self, x: Array, alpha: float) -> Array:
         return kernels.scale(x, float(alpha))
 
+    def free_memory(self, layout: Layout) -> int:
+        return free_memory(layout.device)
+
     def zeros(self, layout: Layout) -> Array:
         return jnp.zeros(layout.n, dtype=layout.dtype, device=layout.device)
 
@@ -98,7 +101,7 @@ class JaxBackend(Backend):
 
         def empty(rows: int, columns: int) -> Array:
             # A short last block would be a third shape to compile for: it gets rows that nobody sets.
-            rows = rows if rows == lead else _BLOCK_ROWS
+            rows = rows if rows == lead else rows_of_block(layout)
             return jnp.zeros((rows, columns), dtype=layout.dtype, device=layout.device)
 
         return RowBlocks(layout, capacity, lead, empty)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import psutil
 from jax import Array
+
+from specop.arrays.memory import free_host_memory
 
 __all__ = ["free_memory", "held_bytes", "is_out_of_memory"]
 
@@ -16,7 +17,7 @@ def free_memory(device: jax.Device) -> int:
     """Return the bytes that are free on a device."""
     known = device.memory_stats() if device.platform != "cpu" else None
     if known is None:
-        return int(psutil.virtual_memory().available)
+        return free_host_memory()
     return int(known["bytes_limit"] - known["bytes_in_use"])
 
 

@@ -19,8 +19,9 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
 from specop_tensorflow.basis import Basis
+from specop_tensorflow.memory import free_memory, on_gpu
 
-__all__ = ["TensorflowBackend", "backend", "numpy_dtype", "on_gpu"]
+__all__ = ["TensorflowBackend", "backend", "numpy_dtype"]
 
 _ROWS_AT_ONCE = 8
 # A matrix product adds up one after the other, in the vectors' own precision: chunks are added up in float64.
@@ -63,6 +64,9 @@ class TensorflowBackend(Backend):
 
     def scale_(self, x: Tensor, alpha: float) -> Tensor:
         return tf.multiply(x, tf.constant(alpha, x.dtype))
+
+    def free_memory(self, layout: Layout) -> int:
+        return free_memory(layout.device)
 
     def zeros(self, layout: Layout) -> Tensor:
         with tf.device(layout.device):
@@ -194,11 +198,6 @@ def _combinations(weights: Tensor, rows: Tensor) -> Tensor:
 def _wide(blocks: Sequence[Tensor], begin: int) -> Tensor:
     """Return some columns of rows in blocks, as one float64 tensor."""
     return tf.concat([tf.cast(rows[:, begin : begin + _COLUMNS], tf.float64) for rows in blocks], 0)
-
-
-def on_gpu(device: str) -> bool:
-    """Whether a device, as TensorFlow names it, is a GPU."""
-    return "GPU" in device
 
 
 def numpy_dtype(dtype: tf.DType) -> np.dtype[Any]:

@@ -27,11 +27,11 @@ from specop.objectives.refusals import (
     not_finite,
     wrong_likelihood,
 )
-from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype, on_gpu
+from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
-from specop_tensorflow.memory import free_memory, is_out_of_memory
+from specop_tensorflow.memory import free_memory, is_out_of_memory, on_gpu
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.outputs import moved_gradient
 from specop_tensorflow.products import Product

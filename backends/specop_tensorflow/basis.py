@@ -6,10 +6,10 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from specop.arrays.layout import Layout
+from specop.arrays.rows import rows_of_block
 
 __all__ = ["Basis"]
 
-_BLOCK_ROWS = 8
 _CHUNK = 16_384
 
 
@@ -34,6 +34,7 @@ class Basis:
         self.layout = layout
         self.capacity = capacity
         self.blocks: list[Tensor] = []
+        self._of_block = rows_of_block(layout)
         self.chunks = max(1, -(-layout.n // _CHUNK))
         self.width = -(-layout.n // self.chunks)
 
@@ -67,7 +68,7 @@ class Basis:
         if i > len(self) or i >= self.capacity:
             raise IndexError(f"row {i} cannot follow {len(self)} rows in a basis with a capacity of {self.capacity}.")
         self.blocks.append(new)
-        while len(self.blocks) > 1 and self.blocks[-2].shape[1] == self.blocks[-1].shape[1] < _BLOCK_ROWS:
+        while len(self.blocks) > 1 and self.blocks[-2].shape[1] == self.blocks[-1].shape[1] < self._of_block:
             last = self.blocks.pop()
             self.blocks[-1] = tf.concat([self.blocks[-1], last], axis=1)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from specop.objectives.checksums import WORDS, checksum, weights
-from specop_tensorflow.arrays import on_gpu
+from specop_tensorflow.memory import on_gpu
 from specop_tensorflow.structures import tensor_of
 
 __all__ = ["checksums", "weighted_sum"]

@@ -15,6 +15,7 @@ from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
+from specop_torch.memory import free_memory
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -91,6 +92,9 @@ class TorchBackend(Backend):
 
     def clip(self, x: Tensor, low: float, high: float) -> Tensor:
         return torch.clamp(x.detach(), low, high)
+
+    def free_memory(self, layout: Layout) -> int:
+        return free_memory(layout.device)
 
     def zeros(self, layout: Layout) -> Tensor:
         return torch.zeros(layout.n, dtype=_TO_TORCH[layout.dtype], device=layout.device)

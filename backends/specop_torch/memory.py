@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
 import torch
 from torch import Tensor
 
+from specop.arrays.memory import free_host_memory
 from specop_torch.structures import parts
 
 __all__ = ["free_memory", "held_bytes", "is_out_of_memory", "is_unwatched"]
@@ -16,8 +16,10 @@ __all__ = ["free_memory", "held_bytes", "is_out_of_memory", "is_unwatched"]
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+        # Torch keeps what tensors gave back, for the next ones.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return free_host_memory()
 
 
 def held_bytes(constants: Sequence[Tensor], owned: Sequence[Tensor]) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.layout import Layout
+from specop.arrays.memory import free_host_memory
 from specop.arrays.primitives import Array, Basis, Primitives
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
@@ -96,6 +97,18 @@ class Backend(Primitives):
     def section(self, x: Array, start: int, stop: int) -> Array:
         """Return ``x[..., start:stop]``, possibly as a view."""
         return self.gather(x, np.arange(start, stop, dtype=np.intp))
+
+    # Memory
+    def free_memory(self, layout: Layout) -> int:
+        """Return the bytes that may still be taken where vectors of this layout are, on the fullest of their devices.
+
+        By default that is host memory.
+        """
+        return free_host_memory()
+
+    def row_bytes(self, layout: Layout) -> int:
+        """Return the bytes that a vector of this layout takes there."""
+        return layout.n * layout.dtype.itemsize
 
     # A basis, matrices and blocks of vectors
     def row(self, basis: Basis, i: int) -> Array:

@@ -1,12 +1,36 @@
-"""The memory that all operators of an objective may hold together."""
+"""Memory: what this process may still take, and what all operators of an objective may hold together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-__all__ = ["MemoryBudget"]
+__all__ = ["MemoryBudget", "free_host_memory", "in_bytes"]
+
+_CONTROL_GROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def free_host_memory() -> int:
+    """Return the bytes of host memory that this process may still take.
+
+    That is the least of what is free on the machine, in the process's control groups (a container's limit, which the
+    machine's free memory does not show) and within its own limits (``ulimit -v`` and ``-d``).
+    """
+    # Takes as long to import as many a call of this library, most of which hold nothing large.
+    import psutil
+
+    return max(0, min([int(psutil.virtual_memory().available), *_left_by_limits(), *_left_by_control_groups()]))
+
+
+def in_bytes(size: float) -> str:
+    """Return a number of bytes for people: three digits and a unit, by thousands."""
+    unit = 0
+    while size >= 999.5 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000.0, unit + 1
+    return f"{size:.3g} {_UNITS[unit]}"
 
 
 class Holder(Protocol):
@@ -74,3 +98,49 @@ class MemoryBudget:
 
     def _held(self) -> int:
         return sum(self._reserved.values()) + sum(holder.held_bytes for holder in self._holders)
+
+
+def _left_by_limits() -> Iterator[int]:
+    """Yield what the process's own limits leave of its address space and of its data."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits.
+        return
+    import psutil
+
+    used = psutil.Process().memory_info()
+    for name, size in (("RLIMIT_AS", used.vms), ("RLIMIT_DATA", getattr(used, "data", 0))):
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit - size
+
+
+def _left_by_control_groups() -> Iterator[int]:
+    """Yield what each control group of the process that has a limit leaves, in both versions of their file system."""
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:  # Only Linux has control groups.
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            names = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            )
+            root = _CONTROL_GROUPS / controllers
+            group = root / path.lstrip("/")
+            # Inside a container the path is often that on the machine, and only the root is there.
+            for folder in dict.fromkeys((group, *(above for above in group.parents if root in above.parents), root)):
+                yield from _left_in_group(folder, *names)
+
+
+def _left_in_group(folder: Path, limit: str, usage: str) -> Iterator[int]:
+    try:
+        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        pages = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # No such folder, or nothing that limits.
+        return
+    # What is only kept of files is given up for whoever asks.
+    cached = int(pages.get("total_inactive_file", pages.get("inactive_file", 0)))
+    if most != "max":
+        yield int(most) - used + cached

@@ -8,9 +8,18 @@ from typing import Any
 
 from specop.arrays.layout import Layout
 
-__all__ = ["RowBlocks"]
+__all__ = ["RowBlocks", "rows_of_block"]
 
 _BLOCK_ROWS = 8
+_BLOCK_BYTES = 2**28
+
+
+def rows_of_block(layout: Layout) -> int:
+    """Return how many rows are taken from memory together: eight, fewer where those are large; a power of two."""
+    rows = _BLOCK_ROWS
+    while rows > 1 and rows * layout.n * layout.dtype.itemsize > _BLOCK_BYTES:
+        rows //= 2
+    return rows
 
 
 class RowBlocks:
@@ -26,7 +35,7 @@ class RowBlocks:
     capacity : int
         Largest number of rows.
     lead : int
-        Number of rows in the first block; the following ones hold eight each.
+        Number of rows in the first block; the following ones hold as many each as `rows_of_block` says.
     empty : callable
         ``empty(rows, columns)`` returns a native two-dimensional array of the layout's dtype and device.
     """
@@ -36,6 +45,7 @@ class RowBlocks:
         self.capacity = capacity
         self.lead = min(lead, capacity)
         self.blocks: list[Any] = []
+        self.of_block = rows_of_block(layout)
         self._empty = empty
         self._ends = [0]
 
@@ -44,7 +54,7 @@ class RowBlocks:
         if rows > self.capacity:
             raise IndexError(f"{rows} rows do not fit a basis with a capacity of {self.capacity}.")
         while self._ends[-1] < rows:
-            count = min(_BLOCK_ROWS, self.capacity - self._ends[-1]) if self.blocks else self.lead
+            count = min(self.of_block, self.capacity - self._ends[-1]) if self.blocks else self.lead
             self.blocks.append(self._empty(count, self.layout.n))
             self._ends.append(self._ends[-1] + count)
 
@@ -52,7 +62,7 @@ class RowBlocks:
         """Return the number of the block that holds row `i`, and the row's place in it."""
         if i < self.lead:
             return 0, i
-        number, offset = divmod(i - self.lead, _BLOCK_ROWS)
+        number, offset = divmod(i - self.lead, self.of_block)
         return number + 1, offset
 
     def row(self, i: int) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
+from specop.arrays.memory import in_bytes
 from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
@@ -28,8 +29,10 @@ from specop.errors import (
     NondeterministicError,
     NonFiniteError,
     NotConvergedError,
+    NotEnoughMemoryError,
 )
 from specop.krylov.progress import progress_bar
+from specop.krylov.room import Room
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.results.result import Result, versions
@@ -40,6 +43,8 @@ __all__ = ["Run", "Task", "level_of_user"]
 _AnyResult = TypeVar("_AnyResult", bound=Result)
 _innermost: ContextVar[Task | None] = ContextVar("specop_task", default=None)
 
+# Bytes worth the fraction of a millisecond that asking for free memory takes.
+_LARGE = 2**24
 # The host forms fourth powers in float64; vectors in float32 are divided by their lengths.
 _LARGEST = {8: 1e70, 4: 1e30}
 
@@ -71,7 +76,7 @@ class Task:
     products : int
         Products so far, those of tasks inside this one included.
     notes : dict
-        Those of operators of tasks inside this one, as its keys.
+        Its own and those of tasks inside this one and of their operators, as its keys.
     """
 
     def __init__(
@@ -121,6 +126,10 @@ class Task:
         """Return A x in fresh storage, for one of the task's operators."""
         self._count(1)
         return A._matvec(x)
+
+    def note(self, text: str) -> None:
+        """Let the result say something beside what its operators do."""
+        self.notes[text] = None
 
     def update(self, note: str = "") -> None:
         """Move the bar to the number of products, with a note behind it; inside another task, that task's bar."""
@@ -257,6 +266,29 @@ class Run(Task):
         own = sys.maxsize if self.limit is None else max(0, self.limit - self.products)
         outer = self._outer
         return min(own, outer.left) if isinstance(outer, Run) and outer.A is self.A else own
+
+    def room(self) -> Room:
+        """Ask the device how many vectors fit beside the products."""
+        return Room.beside(self.A)
+
+    def pay(self, held: int, rows: int) -> int:
+        """Return `rows`, once so many more vectors than those that are held are known to fit on the device.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            If they do not: an allocator that fails does not say what took the memory, and a system may end the process.
+        """
+        size = rows * self.backend.row_bytes(self.A.domain)
+        if size >= _LARGE:
+            free = self.backend.free_memory(self.A.domain)
+            if size > free:
+                raise NotEnoughMemoryError(
+                    f"{self.name} holds {held} vectors and needs room for another {rows} ({in_bytes(size)}) after "
+                    f"{self.products} products, but {in_bytes(free)} are free on the device. Free memory there, allow "
+                    f"fewer vectors (max_matvecs, ncv, steps), or pass specop.on_host(A): it holds them in host memory."
+                )
+        return rows
 
     def multiply(self, x: Array) -> Array:
         """Return A x in fresh storage."""

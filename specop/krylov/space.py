@@ -12,6 +12,7 @@ import scipy.linalg
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
+from specop.arrays.rows import rows_of_block
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.krylov.known import eigenvectors_for
 from specop.krylov.orthogonality import Orthogonality
@@ -30,7 +31,7 @@ LARGEST_BASIS = 2**27
 _MOST_PASSES = 4
 # Index of random vectors that no other call with this seed has drawn.
 _FAR = 1 << 32
-_COUNTERS = ("scale", "draws", "is_mixed", "is_restarted", "is_random", "has_closed")
+_COUNTERS = ("capacity", "scale", "draws", "is_mixed", "is_restarted", "is_random", "has_closed")
 
 
 class KrylovSpace:
@@ -73,7 +74,7 @@ class KrylovSpace:
         self.run = run
         self.backend = run.backend
         self.n = run.n
-        self.capacity = min(capacity + 1, self.n)
+        self.capacity = self._most = min(capacity + 1, self.n)
         self.scale = 0.0
         self.draws = 0
         self.is_mixed = False
@@ -84,6 +85,7 @@ class KrylovSpace:
         self._matrix = ProjectedMatrix(self.capacity)
         self._orthogonality = Orthogonality(self.capacity, self.n, max(self._layout.epsilon, run.A.precision))
         self._basis = self.backend.allocate(self._layout, self.capacity, lead)
+        self._paid = 0
 
     @property
     def size(self) -> int:
@@ -144,6 +146,13 @@ class KrylovSpace:
     def has_room_for(self, products: int) -> bool:
         """Whether so many rows can be multiplied without a restart; a basis of the whole space is never full."""
         return self.capacity == self.n or self.size + products <= self.capacity
+
+    def confine(self, capacity: int) -> None:
+        """Multiply at most so many rows from now on, as if the space had been made so; it may be called again.
+
+        The rows that there are stay until the next restart.
+        """
+        self.capacity = min(capacity + 1, self._most)
 
     def begin(self, v0: Array | EigenResult | None, k: int, block_size: int, tol: float) -> None:
         """Put the first rows into an empty space.
@@ -493,7 +502,9 @@ class KrylovSpace:
         return True
 
     def _set_row(self, vector: Array, factor: float) -> None:
-        """Write the next row."""
+        """Write the next row; raise NotEnoughMemoryError before memory runs out."""
+        if self.size >= self._paid:
+            self._paid = self.size + self.run.pay(self.size, rows_of_block(self._layout))
         self._basis = self.backend.set_row_(self._basis, self.size, vector, factor)
 
 

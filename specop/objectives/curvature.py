@@ -78,6 +78,10 @@ class Watched(LinearOperator):
         return self.point.autodiff.precision
 
     @property
+    def working_bytes(self) -> int:
+        return super().working_bytes + sum(products.working_bytes for products in self.products)
+
+    @property
     def samples(self) -> int:
         return self.point.data.samples
 

@@ -75,7 +75,7 @@ class Products:
         """Forget all linearizations; the next product makes new ones."""
         self._linear: list[Multiply | None] | None = None
         self._places: list[tuple[float, int]] = []
-        self._bytes = 0
+        self._bytes = self._largest = 0
         self._witness: tuple[Array, Array] | None = None
         self._mistrusted = False
         self._limit = self.point.data.limit
@@ -84,6 +84,17 @@ class Products:
     def held_bytes(self) -> int:
         """Memory that linearizations hold."""
         return self._bytes
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory that the next product may take beside its vectors, at most about.
+
+        Before the first one that is the budget; then a batch's linearization tells what passes over its layers take,
+        twice where it is made anew.
+        """
+        if self._linear is None:
+            return self.point.budget.room()
+        return self._largest * (2 if None in self._linear else 1)
 
     @property
     def are_settled(self) -> bool:
@@ -225,7 +236,7 @@ class Products:
         if self.matrix.kind.startswith("empirical fisher") and example is not None:
             check_uncoupled(self.point, example[0])
         # All at the end, so that a pass that fails leaves nothing behind.
-        self._linear, self._places, self._bytes = linear, places, held
+        self._linear, self._places, self._bytes, self._largest = linear, places, held, largest
         self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))
         return total
 

@@ -137,6 +137,15 @@ class LinearOperator(abc.ABC):
         return self.domain.epsilon
 
     @property
+    def working_bytes(self) -> int:
+        """Bytes that a product may take, beyond its operand and what the operator holds already: the result's or more.
+
+        Algorithms leave them free on the device when they choose how many vectors to hold.
+        """
+        backend = self.backend
+        return backend.row_bytes(self.domain) + backend.row_bytes(self.codomain)
+
+    @property
     def samples(self) -> int | None:
         """Number of data samples behind the matrix, where it has any."""
         return None
@@ -284,6 +293,10 @@ class Composite(LinearOperator):
     @property
     def precision(self) -> float:
         return max(part.precision for part in self.parts)
+
+    @property
+    def working_bytes(self) -> int:
+        return super().working_bytes + sum(part.working_bytes for part in self.parts)
 
     @property
     def samples(self) -> int | None:

@@ -18,11 +18,12 @@ from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
 from specop.spectral.check import CHECK_ROWS, Check
 from specop.spectral.ends import End, wanted
+from specop.spectral.fitting import LEAST_BESIDE, FittedBasis
 from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
 from specop.statistics.numbers import Floats
 
-__all__ = ["EigshState", "eigen_fields", "eigsh"]
+__all__ = ["EigshState", "default_ncv", "eigen_fields", "eigsh"]
 
 _LARGEST_FREE_BASIS = 10_000_000
 # Up to so many dimensions nothing is ever restarted.
@@ -93,8 +94,10 @@ def eigsh(
         products when the matrix has changed little: k products if they still fit within `tol`, about two thirds of a
         fresh start's after a change of one percent. Nothing in it is believed without a product.
     ncv : int, optional
-        Largest number of basis vectors held, k < ncv <= n; default ``2 k + 40``, more where n is small. Memory
-        is taken as they are needed. Where it does not suffice, ``eigsh(on_host(A))`` holds them in host memory.
+        Largest number of basis vectors held, k < ncv <= n, and one more; default ``2 k + 40``, more where n is small.
+        Where so many do not fit into the memory that is free on the device, it is as many as fit beside the products,
+        at least k + 6: restarts come earlier and cost products, and the result says so. Memory is taken as vectors
+        are needed. Where not even those fit, ``eigsh(on_host(A))`` holds them in host memory.
     tol : float
         Relative residual at which a pair has converged.
     max_matvecs : int, optional
@@ -131,6 +134,9 @@ def eigsh(
     ------
     InvalidInputError
         For an operator that is not square or known not to be symmetric, or an argument out of range.
+    NotEnoughMemoryError
+        If the vectors that k or `ncv` takes do not fit on the device, before any of them is made; or after the first
+        product, where that has taken the memory. It names what is needed, what is free and what to do.
     AsymmetryError, NondeterministicError, NonFiniteError
         If a product shows it.
     NotConvergedError
@@ -177,16 +183,21 @@ def eigsh(
     call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
     call |= {"block_size": block_size, "check_multiplicity": check_multiplicity, "confidence": confidence}
     with run, contextlib.ExitStack() as held:
+        fitted = FittedBasis(run, capacity, k + max(2 * block_size, LEAST_BESIDE), None if ncv is None else f"{ncv=}")
         space = KrylovSpace(run, capacity, k)
+        fitted.fit(space)
         check = Check(space, ends, tol, check_confidence(confidence)) if check_multiplicity else None
         search = Search(space, ends, tol, check)
         parts: dict[str, Part] = {"space": space, "search": search}
         if check is not None:
             parts["check"] = check
         file = None if checkpoint is None else held.enter_context(Checkpoint(checkpoint, run, call, parts))
-        if file is None or not file.resume():
+        if file is not None and file.resume():
+            fitted.keep(space)
+        else:
             space.begin(v0, k, block_size, tol)
-        stopped = _take_steps(search, file, callback)
+        stopped = _take_steps(search, fitted, file, callback)
+        fitted.tell(space)
         found = eigen_fields(search)
     return run.result(
         EigenResult,
@@ -226,10 +237,13 @@ def eigen_fields(search: Search) -> dict[str, Any]:
     }
 
 
-def _take_steps(search: Search, file: Checkpoint | None, callback: Callable[[EigshState], object] | None) -> bool:
+def _take_steps(
+    search: Search, fitted: FittedBasis, file: Checkpoint | None, callback: Callable[[EigshState], object] | None
+) -> bool:
     """Take all steps of a search; return whether the callback stopped it."""
     run, stopped = search.run, False
     while not stopped and search.step():
+        fitted.fit(search.space)
         run.update(search.note)
         if file is not None:
             file.save_if_due()
@@ -252,6 +266,13 @@ def _unseen_residual(run: Run, rows: Array, values: Floats, residuals: Floats) -
     return max(0.0, float(true) - float(residuals[last]))
 
 
+def default_ncv(n: int, k: int, block_size: int = 1) -> int:
+    """Return the largest number of basis vectors where nobody says and memory is ample."""
+    # A basis of ten million entries is small next to any model's data, and a larger one saves restarts.
+    free = n if n <= _HELD_WHOLE else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
+    return min(n, max(2 * k + 40 * block_size, free))
+
+
 def _checked_ends(n: int, k: int, which: str) -> list[End]:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= n:
         raise InvalidInputError(f"k must be an integer from 1 to n={n}, got {k!r}.")
@@ -271,9 +292,7 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
     if isinstance(block_size, bool) or not isinstance(block_size, (int, np.integer)) or not 1 <= block_size <= n:
         raise InvalidInputError(f"block_size must be an integer from 1 to n={n}, got {block_size!r}.")
     if ncv is None:
-        # A basis of ten million entries is small next to any model's data, and a larger one saves restarts.
-        free = n if n <= _HELD_WHOLE else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
-        return min(n, max(2 * k + 40 * block_size, free))
+        return default_ncv(n, k, block_size)
     if not k < ncv <= n and not k == ncv == n:
         raise InvalidInputError(f"ncv must lie above k={k} and not above n={n}, got {ncv!r}.")
     # A restart leaves room for a sweep of the block; the check needs some for a few vectors beside the k found.

@@ -9,8 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from specop.arrays.backend import Array
+from specop.arrays.memory import in_bytes
 from specop.errors import InvalidInputError
 from specop.krylov.known import Complement
+from specop.krylov.run import Run
 from specop.spectral.goals import STAGE, Goal, exact_diagonal, turns_exact
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.nystrom import nystrom_estimates
@@ -141,11 +143,16 @@ def hutchinson(estimation: Estimation) -> tuple[str, str]:
     return "hutchinson", f"{len(samples)} probes"
 
 
+def vectors_a_probe(run: Run, *, nystrom: bool = False) -> int:
+    """Return how many vectors a sketch holds for each probe."""
+    return 2 if nystrom or run.A.is_symmetric else 3
+
+
 def xtrace(estimation: Estimation) -> tuple[str, str]:
     """Put half of the products into a sketch and half on its rows; leave each probe out in turn."""
     if estimation.run.left < 2:
         raise InvalidInputError(f"method='xtrace' takes at least two products, got max_matvecs={estimation.run.left}.")
-    sketch = Sketch(estimation.space, estimation.run.left // 2)
+    sketch = Sketch(estimation.space, _fitting(estimation, estimation.run.left // 2))
     while sketch.multiplied < sketch.capacity and not estimation.accepted:
         _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         sketch.multiply(sketch.drawn - sketch.multiplied)
@@ -156,7 +163,7 @@ def xtrace(estimation: Estimation) -> tuple[str, str]:
 
 def xnystrace(estimation: Estimation) -> tuple[str, str]:
     """Put every product into the Nystrom approximation of a positive semidefinite operator."""
-    sketch = Sketch(estimation.space, estimation.run.left, nystrom=True)
+    sketch = Sketch(estimation.space, _fitting(estimation, estimation.run.left, nystrom=True), nystrom=True)
     while sketch.drawn < sketch.capacity and not estimation.accepted:
         _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         samples, error = nystrom_estimates(sketch)
@@ -172,7 +179,9 @@ def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:
     if left < 3:
         raise InvalidInputError(f"method='hutch++' takes at least three products, got max_matvecs={left}.")
     largest = min(left // 3, space.dimension - 1)
-    sketch = Sketch(space, min(left, space.dimension))
+    wished = largest if estimation.goal.is_budget else min(left, space.dimension)
+    sketch = Sketch(space, _fitting(estimation, wished))
+    largest = min(largest, sketch.capacity)
     goal = largest if estimation.goal.is_budget else min(2 * STAGE, largest)
     _grow(sketch, goal)
     while not estimation.accepted:
@@ -201,16 +210,48 @@ def adaptive(estimation: Estimation) -> tuple[str, str]:
     space, run = estimation.space, estimation.run
     if estimation.goal.begins_exact(run, "auto"):
         return exact(estimation)[0], f"n={run.n} products give the trace exactly"
-    held = 2 if run.A.is_symmetric else 3
-    capacity = min(_LARGEST_FREE_SKETCH // (held * run.n), run.left, space.dimension)
+    held, room = vectors_a_probe(run), run.room()
+    wished = min(_LARGEST_FREE_SKETCH // (held * run.n), run.left, space.dimension)
+    capacity = min(wished, room.rows // held)
     if capacity < 2 * STAGE:
         method, message = hutchinson(estimation)
         message += f"; n={run.n} leaves room for a sketch of {capacity} vectors only"
+        limit = f"{in_bytes(room.free)} that are free" if capacity < wished else "its largest size of 1e8 numbers"
+        run.note(
+            f"no sketch was kept, for {room.told(2 * STAGE * held)} are too much for {limit}: where eigenvalues decay "
+            f"that costs products, which deflate=specop.eigsh(A) saves"
+        )
     else:
-        method, message = _sketched(estimation, Sketch(space, capacity))
+        sketch = Sketch(space, capacity)
+        method, message = _sketched(estimation, sketch)
+        if sketch.drawn == capacity < wished:
+            run.note(
+                f"the sketch was as large as fits: {room.told(held * capacity)}, of {in_bytes(room.free)} that were "
+                f"free; a larger one may cost fewer products"
+            )
     if estimation.turns_exact():
         return exact(estimation)[0], f"the tolerance would take more than n={run.n} probes"
     return method, message
+
+
+def _fitting(estimation: Estimation, capacity: int, *, nystrom: bool = False) -> int:
+    """Return the capacity of a sketch that was asked for: all of it, or what fits where a tolerance may be met before.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        If the products of a budget need a sketch that does not fit, or if nothing does.
+    """
+    run = estimation.run
+    held, room = vectors_a_probe(run, nystrom=nystrom), run.room()
+    capacity = min(capacity, estimation.space.dimension)
+    least = capacity if estimation.goal.is_budget else min(capacity, 2 * STAGE)
+    room.check(
+        held * least,
+        f"a sketch of {least} probes",
+        "Take method='auto', which keeps what fits, or method='hutchinson', which keeps no vectors.",
+    )
+    return max(least, min(capacity, room.most // held))
 
 
 def _sketched(estimation: Estimation, sketch: Sketch) -> tuple[str, str]:
