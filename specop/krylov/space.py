@@ -350,6 +350,10 @@ class KrylovSpace:
         couplings = signs * (self._matrix.entries[np.ix_(frontier, ritz.rows)] @ ritz.coefficients).sum(axis=0)
         return GaussRule(ritz.values, lead**2 / (lead @ lead), couplings)
 
+    def gauss_rule(self, first: int) -> GaussRule:
+        """Return the Gauss rule of the Lanczos run that begins with a row."""
+        return self.rule(self.ritz(first))
+
     def eigenvalues(self, size: int) -> Floats:
         """Return the eigenvalues of the matrix projected on the first rows."""
         return np.asarray(scipy.linalg.eigvalsh(self._matrix.entries[:size, :size], check_finite=False), dtype=float)

@@ -6,7 +6,7 @@ from specop.arrays.memory import free_host_memory, in_bytes
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 
-__all__ = ["LEAST_BESIDE", "FittedBasis"]
+__all__ = ["LEAST_BESIDE", "FittedBasis", "may_store"]
 
 LEAST_BESIDE = 6
 """Rows beside the k wanted ones with which a restarted run still finds what a larger one does.
@@ -90,3 +90,35 @@ class FittedBasis:
             + " An objective with memory_budget=0 keeps nothing between products, which then cost about twice as much."
             * model
         )
+
+
+def may_store(run: Run, rows: int, wanted: bool | None) -> bool:
+    """Return whether a run may store so many rows for its Gauss rules; if not, its result says so.
+
+    Parameters
+    ----------
+    run : Run
+    rows : int
+        The most that it may come to.
+    wanted : bool or None
+        What the user wants; None for what fits.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        If the user wants rows that do not fit.
+    """
+    room = run.room()
+    if wanted:
+        room.check(
+            rows + 1,
+            "stored_basis=True",
+            "Leave it out: three vectors do, with somewhat less accuracy for the same products.",
+        )
+        return True
+    if wanted is None and rows + 1 <= room.rows:
+        return True
+    why = f", as {room.told(rows + 1)} do not fit into {in_bytes(room.free)} that were free" * (wanted is None)
+    cost = "eigenvalues found again were merged, which takes some of the steps"
+    run.note(f"three vectors were held instead of a basis{why}: {cost}")
+    return False

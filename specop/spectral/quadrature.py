@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from specop.arrays import probes
-from specop.errors import InvalidInputError
+from specop.errors import DomainError, InvalidInputError
 from specop.krylov.known import checked_deflation
 from specop.krylov.run import Run
+from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.eigen import EigenResult
+from specop.spectral.fitting import may_store
 from specop.spectral.goals import STAGE, Goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
@@ -43,7 +45,13 @@ class SpectralSum:
 
 
 def sum_over_spectrum(
-    run: Run, function: SpectralFunction, goal: Goal, method: str, deflate: EigenResult | None, confidence: float
+    run: Run,
+    function: SpectralFunction,
+    goal: Goal,
+    method: str,
+    deflate: EigenResult | None,
+    stored_basis: bool | None,
+    confidence: float,
 ) -> SpectralSum:
     """Return the trace of a function of a symmetric operator.
 
@@ -59,27 +67,34 @@ def sum_over_spectrum(
         "exact" finds all eigenvalues; "auto" does so where quadrature would take more products.
     deflate : EigenResult or None
         Known eigenpairs, which enter as they are.
+    stored_basis : bool or None
+        Whether to hold a vector for each step; None for where they fit.
     confidence : float
         Of the interval.
     """
     vectors, known = checked_deflation(run, deflate)
     n = run.n
-    fits = n * n <= LARGEST_BASIS and n <= run.left
+    fits = n * n <= LARGEST_BASIS and n <= run.left and stored_basis is not False and n < run.room().rows
     if method == "exact":
         _check_exact(run)
     if method == "exact" or (method == "auto" and fits and n <= _SMALL):
         return _exact(KrylovSpace(run, n), function, confidence, "all eigenvalues were found")
     may_turn = method == "auto" and fits
-    space = KrylovSpace(run, n if may_turn else min(n, len(known) + run.left))
-    if deflate is not None:
+    most = max(1, run.left // STAGE)
+    space: KrylovSpace | ShortRecurrence
+    if may_turn or may_store(run, min(n, len(known) + most), stored_basis):
+        space = KrylovSpace(run, n if may_turn else min(n, len(known) + run.left))
+    else:
+        _check_smooth(run, function)
+        space = ShortRecurrence(run, vectors)
+    if deflate is not None and isinstance(space, KrylovSpace):
         space.hold(vectors, known, deflate.residuals)
     quadrature = _Quadrature(space, function, known, goal, confidence)
     if len(known) == n:
         total = quadrature.certain
         return SpectralSum(exact(total, confidence), 0.0, np.zeros(0), 0, "exact", "all eigenvalues were given")
-    most = max(1, run.left // STAGE)
     while True:
-        if quadrature.sample(min(most, run.left), may_turn):
+        if quadrature.sample(min(most, run.left), may_turn) and isinstance(space, KrylovSpace):
             # What a first probe has multiplied is a part of all eigenvalues' space, unless it avoided known ones.
             space.truncate(space.size if quadrature.is_first and deflate is None else 0)
             why = f"all eigenvalues were found: quadrature would take more than n={n} products"
@@ -96,6 +111,17 @@ def _check_exact(run: Run) -> None:
         raise InvalidInputError(f"method='exact' takes n={n} products, above max_matvecs={run.limit}.")
     if n * n > LARGEST_BASIS:
         raise InvalidInputError(f"method='exact' holds n={n} vectors; that is too much. Use method='quadrature'.")
+    run.room().check(n, "method='exact'", "Use method='quadrature', which takes three vectors where no more fit.")
+
+
+def _check_smooth(run: Run, function: SpectralFunction) -> None:
+    """Refuse functions with a jump: which side an eigenvalue is on is told by bounds that stored rows give."""
+    if function.domain == "sharp":
+        raise InvalidInputError(
+            f"{function.name} has a jump, and {run.name} without a stored basis does not know eigenvalues next to it "
+            f"well enough. Pass stored_basis=True, specop.on_host(A) if the vectors do not fit on the device, or count "
+            f"eigenvalues by spectral_density(A).count(a, b), which bounds what is open."
+        )
 
 
 def _exact(space: KrylovSpace, function: SpectralFunction, confidence: float, message: str) -> SpectralSum:
@@ -109,7 +135,7 @@ def _exact(space: KrylovSpace, function: SpectralFunction, confidence: float, me
 class _Quadrature:
     """The sums that probes gave, and when all eigenvalues would take fewer products."""
 
-    space: KrylovSpace
+    space: KrylovSpace | ShortRecurrence
     function: SpectralFunction
     known: Floats
     goal: Goal
@@ -187,7 +213,7 @@ class _Quadrature:
 class _Probe:
     """What the Gauss rule of a growing Lanczos run gives for the sum, and how much that still changes."""
 
-    space: KrylovSpace
+    space: KrylovSpace | ShortRecurrence
     function: SpectralFunction
     certain: float
     goal: Goal
@@ -210,8 +236,8 @@ class _Probe:
         space, steps, is_last = self.space, self.steps, self.steps >= self.most or self.space.is_closed
         if steps == 0 or not (is_last or self._progress.is_due(steps)):
             return False
-        rule = space.rule(space.ritz(self.first))
-        values = self.function(rule.nodes, space.noise_floor, space.run.A)
+        rule = space.gauss_rule(self.first)
+        values = self._values(rule.nodes)
         self.estimate = self.certain + self.dimension * float(rule.weights @ values)
         self.error = self._progress.error_after(steps, np.array([self.estimate]))
         self.error += 2.0 * self.dimension * self.function.undecided(rule, space.noise_floor)
@@ -219,4 +245,20 @@ class _Probe:
             self.error = 0.0
         shifts = np.full(len(values), space.noise_floor)
         rounding = sensitivity(self.function, rule.nodes, self.dimension * rule.weights, shifts)
-        return is_last or self.error <= max(_QUADRATURE_SHARE * self.goal.tolerance(self.estimate), rounding)
+        is_enough = self.error <= max(_QUADRATURE_SHARE * self.goal.tolerance(self.estimate), rounding)
+        if isinstance(space, ShortRecurrence):
+            # Rows that are not orthogonal any more leave nodes that are off by all of it.
+            self.error += rounding
+        return is_last or is_enough
+
+    def _values(self, nodes: Floats) -> Floats:
+        space = self.space
+        try:
+            return self.function(nodes, space.noise_floor, space.run.A)
+        except DomainError as error:
+            if isinstance(space, KrylovSpace):
+                raise
+            raise DomainError(
+                f"{error} Without a stored basis eigenvalues are known to {space.noise_floor:.1e} only; with one, "
+                f"stored_basis=True, some times better."
+            ) from None

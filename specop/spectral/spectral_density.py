@@ -10,9 +10,11 @@ from specop.arrays import probes as probe_vectors
 from specop.errors import InvalidInputError
 from specop.krylov.known import checked_deflation
 from specop.krylov.run import Run
+from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
+from specop.spectral.fitting import may_store
 from specop.statistics.estimate import check_confidence
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
@@ -34,6 +36,7 @@ def spectral_density(
     rtol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    stored_basis: bool | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -67,6 +70,12 @@ def spectral_density(
     deflate : EigenResult, optional
         Known eigenpairs of A. They enter with weight 1/n each, multiplicity and all, and the quadrature is spent on
         the rest. One product shows whether they belong to A; those of another matrix are refused.
+    stored_basis : bool, optional
+        Whether to hold a vector for each step, to which later ones are made orthogonal, or three vectors in all.
+        Default: whether they fit into the memory that is free on the device; the result says where they did not. Both
+        take the same products. With three vectors eigenvalues that have converged are found again, which takes some of
+        the steps: in float32 the distance to the true spectrum is up to three times as large, and said to be. Copies of
+        a multiple eigenvalue are not told from these.
     confidence : float
         Probability with which the intervals that the result returns cover the truth.
     seed : int
@@ -84,6 +93,8 @@ def spectral_density(
     Raises
     ------
     InvalidInputError, AsymmetryError, NondeterministicError, NonFiniteError
+    NotEnoughMemoryError
+        With ``stored_basis=True``, if it does not fit.
     NotConvergedError
         Only with ``raise_on_failure``.
 
@@ -129,13 +140,21 @@ def spectral_density(
         vectors, known = checked_deflation(run, deflate)
         most_steps, most_probes = _checked_budget(run, n - len(known), steps, probes, rtol)
         is_free = steps is None and probes is None and len(known) < n <= run.left and n * n <= LARGEST_BASIS
-        space = KrylovSpace(run, n if is_free else len(known) + most_steps)
+        is_free &= stored_basis is not False
+        may_be_all = is_free and (rtol is not None or n <= _STEPS)
+        rows = n if may_be_all else len(known) + min(most_steps, run.left)
+        space: KrylovSpace | ShortRecurrence
+        if may_store(run, rows, stored_basis):
+            space = KrylovSpace(run, n if is_free else len(known) + most_steps)
+        else:
+            space, is_free = ShortRecurrence(run, vectors), False
         rules: list[GaussRule] | None = None
         if not (is_free and n <= _STEPS):
-            if deflate is not None:
+            if deflate is not None and isinstance(space, KrylovSpace):
                 space.hold(vectors, known, deflate.residuals)
             rules = _probed(space, known, most_steps, most_probes, rtol, probes is None, is_free)
         if rules is None:
+            assert isinstance(space, KrylovSpace)
             known, rules = space.complete(), []
         run.warn_of_noise()
     error, taken = (
@@ -180,7 +199,7 @@ def _checked_budget(run: Run, rest: int, steps: int | None, probes: int | None, 
 
 
 def _probed(
-    space: KrylovSpace,
+    space: KrylovSpace | ShortRecurrence,
     known: Floats,
     steps: int,
     probes: int,
@@ -194,6 +213,7 @@ def _probed(
     """
     run, first, rest = space.run, len(known), space.n - len(known)
     rules: list[GaussRule] = []
+    taken_by_first = 0
 
     def is_enough() -> bool:
         taken = space.steps - first
@@ -203,16 +223,16 @@ def _probed(
         # The decomposition takes more time as the run grows, and its outcome changes less.
         if rules or rtol is None or taken < _FEWEST_STEPS or taken % max(1, taken // 10):
             return False
-        return open_transport([space.rule(space.ritz(first))], known, rest) <= rtol / 2
+        return open_transport([space.gauss_rule(first)], known, rest) <= rtol / 2
 
     while rest and len(rules) < probes:
         space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, len(rules)))
         while not is_enough():
             space.expand()
             run.update()
-        rules.append(space.rule(space.ritz(first)))
+        rules.append(space.gauss_rule(first))
         if rtol is not None:
-            steps = len(rules[0].nodes)
+            steps = taken_by_first = taken_by_first or space.steps - first
             errors = transport_errors(rules, known, rest)
             if sum(errors) <= rtol and stops_early:
                 break

@@ -32,6 +32,7 @@ def trace_function(
     atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    stored_basis: bool | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -63,6 +64,11 @@ def trace_function(
     deflate : EigenResult, optional
         Known eigenpairs of A, which enter exactly. One product shows whether they belong to A; those of another matrix
         are refused.
+    stored_basis : bool, optional
+        Whether to hold a vector for each step of a run, or three in all. Default: whether they fit into the memory that
+        is free on the device; the result says where they did not. Three take somewhat more products, know eigenvalues
+        less exactly, which enters the error, and refuse what that leaves open: "sign", "step", "exact", and "log" next
+        to zero.
     confidence : float
         Probability with which the interval covers the sum.
     seed : int
@@ -109,7 +115,7 @@ def trace_function(
         progress=progress,
         raise_on_failure=raise_on_failure,
     ) as run:
-        sums = sum_over_spectrum(run, function, goal, method, deflate, confidence)
+        sums = sum_over_spectrum(run, function, goal, method, deflate, stored_basis, confidence)
         run.warn_of_noise()
     low, high = sums.value.interval
     converged, message = goal.accepts(sums.value.estimate, sums.value.standard_error + sums.error), sums.message
@@ -142,6 +148,7 @@ def logdet(
     atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    stored_basis: bool | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -166,6 +173,11 @@ def logdet(
     deflate : EigenResult, optional
         Known eigenpairs of A, which enter exactly. One product shows whether they belong to A; those of another matrix
         are refused.
+    stored_basis : bool, optional
+        Whether to hold a vector for each step of a run, or three in all. Default: whether they fit into the memory that
+        is free on the device; the result says where they did not. Three take somewhat more products, know eigenvalues
+        less exactly, which enters the error, and refuse what that leaves open: "sign", "step", "exact", and "log" next
+        to zero.
     confidence : float
         Probability with which the interval covers the sum.
     seed : int
@@ -201,6 +213,7 @@ def logdet(
         atol=atol,
         max_matvecs=max_matvecs,
         deflate=deflate,
+        stored_basis=stored_basis,
         confidence=confidence,
         seed=seed,
         progress=progress,
@@ -217,6 +230,7 @@ def effective_dimension(
     atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    stored_basis: bool | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -243,6 +257,11 @@ def effective_dimension(
     deflate : EigenResult, optional
         Known eigenpairs of A, which enter exactly. One product shows whether they belong to A; those of another matrix
         are refused.
+    stored_basis : bool, optional
+        Whether to hold a vector for each step of a run, or three in all. Default: whether they fit into the memory that
+        is free on the device; the result says where they did not. Three take somewhat more products, know eigenvalues
+        less exactly, which enters the error, and refuse what that leaves open: "sign", "step", "exact", and "log" next
+        to zero.
     confidence : float
         Probability with which the interval covers the sum.
     seed : int
@@ -281,6 +300,7 @@ def effective_dimension(
         atol=atol,
         max_matvecs=max_matvecs,
         deflate=deflate,
+        stored_basis=stored_basis,
         confidence=confidence,
         seed=seed,
         progress=progress,

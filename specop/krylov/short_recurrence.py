@@ -1,0 +1,123 @@
+"""ShortRecurrence: the Lanczos recurrence with two rows, for what needs its Gauss rule only."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from specop.arrays.backend import Array, add_, lengths_of
+from specop.krylov.run import Run
+from specop.statistics.copies import without_copies
+from specop.statistics.measure import GaussRule
+from specop.statistics.numbers import Floats
+
+__all__ = ["ShortRecurrence"]
+
+
+class ShortRecurrence:
+    """A Lanczos run that keeps its last two rows: three vectors in all, whatever the number of steps.
+
+    No row is made orthogonal to earlier ones, and eigenvalues that have converged are found again: `without_copies`
+    puts them together. It gives the rule of a `KrylovSpace` within rounding until the first eigenvalue has converged,
+    and then somewhat less for the same number of steps, as copies take some of them. There are no Ritz vectors, no
+    restarts and no second run outside of the first.
+
+    Parameters
+    ----------
+    run : Run
+        Makes and counts the products, and watches their symmetry.
+    vectors : sequence of native vectors
+        Orthonormal eigenvectors that are known, and left out.
+
+    Attributes
+    ----------
+    n : int
+        Length of a row.
+    size : int
+        Number of known eigenvectors.
+    scale : float
+        Norm of the largest product so far.
+    """
+
+    def __init__(self, run: Run, vectors: list[Array]) -> None:
+        self.run = run
+        self.backend = run.backend
+        self.n = run.n
+        self.size = len(vectors)
+        self.scale = 0.0
+        self._known = vectors
+        self._layout = run.A.domain
+        self._rows = self.backend.allocate(self._layout, 2, 2)
+        self._diagonal: list[float] = []
+        self._beside: list[float] = []
+
+    @property
+    def steps(self) -> int:
+        """Number of products of the newest run, and of known eigenvectors, as in `KrylovSpace`."""
+        return self.size + len(self._diagonal)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a product had nothing outside of the last rows: the rule is exact, but for rounding."""
+        return bool(self._beside) and self._beside[-1] <= self._negligible
+
+    @property
+    def noise_floor(self) -> float:
+        """Rounding error of the rule's nodes, which are made by rows that are not orthogonal any more."""
+        return 4.0 * (1.0 + len(self._diagonal) ** 0.5) * self._layout.epsilon * self.scale
+
+    @property
+    def error_floor(self) -> float:
+        """What rounding does to nodes at most: also how far apart copies of one eigenvalue are taken to be."""
+        return 2.0 * self.noise_floor
+
+    def start(self, vector: Array) -> None:
+        """Begin a new run from a vector, without what it has along known eigenvectors."""
+        self._diagonal, self._beside = [], []
+        unit = self._without_known(self.backend.copy(vector))
+        (length,) = lengths_of(self.backend, unit)
+        self._rows = self.backend.set_row_(self._rows, 0, unit, 1.0 / length)
+
+    def truncate(self, size: int) -> None:
+        """Forget the newest run, so that another one may start; there are no rows to be given up."""
+
+    def expand(self) -> None:
+        """Multiply the newest row."""
+        run, steps = self.run, len(self._diagonal)
+        newest, older = steps % 2, (steps + 1) % 2
+        near = [older, newest] if steps else [newest]
+        product = self._without_known(run.multiply(self.backend.row(self._rows, newest)))
+        rest, along, _, norm = self.backend.orthogonalize_(product, self._rows, 0, near)
+        coefficients, left = run.to_host(along, norm)
+        beta = float(left)
+        with np.errstate(over="ignore"):
+            self.scale = max(self.scale, float(np.linalg.norm(np.append(coefficients, beta))))
+        run.check_size(self.scale)
+        if steps and self.scale > 0:
+            # What rounding left in a row that was short before it was divided by its length shows here, too.
+            seen, rounding = abs(float(coefficients[0]) - self._beside[-1]), self._layout.epsilon * self.scale**2
+            asymmetry = max(0.0, seen - 30.0 * rounding / self._beside[-1]) / self.scale
+            run.note_asymmetry(asymmetry, self.backend.row(self._rows, newest))
+        self._diagonal.append(float(coefficients[-1]))
+        self._beside.append(beta)
+        if not self.is_closed:
+            self._rows = self.backend.set_row_(self._rows, older, rest, 1.0 / beta)
+
+    def gauss_rule(self, first: int) -> GaussRule:
+        """Return the Gauss rule of the newest run, copies put together; `first` is the number of known eigenvectors."""
+        found = scipy.linalg.eigh_tridiagonal(self._diagonal, self._beside[:-1], check_finite=False)
+        values, vectors = (np.asarray(part, dtype=np.float64) for part in found)
+        signs = np.where(vectors[0] < 0, -1.0, 1.0)
+        beyond = 0.0 if self.is_closed else self._beside[-1]
+        couplings: Floats = signs * vectors[-1] * beyond
+        return without_copies(GaussRule(values, vectors[0] ** 2, couplings), self.n - first, self.error_floor)
+
+    @property
+    def _negligible(self) -> float:
+        return max(10, len(self._diagonal)) * self._layout.epsilon * self.scale
+
+    def _without_known(self, vector: Array) -> Array:
+        if not self._known:
+            return vector
+        overlaps = self.backend.to_host(*(self.backend.dot(known, vector) for known in self._known))
+        return add_(self.backend, vector, (-float(overlap) for overlap in overlaps), self._known)
