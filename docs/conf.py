@@ -23,6 +23,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "mathml",
     "api_pages",
+    "messages",
     "roles",
 ]
 exclude_patterns = ["_build", "_extensions", "gallery"]

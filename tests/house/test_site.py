@@ -1,7 +1,8 @@
-"""The documentation has a page for everything public."""
+"""The documentation has a page for everything public, and says what errors mean."""
 
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -10,16 +11,16 @@ import specop
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def api_pages():
+def extension(name):
     sys.path.insert(0, str(DOCS / "_extensions"))
     try:
-        return importlib.import_module("api_pages")
+        return importlib.import_module(name)
     finally:
         sys.path.pop(0)
 
 
 def test_every_public_name_has_a_page(tmp_path):
-    written = api_pages()
+    written = extension("api_pages")
     written.write_pages(tmp_path)
     namespaces = {f"specop.{name}" for name in specop.__all__ if inspect.ismodule(getattr(specop, name))}
     assert namespaces <= set(written.NAMESPACES)
@@ -33,5 +34,22 @@ def test_every_public_name_has_a_page(tmp_path):
 
 def test_pages_of_names_that_went_are_removed(tmp_path):
     (tmp_path / "specop.gone.rst").write_text("gone")
-    api_pages().write_pages(tmp_path)
+    extension("api_pages").write_pages(tmp_path)
     assert not (tmp_path / "specop.gone.rst").exists()
+
+
+ERRORS = (DOCS / "errors.md").read_text()
+
+
+def test_each_class_of_errors_has_a_row():
+    rows = set(re.findall(r"^\| `(\w+)` \|", ERRORS, flags=re.M))
+    assert rows == set(specop.errors.__all__)
+
+
+def test_quoted_messages_are_what_is_raised():
+    texts = [" ".join(text.split()) for _, text, _ in extension("messages").messages()]
+    assert len(texts) > 400
+    quoted = re.findall(r'^### "(.*)"$', ERRORS, flags=re.M)
+    assert len(quoted) > 15
+    for words in quoted:
+        assert any(words in text for text in texts), words
