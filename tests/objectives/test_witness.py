@@ -174,16 +174,36 @@ def test_units_that_are_exactly_zero_take_a_derivative_from_either_side(activati
         assert seen.deviation < CLOSE["float32"] or "no two differences agree" in seen.reason, (kind, seen)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_samples_that_are_fitted_to_the_last_digit_contradict_nothing(dtype):
+    """Losses of 1e-12 are made of logits of 30, whose rounding is the same at neighbouring steps."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    x = torch.from_numpy(numbers(64, 6)).to(getattr(torch, dtype))
+    labels = (x[:, 0] > 0).long()
+    x[:, 0] = torch.sign(x[:, 0]) * (1.0 + 0.05 * x[:, 1])
+    module = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 2)).to(x.dtype)
+    with torch.no_grad():
+        module[0].weight[:, 0] = 2.0
+        module[2].weight[:] = torch.tensor([[-1.2], [1.2]])
+        module[2].bias += 15.0
+    found = specop.objective(module, torch.nn.functional.cross_entropy, (x, labels))
+    assert float(found.loss()) < 1e-9
+    assert not verdict(found, "hessian").wrong
+
+
 def test_two_steps_must_agree_with_each_other():
     def measure(values):
         return lambda ratio: (np.array([values[ratio], 1.0]), 0.0)
 
     told, ratios = np.array([1.0, 1.0]), (1e-7, 1e-6, 1e-3)
-    assert compare(told, measure({1e-7: 2.0, 1e-6: 2.0}), 1e-16, ratios).wrong
+    assert compare(told, measure({1e-7: 2.0, 1e-6: 2.0, 1e-3: 3.0}), 1e-16, ratios).wrong
     # Not neighbours; not of one mind; the product after all.
     assert compare(told, measure({1e-7: 2.0, 1e-6: np.nan, 1e-3: 2.0}), 1e-16, ratios).reason
     assert compare(told, measure({1e-7: 2.0, 1e-6: 2.5, 1e-3: 3.0}), 1e-16, ratios).reason
     assert compare(told, measure({1e-7: 2.0, 1e-6: 1.0}), 1e-16, ratios).deviation == 0
+    # Rounded in the same way at both, and nearer at a large one.
+    assert compare(told, measure({1e-7: 2.0, 1e-6: 2.0, 1e-3: 1.1}), 1e-16, ratios).reason
     # Rounding to a coarse precision is no derivative of zero.
     assert compare(told, lambda ratio: (np.zeros(2), 0.0), 1e-16, ratios).reason
     # What rounding explains.
