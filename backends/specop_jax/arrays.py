@@ -245,8 +245,8 @@ def known(value: Any) -> Any:
     """Return what has a value, or raise InvalidInputError."""
     if isinstance(value, jax.core.Tracer):
         raise InvalidInputError(
-            "inside jax.jit no number can be looked at, as algorithms and the first two products of an operator do. "
-            "Call them outside; products that follow may be compiled."
+            "inside jax.jit no number can be looked at, as algorithms and the first two products of an operator do; "
+            "nor inside jax.grad and jax.vmap. Call them outside; products that follow may be compiled."
         )
     return value
 

@@ -208,6 +208,8 @@ class JaxAutodiff(OneBatch):
 
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
+        # What is kept of a first product would outlive the trace that the vector belongs to.
+        known(vector)
         if matrix.kind == "hessian":
             loss_program, arguments = self._program(LossProgram, theta, batch)
             product = loss_program.linearize(arguments, vector)

@@ -20,6 +20,7 @@ from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.calling import Calling, Criterion, Forward, call_on_inputs, calling_module
 from specop.objectives.hidden import HiddenState, hidden_state
 from specop.objectives.parameters import ParameterTree
+from specop.objectives.refusals import not_trainable
 from specop.objectives.trees import Frame
 from specop_jax.structures import TREES, names_of
 
@@ -186,10 +187,7 @@ def _refuse_numbers(params: Any) -> None:
     """Raise InvalidInputError if Python floats are among the parameters: jax.grad would differentiate them."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if isinstance(leaf, (float, complex)) and not isinstance(leaf, np.generic):
-            raise InvalidInputError(
-                f"the parameter {names_of([path])[0]!r} is the Python number {leaf!r}. Pass it as a JAX array if "
-                f"it is a parameter, and leave it to the function itself if it is a constant."
-            )
+            raise not_trainable(names_of([path])[0], leaf, "jax.numpy.asarray(VALUE)")
 
 
 def real(array: Any) -> bool:

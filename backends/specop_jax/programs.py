@@ -178,7 +178,7 @@ def _mean(found: Any) -> Array:
     shape = getattr(found, "shape", () if isinstance(found, float) else None)
     if shape is None or np.prod(shape) != 1 or not jnp.issubdtype(jnp.result_type(found), np.floating):
         what = type(found).__name__ if shape is None else f"{jnp.result_type(found)} of shape {tuple(shape)}"
-        raise no_scalar(what)
+        raise no_scalar(what, found)
     return jnp.reshape(found, ())
 
 

@@ -45,6 +45,10 @@ class TensorflowBackend(Backend):
     cast = staticmethod(tf.cast)
 
     def layout(self, array: Tensor) -> Layout:
+        if tf.is_symbolic_tensor(array):
+            raise InvalidInputError(
+                "inside tf.function no number can be looked at, as algorithms and products do. Call them outside of it."
+            )
         return Layout(int(array.shape[-1]), array.dtype.name, array.device)
 
     def shape(self, x: Any) -> tuple[int, ...]:

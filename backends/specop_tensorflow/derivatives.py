@@ -62,7 +62,7 @@ class Derivatives:
 
     def _checked_mean(self, loss: Any) -> Tensor:
         if not tf.is_tensor(loss) or not loss.dtype.is_floating or loss.shape.num_elements() not in (1, None):
-            raise no_scalar(_described(loss))
+            raise no_scalar(_described(loss), loss)
         return tf.reshape(loss, [])
 
     def gradient(self, values: Mapping[str, Any], batch: Any) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module, inputs
 from specop.objectives.hidden import HiddenState, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
-from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, no_mean
+from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, no_mean, not_trainable
 from specop_tensorflow.structures import TREES
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
@@ -183,11 +183,9 @@ class FunctionModel:
     def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
         self.calling = calling_function(function, _in_order(criterion), forward)
         self.criterion = criterion
-        if not all(
-            leaf is None or isinstance(leaf, (tf.Tensor, tf.Variable, keras.Variable))
-            for leaf in TREES.flatten(params)[0]
-        ):
-            raise InvalidInputError("params must be a structure (dict, list, tuple, ...) of tensors or variables.")
+        for name, leaf in zip(TREES.names(params), TREES.flatten(params)[0], strict=True):
+            if leaf is not None and not isinstance(leaf, (tf.Tensor, tf.Variable, keras.Variable)):
+                raise not_trainable(name, leaf, "tf.Variable(VALUE)")
         self.tree = ParameterTree(
             TREES, params, lambda tensor: tensor.dtype.is_floating, lambda tensor: tensor.dtype.is_complex
         )

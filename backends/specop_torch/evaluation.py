@@ -139,7 +139,7 @@ class Evaluation:
 
     def _mean(self, loss: Any, points: dict[str, Tensor]) -> Tensor:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-            raise no_scalar(_described(loss))
+            raise no_scalar(_described(loss), loss)
         if not torch.isfinite(loss):
             error = self._not_finite(f"the loss is {loss.item()}", points)
             error.value = loss.item()

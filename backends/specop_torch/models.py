@@ -14,7 +14,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, calling_function, calling_module
 from specop.objectives.hidden import Access, HiddenState, attributes_set, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
-from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean
+from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean, not_trainable
 from specop_torch.structures import TREES, checked, normal
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
@@ -171,8 +171,9 @@ class FunctionModel:
 
     def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
         self.calling = calling_function(function, criterion, forward)
-        if not all(leaf is None or isinstance(leaf, Tensor) for leaf in TREES.flatten(params)[0]):
-            raise InvalidInputError("params must be a structure (dict, list, tuple, ...) of tensors.")
+        for name, leaf in zip(TREES.names(params), TREES.flatten(params)[0], strict=True):
+            if leaf is not None and not isinstance(leaf, Tensor):
+                raise not_trainable(name, leaf, "torch.as_tensor(VALUE)")
         self.tree = ParameterTree(TREES, params, Tensor.is_floating_point, Tensor.is_complex)
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:

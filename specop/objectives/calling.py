@@ -80,17 +80,23 @@ def _explaining(batch: Any) -> Iterator[None]:
     except SpecopError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        advice = _advice(list(leaves_of(batch)), str(error))
+        advice = _advice(batch, str(error))
         if advice is None:
             raise
         text = str(error).strip().partition("\n")[0].rstrip(".")
         raise InvalidInputError(f"the model or the criterion fails on the batch: {text}. {advice}") from error
 
 
-def _advice(leaves: list[Any], text: str) -> str | None:
+def _advice(batch: Any, text: str) -> str | None:
     """Return what is unusual about a batch on which the model fails, and what to do, or None."""
+    leaves = list(leaves_of(batch))
     arrays = [leaf for leaf in leaves if getattr(leaf, "shape", ())]
     strange = [leaf for leaf in arrays if type(leaf).__module__.partition(".")[0] in ("numpy", "pandas", "scipy")]
+    if not is_pair(batch) and type(batch).__name__ in text:
+        return (
+            f"A criterion is called with (outputs, batch) where a batch is no pair (x, y), here a {_kind(batch)}: let "
+            f"it take the parts that it needs, such as lambda outputs, batch: criterion(outputs, batch[1])."
+        )
     if strange:
         kind = " of ".join(filter(None, (type(strange[0]).__name__, str(getattr(strange[0], "dtype", "")))))
         return f"It holds a {kind}, which was passed on as it is: convert it into an array of the model's framework."
@@ -170,9 +176,18 @@ def inputs(batch: Any) -> Any:
     """Return x of a batch (x, y)."""
     if is_pair(batch):
         return batch[0]
-    kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
+    weighted = ""
+    if isinstance(batch, (tuple, list)) and len(batch) == 3:
+        weighted = (
+            " If the third part holds weights of samples: forward=lambda model, batch: model(batch[0]) and, with the "
+            "loss of each sample, lambda outputs, batch: (batch[2] * losses(outputs, batch[1])).mean()."
+        )
     raise InvalidInputError(
-        f"a batch must be a pair (x, y), for model(x) and criterion(outputs, y); got {kind}. For other batches "
+        f"a batch must be a pair (x, y), for model(x) and criterion(outputs, y); got {_kind(batch)}. For other batches "
         f"pass forward=lambda model, batch: ..., and a criterion of (outputs, batch). If the data is one batch "
-        f"[x, y], pass it as a tuple."
+        f"[x, y], pass it as a tuple.{weighted}"
     )
+
+
+def _kind(batch: Any) -> str:
+    return f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__

@@ -136,7 +136,7 @@ def objective(
         raise InvalidInputError(
             f"criterion is the class {criterion.__name__}: pass an object of it, {criterion.__name__}(...)."
         )
-    adapter = framework_adapter(_representative(model, params))
+    adapter = framework_adapter(_representative(model, params, data))
     if not hasattr(adapter, "make_autodiff"):
         raise InvalidInputError(
             f"{adapter.backend.name} arrays have no derivatives: pass parameters of a framework that has automatic "
@@ -185,8 +185,11 @@ def _own_weight(normalizer: Callable[[Any], float] | None, autodiff: Autodiff) -
     return weight
 
 
-def _representative(model: Any, params: Any) -> Any:
-    """Return what shows the framework: a module, or of a parameter structure its first native array."""
+def _representative(model: Any, params: Any, data: Any) -> Any:
+    """Return what shows the framework: a module, or of a parameter structure its first native array.
+
+    Parameters of a restored checkpoint are NumPy arrays: then the data or a compiled function show it.
+    """
     if params is None:
         return model
     leaves = list(leaves_of(params))
@@ -194,5 +197,18 @@ def _representative(model: Any, params: Any) -> Any:
         raise InvalidInputError("params is empty: there is nothing to differentiate with respect to.")
     # Numbers, settings and NumPy arrays may stand beside the framework's own arrays.
     arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
-    native = [array for array in arrays if type(array).__module__.partition(".")[0] != "numpy"]
-    return (native or arrays or leaves)[0]
+    native = [array for array in arrays if not _is_numpy(array)]
+    if native or not arrays:
+        return (native or leaves)[0]
+    others = [model, *(leaf for leaf in leaves_of(data) if hasattr(leaf, "shape"))]
+    found = next((one for one in others if not (_is_numpy(one) or inspect.isfunction(one))), None)
+    if found is None:
+        raise InvalidInputError(
+            "the parameters are NumPy arrays, as a checkpoint holds them, and nothing shows the framework of the "
+            "function. Pass jax.tree.map(jax.numpy.asarray, params); in torch and TensorFlow make a tensor of each."
+        )
+    return found
+
+
+def _is_numpy(thing: Any) -> bool:
+    return type(thing).__module__.partition(".")[0] == "numpy"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "no_scalar",
     "not_finite",
     "not_real_outputs",
+    "not_trainable",
     "refusing_global_draws",
     "untrained_gradient",
     "wrong_likelihood",
@@ -156,11 +157,46 @@ def no_mean(reduction: str, mean: str) -> InvalidInputError:
     )
 
 
-def no_scalar(got: str) -> InvalidInputError:
-    """Error for a loss that is not one real number; `got` says what it is."""
+def no_scalar(got: str, found: Any = None) -> InvalidInputError:
+    """Error for a loss that is not one real number; `got` says what it is, where the loss itself does not."""
+    remedy = "Use a criterion that takes the mean, or return the mean of the loss."
+    if isinstance(found, (tuple, list)) and found:
+        got = f"a {got} of {len(found)}"
+        remedy = (
+            "If the first entry is the loss, and the rest is there to be looked at (has_aux), take it: "
+            "lambda params, batch: fun(params, batch)[0] for a function, lambda outputs, y: criterion(outputs, y)[0] "
+            "for a criterion. If entries are to be added up, add them."
+        )
+    elif (isinstance(found, Mapping) and "loss" in found) or hasattr(found, "loss"):
+        part = "['loss']" if isinstance(found, Mapping) else ".loss"
+        remedy = (
+            f"If {part} is the loss, return that alone: lambda params, batch: fun(params, batch){part} for a function, "
+            f"lambda outputs, y: criterion(outputs, y){part} for a criterion."
+        )
+    return InvalidInputError(f"the loss must be one real number, the mean over the batch; got {got}. {remedy}")
+
+
+def not_trainable(name: str, value: Any, convert: str) -> InvalidInputError:
+    """Error for a parameter of a function that its framework does not differentiate.
+
+    Parameters
+    ----------
+    name : str
+        Where it stands among the parameters.
+    value : object
+        What stands there.
+    convert : str
+        What makes an array of the framework of it, with the word VALUE for the value.
+    """
+    if isinstance(value, (bool, int, float, complex)):
+        what, own = f"the Python number {value!r}", repr(value if isinstance(value, complex) else float(value))
+    elif isinstance(value, (np.ndarray, np.generic)):
+        what, own = f"a NumPy array of {value.dtype}, as a checkpoint holds it", f"params[{name!r}]"
+    else:
+        what, own = f"a {type(value).__name__}", f"params[{name!r}]"
     return InvalidInputError(
-        f"the loss must be one real number, the mean over the batch; got {got}. Use a criterion that takes the mean, "
-        f"or return the mean of the loss."
+        f"the parameter {name!r} is {what}, in which nothing can be differentiated. If it is trained, pass "
+        f"{convert.replace('VALUE', own)}; if it is a constant, leave it to the function itself."
     )
 
 

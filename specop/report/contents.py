@@ -26,7 +26,7 @@ class Settings:
     Attributes
     ----------
     k, k_low : int
-        Numbers of largest and smallest eigenvalues.
+        Numbers of largest and smallest eigenvalues; of smaller models all.
     tol : float
         Residual of the eigenpairs: of the largest relative to each, of the smallest relative to the largest.
     trace_rtol : float

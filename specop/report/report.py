@@ -51,8 +51,8 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     loss, gradient_norm = numbers_of(backend, objective.loss(), backend.norm(objective.gradient()))
     found = survey(
         hessian,
-        settings.k,
-        settings.k_low,
+        min(settings.k, objective.n),
+        min(settings.k_low, objective.n),
         tol=settings.tol,
         trace_rtol=settings.trace_rtol,
         steps=settings.steps,

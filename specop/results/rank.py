@@ -16,7 +16,7 @@ class RankResult(Result):
     Attributes
     ----------
     estimate : float
-        The rank; a whole number where it was counted.
+        The rank as it was estimated; a whole number where it was counted. `rank` is the nearest one.
     standard_error : float
         Standard error of the rank; 0 where it was counted.
     interval : (float, float)
@@ -50,12 +50,12 @@ class RankResult(Result):
     weights: Floats
 
     @property
-    def rank(self) -> float:
-        """The rank, which is the estimate."""
-        return self.estimate
+    def rank(self) -> int:
+        """The rank as a whole number: the one nearest to the estimate."""
+        return round(self.estimate)
 
     @property
-    def nullity(self) -> float:
+    def nullity(self) -> int:
         """How many eigenvalues are zero, n - rank."""
         return self.n - self.rank
 
@@ -68,11 +68,11 @@ class RankResult(Result):
             self.sizes,
             self.weights,
             self.n,
-            self.rank,
+            self.estimate,
             interval=self.interval,
             gap=self.gap,
             threshold=self.threshold,
-            title=f"rank {self.rank:g} of {self.n:,} ({low:g} to {high:g}), {self.method}",
+            title=f"rank {self.estimate:g} of {self.n:,} ({low:g} to {high:g}), {self.method}",
             ax=ax,
         )
 
@@ -82,6 +82,6 @@ class RankResult(Result):
         if not self.gap[0] < self.gap[1]:
             gap = f"sizes up to {self.threshold:.2g} count as zero, without a gap"
         return (
-            f"rank {self.rank:g} of {self.n} ({100 * self.confidence:g} % interval {low:g} to {high:g}), "
+            f"rank {self.estimate:g} of {self.n} ({100 * self.confidence:g} % interval {low:g} to {high:g}), "
             f"{self.method}: {gap}"
         )

@@ -64,7 +64,7 @@ def eigen_preconditioner(A: Any, eigen: EigenResult, *, damping: float = 0.0) ->
 
 
 def nystrom_preconditioner(
-    A: Any, *, damping: float, rank: int = 20, seed: int = 0, progress: bool = False
+    A: Any, *, damping: float, rank: int | None = None, seed: int = 0, progress: bool = False
 ) -> LinearOperator:
     r"""Make a preconditioner for A + d I of a sketch of A, for `rank` products (Nystrom).
 
@@ -79,8 +79,8 @@ def nystrom_preconditioner(
         Symmetric positive semidefinite, n x n; without the damping.
     damping : float
         Multiple d of the identity in the system to be solved, positive and in units of A.
-    rank : int
-        Number of products, and of vectors that the preconditioner holds.
+    rank : int, optional
+        Number of products, and of vectors that the preconditioner holds; default: 20, or n where that is less.
     seed : int
         Seed of the random vectors of the sketch.
     progress : bool
@@ -110,7 +110,7 @@ def nystrom_preconditioner(
     checked_number("damping", damping)
     if damping == 0:
         raise InvalidInputError("damping must be positive: of a low-rank approximation alone there is no inverse.")
-    rank = checked_count("rank", rank, run.n)
+    rank = checked_count("rank", min(_RANK, run.n) if rank is None else rank, run.n)
     with run:
         sketch = Sketch(Complement(run, None), rank, nystrom=True)
         sketch.draw(rank)
@@ -121,6 +121,8 @@ def nystrom_preconditioner(
     return EigenPreconditioner(operator, rows, values, damping)
 
 
+# Products of a sketch, where nobody says how many.
+_RANK = 20
 _REMEDY = "Use eigen_preconditioner, which takes eigenvalues of any sign, or a matrix such as objective.ggn()."
 
 

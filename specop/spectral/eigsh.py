@@ -28,6 +28,8 @@ __all__ = ["EigshState", "default_ncv", "eigen_fields", "eigsh"]
 _LARGEST_FREE_BASIS = 10_000_000
 # Up to so many dimensions nothing is ever restarted.
 _HELD_WHOLE = 400
+# How many eigenvalues nobody asks for by number, as in SciPy.
+_COUNT = 6
 
 
 class EigshState(NamedTuple):
@@ -50,7 +52,7 @@ class EigshState(NamedTuple):
 
 def eigsh(
     A: Any,
-    k: int = 6,
+    k: int | None = None,
     *,
     which: str = "LM",
     v0: Array | EigenResult | None = None,
@@ -82,8 +84,8 @@ def eigsh(
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Symmetric, n x n. Asymmetry is noticed while it is multiplied.
-    k : int
-        Number of eigenvalues, from 1 to n.
+    k : int, optional
+        Number of eigenvalues, from 1 to n; default: 6, or all of fewer.
     which : {"LM", "LA", "SA", "BE", "SM"}
         Largest in magnitude, largest, smallest, both ends (k // 2 from the low one), smallest in magnitude. "SM"
         finds eigenvalues inside the spectrum and is slow; where many lie at zero, as for most networks, they have
@@ -177,6 +179,7 @@ def eigsh(
         progress=progress,
         raise_on_failure=raise_on_failure,
     )
+    k = min(_COUNT, run.n) if k is None else k
     ends = _checked_ends(run.n, k, which)
     capacity = _checked_capacity(run.n, k, ncv, block_size)
     run.limit = _checked_limits(k, tol, max_matvecs)
