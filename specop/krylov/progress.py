@@ -1,7 +1,9 @@
-"""Progress bars on a terminal, nothing elsewhere."""
+"""Progress bars on a terminal and in notebooks, nothing elsewhere."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +14,7 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(show: bool, description: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
-    """Yield ``update(products, note)``, which moves a bar on standard error if that is a terminal.
+    """Yield ``update(products, note)``, which moves a bar on standard error if that is a terminal or a notebook.
 
     Parameters
     ----------
@@ -31,10 +33,22 @@ def progress_bar(show: bool, description: str, total: int | None = None) -> Iter
     except ImportError as error:
         raise InvalidInputError("progress=True needs tqdm: pip install 'specop[cli]'.") from error
     # disable=None leaves the bar out where standard error is not a terminal.
-    with tqdm(total=total, desc=description, unit=" products", leave=False, disable=None) as bar:
+    disable: bool | None = None
+    if _in_notebook():
+        disable = False
+        if importlib.util.find_spec("ipywidgets"):
+            from tqdm.notebook import tqdm
+    with tqdm(total=total, desc=description, unit=" products", leave=False, disable=disable) as bar:
 
         def update(products: int, note: str) -> None:
             bar.set_postfix_str(note, refresh=False)
             bar.update(products - bar.n)
 
         yield update
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in a kernel of Jupyter: its standard error is no terminal, and is shown all the same."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")

@@ -1,9 +1,10 @@
-"""commands: `specop demo`, `specop report` and `specop track`, with their options."""
+"""commands: `specop demo`, `report`, `track` and `compare`, with their options."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 import warnings
@@ -20,6 +21,7 @@ from specop.report.page import render
 from specop.report.report import make_report
 from specop.report.task_files import TaskError, load_objective, task_errors
 from specop.report.track import draw_history, history_json
+from specop.results._compare import compare as compare_results
 from specop.results.result import versions
 
 __all__ = ["commands"]
@@ -163,6 +165,26 @@ def track(history: Path, quantity: str | None, out: Path | None, as_json: bool) 
         click.echo(history_json(found, picture))
     else:
         click.echo(f"{found}\n\npicture: {picture}")
+
+
+@commands.command()
+@click.argument("a", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON, and nothing else.")
+def compare(a: Path, b: Path, as_json: bool) -> None:
+    """Compare two saved results of one kind.
+
+    A and B are npz files that results, reports or monitors have saved. Numbers stand side by side with their
+    difference and the joint error of it; settings, seeds and versions that differ are listed.
+
+    \b
+    Example:
+        specop report my_task.py --out before
+        specop report my_task.py --out after
+        specop compare before/trace.npz after/trace.npz
+    """  # noqa: D301 - click looks for the character itself
+    found = compare_results(a, b)
+    click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else str(found))
 
 
 def _report(source: str, load: Callable[[], Objective], *, out: Path, as_json: bool, **settings: Any) -> None:

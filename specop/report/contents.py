@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from specop.results.eigen import EigenResult
+from specop.results.plain import plain
 from specop.results.result import Result, versions
 from specop.results.spectral_density import SpectralDensity
 from specop.results.trace import TraceResult
@@ -136,12 +135,4 @@ class Report:
             "settings": asdict(self.settings),
             "files": [str(self.folder / name) for name in self.files],
         }
-        return json.dumps(_finite(content), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(plain(content), indent=2, allow_nan=False)

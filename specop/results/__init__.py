@@ -1,5 +1,6 @@
 """What the algorithms return: frozen, with the error of every number beside it."""
 
+from specop.results._compare import Comparison, compare
 from specop.results.blocks import BlocksResult
 from specop.results.comparison import ComparisonResult, Difference
 from specop.results.covariance import CovarianceResult
@@ -35,6 +36,7 @@ from specop.statistics.estimate import Estimate
 
 __all__ = [
     "BlocksResult",
+    "Comparison",
     "ComparisonResult",
     "CovarianceResult",
     "CriticalPointResult",
@@ -71,5 +73,6 @@ __all__ = [
     "SpectralDensity",
     "StabilityResult",
     "TraceResult",
+    "compare",
     "versions",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,6 +79,12 @@ class BlocksResult(Result):
     block: NDArray[np.int64]
     matrix: str
     confidence: float
+
+    _errors: ClassVar[dict[str, str]] = {
+        "traces": "trace_errors",
+        "shares": "share_errors",
+        "largest": "largest_errors",
+    }
 
     def trace(self, block: int | str) -> Estimate:
         """Return the trace of a block, given by number or name, with its interval."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from specop.errors import InvalidInputError, checked_number
 from specop.plotting.axes import Axes
@@ -89,6 +90,8 @@ class CovarianceResult(Result):
     eigen_seconds: float
     loss_seconds: float
     n: int
+
+    _errors: ClassVar[dict[str, str]] = {"variances": "errors"}
 
     @property
     def is_inverse(self) -> bool | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from specop.arrays.backend import Array
 from specop.plotting.axes import Axes
 from specop.results.result import Result, estimated, record, structured, vector
@@ -91,6 +93,8 @@ class CriticalPointResult(Result):
     method: str
     confidence: float
     n: int
+
+    _errors: ClassVar[dict[str, str]] = {"decrement": "decrement_error"}
     structure: Structure = structured()
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from specop.arrays.backend import Array, shape_of
 from specop.results.result import Result, record, vector
 
@@ -30,6 +32,8 @@ class DiagonalResult(Result):
     standard_errors: Array = vector()
     norm: float
     error_norm: float
+
+    _errors: ClassVar[dict[str, str]] = {"norm": "error_norm"}
     method: str
 
     def _headline(self) -> str:

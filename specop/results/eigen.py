@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class EigenResult(Result):
     tol: float
     structure: Structure | None = structured(default=None)
     goals: Floats | None = None
+
+    _errors: ClassVar[dict[str, str]] = {"eigenvalues": "bounds"}
 
     @property
     def eigenvectors(self) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import scipy.special
@@ -57,6 +58,8 @@ class HessianSpreadResult(Result):
     upper: Estimate = estimated()
     batch_size: int
     rtol: float
+
+    _errors: ClassVar[dict[str, str]] = {"traces": "trace_errors"}
 
     @property
     def trace_deviation(self) -> float:

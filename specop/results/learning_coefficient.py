@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from specop.plotting.axes import Axes
 from specop.results.result import Result, converted, estimated, record, vector
 from specop.statistics.estimate import Estimate
@@ -99,6 +101,8 @@ class LearningEstimate(Result):
     accepted: float
     step: float
     rises: Floats = vector()
+
+    _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
     n: int
 
     def plot(self, ax: Axes | None = None) -> Axes:

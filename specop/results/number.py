@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from specop.results.result import Result, converted, record
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
@@ -38,6 +40,8 @@ class NumberResult(Result):
     method: str
     quantity: str
     estimates: Floats
+
+    _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
 
     @property
     def probes(self) -> int:

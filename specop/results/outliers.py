@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of
@@ -70,6 +72,8 @@ class OutliersResult(Result):
     matrix: str
     confidence: float
     rows: Array = vector()
+
+    _errors: ClassVar[dict[str, str]] = {"eigenvalues": "bounds"}
 
     @property
     def space(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from specop.plotting.axes import Axes
 from specop.results.result import Result, converted, record
 from specop.statistics.numbers import Floats
@@ -48,6 +50,8 @@ class RankResult(Result):
     n: int
     sizes: Floats
     weights: Floats
+
+    _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
 
     @property
     def rank(self) -> int:

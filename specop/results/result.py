@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import numpy as np
 
-from specop.arrays.backend import backend_of
+from specop.arrays.backend import backend_of, shape_of
 from specop.results.files import npz_path, read_npz, write_npz
+from specop.results.labelled import data_set
+from specop.results.plain import plain
 from specop.results.structure import Structure
 from specop.results.tables import Column, data_frame, html_table, text_table
 from specop.statistics.estimate import Estimate
@@ -139,6 +141,8 @@ class Result:
     notes: str = ""
 
     _kinds: ClassVar[dict[str, type[Result]]] = {}
+    # Fields of numbers that have their errors in another field; `specop.results.compare` reads both.
+    _errors: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -178,6 +182,42 @@ class Result:
                 value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
                 plain[item.name] = list(value) if isinstance(value, tuple) else value
         return plain
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as strict JSON holds them: ``json.dumps(result.to_dict(), allow_nan=False)`` takes it.
+
+        Returns
+        -------
+        dict
+            With ``"class"``, the name of the class, as no field is called. Arrays are lists, a number with an error is
+            a dict of ``"estimate"``, ``"standard_error"``, ``"interval"`` and ``"confidence"``, and what is not finite
+            is None.
+            Vectors as long as the parameters or the data are left out, as in `summary`, whose values are Python's;
+            ``"parameters"`` are names and shapes of what they are made of, where that is known.
+        """
+        shapes = self._shapes()
+        named = {"parameters": shapes} if shapes else {}
+        found: dict[str, Any] = plain({"class": type(self).__name__, **self.summary(), **named})
+        return found
+
+    def to_xarray(self) -> Any:
+        """Return an xarray data set of all arrays, vectors included, copied to the host; needs xarray.
+
+        Returns
+        -------
+        xarray.Dataset
+            Arrays with an entry for each item that the result is about have the dimension "item" first; those with one
+            for each number of the parameters have the dimension "parameter", with the coordinate "parameter_name".
+            Everything else is in ``attrs``, as `to_dict` gives it.
+        """
+        columns = self._columns()
+        arrays = {name: np.asarray(column.values) for name, column in columns.items()}
+        for name, value in self._saved().items():
+            if name not in arrays and (isinstance(value, np.ndarray) or shape_of(value)):
+                arrays[name] = backend_of(value).to_numpy(value)
+        numbers = {name: value for name, value in self.to_dict().items() if name not in arrays}
+        items = len(next(iter(columns.values())).values) if columns else None  # type: ignore[arg-type]
+        return data_set(arrays, items, self._shapes(), numbers)
 
     def to_frame(self) -> Any:
         """Return a pandas data frame; needs pandas.
@@ -222,6 +262,11 @@ class Result:
     def _remark(self) -> list[str]:
         """Return what the method had to say beyond that it converged, as a line."""
         return [self.message] if self.converged and self.message != "converged" else []
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter by name, where vectors are made of parameters."""
+        structure = getattr(self, "structure", None)
+        return structure.shapes if isinstance(structure, Structure) else {}
 
     def _headline(self) -> str:
         """Return what the result is, in words and numbers."""

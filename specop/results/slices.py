@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from specop.arrays.backend import Array, add_, backend_of
@@ -76,6 +78,8 @@ class SlicesResult(Result):
     theta: Array = vector()
     structure: Structure | None = structured(default=None)
     evaluations: int
+
+    _errors: ClassVar[dict[str, str]] = {"curvatures": "curvature_errors", "thirds": "third_errors"}
 
     @property
     def remainder(self) -> Floats:

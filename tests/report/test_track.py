@@ -68,3 +68,15 @@ def test_what_is_no_history_is_refused_in_one_line(saved, tmp_path):
         assert (done.exit_code, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith("specop: ") and text in line
+
+
+def test_compare_prints_differences_and_refuses_in_one_line(tmp_path):
+    for name, top in (("a", 4.0), ("b", 5.0)):
+        specop.eigsh(np.diag([1.0, 2.0, top]), k=1).save(tmp_path / f"{name}.npz")
+    specop.trace(np.eye(3)).save(tmp_path / "trace.npz")
+    done = run("compare", tmp_path / "a.npz", tmp_path / "b.npz")
+    assert done.exit_code == 0 and "EigenResult a.npz and b.npz: 1 of 1 numbers differ" in done.stdout
+    found = json.loads(run("compare", tmp_path / "a.npz", tmp_path / "b.npz", "--json").stdout)
+    assert abs(found["differences"][0] - 1.0) < 1e-12 and found["differ"] == [True]
+    done = run("compare", tmp_path / "a.npz", tmp_path / "trace.npz")
+    assert done.exit_code == 2 and "only results of one kind can be compared" in done.stderr

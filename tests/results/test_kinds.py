@@ -12,7 +12,8 @@ import torch
 import specop
 from specop import analysis, landscape, results, training
 from specop.arrays.backend import backend_of
-from specop.results import Result
+from specop.errors import InvalidInputError
+from specop.results import Estimate, Result
 
 pytestmark = pytest.mark.filterwarnings("ignore::specop.errors.QuadraticModelWarning")
 
@@ -106,6 +107,59 @@ def test_text_and_tables(kind):
     pytest.importorskip("pandas")
     frame = result.to_frame()
     assert len(frame) > 0 and (frame.attrs or len(frame) == 1)
+
+
+@each_kind
+def test_strict_json(kind, tmp_path):
+    result = made(kind)
+    found = result.to_dict()
+    text = json.dumps(found, allow_nan=False)
+    again = json.loads(text)
+    assert again == json.loads(text, parse_constant=pytest.fail) and again["class"] == kind
+    result.save(tmp_path / "kept.npz")
+    assert specop.load(tmp_path / "kept.npz").to_dict() == found
+    structure = getattr(result, "structure", None)
+    assert again.get("parameters", {}) == {
+        name: [*one] for name, one in (structure.shapes if structure else {}).items()
+    }
+    for name, value in result.summary().items():
+        if isinstance(value, float):
+            assert again[name] == value if np.isfinite(value) else again[name] is None
+        if isinstance(getattr(result, name), Estimate):
+            assert again[name].keys() == {"estimate", "standard_error", "interval", "confidence"}
+
+
+@each_kind
+def test_xarray(kind):
+    pytest.importorskip("xarray")
+    result = made(kind)
+    found = result.to_xarray()
+    columns = result._columns()
+    for name, value in vars(result).items():
+        if isinstance(value, (np.ndarray, torch.Tensor)) and name not in columns:
+            np.testing.assert_array_equal(found[name].values, host(value), err_msg=name)
+    for column in columns:
+        assert "item" in found[column].dims or found[column].ndim == 0
+    assert found.attrs["class"] == kind and json.dumps(found.attrs, allow_nan=False)
+    structure = getattr(result, "structure", None)
+    if structure is not None and structure.shapes and "parameter" in found.dims:
+        assert found.sizes["parameter"] == sum(int(np.prod(shape)) for shape in structure.shapes.values())
+        name = list(structure.shapes)[-1]
+        assert (found["parameter_name"] == name).sum() == np.prod(structure.shapes[name])
+
+
+@each_kind
+def test_a_result_compared_with_its_own_file_does_not_differ(kind, tmp_path):
+    result = made(kind)
+    result.save(tmp_path / "kept.npz")
+    found = results.compare(result, tmp_path / "kept.npz")
+    assert not found.differ.any() and not found.others and found.names == ("a", "kept.npz")
+    assert kind in str(found) and json.dumps(found.to_dict(), allow_nan=False)
+    other = made("TraceResult" if kind != "TraceResult" else "EigenResult")
+    with pytest.raises(
+        InvalidInputError, match=f"a is a {kind} and b a {type(other).__name__}: only results of one kind"
+    ):
+        results.compare(result, other)
 
 
 @each_kind
