@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from specop.errors import InvalidInputError
 
@@ -29,16 +31,13 @@ def progress_bar(show: bool, description: str, total: int | None = None) -> Iter
         yield lambda products, note: None
         return
     try:
-        from tqdm import tqdm
+        widgets = _in_notebook() and importlib.util.find_spec("ipywidgets") is not None
+        bars: Any = importlib.import_module("tqdm.notebook" if widgets else "tqdm")
     except ImportError as error:
         raise InvalidInputError("progress=True needs tqdm: pip install 'specop[cli]'.") from error
     # disable=None leaves the bar out where standard error is not a terminal.
-    disable: bool | None = None
-    if _in_notebook():
-        disable = False
-        if importlib.util.find_spec("ipywidgets"):
-            from tqdm.notebook import tqdm
-    with tqdm(total=total, desc=description, unit=" products", leave=False, disable=disable) as bar:
+    disable = False if _in_notebook() else None
+    with bars.tqdm(total=total, desc=description, unit=" products", leave=False, disable=disable) as bar:
 
         def update(products: int, note: str) -> None:
             bar.set_postfix_str(note, refresh=False)

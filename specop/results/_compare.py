@@ -122,12 +122,12 @@ def compare(a: Result | str | os.PathLike[str], b: Result | str | os.PathLike[st
     Examples
     --------
     >>> import numpy as np, specop
-    >>> one, other = (specop.eigsh(np.diag([1.0, 2.0, top]), k=1, seed=4) for top in (3.0, 3.5))
+    >>> one, other = (specop.trace(np.diag([1.0, 2.0, top])) for top in (3.0, 3.5))
     >>> print(specop.results.compare(one, other))
-    EigenResult a and b: 1 of 1 numbers differ by more than their joint errors
+    TraceResult a and b: 1 of 1 numbers differ by more than their joint errors
     products: 3 and 3
-       quantity  a    b  difference  joint error  differs
-    eigenvalues  3  3.5         0.5        1e-15      yes
+    quantity  a    b  difference  joint error  differs
+       trace  6  6.5         0.5            0      yes
     """
     names = (_name(a, "a"), _name(b, "b"))
     first, second = (one if isinstance(one, Result) else load(one) for one in (a, b))
@@ -138,8 +138,8 @@ def compare(a: Result | str | os.PathLike[str], b: Result | str | os.PathLike[st
         )
     rows: list[tuple[str, float, float, float, bool]] = []
     others: dict[str, Any] = {}
-    # An interval says again what estimate and error say.
-    known = {"interval", *type(first)._errors, *type(first)._errors.values()}
+    # These say again what errors say.
+    known = {"interval", "residuals", "goals", *type(first)._errors, *type(first)._errors.values()}
     for name, error in type(first)._errors.items():
         _add_arrays(rows, others, first, second, name, error)
     for item in fields(first):
@@ -171,8 +171,7 @@ def _name(one: Any, otherwise: str) -> str:
 
 
 def _row(name: str, one: Estimate, other: Estimate) -> tuple[str, float, float, float, bool]:
-    errors = [_error(one), _error(other)]
-    return name, one.estimate, other.estimate, float(np.hypot(*errors)), False
+    return name, one.estimate, other.estimate, float(np.hypot(_error(one), _error(other))), False
 
 
 def _error(one: Estimate) -> float:

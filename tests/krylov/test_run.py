@@ -1,6 +1,8 @@
 """Run and Task: counts, limits, nesting, and what a run says of products that cannot be used."""
 
 import contextlib
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -15,6 +17,7 @@ from specop.errors import (
     NonFiniteError,
     NotConvergedError,
 )
+from specop.krylov.progress import progress_bar
 from specop.krylov.run import Run, Task
 from specop.results import FunctionResult
 
@@ -140,3 +143,17 @@ def test_a_state_goes_on_in_another_run():
     with Run(A, "two", limit=4) as again:
         again.restore(run.state())
         assert (again.products, again.left, again.asymmetry) == (1, 3, 1e-5)
+
+
+def test_a_bar_is_shown_in_a_notebook_and_nowhere_else_without_a_terminal(monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    with progress_bar(True, "in a file", 10) as update:
+        update(5, "")
+    assert capsys.readouterr().err == ""
+    # What IPython has in a kernel of Jupyter.
+    shell = types.SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with progress_bar(True, "in a cell", 10) as update:
+        update(5, "residual 1e-3")
+    assert "in a cell" in capsys.readouterr().err
