@@ -24,7 +24,8 @@ from specop.objectives.refusals import (
     not_finite,
     wrong_likelihood,
 )
-from specop.statistics.numbers import Integers
+from specop.objectives.trees import Joined
+from specop.statistics.numbers import Floats, Integers
 from specop_jax import programs
 from specop_jax.arrays import JaxBackend, alive, backend, device_of, known, require_precision, require_transfers
 from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
@@ -205,6 +206,24 @@ class JaxAutodiff(OneBatch):
         status, _, gradient = program.slopes(*arguments, shift.reshape(program.outputs.shape))
         self._sound(status, arguments)
         return gradient.reshape(-1).astype(self.layout.dtype)
+
+    def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> list[tuple[list[int], Joined]]:
+        """Return samples at these places of several batches, those of batches of the same kind together."""
+
+        def dense() -> Iterator[tuple[Any, Integers]]:
+            for batch, indices in chosen:
+                refuse_sparse(batch)
+                yield batch, indices
+
+        return super().gather(dense())
+
+    def importance(self, theta: Array | None, batch: Any) -> Floats:
+        """Return what each row of the outputs may add to curvature."""
+        program, arguments = self._program(OutputProgram, theta, batch)
+        terms = None if self.likelihood is None else self._terms(program, arguments[2])
+        status, found = program.importance(terms, *arguments)
+        self._sound(status, arguments)
+        return self.backend.to_host(found)[0]
 
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from specop.errors import InvalidInputError
-from specop.objectives.likelihoods import Likelihood, by_sample, fits, readings
+from specop.objectives.likelihoods import Likelihood, by_sample, fits, importance, readings
 from specop_jax.likelihoods import FUNCTIONS, output_hessian
 from specop_jax.programs import NO_DERIVATIVE, Arguments, Program, join, split
 from specop_jax.residuals import Split
@@ -203,6 +203,19 @@ class OutputProgram(Program):
             return (jnp.isfinite(z).all(), loss), z, gradient
 
         return self._once("slopes", lambda: jax.jit(slopes))(*arguments)
+
+    def importance(self, terms: tuple[Likelihood, Array] | None, *arguments: Any) -> tuple[Status, Array]:
+        """Return status, and what each row of the outputs may add to curvature."""
+        likelihood, weights = (None, None) if terms is None else terms
+
+        def rows(points: list[Array], others: list[Any], arrays: list[Array], weights: Array | None) -> Any:
+            z = self.functions.outputs(points, others, arrays)
+            loss, gradient = jax.value_and_grad(self.functions.criterion(arrays))(z)
+            known = None if likelihood is None else (likelihood, z, weights)
+            found = importance(FUNCTIONS, gradient, z.ndim, known)
+            return (jnp.isfinite(z).all(), loss), found.reshape(-1).astype(self.dtype)
+
+        return self._once(("importance", likelihood), lambda: jax.jit(rows))(*arguments, weights)
 
     def rows(self, count: int, *arguments: Any) -> tuple[Array, Array]:
         """Return what `count` samples add to the gradient, and by how much their outputs depend on the others.

@@ -47,6 +47,8 @@ TREES = Trees(
     shape=lambda array: getattr(array, "shape", None),
     between=lambda array, start, stop: kernels.rows_between(array, start, stop - start),
     at=lambda array, indices: array[indices],
+    # On the host: a device would compile for each combination of lengths.
+    join=lambda arrays: np.concatenate([np.asarray(array) for array in arrays]),
 )
 
 

@@ -27,6 +27,7 @@ from specop.objectives.refusals import (
     not_finite,
     wrong_likelihood,
 )
+from specop.statistics.numbers import Floats
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
@@ -35,7 +36,7 @@ from specop_tensorflow.memory import free_memory, is_out_of_memory, on_gpu
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.outputs import moved_gradient
 from specop_tensorflow.products import Product
-from specop_tensorflow.samples import SampleRows, sample_weights
+from specop_tensorflow.samples import Importance, SampleRows, sample_weights
 from specop_tensorflow.structures import TREES, tensor_of
 from specop_tensorflow.traces import Linear, Trace, spec_of
 from specop_tensorflow.wide import wide
@@ -185,6 +186,17 @@ class TensorflowAutodiff(OneBatch):
 
     def _state(self) -> Iterable[Any]:
         return self.model.named_state().values()
+
+    def importance(self, theta: Tensor | None, batch: Any) -> Floats:
+        """Return what each row of the outputs may add to curvature."""
+        for likelihood in self._readings(theta, batch, Matrix("ggn")):
+            trace, inputs, _ = self._bound(Trace, Importance(likelihood), theta, batch)
+            finite, loss, measured, rows = trace.call(*inputs)
+            self._check_outputs(finite, theta)
+            self._checked(loss, theta)
+            if likelihood is None or fits(measured.numpy(), self._rounding() ** 0.5):
+                return np.asarray(rows.numpy())
+        raise wrong_likelihood(str(self.likelihood), self._outputs(theta, batch).shape)
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""

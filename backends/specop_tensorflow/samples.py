@@ -6,6 +6,7 @@ loss whatever the criterion averages over.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import Tensor
 
+from specop.objectives.likelihoods import Likelihood, importance
 from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
-from specop_tensorflow.outputs import output_gradient
+from specop_tensorflow.likelihoods import FUNCTIONS
+from specop_tensorflow.outputs import output_gradient, output_hessian
 from specop_tensorflow.structures import TREES
 
-__all__ = ["SampleRows", "sample_weights"]
+__all__ = ["Importance", "SampleRows", "sample_weights"]
 
 
 def sample_weights(
@@ -30,6 +33,33 @@ def sample_weights(
     check_samples_first(outputs.shape, TREES.count(batch))
     loss, gradient = output_gradient(derivatives.criterion(values, batch), outputs)
     return tf.reduce_all(tf.math.is_finite(outputs)), loss, outputs, gradient
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What each row of the outputs may add to curvature.
+
+    Parameters
+    ----------
+    likelihood : Likelihood, optional
+        That the criterion is claimed to be of.
+    """
+
+    likelihood: Likelihood | None
+
+    def __call__(
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return whether the outputs are finite, the loss, what tells whether the likelihood fits, and the numbers."""
+        outputs = tf.stop_gradient(derivatives.outputs(values, batch))
+        criterion = derivatives.criterion(values, batch)
+        loss, gradient = output_gradient(criterion, outputs)
+        measured, terms = tf.zeros([3], tf.float64), None
+        if self.likelihood is not None:
+            weights, found = self.likelihood.terms(functools.partial(output_hessian, criterion), outputs)
+            measured, terms = tf.stack(found), (self.likelihood, outputs, weights)
+        rows = importance(FUNCTIONS, gradient, outputs.shape.rank, terms)
+        return tf.reduce_all(tf.math.is_finite(outputs)), loss, measured, tf.reshape(tf.cast(rows, tf.float64), [-1])
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ TREES = Trees(
     shape=lambda tensor: tuple(tensor.shape) if isinstance(tensor, _ARRAYS) else None,
     between=lambda tensor, start, stop: tensor[start:stop],
     at=tf.gather,
+    join=lambda arrays: tf.concat(list(arrays), 0),
 )
 
 

@@ -18,9 +18,18 @@ from torch import Tensor, nn
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
-from specop.objectives.likelihoods import Likelihood, by_sample, fits, label_noise, readings, recognise
+from specop.objectives.likelihoods import (
+    Likelihood,
+    by_sample,
+    fits,
+    importance,
+    label_noise,
+    readings,
+    recognise,
+)
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import independent, wrong_likelihood
+from specop.statistics.numbers import Floats
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums
 from specop_torch.custom_functions import check_custom_functions
@@ -202,6 +211,21 @@ class TorchAutodiff(OneBatch):
             moved = outputs + shift.reshape(outputs.shape).to(outputs.dtype)
             found, _ = output_gradient(self._evaluation.criterion(points, batch), moved)
             return self._flat(found, found.numel())
+
+    def importance(self, theta: Tensor | None, batch: Any) -> Floats:
+        """Return what each row of the outputs may add to curvature."""
+        points = self._leaves(theta, requires_grad=False)
+        with self._evaluation.running(twice_differentiable=False), torch.no_grad():
+            outputs = self._evaluation.outputs(points, batch)
+        with self._evaluation.running(), torch.enable_grad():
+            criterion = self._evaluation.criterion(points, batch)
+            gradient, _ = output_gradient(criterion, outputs)
+            terms = None
+            if self.likelihood is not None:
+                likelihood, weights = self._terms(functools.partial(output_hessian, criterion), outputs)
+                terms = likelihood, outputs, weights
+            (found,) = self.backend.to_host(importance(FUNCTIONS, gradient, outputs.ndim, terms).reshape(-1))
+        return found
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""

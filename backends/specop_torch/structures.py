@@ -85,4 +85,5 @@ TREES = Trees(
     shape=lambda tensor: tuple(tensor.shape) if isinstance(tensor, Tensor) else None,
     between=_between,
     at=lambda tensor, indices: _at(tensor, torch.from_numpy(indices)),
+    join=lambda tensors: torch.cat(list(tensors)),
 )

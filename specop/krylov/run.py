@@ -34,6 +34,7 @@ from specop.errors import (
 from specop.krylov.progress import progress_bar
 from specop.krylov.room import Room
 from specop.operators.operator import LinearOperator
+from specop.operators.sample_mean import Group
 from specop.operators.scipy import aslinearoperator
 from specop.results.result import Result, versions
 from specop.statistics.numbers import Floats
@@ -254,6 +255,7 @@ class Run(Task):
         self.limit = limit
         self._symmetric = symmetric
         self.asymmetry = 0.0
+        self._multiplied = self._counted = 0
 
     @property
     def n(self) -> int:
@@ -299,6 +301,14 @@ class Run(Task):
         """Return A.T y in fresh storage."""
         self._count(1)
         return self.A._rmatvec(y)
+
+    def multiply_group(self, group: Group, x: Array) -> Array:
+        """Return the product of the mean over some of the operator's samples, which counts as their part of one."""
+        assert self.samples is not None
+        self._multiplied += group.samples
+        self._count(-(-self._multiplied // self.samples) - self._counted)
+        self._counted = -(-self._multiplied // self.samples)
+        return group.multiply(x)
 
     def to_host(self, *arrays: Array) -> list[Floats]:
         """Return what the latest product led to as float64 arrays; raise NonFiniteError if it is not finite."""

@@ -16,8 +16,8 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.objectives.hidden import HiddenState
 from specop.objectives.parameters import checked_shapes
-from specop.objectives.trees import Trees
-from specop.statistics.numbers import Integers
+from specop.objectives.trees import Joined, Trees
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["HESSIAN", "LIKELIHOODS", "Autodiff", "Linearization", "Matrix", "Same"]
 
@@ -184,6 +184,9 @@ class Autodiff(Protocol):
     def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the batch's samples at these places."""
 
+    def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> list[tuple[list[int], Joined]]:
+        """Return samples at these places of several batches, those of batches of the same kind together."""
+
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that a batch takes."""
 
@@ -225,6 +228,13 @@ class Autodiff(Protocol):
 
     def output_gradient(self, theta: Array | None, batch: Any, shift: Array) -> Array:
         """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
+
+    def importance(self, theta: Array | None, batch: Any) -> Floats:
+        """Return what each row of the outputs may add to curvature, as far as outputs and labels tell.
+
+        The trace of the criterion's second derivative plus the length of its gradient, term by term, where the
+        likelihood is known; otherwise the length of the gradient.
+        """
 
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the matrix's product with a vector, and what multiplies further vectors."""
@@ -374,6 +384,14 @@ class OneBatch(ABC):
     def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the batch's samples at these places."""
         return self.trees.pick(batch, indices)
+
+    def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> list[tuple[list[int], Joined]]:
+        """Return samples at these places of several batches, those of batches of the same kind together."""
+        return self.trees.gather(chosen, self.batch_fingerprint)
+
+    @abstractmethod
+    def batch_fingerprint(self, batch: Any) -> Any:
+        """Return a checksum of a batch."""
 
     @abstractmethod
     def _state(self) -> Iterable[Array]:

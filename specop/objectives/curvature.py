@@ -11,6 +11,7 @@ from specop.arrays.backend import Array, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import ParametersChangedError
 from specop.objectives.blocks import BlockDiagonalOperator, CouplingOperator
+from specop.objectives.part import SampleMean
 from specop.objectives.point import Point
 from specop.objectives.products import Plan, Products
 from specop.operators.operator import Composite, LinearOperator
@@ -113,6 +114,11 @@ class CurvatureOperator(Watched):
 
     def _matvec(self, x: Array) -> Array:
         return self.products[0](x)
+
+    @property
+    def sample_mean(self) -> SampleMean:
+        """The same matrix as a mean over samples."""
+        return SampleMean(self.products[0])
 
     def plan(self) -> Plan:
         """Return how products are computed; batches that are not linearized yet are, within the memory budget."""

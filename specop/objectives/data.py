@@ -113,12 +113,17 @@ class Batches:
 
     def picked(self, indices: NDArray[np.intp]) -> Iterator[Any]:
         """Give, for one pass, what each batch holds of some samples; batches that hold none are left out."""
+        for batch, places, _ in self.chosen(indices):
+            yield self._autodiff.pick(self._autodiff.prepare(batch), places)
+
+    def chosen(self, indices: NDArray[np.intp]) -> Iterator[tuple[Any, NDArray[np.intp], NDArray[np.intp]]]:
+        """Give, for one pass, batches that hold some of these samples, where in them, and the samples' numbers."""
         self._read_once()
         firsts = np.cumsum([0, *self._counts])
         places = itertools.pairwise(np.searchsorted(indices, firsts))
         for batch, first, (start, stop) in zip(self._source, firsts, places, strict=False):
             if start < stop:
-                yield self._autodiff.pick(self._autodiff.prepare(batch), indices[start:stop] - first)
+                yield batch, indices[start:stop] - first, indices[start:stop]
 
     def largest(self) -> int:
         """Return the number of samples of the largest piece."""
@@ -177,6 +182,11 @@ class Batches:
         """Whether nothing has to add up: a single batch, or batches that count as they are given."""
         self._read_once()
         return self._are_as_given or len(self._weights) == 1
+
+    @property
+    def are_as_given(self) -> bool:
+        """Whether the mean over the batches' losses is meant, whatever the loss of all data at once is."""
+        return self._are_as_given
 
     @property
     def samples(self) -> int:

@@ -23,7 +23,16 @@ from specop.errors import InvalidInputError
 from specop.objectives.autodiff import LIKELIHOODS, Matrix
 from specop.statistics.numbers import Floats
 
-__all__ = ["ArrayFunctions", "Likelihood", "by_sample", "fits", "label_noise", "readings", "recognise"]
+__all__ = [
+    "ArrayFunctions",
+    "Likelihood",
+    "by_sample",
+    "fits",
+    "importance",
+    "label_noise",
+    "readings",
+    "recognise",
+]
 
 Multiply = Callable[[Array], Array]
 
@@ -189,6 +198,16 @@ class Likelihood:
             weights = f.multiply(f.multiply(f.sigmoid(z), f.sigmoid(f.multiply(z, -1.0))), weights)
         return lambda u: f.multiply(u, weights)
 
+    def spread(self, z: Array, weights: Array) -> Array:
+        """Return the trace of each term's block of M, of the weights' shape."""
+        f = self.functions
+        if self.name == "categorical":
+            p = f.softmax(z, self.axis)
+            return f.multiply(f.sum(f.multiply(p, f.subtract(p, 1.0)), self.axis), f.multiply(weights, -1.0))
+        if self.name == "bernoulli":
+            return f.multiply(f.multiply(f.sigmoid(z), f.sigmoid(f.multiply(z, -1.0))), weights)
+        return weights
+
     def sampled(self, z: Array, weights: Array, noise: Array) -> Multiply:
         """Return the same with the mean over labels instead of the expectation, one for each row of `label_noise`."""
         f = self.functions
@@ -257,3 +276,30 @@ def by_sample(functions: ArrayFunctions, gradient: Array, dimensions: int) -> Mu
     """Return u -> M u with M of blocks r r', r the part of the gradient in the outputs that belongs to a sample."""
     rest = tuple(range(1 - dimensions, 0))
     return lambda u: functions.multiply(gradient, functions.sum(functions.multiply(gradient, u), rest))
+
+
+def importance(
+    functions: ArrayFunctions, gradient: Array, dimensions: int, terms: tuple[Likelihood, Array, Array] | None
+) -> Array:
+    r"""Return, for each row of the outputs, what it may add to the trace of a Hessian.
+
+    Its Gauss-Newton part has the trace of M in it, the other part the criterion's gradient r: of a term of weight c
+    and probabilities p with a label y, :math:`c (1 - \sum p^2) + c |p - y|`.
+
+    Parameters
+    ----------
+    functions : ArrayFunctions
+    gradient : native array
+        Of the criterion in the outputs.
+    dimensions : int
+        Of the outputs.
+    terms : (Likelihood, native array, native array), optional
+        With the outputs and the weights of the terms, as `Likelihood.terms` returns them.
+    """
+    f, rest = functions, tuple(range(1 - dimensions, 0))
+    squares = f.multiply(gradient, gradient)
+    if terms is None:
+        return f.sqrt(f.sum(squares, rest))
+    likelihood, z, weights = terms
+    lengths = f.sqrt(f.sum(squares, likelihood.axis) if likelihood.name == "categorical" else squares)
+    return f.sum(f.subtract(lengths, f.multiply(likelihood.spread(z, weights), -1.0)), rest)

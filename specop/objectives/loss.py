@@ -15,6 +15,7 @@ from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
+from specop.objectives.part import importance
 from specop.objectives.point import Point
 from specop.objectives.products import accumulate
 from specop.objectives.select import checked_samples
@@ -22,6 +23,7 @@ from specop.objectives.splitting import block_bytes as default_block_bytes
 from specop.objectives.splitting import fitting, gradient_blocks
 from specop.objectives.trained import reading, verified
 from specop.objectives.update_rule import UpdateRule, no_rule
+from specop.statistics.numbers import Floats
 
 __all__ = ["MeanLoss", "mean_gradient"]
 
@@ -176,6 +178,40 @@ class MeanLoss:
         """
         with self._autodiff.evaluating(), self._autodiff.hidden_state(), self._data.random_states_preserved():
             yield
+
+    def importance(self, theta: Array | None = None) -> Floats:
+        r"""Return how much each sample may add to the curvature, up to a common factor, by one forward pass.
+
+        From a sample's outputs z and its label alone: the trace of the criterion's second derivative in z, plus the
+        length of its first derivative, each summed over the sample's terms. For a cross-entropy with probabilities p,
+
+        .. math:: w = 1 - \sum_j p_j^2 + |p - y|
+
+        times the weight of the term. Where the likelihood is not known it is the length of the derivative, and one for
+        every sample of a function that returns a loss and no outputs. In a trained network most of the curvature
+        belongs to few samples; how steep the outputs are in the parameters is not looked at.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+
+        Returns
+        -------
+        ndarray (m,), float64
+            In the order of the data; not negative.
+
+        Examples
+        --------
+        >>> import torch, specop
+        >>> data = (torch.randn(8, 3), torch.arange(8) % 2)
+        >>> objective = specop.objective(torch.nn.Linear(3, 2), torch.nn.functional.cross_entropy, data)
+        >>> objective.importance().shape
+        (8,)
+        """
+        point = self._at(theta)
+        with point.staying():
+            return importance(point)
 
     def batches(self) -> list[Self]:
         """Return an objective of each batch, with the same parameters; together they hold all data.

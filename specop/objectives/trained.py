@@ -15,7 +15,7 @@ from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.refusals import dependent_samples
 
-__all__ = ["check_uncoupled", "halves", "mean_of_parts", "reading", "some_samples", "verified"]
+__all__ = ["check_separable", "check_uncoupled", "halves", "mean_of_parts", "reading", "some_samples", "verified"]
 
 Batch = tuple[Any, float, int]
 
@@ -124,9 +124,54 @@ def _exchanged(point: Point, batch: Any) -> list[Any]:
     return [autodiff.prepare(autodiff.pick(batch, np.concatenate([half, half, last]))) for half in (first, second)]
 
 
+def check_separable(point: Point, batch: Any) -> None:
+    """Raise InvalidInputError if a part of the samples says nothing of the others, because the loss is not their mean.
+
+    Parameters
+    ----------
+    point : Point
+    batch : batch
+        One of the data's, on the device.
+    """
+    data, remedy = point.data, "Leave data= out, so that all samples are multiplied."
+    if data.are_as_given:
+        raise InvalidInputError(
+            f'a part of the samples has no curvature of its own under batches="as given" or fixed_randomness=: what '
+            f"counts there are whole batches. {remedy}"
+        )
+    if len(data.competing(batch)) > 1:
+        raise InvalidInputError(
+            f"which entries of a batch are one sample is not known: its arrays have the leading dimensions "
+            f"{' and '.join(map(str, data.competing(batch)))}. Put samples first in all, or leave data= out."
+        )
+    _looked_at(point, batch, 0)
+    if not _can_be_cut(point, batch):
+        return
+    found = _halved(point, batch)
+    if found is not None and not found[2]:
+        raise InvalidInputError(
+            f"the loss of {point.autodiff.count(batch)} samples is {found[0]:.6g}, the mean over their halves "
+            f"{found[1]:.6g}: samples are coupled, as by contrastive losses and statistics of a batch, or the "
+            f"criterion is no mean, so that a part of them does not tell of the whole. {remedy}"
+        )
+
+
 def _check_additive(point: Point, batch: Any, number: int) -> None:
     if len(point.data.competing(batch)) > 1 or not _can_be_cut(point, batch):
         return
+    found = _halved(point, batch)
+    if found is not None and not found[2]:
+        raise InvalidInputError(
+            f"several batches do not add up to the loss on all data: that of batch {number} is {found[0]:.6g}, the "
+            f"mean over its halves {found[1]:.6g}. Either samples are coupled, as by contrastive losses, ratios of "
+            f"sums and statistics of a batch, or the criterion is no mean, or it divides by something else than the "
+            f"number of samples: then pass weight=lambda batch: ..., what it divides by. Otherwise give all data as "
+            f'one batch, or pass batches="as given" for the mean over the losses of the batches.'
+        )
+
+
+def _halved(point: Point, batch: Any) -> tuple[float, float, bool] | None:
+    """Return a batch's loss, the mean over its halves, and whether they agree; None where that cannot be told."""
     parts: Sequence[Any]
     parts, shares = zip(*halves(point, batch), strict=True)
     losses = [_loss(point, part) for part in parts]
@@ -139,16 +184,8 @@ def _check_additive(point: Point, batch: Any, number: int) -> None:
     whole = _loss(point, batch)
     known = [loss for loss in losses if loss is not None]
     if whole is None or np.isnan(whole) or len(known) < len(losses):
-        return
-    mean, agrees = mean_of_parts(point, whole, known, shares)
-    if not agrees:
-        raise InvalidInputError(
-            f"several batches do not add up to the loss on all data: that of batch {number} is {whole:.6g}, the "
-            f"mean over its halves {mean:.6g}. Either samples are coupled, as by contrastive losses, ratios of "
-            f"sums and statistics of a batch, or the criterion is no mean, or it divides by something else than the "
-            f"number of samples: then pass weight=lambda batch: ..., what it divides by. Otherwise give all data as "
-            f'one batch, or pass batches="as given" for the mean over the losses of the batches.'
-        )
+        return None
+    return whole, *mean_of_parts(point, whole, known, shares)
 
 
 def _loss(point: Point, batch: Any) -> float | None:

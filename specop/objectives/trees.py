@@ -13,7 +13,7 @@ from typing import Any
 from specop.arrays.backend import Array
 from specop.statistics.numbers import Integers
 
-__all__ = ["Constant", "Frame", "Trees", "by_optree", "leaves_of", "lengths"]
+__all__ = ["Constant", "Frame", "Joined", "Trees", "by_optree", "leaves_of", "lengths"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, types.MethodType)
 
@@ -39,6 +39,8 @@ class Trees:
         ``between(array, start, stop)``: entries of the leading dimension.
     at : callable
         ``at(array, indices)``: the same for a NumPy array of integers.
+    join : callable
+        ``join(arrays)``: arrays one below the other.
     """
 
     flatten: Callable[[Any], tuple[list[Any], Any]]
@@ -48,6 +50,7 @@ class Trees:
     shape: Callable[[Any], tuple[int, ...] | None]
     between: Callable[[Array, int, int], Array]
     at: Callable[[Array, Integers], Array]
+    join: Callable[[Sequence[Array]], Array]
 
     def take_apart(self, structure: Any) -> tuple[list[Array], Frame]:
         """Return the arrays of a structure in a fixed order, and what puts them together again."""
@@ -107,6 +110,46 @@ class Trees:
         """Return the batch's samples at these places."""
         arrays, rebuild = self.samples(batch)
         return rebuild(self.at(array, indices) for array in arrays)
+
+    def gather(
+        self, chosen: Iterable[tuple[Any, Integers]], checksum: Callable[[Any], Any]
+    ) -> list[tuple[list[int], Joined]]:
+        """Return samples of several batches, those of batches of the same kind together.
+
+        Parameters
+        ----------
+        chosen : iterable of (batch, indices)
+            Distinct places in each batch.
+        checksum : callable
+            Of a structure of arrays: batches are of one kind only if what belongs to no sample is equal.
+
+        Returns
+        -------
+        list of (positions, Joined)
+            For each kind, which of the batches it is made of, in order.
+        """
+        kinds: dict[Any, tuple[list[int], list[list[Array]]]] = {}
+        for position, (batch, indices) in enumerate(chosen):
+            arrays, frame = self.take_apart(batch)
+            own = tuple(self.have_samples(batch))
+            fixed = [array for array, is_own in zip(arrays, own, strict=True) if not is_own]
+            alone = self.count(batch) == 1 or not all(map(self.shape, fixed))
+            forms = tuple((self.shape(array) or ())[1:] for array in itertools.compress(arrays, own))
+            dtypes = tuple(str(array.dtype) for array in itertools.compress(arrays, own))
+            # Of a batch of one sample nobody knows which of its arrays belong to it. Copies are compared, because
+            # reading memory from the host may end what watches it.
+            constants = position if alone else checksum([self.join([array]) for array in fixed])
+            key = frame, own, forms, dtypes, alone, constants
+            picked = [self.at(a, indices) if is_own else a for a, is_own in zip(arrays, own, strict=True)]
+            positions, parts = kinds.setdefault(key, ([], []))
+            positions.append(position)
+            parts.append(picked)
+        found = []
+        for (frame, own, *_), (positions, parts) in kinds.items():
+            columns = zip(*parts, strict=True)
+            joined = [self.join(column) if is_own else column[0] for column, is_own in zip(columns, own, strict=True)]
+            found.append((positions, Joined(self, joined, own, frame)))
+        return found
 
     def samples(self, batch: Any) -> tuple[list[Array], Callable[[Iterable[Array]], Any]]:
         """Return the arrays with an entry for each sample, and what makes a batch of others in their place."""
@@ -170,6 +213,21 @@ def leaves_of(structure: Any) -> Iterator[Any]:
         return
     for item in inside:
         yield from leaves_of(item)
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Samples of several batches in one; made by `Trees.gather`."""
+
+    trees: Trees
+    arrays: list[Array]
+    own: tuple[bool, ...]
+    frame: Frame
+
+    def pick(self, indices: Integers) -> Any:
+        """Return a batch of the samples at these places."""
+        pairs = zip(self.arrays, self.own, strict=True)
+        return self.frame.fill(self.trees.at(array, indices) if own else array for array, own in pairs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from specop.arrays.backend import Array, Backend, backend_of, checked_columns
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingTransposeError
+from specop.operators.sample_mean import SampleMean
 from specop.operators.scipy_view import ScipyView
 
 __all__ = [
@@ -115,6 +116,11 @@ class LinearOperator(abc.ABC):
     def _brief_session(self) -> AbstractContextManager[None]:
         """Return a session for a single product, in which an operator may look less often."""
         return self.session()
+
+    @property
+    def sample_mean(self) -> SampleMean | None:
+        """The same matrix as a mean over data samples that can be looked at in part; None where it is none."""
+        return None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -31,6 +31,13 @@ class NumberResult(Result):
         What the number is, such as "trace".
     estimates : ndarray
         What each random vector gave; empty where nothing is random.
+    sampling_error : float
+        The part of the standard error that comes from looking at a part of the samples (``data="part"``), 0 where it is
+        too small to be told from that of random vectors; the rest,
+        ``(standard_error**2 - sampling_error**2)**0.5``, is that of random vectors. The number is that of all samples
+        at hand; what others would give, were they drawn anew, is not in it.
+    samples_used : int or None
+        Number of different samples that were multiplied, where a part of them sufficed.
     """
 
     estimate: float
@@ -40,6 +47,8 @@ class NumberResult(Result):
     method: str
     quantity: str
     estimates: Floats
+    sampling_error: float = 0.0
+    samples_used: int | None = None
 
     _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
 
@@ -54,4 +63,5 @@ class NumberResult(Result):
         return Estimate(self.estimate, self.standard_error, self.interval, self.confidence)
 
     def _headline(self) -> str:
-        return f"{self.quantity} {self.value}, {self.method}"
+        used = "" if self.samples_used is None else f" on {self.samples_used} samples"
+        return f"{self.quantity} {self.value}, {self.method}{used}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from specop.errors import DomainError, check_choice
+from specop.errors import DomainError, InvalidInputError, check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.trace import TraceResult
 from specop.spectral import sampling
-from specop.spectral.goals import PRODUCTS, checked_goal
+from specop.spectral.from_part import DATA, trace_of_part
+from specop.spectral.goals import PRODUCTS, Goal, checked_goal
 from specop.statistics.estimate import check_confidence
 
 __all__ = ["trace"]
@@ -33,6 +34,7 @@ def trace(
     atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    data: str = "all",
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -77,6 +79,17 @@ def trace(
         Known eigenpairs of A, from whatever framework or file. They enter exactly, and only the rest is
         estimated, whose variance is much smaller if they are the largest. One product shows whether they belong to A;
         those of another matrix are refused.
+    data : {"all", "part"}
+        Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
+        ``objective.hessian()``, ``ggn()`` and ``fisher()`` are. One forward pass (`Objective.importance`) sorts the
+        samples into strata by what they may add; from each, groups of up to 32 samples are drawn without replacement,
+        and each is multiplied by a random vector of its own, until the goal is met. The standard error then holds
+        both kinds of chance, and the interval is still one for the trace of all samples; the result's
+        `sampling_error` and `samples_used` say what the choice of samples contributes and how many there were.
+        Groups count as their part of a product. A few hundred samples at least are multiplied; `method` is
+        "hutchinson". Eigenpairs in `deflate` may then be those of any similar matrix, such as the same Hessian on
+        fewer samples: they are taken out of each group's matrix and their trace is added in the end, which is right
+        whatever they are.
     confidence : float
         Probability with which the interval covers the trace.
     seed : int
@@ -120,7 +133,13 @@ def trace(
     True
     """
     check_choice("method", method, _METHODS)
+    check_choice("data", data, DATA)
     check_confidence(confidence)
+    if data == "part" and method not in ("auto", "hutchinson"):
+        raise InvalidInputError(
+            f"data='part' multiplies groups of samples by probes of their own: method={method!r} "
+            f"needs products with all data. Leave one of both out."
+        )
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     with Run(
@@ -131,6 +150,8 @@ def trace(
                 f"method='xnystrace' needs a positive semidefinite operator, and {run.A!r} is known not to be one. "
                 f"Use method='xtrace' or 'auto'."
             )
+        if data == "part":
+            return _of_part(run, goal, confidence, deflate)
         estimation = sampling.Estimation(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
         if estimation.space.dimension == 0:
             used, message = estimation.settle(estimation.space.known, "all eigenvalues were given")
@@ -149,6 +170,29 @@ def trace(
         **vars(value),
         method=used,
         estimates=estimation.samples,
+        converged=converged,
+        message=message,
+    )
+
+
+def _of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> TraceResult:
+    found = trace_of_part(run, goal, confidence, deflate)
+    value = found.value
+    converged = goal.is_budget or goal.accepts(value.estimate, value.standard_error)
+    message = f"{found.samples_used} of {run.samples} samples, {len(found.estimates)} probes"
+    if not converged:
+        message = (
+            f"trace stopped after {run.products} products with a standard error of {value.standard_error:.3g} at "
+            f"{value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) of a "
+            f"smaller objective to take the largest eigenvalues out."
+        )
+    return run.result(
+        TraceResult,
+        **vars(value),
+        method="hutchinson",
+        estimates=found.estimates,
+        sampling_error=found.sampling_error,
+        samples_used=found.samples_used,
         converged=converged,
         message=message,
     )

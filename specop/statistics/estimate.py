@@ -40,7 +40,7 @@ def within(value: float, bound: float, confidence: float) -> Estimate:
     return Estimate(value, 0.0, (value - bound, value + bound), confidence)
 
 
-def with_error(value: Estimate, error: float, degrees: int) -> Estimate:
+def with_error(value: Estimate, error: float, degrees: float) -> Estimate:
     """Return an estimate with another standard error, of so many degrees of freedom, and its Student-t interval."""
     half = float(scipy.special.stdtrit(degrees, 0.5 + value.confidence / 2)) * error
     return Estimate(value.estimate, error, (value.estimate - half, value.estimate + half), value.confidence)

@@ -51,6 +51,7 @@ def trees(minicupy):
         shape=lambda array: tuple(array.shape) if isinstance(array, minicupy.ndarray) else None,
         between=lambda array, start, stop: array[start:stop],
         at=lambda array, indices: array[indices],
+        join=np.concatenate,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import minicupy as mp
 import numpy as np
 
 from specop.arrays import Layout
-from specop.errors import InvalidInputError, NonFiniteError
+from specop.errors import InvalidInputError, MissingOutputsError, NonFiniteError
 from specop.objectives import Linearization
 from specop_minicupy.arrays import backend
 
@@ -20,6 +22,13 @@ def make_autodiff(model, criterion, *, params=None, select=None, forward=None, l
     if not isinstance(model, mp.Regression) or criterion is not None or forward is not None:
         raise InvalidInputError("minicupy differentiates Regression models, which have their loss built in.")
     return MinicupyAutodiff(model, list(model.parameters)).restrict(select)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Samples of several batches in one."""
+
+    pick: Callable
 
 
 class MinicupyAutodiff:
@@ -94,6 +103,11 @@ class MinicupyAutodiff:
     def pick(self, batch, indices):
         return tuple(array[indices] for array in batch)
 
+    def gather(self, chosen):
+        picked = [self.pick(batch, indices) for batch, indices in chosen]
+        joined = tuple(mp.concatenate(arrays) for arrays in zip(*picked, strict=True))
+        return [(list(range(len(picked))), Joined(lambda indices: self.pick(joined, indices)))]
+
     def batch_bytes(self, batch):
         return sum(array.nbytes for array in batch)
 
@@ -122,6 +136,9 @@ class MinicupyAutodiff:
 
     def product(self, theta, batch, vector, matrix):
         return self.linearize(theta, batch, vector, matrix).first
+
+    def importance(self, theta, batch):
+        raise MissingOutputsError("minicupy models return their loss.")
 
     def hidden_state(self):
         return contextlib.nullcontext()

@@ -1,0 +1,178 @@
+"""SampleMean: a curvature matrix by groups of its samples, and what each sample may add to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specop.arrays.backend import Array
+from specop.errors import InvalidInputError, MissingOutputsError
+from specop.objectives.autodiff import Matrix
+from specop.objectives.point import Point
+from specop.objectives.products import Multiply, Products, accumulate
+from specop.objectives.splitting import fitting
+from specop.objectives.trained import check_separable
+from specop.objectives.witness import verify
+from specop.statistics.numbers import Floats, Integers
+
+__all__ = ["Group", "SampleMean", "importance"]
+
+# Matrices that groups of samples do not add up to as the criterion's own do.
+_REFUSED = {
+    "sampled fisher": "its labels belong to places in the data: take fisher() or ggn()",
+    "empirical fisher of samples": 'take fisher(kind="empirical", of="terms") where the likelihood is known',
+}
+
+
+@dataclass
+class Group:
+    """Samples that are multiplied together.
+
+    Parameters
+    ----------
+    point : Point
+    matrix : Matrix
+    pieces : list of (batch, float)
+        Batches on the device, each with its share of the group's terms.
+    share : float
+        Of all loss terms.
+    samples : int
+    """
+
+    point: Point
+    matrix: Matrix
+    pieces: list[tuple[Any, float]]
+    share: float
+    samples: int
+
+    def __post_init__(self) -> None:
+        self._linear: list[Multiply] = []
+        self._is_used = False
+
+    def multiply(self, vector: Array) -> Array:
+        """Return the product of the mean over these samples with a vector, in fresh storage.
+
+        The second product linearizes the group, for those that follow.
+        """
+        autodiff, theta, total = self.point.autodiff, self.point.theta, None
+        for number, (batch, share) in enumerate(self.pieces):
+            if number < len(self._linear):
+                part = self._linear[number](vector)
+            elif self._is_used:
+                made = autodiff.linearize(theta, batch, vector, self.matrix)
+                self._linear.append(made.apply)
+                part = made.first
+            else:
+                part = autodiff.product(theta, batch, vector, self.matrix)
+            total = accumulate(self.point.backend, total, share, part)
+        self._is_used = True
+        return self.point.backend.zeros(autodiff.layout) if total is None else total
+
+
+class SampleMean:
+    """The mean over samples that a curvature matrix is.
+
+    Parameters
+    ----------
+    products : Products
+        With the matrix, at its point.
+    """
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+        self._point = products.point
+        self._is_checked = False
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self._point.data.samples
+
+    @property
+    def largest(self) -> int:
+        """Number of samples that are known to fit into memory together."""
+        return self._point.data.largest()
+
+    def importance(self) -> Floats:
+        """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
+        return importance(self._point)
+
+    def groups(self, chosen: Sequence[Integers]) -> Iterator[Group]:
+        """Give groups of samples, by one pass over the data.
+
+        Parameters
+        ----------
+        chosen : sequence of ndarray of int
+            Distinct numbers of samples for each group; no two groups share one.
+        """
+        kind, point = self._products.matrix.kind, self._point
+        if kind in _REFUSED:
+            raise InvalidInputError(
+                f"a part of the samples is not enough for a {kind}: {_REFUSED[kind]}, or leave data= out."
+            )
+        if not chosen:
+            return
+        autodiff, data = point.autodiff, point.data
+        wanted = np.sort(np.concatenate(chosen))
+        numbers: list[Integers] = []
+
+        def read() -> Iterator[tuple[Any, Integers]]:
+            for batch, places, found in data.chosen(wanted):
+                numbers.append(found)
+                yield batch, places
+
+        with data.random_states_preserved():
+            kinds = autodiff.gather(read())
+        known = [(joined, np.concatenate([numbers[i] for i in positions])) for positions, joined in kinds]
+        for group in chosen:
+            pieces: list[tuple[Any, float]] = []
+            for joined, own in known:
+                places = _places(own, np.sort(group))
+                if len(places):
+                    batch = joined.pick(places)
+                    weight = data.weight_of(batch)
+                    pieces += [(autodiff.prepare(batch), weight)] * (weight > 0)
+            terms = sum(weight for _, weight in pieces)
+            shares = [(batch, weight / terms) for batch, weight in pieces]
+            made = Group(point, self._products.matrix, shares, terms / data.terms, len(group))
+            self._check(made)
+            yield made
+
+    def _check(self, group: Group) -> None:
+        """Look once at whether samples stand for themselves, and whether their products are what differences say."""
+        if self._is_checked or not group.pieces:
+            return
+        batch, _ = group.pieces[0]
+        check_separable(self._point, batch)
+        if self._products.verdict is None:
+            self._products.verdict = verify(self._point, batch, None, self._products.matrix)
+        self._is_checked = True
+
+
+def _places(known: Integers, wanted: Integers) -> Integers:
+    """Return where the numbers that are wanted stand among those that are known, both ascending."""
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return places[known[places] == wanted]
+
+
+def importance(point: Point) -> Floats:
+    """Return how much each sample may add to curvature, up to a common factor; ones where outputs are not known."""
+    try:
+        found = fitting(point, _importance, point)
+    except MissingOutputsError:
+        return np.ones(point.data.samples)
+    return found if found.any() else np.ones(point.data.samples)
+
+
+def _importance(point: Point) -> Floats:
+    weights = np.zeros(point.data.samples)
+    with point.data.reading() as batches:
+        for batch, share, first in batches:
+            rows, count = point.autodiff.importance(point.theta, batch), point.autodiff.count(batch)
+            # Rows that belong to no sample in particular say something of all of them only.
+            each = rows.reshape(count, -1).sum(axis=1) if len(rows) % count == 0 else rows.sum() / count
+            weights[first : first + count] = share * each
+    return weights

@@ -1,0 +1,54 @@
+"""SampleMean: what an operator tells of itself that is a mean over data samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from specop.arrays.backend import Array
+from specop.statistics.numbers import Floats, Integers
+
+__all__ = ["Group", "SampleMean"]
+
+
+class Group(Protocol):
+    """Some samples, and products with the mean over them.
+
+    Of a partition of all samples into groups, the operator is the sum of ``share`` times each group's matrix.
+    """
+
+    share: float
+    """Their part of all loss terms; 0 where none of theirs counts."""
+
+    samples: int
+    """How many they are."""
+
+    def multiply(self, vector: Array) -> Array:
+        """Return the product of the mean over these samples with a vector, in fresh storage."""
+
+
+class SampleMean(Protocol):
+    """A matrix that is the mean of one for each sample, weighted by their numbers of loss terms.
+
+    It is asked inside of the operator's session.
+    """
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+
+    @property
+    def largest(self) -> int:
+        """Number of samples that are known to fit into memory together."""
+
+    def importance(self) -> Floats:
+        """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
+
+    def groups(self, chosen: Sequence[Integers]) -> Iterator[Group]:
+        """Give groups of samples, by one pass over the data.
+
+        Parameters
+        ----------
+        chosen : sequence of ndarray of int
+            Distinct numbers of samples for each group; no two groups share one.
+        """

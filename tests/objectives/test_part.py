@@ -1,0 +1,173 @@
+"""Products on chosen samples, and what each sample may add to curvature, in every framework."""
+
+import numpy as np
+import pytest
+
+import specop
+from parity.cases import FRAMEWORKS, close, numpy, objective, operator
+from parity.problems import PROBLEMS
+from specop.errors import InvalidInputError
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F
+
+from parity.references import matrices, reference
+
+each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
+
+
+def dense(name, kind):
+    return reference(name)[2] if kind == "hessian" else matrices(name)[kind]
+
+
+def added_up(A, groups):
+    """A vector, and the sum over groups of their products with it."""
+    vector = np.random.default_rng(0).standard_normal(A.shape[1])
+    native, total = A.backend.from_host(vector, A.domain), 0.0
+    with A.session():
+        for group in A.sample_mean.groups(groups):
+            once, again, third = (numpy(group.multiply(native)) for _ in range(3))
+            # The second is recorded, the third replayed.
+            close(again, once, "float64")
+            close(third, once, "float64")
+            total = total + group.share * once
+    return vector, total
+
+
+def thirds(count):
+    order = np.random.default_rng(1).permutation(count)
+    return [order[i::3] for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("framework", "name", "kind"),
+    [("torch", name, kind) for name in PROBLEMS for kind in ("hessian", "ggn")]
+    + [(framework, "mlp", "hessian") for framework in FRAMEWORKS if framework != "torch"],
+)
+def test_groups_add_up_to_the_matrix(framework, name, kind):
+    A = operator(objective(framework, name, "float64"), kind)
+    vector, total = added_up(A, thirds(A.samples))
+    close(total, dense(name, kind) @ vector, "float64")
+
+
+@each_framework
+def test_importance_is_the_trace_in_the_outputs_and_the_residual(framework):
+    problem = PROBLEMS["mlp"]
+    y = np.concatenate([labels for _, labels in problem.batches])
+    found = objective(framework, "mlp", "float64").importance()
+    logits = outputs(problem)
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    residual = np.linalg.norm(p - np.eye(4)[y], axis=1)
+    spread = 1.0 - (p**2).sum(axis=1)
+    # Without a likelihood it would be the residual alone.
+    assert np.allclose(found * len(y), spread + residual, rtol=1e-6) or np.allclose(found * len(y), residual, rtol=1e-6)
+
+
+def outputs(problem):
+    from parity.torch_models import mlp
+
+    weights = [torch.tensor(weight) for weight in problem.weights.values()]
+    return np.concatenate([mlp(weights, (torch.tensor(x), torch.tensor(y))).numpy() for x, y in problem.batches])
+
+
+def linear(criterion, data, **keywords):
+    torch.manual_seed(0)
+    features = (data[0] if isinstance(data, list) else data)[0].shape[-1]
+    return specop.objective(torch.nn.Linear(features, 3).double(), criterion, data, **keywords)
+
+
+def classes(count, features=4):
+    rng = np.random.default_rng(0)
+    return torch.tensor(rng.standard_normal((count, features))), torch.tensor(rng.integers(0, 3, count))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "expected"),
+    [
+        (F.cross_entropy, lambda p, y: 1.0 - (p.softmax(1) ** 2).sum(1) + (p.softmax(1) - F.one_hot(y, 3)).norm(dim=1)),
+        (lambda z, y: F.cross_entropy(z, y), lambda p, y: (p.softmax(1) - F.one_hot(y, 3)).norm(dim=1)),
+        (
+            lambda z, y: F.mse_loss(z, F.one_hot(y, 3).double()),
+            lambda p, y: 2.0 / 3.0 * (p - F.one_hot(y, 3)).norm(dim=1),
+        ),
+    ],
+)
+def test_importance_without_and_with_a_likelihood(criterion, expected):
+    x, y = classes(12)
+    found = linear(criterion, [(x[:5], y[:5]), (x[5:], y[5:])])
+    logits = x @ found.unflatten(found.theta)["weight"].T + found.unflatten(found.theta)["bias"]
+    assert np.allclose(12 * found.importance(), expected(logits.detach(), y), rtol=1e-9)
+
+
+def test_importance_of_a_loss_without_outputs_is_one():
+    data = torch.randn(9, 2)
+    found = specop.objective(lambda p, batch: ((batch @ p) ** 2).mean(), params=torch.ones(2), data=data)
+    assert found.importance().tolist() == [1.0] * 9
+
+
+def test_weights_of_classes_and_ignored_labels_count_as_in_the_whole():
+    x, y = classes(30)
+    y[::4] = -100
+    weight = torch.tensor([1.0, 5.0, 0.2], dtype=torch.float64)
+    criterion = torch.nn.CrossEntropyLoss(weight=weight)
+    for data in ([(x[:11], y[:11]), (x[11:], y[11:])], (x, y)):
+        found = linear(criterion, data)
+        A = found.hessian()
+        vector, total = added_up(A, [*thirds(28), np.array([28]), np.array([29])])
+        close(total, numpy(A @ torch.tensor(vector)), "float64")
+        assert (found.importance()[::4] == 0).all() and (found.importance()[1::4] > 0).all()
+
+
+def test_batches_of_other_lengths_and_single_samples_with_what_belongs_to_none():
+    rng = np.random.default_rng(0)
+    scale = torch.tensor([[0.5, 2.0, 1.0]], dtype=torch.float64)
+
+    def batch(count, length):
+        x = torch.tensor(rng.standard_normal((count, length, 4)))
+        return {"x": x, "y": torch.tensor(rng.integers(0, 3, count)), "scale": scale}
+
+    model = torch.nn.Linear(4, 3).double()
+    found = specop.objective(
+        model,
+        lambda z, b: F.cross_entropy(z, b["y"]),
+        [batch(6, 5), batch(1, 5), batch(4, 7), batch(1, 7), batch(5, 5)],
+        forward=lambda m, b: m(b["x"]).mean(1) * b["scale"],
+        weight=lambda b: len(b["y"]),
+    )
+    A = found.hessian()
+    vector, total = added_up(A, thirds(17))
+    close(total, numpy(A @ torch.tensor(vector)), "float64")
+
+
+def contrastive(z, y):
+    return F.cross_entropy(z @ z.T, torch.arange(len(z)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: linear(contrastive, classes(40)).hessian(), "samples are coupled"),
+        (lambda: linear(lambda z, y: F.cross_entropy(z, y) * len(z), classes(40)).hessian(), "criterion is no mean"),
+        (lambda: linear(F.cross_entropy, [classes(20)] * 2, batches="as given").hessian(), "as given"),
+        (lambda: linear(F.cross_entropy, classes(40)).fisher(kind="mc"), "sampled fisher"),
+        (lambda: linear(F.cross_entropy, classes(40)).fisher(kind="empirical", of="samples"), "of samples"),
+        (lambda: 2.0 * linear(F.cross_entropy, classes(40)).hessian(), "needs a mean over data samples"),
+        (lambda: np.eye(3), "needs a mean over data samples"),
+    ],
+)
+def test_what_is_no_mean_over_samples_is_refused_by_name(make, words):
+    with pytest.raises(InvalidInputError, match=words):
+        specop.trace(make(), data="part", rtol=0.5)
+
+
+def test_a_loader_is_read_again_and_left_as_it_was():
+    x, y = classes(64)
+    generator = torch.Generator().manual_seed(3)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=7, generator=generator)
+    found = specop.objective(torch.nn.Linear(4, 3).double(), F.cross_entropy, loader, memory_budget=10)
+    A, before = found.hessian(), (generator.get_state(), torch.get_rng_state())
+    vector, total = added_up(A, thirds(64))
+    close(total, numpy(A @ torch.tensor(vector)), "float64")
+    assert torch.equal(generator.get_state(), before[0]) and torch.equal(torch.get_rng_state(), before[1])

@@ -1,0 +1,72 @@
+"""Numbers of all data from a part of them: intervals cover, also where samples are unlike each other."""
+
+import numpy as np
+import pytest
+
+import specop
+from sample_means import KINDS, mean
+from specop.errors import ConvergenceWarning, InvalidInputError
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_of_a_trace_cover_it(kind):
+    A = mean(kind)
+    truth = np.trace(A.dense)
+    rtol = 0.1 if kind in ("indefinite", "misled") else 0.05
+    found = [specop.trace(A, rtol=rtol, data="part", seed=seed) for seed in range(40)]
+    assert all(one.converged and one.standard_error <= rtol * abs(one.estimate) for one in found)
+    assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 35
+    apart = np.array([one.estimate for one in found]) - truth
+    assert abs(apart.mean()) < 4.0 * apart.std() / len(apart) ** 0.5
+
+
+def test_importance_saves_products():
+    A, B = mean("trained"), mean("trained")
+    B.claimed = np.ones(B.samples)
+    for one in (A, B):
+        for seed in range(5):
+            specop.trace(one, rtol=0.05, data="part", seed=seed)
+    assert A.multiplied < 0.5 * B.multiplied
+
+
+def test_both_errors_are_told_apart():
+    A = mean("misled")
+    found = specop.trace(A, rtol=0.15, data="part")
+    assert 0 < found.sampling_error < found.standard_error
+    assert found.samples_used < A.samples and found.matvecs == -(-A.multiplied // A.samples)
+    assert found.estimates.mean() == pytest.approx(found.estimate)
+    assert f"on {found.samples_used} samples" in str(found)
+    exact = specop.trace(A, rtol=0.02, data="part")
+    assert exact.sampling_error == 0.0 and exact.samples_used == A.samples and exact.standard_error > 0
+
+
+def test_all_pairs_of_a_similar_matrix_leave_less_to_chance():
+    A = mean("even")
+    part = A.x[:1000].T @ A.x[:1000] / 1000
+    deflate = specop.eigsh(part, k=10)
+    truth = np.trace(A.dense)
+    plain, deflated = (specop.trace(A, rtol=0.01, data="part", deflate=one) for one in (None, deflate))
+    assert deflated.interval[0] <= truth <= deflated.interval[1]
+    assert deflated.matvecs < 0.5 * plain.matvecs
+
+
+def test_a_limit_on_products_holds():
+    A = mean("indefinite")
+    with pytest.warns(ConvergenceWarning, match="samples"):
+        found = specop.trace(A, rtol=1e-6, data="part", max_matvecs=3)
+    assert found.matvecs <= 3 and A.multiplied <= 3 * A.samples and not found.converged
+    assert specop.trace(A, data="part", max_matvecs=2).matvecs == 2
+
+
+@pytest.mark.parametrize("samples", [1, 3, 17, 100])
+def test_few_samples(samples):
+    A = mean("even", samples=samples)
+    found = specop.trace(A, rtol=0.05, data="part")
+    assert abs(found.estimate - np.trace(A.dense)) <= 4.0 * found.standard_error
+
+
+def test_methods_that_need_all_data_are_refused():
+    with pytest.raises(InvalidInputError, match="xtrace"):
+        specop.trace(mean("even"), method="xtrace", data="part")
+    with pytest.raises(InvalidInputError, match="data"):
+        specop.trace(mean("even"), data="half")
