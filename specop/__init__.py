@@ -1,10 +1,12 @@
 """Curvature of trained models by matrix-free linear operators.
 
-See the table in the README for what there is; `objective` and `eigsh` are where most people start. What functions
-return is in `specop.results`, what they raise in `specop.errors`, what tells which samples and weights matter in
-`specop.analysis`, what the shape of the loss means in `specop.landscape`, and what follows a model through its training
-in `specop.training`.
+The documentation's page "How to choose" says what there is; `objective` and `eigsh` are where most people start. What
+functions return is in `specop.results`, what they raise in `specop.errors`, what tells which samples and weights matter
+in `specop.analysis`, what the shape of the loss means in `specop.landscape`, and what follows a model through its
+training in `specop.training`.
 """
+
+from typing import TYPE_CHECKING
 
 from specop import analysis, errors, landscape, results, training
 from specop.objectives.mean import Objective
@@ -82,3 +84,16 @@ __all__ = [  # noqa: RUF022 (in the order in which people look for them)
     "errors",
     "load",
 ]
+
+if TYPE_CHECKING:
+    # Only the type: a __getattr__ that type checkers saw would let every misspelled name pass.
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        # Looked up when it is asked for: reading an installation's metadata takes as long as a small import.
+        if name == "__version__":
+            from importlib import metadata
+
+            return metadata.version("specop")
+        raise AttributeError(f"module 'specop' has no attribute {name!r}")
