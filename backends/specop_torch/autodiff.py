@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from specop.objectives.likelihoods import (
     readings,
     recognise,
 )
-from specop.objectives.parameters import one_device, unchanged
+from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import independent, wrong_likelihood
 from specop.statistics.numbers import Floats
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
@@ -97,12 +97,16 @@ class TorchAutodiff(OneBatch):
                 f"the parameter {sparse[0]!r} is sparse, and so would be its gradient. Hold its values in a dense "
                 f"parameter, and make the sparse tensor of them in the forward pass; or leave it out by select=."
             )
-        self.device = one_device({tensor.device for tensor in selected.values()}, "move the model to one")
+        self.device = _largest(selected.values())
         self.dtype = max((numpy_dtype(tensor.dtype) for tensor in selected.values()), key=lambda kind: kind.itemsize)
         super().__init__(
             model, selected, likelihood, fixed_randomness, lambda size: Layout(size, self.dtype, self.device)
         )
-        self._evaluation = Evaluation(model, self.device, fixed_randomness)
+        self.devices = tuple(dict.fromkeys(tensor.device for tensor in [*selected.values(), *model.state()]))
+        # What a module is called with is where its first parameter is: those that are selected may come later.
+        first = next(model.module.parameters()) if isinstance(model, ModuleModel) else next(iter(selected.values()))
+        self._entry = first.device
+        self._evaluation = Evaluation(model, self.devices, fixed_randomness)
         self._seen_through = False
         self._inside = 0.0
 
@@ -113,7 +117,8 @@ class TorchAutodiff(OneBatch):
         autocast = self._autocast()
         if autocast is not None and rounding > 1e-10:
             rounding = max(rounding, torch.finfo(autocast).eps)
-        tf32 = self.device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+        allowed = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        tf32 = allowed and any(device.type == "cuda" for device in self.devices)
         return max(rounding, 2.0**-11) if tf32 and rounding > 1e-10 else rounding
 
     def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
@@ -124,8 +129,8 @@ class TorchAutodiff(OneBatch):
         return (*modes, *checksums(tensor for name, tensor in self.model.named_state() if name not in replaced))
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on the parameters' device."""
-        return free_memory(self.device)
+        """Return the bytes that are free on the parameters' device; of several, on the one that has least."""
+        return min(map(free_memory, self.devices))
 
     def preserved(self) -> contextlib.AbstractContextManager[None]:
         """Put torch's random state back on leaving."""
@@ -134,14 +139,17 @@ class TorchAutodiff(OneBatch):
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Hold the model in evaluation mode, unless its randomness is fixed, and outside of the caller's autocast."""
-        with super().evaluating(), torch.autocast(self.device.type, enabled=False):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(super().evaluating())
+            for kind in self._autocasting():
+                stack.enter_context(torch.autocast(kind, enabled=False))
             yield
 
     # Batches
     def prepare(self, batch: Any) -> Any:
-        """Return the batch on the parameters' device; what is there already is not copied."""
+        """Return the batch where the model's first parameter is; what is there already is not copied."""
         with torch.inference_mode(False):
-            return TREES.map(lambda tensor: normal(tensor.to(self.device, non_blocking=True)), batch)
+            return TREES.map(lambda tensor: normal(tensor.to(self._entry, non_blocking=True)), batch)
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
@@ -165,14 +173,14 @@ class TorchAutodiff(OneBatch):
         with self._evaluation.running(twice_differentiable=False), torch.set_grad_enabled(first):
             loss = self._evaluation.loss(self._leaves(theta, requires_grad=first), batch)
             self._see_through(loss, self.current())
-            return loss.detach()
+            return loss.detach().to(self.device)
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
         with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=True)
             loss, gradients = self._differentiate(points, self.current(), batch, create_graph=False)
-            return loss.detach(), self._join(gradients)
+            return loss.detach().to(self.device), self._join(gradients)
 
     def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
         """Raise unless two calls of the loss agree, and the gradient is that which ``loss.backward()`` leaves."""
@@ -208,7 +216,7 @@ class TorchAutodiff(OneBatch):
         with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=False)
             outputs = self._evaluation.outputs(points, batch).detach()
-            moved = outputs + shift.reshape(outputs.shape).to(outputs.dtype)
+            moved = outputs + shift.reshape(outputs.shape).to(outputs)
             found, _ = output_gradient(self._evaluation.criterion(points, batch), moved)
             return self._flat(found, found.numel())
 
@@ -277,9 +285,9 @@ class TorchAutodiff(OneBatch):
         if not outputs.requires_grad:
             raise self._independent()
         pull = transposed_jacobian(outputs, points)
-        shape, dtype = outputs.shape, outputs.dtype
+        shape, like = outputs.shape, outputs.detach()
         if matrix.kind == "transposed jacobian":
-            return _Product(lambda vector: [vector.reshape(shape).to(dtype)], pull, self._join)
+            return _Product(lambda vector: [vector.reshape(shape).to(like)], pull, self._join)
         refuse_first_order(outputs)
         check_custom_functions(outputs, lambda: self._evaluation.outputs(leaves, batch), curved=False)
         push = jacobian(outputs, points)
@@ -316,7 +324,7 @@ class TorchAutodiff(OneBatch):
             return likelihood.information(outputs, weights)
         noise = torch.from_numpy(label_noise(likelihood.name, matrix, samples, weights.numel()))
         # In a dtype that every device has.
-        noise = noise.to(self.device, torch.promote_types(outputs.dtype, torch.float32))
+        noise = noise.to(outputs.device, torch.promote_types(outputs.dtype, torch.float32))
         return likelihood.sampled(outputs, weights, noise)
 
     def _terms(
@@ -359,8 +367,12 @@ class TorchAutodiff(OneBatch):
 
     def _autocast(self) -> torch.dtype | None:
         """Return the dtype that products of matrices run in, if the caller has switched that on."""
-        kind = self.device.type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return next((torch.get_autocast_dtype(kind) for kind in self._autocasting()), None)
+
+    def _autocasting(self) -> list[str]:
+        """Return the kinds of the model's devices on which the caller has switched autocast on."""
+        kinds = dict.fromkeys(device.type for device in self.devices)
+        return [kind for kind in kinds if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)]
 
     def _see_through(self, value: Tensor, own: dict[str, Tensor]) -> None:
         if not self._seen_through:
@@ -373,7 +385,7 @@ class TorchAutodiff(OneBatch):
 
     def _split(self, vector: Tensor) -> list[Tensor]:
         return [
-            piece.view(tensor.shape).to(tensor.dtype)
+            piece.view(tensor.shape).to(tensor.device, tensor.dtype)
             for piece, tensor in zip(vector.split(self.sizes), self.parameters.values(), strict=True)
         ]
 
@@ -382,7 +394,7 @@ class TorchAutodiff(OneBatch):
         flat = [
             torch.zeros(*rows, size, dtype=dtype, device=self.device)
             if part is None
-            else part.detach().reshape(*rows, -1).to(dtype)
+            else part.detach().reshape(*rows, -1).to(self.device, dtype)
             for part, size in zip(parts, self.sizes, strict=True)
         ]
         return torch.cat(flat, dim=-1)
@@ -392,7 +404,7 @@ class TorchAutodiff(OneBatch):
         if outputs is None:
             return torch.zeros(size, dtype=dtype, device=self.device)
         # A copy: what a tape returns may be a constant of it.
-        return outputs.detach().reshape(-1).to(dtype, copy=True)
+        return outputs.detach().reshape(-1).to(self.device, dtype, copy=True)
 
 
 @dataclass(frozen=True)
@@ -405,3 +417,11 @@ class _Product:
 
     def __call__(self, vector: Tensor) -> Tensor:
         return self.result(self.multiply(self.inputs(vector.detach())))
+
+
+def _largest(tensors: Iterable[Tensor]) -> torch.device:
+    """Return the device that holds most of the tensors' entries; the first of several."""
+    held: dict[torch.device, int] = {}
+    for tensor in tensors:
+        held[tensor.device] = held.get(tensor.device, 0) + tensor.numel()
+    return max(held, key=lambda device: held[device])

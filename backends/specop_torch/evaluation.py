@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,22 +34,21 @@ class Evaluation:
     Parameters
     ----------
     model : Model
-    device : torch.device
-        Whose random state is put back.
+    devices : sequence of torch.device
+        Whose random states are put back.
     fixed_randomness : int or None
         Seed of every forward pass; without it the model must not draw.
     """
 
-    def __init__(self, model: Model, device: torch.device, fixed_randomness: int | None) -> None:
+    def __init__(self, model: Model, devices: Sequence[torch.device], fixed_randomness: int | None) -> None:
         self.model = model
-        self.device = device
+        self.drawing = [device for device in devices if device.type == "cuda"]
         self.fixed_randomness = fixed_randomness
 
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
         """Put torch's random state back on leaving."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=self.drawing):
             yield
 
     @contextlib.contextmanager
@@ -152,10 +151,7 @@ class Evaluation:
         return not_finite(what, bad)
 
     def _random_state(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return states
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.drawing)]
 
 
 def _described(found: Any) -> str:
