@@ -1,6 +1,7 @@
 """Eigenvalues that occur several times: each bound covers the distance to the eigenvalue of the same number."""
 
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,15 @@ MATRICES = {
 @pytest.mark.parametrize("which", ["LA", "SA"])
 @pytest.mark.parametrize("name", MATRICES)
 def test_bounds_cover_the_eigenvalue_of_the_same_number(name, which):
-    """Each of the twelve runs may miss with a probability of one percent, three of them with one of 2e-4."""
+    """Each of the six runs may miss with a probability of one percent, two of them with one of 2e-3."""
     A = MATRICES[name]()
     exact = np.linalg.eigvalsh(A)
     missed = 0
-    for k, tol, seed in [(k, tol, seed) for k in (3, 6) for tol in (1e-2, 1e-3, 1e-6) for seed in (0, 1)]:
+    for seed, (k, tol) in enumerate(itertools.product((3, 6), (1e-2, 1e-3, 1e-6))):
         found = specop.eigsh(A, k=k, which=which, tol=tol, seed=seed, max_matvecs=10 * len(A))
         wanted = exact[-k:] if which == "LA" else exact[:k]
         missed += bool((np.abs(found.eigenvalues - wanted) > found.bounds + 1e-12).any())
-    assert missed <= 2
+    assert missed <= 1
 
 
 def drawn(numbers):
@@ -96,7 +97,7 @@ def one_copy(dtype, seed):
 def test_a_copy_that_rounding_has_put_half_into_the_space_is_found(case):
     """The search outside of the space saw only a part of it: 20 of 150 such runs in float32 missed one."""
     missed = 0
-    for seed in range(60):
+    for seed in range(40):
         values = one_copy(case.dtype, seed)
         found = specop.eigsh(specop.DiagonalOperator(values), k=7, which="LA", seed=seed)
         distance = np.abs(found.eigenvalues - np.sort(values.astype(float))[-7:])
