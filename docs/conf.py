@@ -1,10 +1,13 @@
 """How the site is built: `sphinx-build -W docs docs/_build/html`, without a network."""
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
+# The gallery's problems are small: threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent), str(HERE.parent / "backends")]
 
 from sphinx_gallery.sorting import ExplicitOrder  # noqa: E402 (after the path to extensions)
@@ -60,7 +63,7 @@ html_theme_options = {
 html_sidebars = {"changelog": [], "index": []}
 copyright = "The specop authors, Apache-2.0"
 
-ORDER = ["density", "traces", "eigenvectors", "sharpness", "pruning", "influence", "functions", "solves"]
+ORDER = ["density", "sharpness", "surface", "traces", "pruning", "influence"]
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "_gallery",

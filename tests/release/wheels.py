@@ -40,7 +40,7 @@ objective.ggn() @ torch.ones(objective.n).double(), objective.fisher() @ torch.o
 specop.landscape.stability(objective, lr=0.1)
 """,
     "jax": """
-import jax, jax.numpy as jnp, numpy, specop
+import jax, jax.flatten_util, jax.numpy as jnp, numpy, specop
 jax.config.update("jax_enable_x64", True)
 keys = jax.random.split(jax.random.key(0), 4)
 params = {"a": jax.random.normal(keys[0], (3, 4)), "b": jax.random.normal(keys[1], (4, 1))}
