@@ -31,6 +31,7 @@ from specop.spectral.eigsh import EigshState, eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
 from specop.spectral.inertia import inertia
 from specop.spectral.norms import condition_number, spectral_norm
+from specop.spectral.plan import plan
 from specop.spectral.power_iteration import power_iteration
 from specop.spectral.rank import rank
 from specop.spectral.spectral_density import spectral_density
@@ -83,6 +84,8 @@ __all__ = [  # noqa: RUF022 (in the order in which people look for them)
     "results",
     "errors",
     "load",
+    # What would be held
+    "plan",
 ]
 
 if TYPE_CHECKING:

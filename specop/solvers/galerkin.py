@@ -10,6 +10,7 @@ from specop.krylov.space import KrylovSpace
 from specop.solvers.equations import Equations, Outcome
 from specop.solvers.held import held_entries
 from specop.solvers.least_squares import judged
+from specop.spectral.fitting import rows_that_fit
 from specop.statistics.numbers import Floats
 
 __all__ = ["columns_at_once", "galerkin"]
@@ -71,9 +72,12 @@ def galerkin(system: Equations, columns: range, allowance: int, *, may_leave: bo
     return outcome
 
 
-def columns_at_once(n: int) -> int:
-    """Return how many columns may share a space: as many as leave each the rows that pay, none if there are too few."""
-    return min(_MOST_COLUMNS, min(_MOST_ROWS, _ENTRIES // n) // _FEWEST_ROWS)
+def columns_at_once(n: int, fitting: int) -> int:
+    """Return how many columns may share a space: as many as leave each the rows that pay, none if there are too few.
+
+    `fitting` is how many vectors fit into the memory that is free.
+    """
+    return min(_MOST_COLUMNS, min(_MOST_ROWS, _ENTRIES // n, max(0, fitting)) // _FEWEST_ROWS)
 
 
 class _ProjectedSystem:
@@ -96,7 +100,10 @@ class _ProjectedSystem:
         self.columns = columns
         self.goals = system.goals[columns]
         n = system.run.n
-        self.space = KrylovSpace(system.run, min(n, _MOST_ROWS, max(_FEWEST_ROWS, _ENTRIES // n)))
+        self.space = KrylovSpace(
+            system.run,
+            rows_that_fit(system.run, min(n, _MOST_ROWS, max(_FEWEST_ROWS, _ENTRIES // n)), min(n, _FEWEST_ROWS)),
+        )
         self.steps = 0
         self.curvature: float | None = None
         self.direction: Array | None = None

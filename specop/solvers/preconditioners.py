@@ -112,6 +112,7 @@ def nystrom_preconditioner(
         raise InvalidInputError("damping must be positive: of a low-rank approximation alone there is no inverse.")
     rank = checked_count("rank", min(_RANK, run.n) if rank is None else rank, run.n)
     with run:
+        run.room().check(2 * rank, f"{rank=}", "Take a smaller rank, or eigen_preconditioner of what eigsh(A) finds.")
         sketch = Sketch(Complement(run, None), rank, nystrom=True)
         sketch.draw(rank)
         factor = nystrom_factor(sketch, "nystrom_preconditioner needs a positive semidefinite operator", _REMEDY)

@@ -127,7 +127,7 @@ def solve(
     checked_accuracy(rtol, atol)
     run.limit = _checked_limit(max_matvecs, run.n, int(np.count_nonzero(operands.lengths)), method)
     in_basis = method == "lanczos" or (method == "auto" and M is None)
-    at_once = columns_at_once(run.n) if in_basis else 0
+    at_once = columns_at_once(run.n, run.room().rows - 2 * len(operands.lengths)) if in_basis else 0
     goals = np.maximum(rtol * operands.lengths, atol)
     start = None if x0 is None else checked_start(operands, x0)
     with run, nullcontext() if M is None else Run(M, "the preconditioner") as preconditioning:

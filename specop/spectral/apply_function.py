@@ -15,6 +15,7 @@ from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
+from specop.spectral.fitting import rows_that_fit
 from specop.spectral.goals import Goal, checked_goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity, spectral_function
 from specop.statistics.numbers import Floats
@@ -111,7 +112,7 @@ def apply_function(
     ) as run:
         run.backend.check_vector(v, run.A.domain, "v")
         vectors, known = checked_deflation(run, deflate)
-        space = KrylovSpace(run, min(run.n, len(known) + run.left))
+        space = KrylovSpace(run, rows_that_fit(run, min(run.n, len(known) + run.left), len(known) + 8))
         along, rest, length = _split(run, vectors, v)
         if deflate is not None:
             space.hold(vectors, known, deflate.residuals)
@@ -119,7 +120,7 @@ def apply_function(
         approximation = _Approximation(space, function, length, goal, float(np.linalg.norm(held)))
         if length:
             space.start(rest)
-            while not approximation.is_accurate and not space.is_closed and run.left:
+            while not approximation.is_accurate and not space.is_closed and run.left and space.has_room_for(1):
                 space.expand()
                 run.update(f"error {approximation.error:.1e}")
                 approximation.look()
@@ -173,7 +174,7 @@ class _Approximation:
         """Compute the coordinates and their error anew, if enough has been added since."""
         space = self.space
         closed, steps = space.is_closed, space.steps - self.first
-        if not (self._progress.is_due(steps) or space.run.left == 0 or closed):
+        if not (self._progress.is_due(steps) or space.run.left == 0 or not space.has_room_for(1) or closed):
             return
         ritz = space.ritz(self.first)
         weights = self.length * ritz.coefficients[0]

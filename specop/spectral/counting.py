@@ -10,6 +10,7 @@ from specop.errors import checked_number
 from specop.krylov.run import Run
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.spectral_density import SpectralDensity
+from specop.spectral.fitting import rows_that_fit
 from specop.spectral.spectral_density import spectral_density
 from specop.statistics.estimate import Estimate
 from specop.statistics.measure import GaussRule, is_ruled_out
@@ -77,7 +78,7 @@ def signs_of_spectrum(run: Run, threshold: float | None, confidence: float) -> S
     if threshold is not None:
         checked_number("threshold", threshold)
     n, left = run.n, run.left
-    rows = min(n, max(1, LARGEST_BASIS // n), left if n <= left else left // 2)
+    rows = rows_that_fit(run, min(n, max(1, LARGEST_BASIS // n), left if n <= left else left // 2), 8)
     space = KrylovSpace(run, rows)
     search = _Search(space, threshold, confidence, run.products + rows)
     is_counted = search.run()

@@ -16,7 +16,7 @@ from specop.results.eigen import EigenResult
 from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal, exact_diagonal, turns_exact
 from specop.spectral.sketch import Sketch
 
-__all__ = ["diagonal"]
+__all__ = ["diagonal", "probes_together"]
 
 # Entries that a sketch may hold where nobody asked for one.
 _LARGEST_FREE_SKETCH = 100_000_000
@@ -130,6 +130,11 @@ def diagonal(
     )
 
 
+def probes_together(rows: int) -> int:
+    """Return how many probes without a sketch are kept until the next look, where so many vectors fit."""
+    return max(1, min(STAGE, rows - 3))
+
+
 class _Moments:
     """A known part of the diagonal, and sum and squares of random vectors whose mean is the rest."""
 
@@ -195,7 +200,7 @@ def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, st
         raise InvalidInputError(f"method='xdiag' takes at least two products, got max_matvecs={run.left}.")
     capacity = min(run.left // 2, space.dimension)
     if may_turn:
-        capacity = min(capacity, _LARGEST_FREE_SKETCH // (5 * run.n))
+        capacity = min(capacity, _LARGEST_FREE_SKETCH // (5 * run.n), run.room().rows // 5)
     moments, sketch = _Moments(space, space.known_diagonal()), None
     if method == "xdiag" or (may_turn and capacity >= STAGE):
         sketch = Sketch(space, capacity, signs=True)
@@ -212,14 +217,18 @@ def _estimated(space: Complement, goal: Goal, method: str) -> tuple[_Moments, st
 
 def _bekas(space: Complement, goal: Goal, moments: _Moments, may_turn: bool) -> _Moments:
     run = space.run
+    # One transfer for all that fit.
+    together = probes_together(run.room().rows)
     while run.left > 0 and not moments.satisfy(goal):
         if may_turn and moments.turn_exact(goal, 1, STAGE):
             break
-        found = []
-        for i in range(moments.count, moments.count + min(STAGE, run.left)):
-            probe = probes.rademacher(space.backend, space.layout, run.seed, i)
-            found.append(space.backend.multiply(probe, space.multiply(probe)))
-        moments.add(found)
+        ahead = range(moments.count, moments.count + min(STAGE, run.left))
+        for first in range(ahead.start, ahead.stop, together):
+            found = []
+            for i in range(first, min(first + together, ahead.stop)):
+                probe = probes.rademacher(space.backend, space.layout, run.seed, i)
+                found.append(space.backend.multiply(probe, space.multiply(probe)))
+            moments.add(found)
         run.update(f"norm {moments.norm:.5g} +- {moments.error:.2g}")
     return moments
 

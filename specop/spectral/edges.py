@@ -12,6 +12,7 @@ from specop.arrays.backend import Array
 from specop.krylov.projected import Ritz
 from specop.krylov.run import Run
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
+from specop.spectral.fitting import rows_that_fit
 from specop.statistics.estimate import Estimate, exact
 from specop.statistics.measure import GaussRule, cumulative_bounds, is_ruled_out, share_interval
 from specop.statistics.numbers import Floats
@@ -52,8 +53,9 @@ def edges_of_spectrum(run: Run, resolution: float, confidence: float) -> Edges:
     .. [1] J. Kuczynski and H. Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with
        a random start, SIAM J. Matrix Anal. Appl. 13 (1992), 1094-1122.
     """
-    n, is_whole = run.n, run.n <= min(run.left, LARGEST_BASIS // run.n)
-    rows = min(n, run.left, max(_FEWEST_ROWS, LARGEST_BASIS // n))
+    n = run.n
+    rows = rows_that_fit(run, min(n, run.left, max(_FEWEST_ROWS, LARGEST_BASIS // n)), 2 * _FEWEST_STEPS)
+    is_whole = rows == n
     space = KrylovSpace(run, rows)
     found = None
     if is_whole:

@@ -6,7 +6,7 @@ from specop.arrays.memory import free_host_memory, in_bytes
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 
-__all__ = ["LEAST_BESIDE", "FittedBasis", "may_store"]
+__all__ = ["LEAST_BESIDE", "FittedBasis", "may_store", "rows_that_fit"]
 
 LEAST_BESIDE = 6
 """Rows beside the k wanted ones with which a restarted run still finds what a larger one does.
@@ -122,3 +122,26 @@ def may_store(run: Run, rows: int, wanted: bool | None) -> bool:
     cost = "eigenvalues found again were merged, which takes some of the steps"
     run.note(f"three vectors were held instead of a basis{why}: {cost}")
     return False
+
+
+def rows_that_fit(run: Run, wished: int, least: int) -> int:
+    """Return how many rows a run may store that ends when it is full: as many as wished for, or as fit.
+
+    Fewer leave a wider error, which the result states, and its notes say why.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        If not even the least number fits.
+    """
+    room, least = run.room(), min(wished, least)
+    room.check(
+        least + 1,
+        f"{run.name} with at least {least} rows",
+        f"Free memory on the device, or pass specop.on_host(A), which holds them in host memory, where "
+        f"{in_bytes(free_host_memory())} are free, for two copies of a vector with each product.",
+    )
+    rows = max(least, min(wished, room.rows - 1))
+    if rows < wished:
+        run.note(f"at most {room.told(rows + 1)} fit of {wished + 1}: more would tell more")
+    return rows

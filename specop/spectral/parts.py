@@ -9,6 +9,7 @@ import numpy as np
 from specop.arrays.backend import Array, lengths_of
 from specop.krylov.run import Run
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
+from specop.spectral.fitting import rows_that_fit
 from specop.spectral.scalar_functions import Progress
 from specop.statistics.numbers import Floats
 
@@ -68,7 +69,7 @@ def parts_by_sign(run: Run, vector: Array, threshold: float, goal: float) -> Par
     (length,) = lengths_of(run.backend, vector)
     if length == 0 or not run.left:
         return Parts(0.0, 0.0, length, 0.0 if length == 0 else float("inf"))
-    rows = min(run.n, run.left, _MOST_ROWS, max(_FEWEST_ROWS, LARGEST_BASIS // run.n))
+    rows = rows_that_fit(run, min(run.n, run.left, _MOST_ROWS, max(_FEWEST_ROWS, LARGEST_BASIS // run.n)), 8)
     space, progress = KrylovSpace(run, rows), (Progress(), Progress())
     space.start(vector)
     found = Parts(0.0, 0.0, length, float("inf"))

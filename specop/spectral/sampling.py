@@ -20,10 +20,11 @@ from specop.spectral.sketch import Sketch
 from specop.statistics.estimate import Estimate, estimate_from_samples, with_error
 from specop.statistics.numbers import Floats
 
-__all__ = ["Estimation", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
+__all__ = ["LARGEST_SKETCH", "Estimation", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
 
-# Entries that a sketch may hold where nobody asked for one: 400 MB in float32.
-_LARGEST_FREE_SKETCH = 100_000_000
+LARGEST_SKETCH = 100_000_000
+"""Entries that a sketch may hold where nobody asked for one: 400 MB in float32."""
+
 _NONE = np.zeros(0)
 
 
@@ -211,7 +212,7 @@ def adaptive(estimation: Estimation) -> tuple[str, str]:
     if estimation.goal.begins_exact(run, "auto"):
         return exact(estimation)[0], f"n={run.n} products give the trace exactly"
     held, room = vectors_a_probe(run), run.room()
-    wished = min(_LARGEST_FREE_SKETCH // (held * run.n), run.left, space.dimension)
+    wished = min(LARGEST_SKETCH // (held * run.n), run.left, space.dimension)
     capacity = min(wished, room.rows // held)
     if capacity < 2 * STAGE:
         method, message = hutchinson(estimation)

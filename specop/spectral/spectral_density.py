@@ -20,9 +20,11 @@ from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 from specop.statistics.transport import known_weights, open_transport, transport_errors
 
-__all__ = ["quadrature_fields", "spectral_density"]
+__all__ = ["STEPS", "quadrature_fields", "spectral_density"]
 
-_STEPS = 30
+STEPS = 30
+"""Lanczos steps for each random vector where nobody says."""
+
 _PRODUCTS = 1000
 # Before, the spread that errors are relative to is hardly known.
 _FEWEST_STEPS = 8
@@ -135,13 +137,13 @@ def spectral_density(
         raise_on_failure=raise_on_failure,
     )
     n = run.n
-    run.total = (steps or min(_STEPS, n)) * (probes or 1) if run.limit is None else None
+    run.total = (steps or min(STEPS, n)) * (probes or 1) if run.limit is None else None
     with run:
         vectors, known = checked_deflation(run, deflate)
         most_steps, most_probes = _checked_budget(run, n - len(known), steps, probes, rtol)
         is_free = steps is None and probes is None and len(known) < n <= run.left and n * n <= LARGEST_BASIS
         is_free &= stored_basis is not False
-        may_be_all = is_free and (rtol is not None or n <= _STEPS)
+        may_be_all = is_free and (rtol is not None or n <= STEPS)
         rows = n if may_be_all else len(known) + min(most_steps, run.left)
         space: KrylovSpace | ShortRecurrence
         if may_store(run, rows, stored_basis):
@@ -149,7 +151,7 @@ def spectral_density(
         else:
             space, is_free = ShortRecurrence(run, vectors), False
         rules: list[GaussRule] | None = None
-        if not (is_free and n <= _STEPS):
+        if not (is_free and n <= STEPS):
             if deflate is not None and isinstance(space, KrylovSpace):
                 space.hold(vectors, known, deflate.residuals)
             rules = _probed(space, known, most_steps, most_probes, rtol, probes is None, is_free)
@@ -186,7 +188,7 @@ def _checked_budget(run: Run, rest: int, steps: int | None, probes: int | None, 
     """Return the largest numbers of steps for the unknown part of the spectrum, and of probes."""
     n, left = run.n, max(1, run.left)
     if steps is None:
-        steps = min(n, left, _STEPS if rtol is None else n)
+        steps = min(n, left, STEPS if rtol is None else n)
     if probes is None:
         probes = left if rtol is not None else 1 if run.limit is None else max(1, left // max(1, steps))
     elif rtol is None and steps * probes > left:

@@ -11,6 +11,7 @@ from specop.krylov.space import KrylovSpace
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
+from specop.spectral.fitting import rows_that_fit
 from specop.statistics.measure import is_ruled_out
 
 __all__ = ["largest_near"]
@@ -49,7 +50,7 @@ def largest_near(
     """
     with Run(A, "largest_near", symmetric=True, limit=1000, seed=seed) as run:
         backend, n = run.backend, run.n
-        space = KrylovSpace(run, min(n, _ROWS), 1)
+        space = KrylovSpace(run, rows_that_fit(run, min(n, _ROWS), 8), 1)
         start = probes.sphere(backend, run.A.domain, seed, draw)
         if n > _FEW:
             start = backend.axpy_(backend.scale_(start, n**-0.5), 1.0, near)

@@ -154,3 +154,21 @@ def test_a_sketch_that_was_asked_for_and_does_not_fit_is_refused(device_of, meth
     with pytest.raises(NotEnoughMemoryError, match=r"holds .* vectors"):
         specop.trace(operator(NUMPY), method=method, max_matvecs=400)
     assert device.most == 0
+
+
+def test_what_else_holds_vectors_holds_what_fits(device_of):
+    positive = specop.DiagonalOperator(SPECTRUM)
+    whole = specop.solve(positive, np.ones(N), rtol=1e-6)
+    device = device_of(NUMPY, 30)
+    assert specop.solve(positive, np.ones(N), rtol=1e-6).x == pytest.approx(whole.x, rel=1e-4)
+    applied = specop.apply_function(positive + specop.identity_like(positive), "sqrt", np.ones(N), rtol=0.01)
+    true = np.sqrt(SPECTRUM + 1.0)
+    assert np.linalg.norm(applied.x - true) <= 0.02 * np.linalg.norm(true)
+    assert device.most <= 27
+    exact = specop.diagonal(positive, max_matvecs=16)
+    np.testing.assert_allclose(exact.x, SPECTRUM, rtol=1e-10)
+    with pytest.raises(NotEnoughMemoryError, match="rank=20"):
+        specop.nystrom_preconditioner(positive, damping=0.1, rank=20)
+    device.vectors = 4
+    with pytest.raises(NotEnoughMemoryError, match="apply_function with at least 8 rows"):
+        specop.apply_function(positive, "sqrt", np.ones(N))

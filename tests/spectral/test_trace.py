@@ -156,7 +156,7 @@ def test_auto_gives_exact_traces_of_small_matrices():
 
 
 def test_auto_sketches_only_what_fits(monkeypatch):
-    monkeypatch.setattr("specop.spectral.sampling._LARGEST_FREE_SKETCH", 1000)
+    monkeypatch.setattr("specop.spectral.sampling.LARGEST_SKETCH", 1000)
     result = specop.trace(diagonal_operator(SPECTRA["power law"]), max_matvecs=30)
     assert result.method == "hutchinson" and "leaves room" in result.message
 

@@ -1,0 +1,61 @@
+"""Curvature of a GPT-2 of 124 million parameters within 12 GiB: largest eigenvalue, trace and density on a CPU.
+
+python tests/benchmarks/gpt2.py [GiB] prints what each holds, its products and the peak of resident memory. The limit is
+that of the address space (``ulimit -v``), which every allocation counts against: what would take more ends the run.
+"""
+
+import resource
+import sys
+import time
+
+LIMIT = float(sys.argv[1]) if len(sys.argv) > 1 else 12.0
+resource.setrlimit(resource.RLIMIT_AS, (int(LIMIT * 2**30), int(LIMIT * 2**30)))
+
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+
+import specop
+
+
+class LanguageModel(torch.nn.Module):
+    """The logits of transformers' model, as a criterion takes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+
+    def forward(self, tokens):
+        return self.model(tokens).logits
+
+
+def next_token_loss(logits, tokens):
+    return cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def peak():
+    """Return the most resident memory so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main():
+    torch.manual_seed(0)
+    model = LanguageModel().eval()
+    tokens = torch.randint(0, 50257, (2, 128))
+    H = specop.objective(model, next_token_loss, (tokens, tokens)).hessian()
+    print(
+        f"{H.shape[0]:,} parameters, a vector takes {H.shape[0] * 4 / 2**30:.2f} GiB, limit {LIMIT:g} GiB", flush=True
+    )
+    for name, call in {
+        "largest eigenvalue": lambda: specop.eigsh(H, k=1, which="LA", tol=1e-2),
+        "trace": lambda: specop.trace(H, max_matvecs=8),
+        "density": lambda: specop.spectral_density(H, steps=12),
+    }.items():
+        began = time.process_time()
+        found = call()
+        seconds = time.process_time() - began
+        print(f"\n{name}: {found.matvecs} products, {seconds:.0f} s, peak {peak():.2f} GiB\n{found}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
