@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
+from specop.arrays.memory import free_host_memory, in_bytes
 from specop.errors import InvalidInputError, SpecopError
 from specop.objectives.autodiff import Autodiff, Matrix
 from specop.objectives.point import Point
@@ -44,6 +45,8 @@ _WRONG, _RIGHT = 1e-3, 1e-4
 _VAGUE = 1e-2
 
 _JACOBIAN = Matrix("jacobian")
+# Vectors in float64 that differences take at their peak: 10 GiB for a network of 124 million parameters.
+_HELD = 12
 # Their middle is made of labels and of weights that the likelihood's own check has read off the criterion.
 _ONLY_JACOBIAN = ("sampled fisher", "empirical fisher of terms")
 _NAMES = {
@@ -99,6 +102,9 @@ def verify(point: Point, batch: Any, multiply: Callable[[Array], Array] | None, 
     remarks = own.constant_parts()
     if own.accepts_stopped_gradients:
         return Verdict(reason="stopped gradients are accepted")
+    needed, free = _HELD * 8 * own.layout.n, free_host_memory()
+    if needed > free:
+        return Verdict(reason=f"its differences take {in_bytes(needed)} of memory, and {in_bytes(free)} are free")
     some = some_samples(point, batch)
     if matrix.kind in _ONLY_JACOBIAN:
         matrix, multiply = _JACOBIAN, None

@@ -176,9 +176,9 @@ def plan(
     Examples
     --------
     >>> import specop
-    >>> paper = specop.plan(n=8_000_000_000, free=80e9, devices=8, k=10)
+    >>> paper = specop.plan(n=8_000_000_000, free=80e9, devices=64, k=10)
     >>> paper["eigsh"].vectors, paper["spectral_density"].vectors
-    (11, 3)
+    (61, 31)
     """
     room, n, devices = _room(A, n, dtype, free, devices, product)
     k = checked_count("k", k, n)

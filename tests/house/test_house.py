@@ -23,6 +23,7 @@ HOMES = {
     "spectral.apply_function": ["apply_function"],
     "spectral.norms": ["spectral_norm", "condition_number"],
     "spectral.frobenius_norm": ["frobenius_norm"],
+    "spectral.plan": ["plan"],
     "spectral.power_iteration": ["power_iteration"],
     "solvers.solve": ["solve"],
     "solvers.shifted": ["solve_shifted"],

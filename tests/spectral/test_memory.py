@@ -172,3 +172,17 @@ def test_what_else_holds_vectors_holds_what_fits(device_of):
     device.vectors = 4
     with pytest.raises(NotEnoughMemoryError, match="apply_function with at least 8 rows"):
         specop.apply_function(positive, "sqrt", np.ones(N))
+
+
+def test_a_first_product_is_not_verified_where_that_takes_more_than_there_is(monkeypatch):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model, data = torch.nn.Linear(3, 2), (torch.randn(8, 3), torch.randint(0, 2, (8,)))
+    monkeypatch.setattr("specop.objectives.witness.free_host_memory", lambda: 700)
+    H = specop.objective(model, torch.nn.functional.cross_entropy, data).hessian()
+    found = specop.eigsh(H, k=1)
+    # Twelve vectors of eight parameters in float64.
+    assert "not verified: its differences take 768 bytes of memory, and 700 bytes are free" in found.notes
+    monkeypatch.setattr("specop.objectives.witness.free_host_memory", lambda: 800)
+    H = specop.objective(model, torch.nn.functional.cross_entropy, data).hessian()
+    assert specop.eigsh(H, k=1).notes == ""
