@@ -15,7 +15,9 @@ class Mean(LinearOperator):
         super().__init__(backend, Layout(n, np.dtype(np.float64), "cpu"), is_symmetric=True)
         self.x, self.c, self.claimed = x, c, importance
         self.largest = len(x)
+        # Samples, each as often as it was multiplied.
         self.multiplied = 0
+        self.free = 10**9
 
     @property
     def samples(self):
@@ -29,6 +31,9 @@ class Mean(LinearOperator):
     def dense(self):
         return self.x.T @ (self.c[:, None] * self.x) / len(self.x)
 
+    def room(self):
+        return self.free
+
     def importance(self):
         return self.claimed
 
@@ -36,19 +41,21 @@ class Mean(LinearOperator):
         numbers = np.concatenate(chosen)
         assert len(set(numbers)) == len(numbers)
         for group in chosen:
-            self.multiplied += len(group)
-            yield Group(self.x[group], self.c[group], len(group) / len(self.x))
+            yield Group(self, group)
 
     def _matvec(self, x):
         return self.dense @ x
 
 
 class Group:
-    def __init__(self, x, c, share):
-        self.x, self.c, self.share, self.samples = x, c, share, len(x)
+    def __init__(self, whole, chosen):
+        self.whole, self.x, self.c = whole, whole.x[chosen], whole.c[chosen]
+        self.bytes = self.x.nbytes
+        self.samples, self.share = len(chosen), len(chosen) / whole.samples
 
     def multiply(self, vector):
-        return self.x.T @ (self.c * (self.x @ vector)) / len(self.x)
+        self.whole.multiplied += self.samples
+        return self.x.T @ (self.c * (self.x @ vector)) / self.samples
 
 
 def mean(kind, samples=3000, n=30, seed=0):
@@ -72,7 +79,14 @@ def mean(kind, samples=3000, n=30, seed=0):
         c[rng.permutation(samples)[: samples // 50]] = 100.0
     elif kind == "indefinite":
         c = rng.standard_normal(samples) + 0.3
+    elif kind == "near":
+        x[::2] = x[::2] @ swap(n)
     return Mean(x, c, told if kind in ("even", "unlike", "misled") else np.abs(c) * told)
+
+
+def swap(n):
+    """Exchange the two directions of most variance, so that halves of the data have them in turn."""
+    return np.roll(np.eye(n), 1, axis=1)
 
 
 KINDS = ["even", "trained", "heavy", "unlike", "mislabeled", "indefinite", "misled"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, MissingOutputsError
-from specop.objectives.autodiff import Matrix
+from specop.objectives.autodiff import Linearization, Matrix
 from specop.objectives.point import Point
-from specop.objectives.products import Multiply, Products, accumulate
+from specop.objectives.products import Products, accumulate
 from specop.objectives.splitting import fitting
 from specop.objectives.trained import check_separable
 from specop.objectives.witness import verify
@@ -27,7 +27,7 @@ _REFUSED = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Samples that are multiplied together.
 
@@ -49,27 +49,49 @@ class Group:
     samples: int
 
     def __post_init__(self) -> None:
-        self._linear: list[Multiply] = []
+        self._linear: dict[int, Linearization] = {}
+        self._are_too_large = False
         self._is_used = False
+        self.point.budget.reserve(self, self.bytes)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the samples take."""
+        return sum(self.point.autodiff.batch_bytes(batch) for batch, _ in self.pieces)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that linearizations hold."""
+        return sum(made.bytes for made in self._linear.values())
+
+    def release(self) -> None:
+        """Forget all linearizations."""
+        self._linear.clear()
 
     def multiply(self, vector: Array) -> Array:
         """Return the product of the mean over these samples with a vector, in fresh storage.
 
-        The second product linearizes the group, for those that follow.
+        The second product linearizes the group, for those that follow, where the memory budget has room for that.
         """
-        autodiff, theta, total = self.point.autodiff, self.point.theta, None
+        self.point.budget.use(self)
+        total: Array | None = None
         for number, (batch, share) in enumerate(self.pieces):
-            if number < len(self._linear):
-                part = self._linear[number](vector)
-            elif self._is_used:
-                made = autodiff.linearize(theta, batch, vector, self.matrix)
-                self._linear.append(made.apply)
-                part = made.first
-            else:
-                part = autodiff.product(theta, batch, vector, self.matrix)
-            total = accumulate(self.point.backend, total, share, part)
+            total = accumulate(self.point.backend, total, share, self._multiply(number, batch, vector))
         self._is_used = True
-        return self.point.backend.zeros(autodiff.layout) if total is None else total
+        return self.point.backend.zeros(self.point.autodiff.layout) if total is None else total
+
+    def _multiply(self, number: int, batch: Any, vector: Array) -> Array:
+        autodiff, theta = self.point.autodiff, self.point.theta
+        if number in self._linear:
+            return self._linear[number].apply(vector)
+        if not self._is_used or self._are_too_large:
+            return autodiff.product(theta, batch, vector, self.matrix)
+        made = autodiff.linearize(theta, batch, vector, self.matrix)
+        if made.bytes <= self.point.budget.room():
+            self._linear[number] = replace(made, first=None)
+        else:
+            self._are_too_large = True
+        return made.first
 
 
 class SampleMean:
@@ -95,6 +117,10 @@ class SampleMean:
     def largest(self) -> int:
         """Number of samples that are known to fit into memory together."""
         return self._point.data.largest()
+
+    def room(self) -> int:
+        """Return the bytes that groups may still hold."""
+        return self._point.budget.room()
 
     def importance(self) -> Floats:
         """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""

@@ -23,6 +23,10 @@ class Group(Protocol):
     samples: int
     """How many they are."""
 
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+
     def multiply(self, vector: Array) -> Array:
         """Return the product of the mean over these samples with a vector, in fresh storage."""
 
@@ -40,6 +44,9 @@ class SampleMean(Protocol):
     @property
     def largest(self) -> int:
         """Number of samples that are known to fit into memory together."""
+
+    def room(self) -> int:
+        """Return the bytes that groups may still hold."""
 
     def importance(self) -> Floats:
         """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""

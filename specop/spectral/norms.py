@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, NotConvergedError
+from specop.errors import InvalidInputError, NotConvergedError, check_choice
 from specop.krylov.run import Run
 from specop.operators.operator import Composite
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
+from specop.spectral.from_part import DATA
+from specop.spectral.norm_of_part import norm_of_part
+from specop.statistics.estimate import check_confidence
 
 __all__ = ["condition_number", "spectral_norm"]
 
@@ -22,13 +25,15 @@ def spectral_norm(
     A: Any,
     *,
     tol: float = 1e-3,
+    rtol: float | None = None,
+    data: str = "all",
     max_matvecs: int | None = None,
     confidence: float = 0.99,
     seed: int = 0,
     progress: bool = False,
     raise_on_failure: bool = False,
 ) -> NormResult:
-    """Compute the largest singular value of an operator: for a symmetric one the largest size of an eigenvalue.
+    r"""Compute the largest singular value of an operator: for a symmetric one the largest size of an eigenvalue.
 
     Parameters
     ----------
@@ -36,6 +41,20 @@ def spectral_norm(
         Of any shape. Unless it is known to be symmetric, A.T @ A is used, each of whose products counts two.
     tol : float
         Relative residual of the eigenvalue, whose error is about the square of that.
+    rtol : float, optional
+        Goal for the standard error, relative to the norm, with ``data="part"`` alone; default 0.02.
+    data : {"all", "part"}
+        Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
+        ``objective.hessian()``, ``ggn()`` and ``fisher()`` are: for the Hessian near a minimum the norm is its largest
+        eigenvalue. Two parts A and B are drawn, the samples of most curvature first, as in `specop.trace`. For a unit
+        vector v that does not depend on B
+
+        .. math:: |v^\top H v| \le \|H\| \le E \|H_A\|, \quad v^\top H v = E[v^\top H_B v],
+
+        so that the eigenvectors of each part on the other, and the norms of both, enclose the norm of H on average.
+        Parts are doubled until the distance and both chances meet the goal. The interval is one for the norm of H on
+        all samples, `confidence` its probability, and `sampling_error` the chance of the choice; parts of less than
+        about a thousand samples are not looked at.
     max_matvecs : int, optional
         Limit on products with A and A.T; default 1000 with a symmetric A, else 2000.
     confidence : float
@@ -64,7 +83,13 @@ def spectral_norm(
     >>> round(specop.spectral_norm(np.array([[3.0, 0.0], [4.0, 0.0]])).estimate, 9)
     5.0
     """
+    check_choice("data", data, DATA)
+    check_confidence(confidence)
     run = Run(A, "spectral_norm", limit=max_matvecs, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
+    if data == "part":
+        return _of_part(run, 0.02 if rtol is None else rtol, tol, confidence)
+    if rtol is not None:
+        raise InvalidInputError("rtol= is for data='part': with all data the error of the norm is about tol**2.")
     with run:
         symmetric = bool(run.A.is_symmetric)
         limit = None if max_matvecs is None else max_matvecs if symmetric else max_matvecs // 2
@@ -79,6 +104,36 @@ def spectral_norm(
     found = np.array([value, max(0.0, value - error), value + error])
     value, low, high = (float(x) for x in (found if symmetric else np.sqrt(found)))
     return _result(run, "spectral norm", value, (low, high), eigen, confidence)
+
+
+def _of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormResult:
+    if not rtol > 0:
+        raise InvalidInputError(f"rtol must be a number > 0, got {rtol!r}.")
+    with run:
+        if run.A.is_symmetric is False:
+            raise InvalidInputError(f"data='part' needs a symmetric mean over samples, got {run.A!r}.")
+        found = norm_of_part(run, rtol, tol, confidence)
+    value = found.value
+    converged = not found.is_limited and value.standard_error <= rtol * value.estimate
+    message = (
+        f"{found.samples_used} of {run.samples} samples in two parts, whose eigenvalues are off by {found.bound:.1e}"
+    )
+    if not converged:
+        message = (
+            f"spectral_norm stopped after {run.products} products with a standard error of {value.standard_error:.3g} "
+            f"at {value.estimate:.6g} ({message}). Raise max_matvecs or rtol, lower tol, or leave data= out."
+        )
+    return run.result(
+        NormResult,
+        quantity="spectral norm",
+        **vars(value),
+        method="eigenvalues",
+        estimates=np.zeros(0),
+        sampling_error=found.sampling_error,
+        samples_used=found.samples_used,
+        converged=converged,
+        message=message,
+    )
 
 
 def condition_number(

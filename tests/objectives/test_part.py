@@ -141,6 +141,19 @@ def test_batches_of_other_lengths_and_single_samples_with_what_belongs_to_none()
     close(total, numpy(A @ torch.tensor(vector)), "float64")
 
 
+def test_groups_are_linearized_within_the_memory_budget():
+    x, y = classes(40)
+    for budget, is_held in ((10**9, True), (0, False)):
+        A = linear(F.cross_entropy, [(x[:20], y[:20]), (x[20:], y[20:])], memory_budget=budget).hessian()
+        vector = torch.ones(A.shape[1], dtype=torch.float64)
+        with A.session():
+            (group,) = A.sample_mean.groups([np.arange(40)])
+            products = [numpy(group.multiply(vector)) for _ in range(3)]
+        assert (group.held_bytes > 0) is is_held and group.bytes > 0
+        for product in products:
+            close(product, numpy(A @ vector), "float64")
+
+
 def contrastive(z, y):
     return F.cross_entropy(z @ z.T, torch.arange(len(z)))
 
@@ -171,3 +184,28 @@ def test_a_loader_is_read_again_and_left_as_it_was():
     vector, total = added_up(A, thirds(64))
     close(total, numpy(A @ torch.tensor(vector)), "float64")
     assert torch.equal(generator.get_state(), before[0]) and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_numbers_of_a_trained_network_from_a_part_of_its_samples():
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.standard_normal((1500, 6)))
+    y = (x @ torch.tensor(rng.standard_normal((6, 3))) + 0.1 * torch.tensor(rng.standard_normal((1500, 3)))).argmax(1)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=40)
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.cross_entropy(model(x), y)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    H = specop.objective(model, F.cross_entropy, list(zip(x.split(100), y.split(100), strict=True))).hessian()
+    values = np.linalg.eigvalsh(numpy(H.to_dense()))
+    for seed in range(2):
+        trace = specop.trace(H, rtol=0.1, data="part", seed=seed)
+        norm = specop.spectral_norm(H, rtol=0.1, data="part", seed=seed)
+        for found, truth in ((trace, values.sum()), (norm, np.abs(values).max())):
+            assert found.samples == 1500 and found.samples_used <= 1500 and found.converged
+            assert abs(found.estimate - truth) <= 4.0 * found.standard_error
