@@ -13,6 +13,7 @@ from specop.arrays.backend import Array
 from specop.errors import checked_count, checked_number
 from specop.krylov.projected import Ritz
 from specop.krylov.run import Run
+from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
@@ -21,6 +22,7 @@ from specop.results.trace import TraceResult
 from specop.spectral.check import CHECK_ROWS, Check
 from specop.spectral.eigsh import eigen_fields
 from specop.spectral.ends import End
+from specop.spectral.fitting import may_store, rows_that_fit
 from specop.spectral.goals import STAGE
 from specop.spectral.search import Search
 from specop.spectral.spectral_density import quadrature_fields
@@ -131,7 +133,8 @@ def survey(
     began = time.perf_counter()
     with run:
         free = n if n <= 400 else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
-        space = KrylovSpace(run, min(n, max(2 * k + 40, steps, free) + CHECK_ROWS), k)
+        wished = min(n, max(2 * k + 40, steps, free) + CHECK_ROWS)
+        space = KrylovSpace(run, rows_that_fit(run, wished, k + k_low + CHECK_ROWS), k)
         space.start()
         while (
             space.has_room_for(1)
@@ -265,10 +268,13 @@ def _rest(
     The last number is what rounding does to eigenvalues.
     """
     k, n = len(largest.eigenvalues), run.n
-    space = KrylovSpace(run, min(n, k + steps))
     if every is not None or k == n:
         return [], np.zeros(0), float(largest.bounds.max())
-    space.hold([largest.eigenvector(i) for i in range(k)], largest.eigenvalues, largest.residuals)
+    vectors = [largest.eigenvector(i) for i in range(k)]
+    space: KrylovSpace | ShortRecurrence = ShortRecurrence(run, vectors)
+    if may_store(run, min(n, k + steps), None):
+        space = KrylovSpace(run, min(n, k + steps))
+        space.hold(vectors, largest.eigenvalues, largest.residuals)
     # That of the Krylov space waits until other vectors have looked for copies of what it found.
     first = [] if rule is None or probes < 2 else _without(rule, largest)
     rules: list[GaussRule] = []
@@ -293,7 +299,7 @@ def _rest(
                 break
             space.expand()
             run.update("probes of trace and density")
-        one = space.rule(space.ritz(k))
+        one = space.gauss_rule(k)
         samples.append(_sample(one, largest, n))
         if not enough:
             rules.append(one)

@@ -8,6 +8,7 @@ import pytest
 import specop
 from cases import CASES, each_algorithm_case
 from specop.errors import NotEnoughMemoryError
+from specop.spectral.survey import survey
 
 N = 900
 OUTLIERS = 10.0 * 1.3 ** np.arange(8)
@@ -186,3 +187,14 @@ def test_a_first_product_is_not_verified_where_that_takes_more_than_there_is(mon
     monkeypatch.setattr("specop.objectives.witness.free_host_memory", lambda: 800)
     H = specop.objective(model, torch.nn.functional.cross_entropy, data).hessian()
     assert specop.eigsh(H, k=1).notes == ""
+
+
+def test_a_survey_holds_what_fits(device_of):
+    device = device_of(NUMPY, 40)
+    found = survey(operator(NUMPY), 5, 2, tol=1e-3, trace_rtol=0.05, steps=40, probes=2)
+    np.testing.assert_allclose(found.largest.eigenvalues, OUTLIERS[-5:], rtol=1e-6)
+    low, high = found.trace.interval
+    assert low < SPECTRUM.sum() < high
+    assert device.most <= 36
+    assert "three vectors" in found.density.notes
+    assert found.density.error < 0.01
