@@ -60,7 +60,9 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"changelog": [], "index": []}
+# Pages without pages below them have the whole width.
+ALONE = ["index", "start", "choose", "concepts", "errors", "messages", "examples", "benchmarks", "truth", "extending"]
+html_sidebars = {page: [] for page in [*ALONE, "functions", "reproductions", "parallel", "scale", "changelog"]}
 copyright = "The specop authors, Apache-2.0"
 
 ORDER = ["density", "sharpness", "surface", "traces", "pruning", "influence"]
