@@ -25,14 +25,26 @@ from specop.statistics.numbers import Floats, Integers
 from specop_jax import kernels
 from specop_jax.memory import free_memory
 
-__all__ = ["JaxBackend", "alive", "backend", "known", "require_precision", "require_transfers"]
+__all__ = [
+    "STRIP",
+    "JaxBackend",
+    "Part",
+    "alive",
+    "backend",
+    "enable_x64",
+    "known",
+    "padded_size",
+    "placed_rows",
+    "require_precision",
+    "require_transfers",
+]
 
 # Columns that a product in place holds beside the basis.
-_STRIP = 262_144
+STRIP = 262_144
 _GROUP = 8
 _BETA = 0
 # For one call, in this thread; experimental before JAX 0.8.
-_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # type: ignore[attr-defined]
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class JaxBackend(Backend):
     def orthogonalize_(self, x: Array, basis: RowBlocks, k: int, near: Sequence[int]) -> tuple[Array, Part, Part, Part]:
         # One buffer for all scalars: the norm, the near rows' coefficients, all rows' coefficients.
         begin = 1 + len(near)
-        size = _padded(begin + sum(map(len, basis.blocks)))
+        size = padded_size(begin + sum(map(len, basis.blocks)))
         buffer = jnp.zeros(size, dtype=x.dtype, device=basis.layout.device)
         rows = [self.row(basis, i) for i in near]
         for slot, row in enumerate(rows, start=1):
@@ -137,12 +149,12 @@ class JaxBackend(Backend):
     def combine_(self, basis: RowBlocks, coefficients: Floats, start: int) -> RowBlocks:
         m, p = coefficients.shape
         layout, blocks = basis.layout, basis.blocks
-        size = _padded(sum(map(len, blocks)))
+        size = padded_size(sum(map(len, blocks)))
         padded = np.zeros((size, size), dtype=layout.dtype)
         padded[start : start + m, start : start + p] = coefficients
         weights = jax.device_put(padded, layout.device)
         targets = basis.meeting(start, start + p)
-        width = min(layout.n, _STRIP)
+        width = min(layout.n, STRIP)
         for done in range(0, layout.n, width):
             # The last strip is as wide as the others: it begins with columns that are finished and stay.
             column = min(done, layout.n - width)
@@ -163,11 +175,11 @@ class JaxBackend(Backend):
     def row_products(self, x: Sequence[Array], y: Sequence[Array]) -> Floats:
         # Pairs of blocks, because a kernel for all of them would be compiled for each number of blocks.
         total = np.empty((sum(map(len, x)), sum(map(len, y))))
-        for i, left in _placed(x):
-            for j, right in _placed(y):
+        for i, left in placed_rows(x):
+            for j, right in placed_rows(y):
                 if y is x and j.start > i.start:
                     continue
-                with _enable_x64(True):
+                with enable_x64(True):
                     product = np.asarray(kernels.row_products(left, right))
                 total[i, j] = product
                 if y is x:
@@ -175,7 +187,7 @@ class JaxBackend(Backend):
         return total
 
     def block_products(self, rows: Array, size: int) -> Floats:
-        with _enable_x64(True):
+        with enable_x64(True):
             return np.array(kernels.block_products(rows, size))
 
     def cast(self, x: Array, dtype: np.dtype[Any]) -> Array:
@@ -271,7 +283,7 @@ def require_precision(dtype: Any, what: str) -> None:
         )
 
 
-def _placed(blocks: Sequence[Array]) -> Iterator[tuple[slice, Array]]:
+def placed_rows(blocks: Sequence[Array]) -> Iterator[tuple[slice, Array]]:
     """Yield blocks of rows with their places among all rows."""
     start = 0
     for rows in blocks:
@@ -294,7 +306,7 @@ def _packed(arrays: list[Array]) -> Array:
     return _packed([kernels.pack(group + group[-1:] * (_GROUP - len(group))) for group in groups])
 
 
-def _padded(size: int) -> int:
+def padded_size(size: int) -> int:
     """Return the next power of two from 64 on: few sizes, so that few kernels are compiled."""
     return max(64, 1 << (size - 1).bit_length())
 

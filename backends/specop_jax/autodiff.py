@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.calling import calling_function
 from specop.objectives.likelihoods import Likelihood, label_noise, recognise
-from specop.objectives.parameters import one_device, unchanged
+from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import (
     check_samples_first,
     dependent_samples,
@@ -27,12 +26,15 @@ from specop.objectives.refusals import (
 from specop.objectives.trees import Joined
 from specop.statistics.numbers import Floats, Integers
 from specop_jax import programs
-from specop_jax.arrays import JaxBackend, alive, backend, device_of, known, require_precision, require_transfers
-from specop_jax.memory import free_memory, held_bytes, is_out_of_memory
+from specop_jax.arrays import alive, known, require_precision, require_transfers
+from specop_jax.form import Form
+from specop_jax.memory import bytes_on_device, free_memory, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
+from specop_jax.places import place_of
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
-from specop_jax.structures import TREES, checksum, on_device, outlined, refuse_sparse
+from specop_jax.spread import is_spread
+from specop_jax.structures import TREES, checksum, outlined, refuse_sparse
 from specop_jax.trained import check_repeated
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
@@ -89,7 +91,6 @@ def _describe(
 class JaxAutodiff(OneBatch):
     """`specop.objectives.Autodiff` on JAX."""
 
-    backend: JaxBackend = backend
     trees = TREES
     is_out_of_memory = staticmethod(is_out_of_memory)
 
@@ -102,19 +103,22 @@ class JaxAutodiff(OneBatch):
             _, arrays = self._read()
         for name, array in selected.items():
             require_precision(array.dtype, f"parameter {name!r}")
-        devices = {device_of(array, repr(name)) for name, array in arrays.items() if isinstance(array, Array)}
-        self.device = one_device(devices or jax.devices()[:1], "put them on one with jax.device_put(params, device)")
-        self.form = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
-        dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in self.form) else np.float32)
+        self.place = place_of(arrays)
+        self.backend = self.place.backend
+        self.device = self.place.device
+        kinds = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
+        dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in kinds) else np.float32)
+        self.form = Form(kinds, dtype, self.place.order([arrays[name] for name in selected]))
         # Not the arrays themselves: they would outlive a model that is trained further.
-        kinds = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in selected.items()}
-        super().__init__(model, kinds, likelihood, fixed_randomness, lambda size: Layout(size, dtype, self.device))
+        parameters = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in selected.items()}
+        layout = self.place.layout(dtype, self.form.order)
+        super().__init__(model, parameters, likelihood, fixed_randomness, layout)
         self._programs: dict[Any, Any] = {}
 
     @property
     def precision(self) -> float:
         """Rounding error of products: of the least exact parameter dtype, or of the device's matrix products."""
-        coarsest = max(float(jnp.finfo(kind).eps) for _, kind in self.form)
+        coarsest = max(float(jnp.finfo(kind).eps) for _, kind in self.form.kinds)
         products = {"gpu": 2.0**-11, "tpu": 2.0**-8}.get(self.device.platform, 0.0)
         setting = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
         exact = setting in ("highest", "float32")
@@ -137,8 +141,8 @@ class JaxAutodiff(OneBatch):
 
     # Batches
     def prepare(self, batch: Any) -> Any:
-        """Return the batch on the parameters' device."""
-        return TREES.map(lambda array: on_device(array, self.device), batch)
+        """Return the batch on the parameters' device, or spread over their devices."""
+        return self.place.batch(batch)
 
     def count(self, batch: Any) -> int:
         """Return the number of samples in a batch."""
@@ -160,7 +164,7 @@ class JaxAutodiff(OneBatch):
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
-        return sum(array.nbytes for array in TREES.arrays(batch))
+        return sum(map(bytes_on_device, TREES.arrays(batch)))
 
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
         """Return the batch's arrays themselves, which are immutable; of NumPy arrays checksums."""
@@ -174,12 +178,12 @@ class JaxAutodiff(OneBatch):
     def loss(self, theta: Array | None, batch: Any) -> Array:
         """Return the loss."""
         program, arguments = self._program(LossProgram, theta, batch)
-        return self._finite(program.loss(*arguments), arguments)
+        return self._finite(self.place.settled(program.loss)(*arguments), arguments)
 
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
         program, arguments = self._program(LossProgram, theta, batch)
-        loss, gradient = program.gradient(*arguments)
+        loss, gradient = self.place.settled(program.gradient)(*arguments)
         return self._finite(loss, arguments), gradient
 
     def check_trained(self, theta: Array | None, batch: Any, changed: Callable[[], list[str]]) -> None:
@@ -198,14 +202,16 @@ class JaxAutodiff(OneBatch):
     def outputs(self, theta: Array | None, batch: Any) -> Array:
         """Return what the criterion is given as a vector."""
         program, arguments = self._program(OutputProgram, theta, batch)
-        return program.flat(*arguments)
+        return self.place.settled(program.flat)(*arguments)
 
     def output_gradient(self, theta: Array | None, batch: Any, shift: Array) -> Array:
         """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
         program, arguments = self._program(OutputProgram, theta, batch)
-        status, _, gradient = program.slopes(*arguments, shift.reshape(program.outputs.shape))
+        status, _, gradient = self.place.settled(program.slopes)(
+            *arguments, self.place.own(shift, self.place.plain(shift))
+        )
         self._sound(status, arguments)
-        return gradient.reshape(-1).astype(self.layout.dtype)
+        return self.place.settled(program.flatten)(gradient)
 
     def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> list[tuple[list[int], Joined]]:
         """Return samples at these places of several batches, those of batches of the same kind together."""
@@ -228,21 +234,29 @@ class JaxAutodiff(OneBatch):
     def linearize(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Linearization:
         """Return the product with a vector, and what multiplies others without another look at model or data."""
         # What is kept of a first product would outlive the trace that the vector belongs to.
-        known(vector)
+        jax.tree_util.tree_map(known, vector)
+        order = self.place.plain(vector) if matrix.kind == "transposed jacobian" else self.form.order
+        vector = self.place.own(vector, order)
         if matrix.kind == "hessian":
             loss_program, arguments = self._program(LossProgram, theta, batch)
             product = loss_program.linearize(arguments, vector)
         else:
             program, arguments = self._program(OutputProgram, theta, batch)
             product = program.linearize(arguments, vector, *self._variant(program, arguments[2], batch, matrix))
+        self.place.settle((product.first, product.held))
         self._sound(product.status, arguments)
-        return Linearization(product.first, product.apply, held_bytes(product.held, arguments[:2]))
+        apply = (
+            product.apply
+            if order is None
+            else lambda other: self.place.settled(product.apply)(self.place.own(other, order))
+        )
+        return Linearization(product.first, apply, held_bytes(product.held, arguments[:2]))
 
     def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
         """Return the product with a vector and keep nothing."""
         if matrix.kind == "hessian":
             program, arguments = self._program(LossProgram, theta, batch)
-            loss, product = program.product(*arguments, vector)
+            loss, product = self.place.settled(program.product)(*arguments, self._own(vector))
             self._finite(loss, arguments)
             return product
         # By the same compiled functions: one for both would take as long to compile and does hardly less.
@@ -250,13 +264,14 @@ class JaxAutodiff(OneBatch):
 
     def sample_gradients(self, theta: Array | None, batch: Any) -> Callable[[int, int], Array]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
-        program, arguments = self._program(OutputProgram, theta, batch)
+        # Samples are cut out of arrays that each device has.
+        program, arguments = self._program(OutputProgram, theta, self.place.gathered(batch))
         self._check_samples(program, batch)
-        status, outputs, gradient = program.slopes(*arguments, 0.0)
+        status, outputs, gradient = self.place.settled(program.slopes)(*arguments, None)
         self._sound(status, arguments)
 
         def between(start: int, stop: int) -> Array:
-            rows, lengths = program.rows(stop - start, *arguments, outputs, gradient, start)
+            rows, lengths = self.place.settled(program.rows)(stop - start, *arguments, outputs, gradient, start)
             error, scale = self.backend.to_host(lengths)[0]
             # Not "greater": where a sample on its own gives NaN, this fails too.
             if not error <= self.precision**0.5 * scale:
@@ -279,7 +294,7 @@ class JaxAutodiff(OneBatch):
         if matrix.kind != "sampled fisher":
             return Variant(matrix.kind, likelihood), (weights,)
         noise = label_noise(likelihood.name, matrix, self.count(batch), weights.size)
-        return Variant(matrix.kind, likelihood), (weights, jax.device_put(noise, self.device))
+        return Variant(matrix.kind, likelihood), (weights, self.place.everywhere(noise))
 
     def _terms(self, program: OutputProgram, arrays: list[Array]) -> tuple[Likelihood, Array]:
         assert self.likelihood is not None
@@ -297,12 +312,12 @@ class JaxAutodiff(OneBatch):
         """Return compiled functions for a batch of this form, and their arguments."""
         loss, leaves = self._read()
         arrays, frame = TREES.take_apart(batch)
-        others = [None if name in self.parameters else leaf for name, leaf in leaves.items()]
+        others = [None if name in self.parameters else self.place.leaf(leaf) for name, leaf in leaves.items()]
         points = self._held(leaves) if theta is None else self._split(theta)
         arguments = points, others, arrays
-        key = (kind, loss, frame, tuple((array.shape, array.dtype) for array in arrays))
+        key = (kind, loss, frame, tuple((array.shape, array.dtype, self.place.cut_of(array)) for array in arrays))
         if key not in self._programs:
-            program = programs.find(kind, loss, frame, self.form, self.layout.dtype, arguments)
+            program = programs.find(kind, loss, frame, self.form, arguments)
             if self.model.is_module:
                 self._refuse_bypassed(program, leaves)
             self._programs[key] = program
@@ -324,13 +339,16 @@ class JaxAutodiff(OneBatch):
 
     def _held(self, leaves: dict[str, Any]) -> list[Array]:
         found = unchanged(self.parameters, leaves, lambda array: (tuple(array.shape), np.dtype(array.dtype)))
-        return [on_device(array, self.device) for array in found]
+        return [self.place.everywhere(array) for array in found]
 
     def _join(self, parts: Sequence[Any]) -> Array:
-        return programs.join([on_device(part, self.device) for part in parts], self.layout.dtype)
+        return self.place.settled(self.form.join)([self.place.everywhere(part) for part in parts])
 
     def _split(self, vector: Array) -> list[Array]:
-        return programs.split(vector, self.form)
+        return self.place.settled(self.form.split)(self._own(vector))
+
+    def _own(self, vector: Array) -> Array:
+        return self.place.own(vector, self.form.order)
 
     def _read(self) -> tuple[Loss, dict[str, Any]]:
         require_transfers()
@@ -369,7 +387,7 @@ class JaxAutodiff(OneBatch):
         bad = [
             name
             for name, value in zip(names, values, strict=True)
-            if jnp.issubdtype(value.dtype, np.floating) and not np.isfinite(np.asarray(value, dtype=float)).all()
+            if jnp.issubdtype(value.dtype, np.floating) and not np.asarray(jnp.isfinite(value).all())
         ]
         return not_finite(what, bad)
 
@@ -379,6 +397,8 @@ class _Wide(JaxAutodiff):
 
     # What cuts a vector of another dtype up takes longer to compile than the vector to move.
     def _split(self, vector: Array) -> list[Array]:
+        if self.form.order is not None:
+            return super()._split(vector)
         ends = np.cumsum(self.sizes)[:-1]
         pieces = zip(np.split(np.asarray(vector), ends), self.shapes, strict=True)
         return [jnp.asarray(piece.reshape(shape)) for piece, shape in pieces]
@@ -394,6 +414,8 @@ class _Wide(JaxAutodiff):
 
 
 def _wide(array: Any) -> Any:
+    if is_spread(array):
+        return array.astype(np.float64) if real(array) else array
     # By way of the host, because a conversion is compiled for each shape.
     return jnp.asarray(np.asarray(array, np.float64)) if real(array) else array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax import Array
 
 from specop.arrays.memory import free_host_memory
 
-__all__ = ["free_memory", "held_bytes", "is_out_of_memory"]
+__all__ = ["bytes_on_device", "free_memory", "held_bytes", "is_out_of_memory"]
 
 
 def free_memory(device: jax.Device) -> int:
@@ -24,8 +25,15 @@ def free_memory(device: jax.Device) -> int:
 def held_bytes(held: Sequence[Array], owned: Any) -> int:
     """Return the memory behind the arrays that would be free without them."""
     known = set(map(_address, jax.tree_util.tree_leaves(owned)))
-    sizes = {_address(array): array.nbytes for array in held}
+    sizes = {_address(array): bytes_on_device(array) for array in held}
     return sum(size for address, size in sizes.items() if address not in known)
+
+
+def bytes_on_device(array: Any) -> int:
+    """Return the memory that an array takes on each of its devices."""
+    if not hasattr(array, "sharding") or not hasattr(array, "unsafe_buffer_pointer"):
+        return int(array.nbytes)
+    return math.prod(array.sharding.shard_shape(array.shape)) * int(array.dtype.itemsize)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -35,4 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _address(array: Any) -> int:
     # Random keys have no address of their own; few bytes, counted each time.
-    return array.unsafe_buffer_pointer() if hasattr(array, "unsafe_buffer_pointer") else id(array)
+    if not hasattr(array, "unsafe_buffer_pointer"):
+        return id(array)
+    parts = array.addressable_shards
+    return parts[0].data.unsafe_buffer_pointer() if parts else id(array)

@@ -18,7 +18,7 @@ from jax import Array
 from specop.errors import InvalidInputError
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, importance, readings
 from specop_jax.likelihoods import FUNCTIONS, output_hessian
-from specop_jax.programs import NO_DERIVATIVE, Arguments, Program, join, split
+from specop_jax.programs import NO_DERIVATIVE, Arguments, Program
 from specop_jax.residuals import Split
 
 __all__ = ["LossProgram", "Multiply", "OutputProgram", "Product", "Variant"]
@@ -90,7 +90,7 @@ class LossProgram(Program):
 
     def _gradient(self, *arguments: Any) -> tuple[Array, Array]:
         parts, found = self._slope(*arguments[1:])(arguments[0])
-        return found, join(parts, self.dtype)
+        return found, self.form.join(parts)
 
     def _slope(self, others: list[Any], arrays: list[Array]) -> Callable[[list[Array]], tuple[list[Array], Array]]:
         def at(points: list[Array]) -> tuple[list[Array], Array]:
@@ -104,24 +104,24 @@ class LossProgram(Program):
         return found, linear
 
     def _apply(self, linear: Any, vector: Array) -> Array:
-        return join(linear(split(vector, self.form)), self.dtype)
+        return self.form.join(linear(self.form.split(vector)))
 
     def _forward(
         self, points: list[Array], others: list[Any], arrays: list[Array], vector: Array
     ) -> tuple[Array, Array]:
-        along = split(vector, self.form)
+        along = self.form.split(vector)
         _, parts, found = jax.jvp(self._slope(others, arrays), (points,), (along,), has_aux=True)
-        return found, join(parts, self.dtype)
+        return found, self.form.join(parts)
 
     def _reverse(
         self, points: list[Array], others: list[Any], arrays: list[Array], vector: Array
     ) -> tuple[Array, Array]:
         def along(points: list[Array]) -> tuple[Array, Array]:
             parts, found = self._slope(others, arrays)(points)
-            return jnp.stack([*map(jnp.vdot, parts, split(vector, self.form))]).sum(), found
+            return jnp.stack([*map(jnp.vdot, parts, self.form.split(vector))]).sum(), found
 
         parts, found = jax.grad(along, has_aux=True)(points)
-        return found, join(parts, self.dtype)
+        return found, self.form.join(parts)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class OutputProgram(Program):
         loss: Array | float = 0.0
         multiply: Multiply
         if variant.kind == "jacobian":
-            multiply = _Chain((push, lambda along: join([along], self.dtype)))
+            multiply = _Chain((push, jax.jit(self.form.flat)))
         elif variant.kind == "transposed jacobian":
             multiply = pull
         else:
@@ -189,16 +189,21 @@ class OutputProgram(Program):
         """Return the outputs as a vector."""
 
         def flat(*arguments: Any) -> Array:
-            return self.functions.outputs(*arguments).reshape(-1).astype(self.dtype)
+            return self.form.flat(self.functions.outputs(*arguments))
 
         return self._once("flat", lambda: jax.jit(flat))(*arguments)
 
-    def slopes(self, *arguments: Any) -> tuple[Status, Array, Array]:
-        """Return status, outputs moved by the last argument, and the gradient of the loss in them."""
+    def flatten(self, z: Array) -> Array:
+        """Return an array of the outputs' shape as a vector."""
+        return self._once("flatten", lambda: jax.jit(self.form.flat))(z)
 
-        def slopes(points: list[Array], others: list[Any], arrays: list[Array], shift: Array) -> Any:
+    def slopes(self, *arguments: Any) -> tuple[Status, Array, Array]:
+        """Return status, outputs moved by the last argument, a vector or None, and the gradient of the loss in them."""
+
+        def slopes(points: list[Array], others: list[Any], arrays: list[Array], shift: Array | None) -> Any:
             z = self.functions.outputs(points, others, arrays)
-            z = z + jnp.asarray(shift, z.dtype)
+            if shift is not None:
+                z = z + self.form.shaped(shift, self.outputs)
             loss, gradient = jax.value_and_grad(self.functions.criterion(arrays))(z)
             return (jnp.isfinite(z).all(), loss), z, gradient
 
@@ -245,7 +250,7 @@ class OutputProgram(Program):
 
             samples = [pieces(arrays[i]) for i in sliced]
             parts, found = jax.vmap(jax.grad(weighted, has_aux=True), (None, 0, 0))(points, samples, pieces(gradient))
-            flat = jnp.concatenate([part.reshape(count, -1).astype(self.dtype) for part in parts], axis=1)
+            flat = self.form.join_rows(parts)
             expected = pieces(z)
             lengths = [jnp.linalg.norm(x.reshape(-1).astype(self.dtype)) for x in (found - expected, expected)]
             return flat, jnp.stack(lengths)
@@ -263,12 +268,12 @@ class OutputProgram(Program):
         return (jnp.isfinite(z).all(), z), pull
 
     def _push(self, pull: Any, vector: Array) -> Array:
-        (along,) = jax.linear_transpose(pull, self.outputs)((split(vector, self.form),))
+        (along,) = jax.linear_transpose(pull, self.outputs)((self.form.split(vector),))
         return along
 
     def _pull(self, pull: Any, u: Array) -> Array:
-        (parts,) = pull(u.reshape(self.outputs.shape).astype(self.outputs.dtype))
-        return join(parts, self.dtype)
+        (parts,) = pull(self.form.shaped(u, self.outputs))
+        return self.form.join(parts)
 
     def _middle(self, variant: Variant, z: Array, arrays: list[Array], extra: Any) -> tuple[Array, Multiply]:
         """Return the loss and u -> M u."""

@@ -15,13 +15,12 @@ from jax import Array
 from specop.errors import InvalidInputError
 from specop.objectives.refusals import no_scalar, not_real_outputs, refusing_global_draws
 from specop.objectives.trees import Frame
+from specop_jax.form import Form
 from specop_jax.models import Loss
+from specop_jax.spread import is_spread
 from specop_jax.structures import checksum
 
-__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "find", "join", "shape_of", "split"]
-
-Form = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
-"""Shapes and dtypes of the selected parameters, in the order of the vector."""
+__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "find", "shape_of"]
 
 Arguments = tuple[list[Any], list[Any], list[Any]]
 """Selected leaves, all leaves with None for those, and leaves of the batch."""
@@ -42,8 +41,7 @@ class Program:
     functions : Functions
         Of the loss.
     form : Form
-    dtype : numpy.dtype
-        Of vectors.
+        What cuts vectors up.
     outputs : jax.ShapeDtypeStruct or None
         Shape and dtype of the outputs, if the functions need them.
     captured : sequence of arrays
@@ -52,12 +50,10 @@ class Program:
 
     needs_outputs = False
 
-    def __init__(
-        self, functions: Functions, form: Form, dtype: np.dtype[Any], outputs: Any, captured: Sequence[Any]
-    ) -> None:
+    def __init__(self, functions: Functions, form: Form, outputs: Any, captured: Sequence[Any]) -> None:
         self.functions = functions
         self.form = form
-        self.dtype = dtype
+        self.dtype = form.dtype
         self.outputs = outputs
         self.captured = captured
 
@@ -91,7 +87,7 @@ class Functions:
         return lambda z: _mean(self.loss.compare(z, self.frame.fill(arrays)))
 
 
-def find(kind: type[P], loss: Loss, frame: Frame, form: Form, dtype: np.dtype[Any], arguments: Arguments) -> P:
+def find(kind: type[P], loss: Loss, frame: Frame, form: Form, arguments: Arguments) -> P:
     """Return the program of a loss for batches of this form: that of an earlier objective if it is the same.
 
     The same function need not compute the same again: it may read a variable that has changed. The trace of its
@@ -105,7 +101,7 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, dtype: np.dtype[An
         ``loss(leaves, batch)``: hashable, without arrays of its own.
     frame : Frame
         Puts a batch together.
-    form, dtype
+    form : Form
         Of the parameters and of the vectors.
     arguments : Arguments
         Only their shapes matter.
@@ -134,20 +130,18 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, dtype: np.dtype[An
             f"JAX has no gradient of the loss: {error} Replace that operation by others."
         ) from error
     (_, z), _ = returned
-    outputs = None if z is None else jax.ShapeDtypeStruct(z.shape, z.dtype)
+    outputs = None if z is None else jax.ShapeDtypeStruct(z.shape, z.dtype, sharding=form.sharding_of(z))
     # JAX's own arrays are immutable; a NumPy array may have been written into.
     captured = tuple((id(c), None if isinstance(c, Array) else checksum(c)) for c in found.consts)
     kept = _Unhashed((functions, outputs, found.consts))
-    return _program(kind, loss, form, dtype, str(found.jaxpr), captured, kept)  # type: ignore[arg-type]
+    return _program(kind, loss, form, str(found.jaxpr), captured, kept)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(_KEPT)
-def _program(
-    kind: type[Any], loss: Loss, form: Form, dtype: np.dtype[Any], text: str, captured: Any, kept: _Unhashed
-) -> Any:
+def _program(kind: type[Any], loss: Loss, form: Form, text: str, captured: Any, kept: _Unhashed) -> Any:
     # Frames with the same trace differ in constants that the loss does not use, such as file names.
     functions, outputs, constants = kept.value
-    return kind(functions, form, dtype, outputs, constants)
+    return kind(functions, form, outputs, constants)
 
 
 class _Unhashed:
@@ -165,7 +159,10 @@ class _Unhashed:
 
 def shape_of(array: Any) -> jax.ShapeDtypeStruct:
     """Return what is traced in place of an array."""
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=getattr(array, "weak_type", False))
+    # Where the axes of a mesh are explicit, how an array is cut belongs to its type.
+    sharding = array.sharding if is_spread(array) else None
+    weak_type = getattr(array, "weak_type", False)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=weak_type, sharding=sharding)
 
 
 def _merged(points: list[Array], others: list[Any]) -> list[Any]:
@@ -180,19 +177,3 @@ def _mean(found: Any) -> Array:
         what = type(found).__name__ if shape is None else f"{jnp.result_type(found)} of shape {tuple(shape)}"
         raise no_scalar(what, found)
     return jnp.reshape(found, ())
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def split(vector: Array, form: Form) -> list[Array]:
-    """Return the parts of a vector as the parameters' shapes and dtypes."""
-    sizes = [int(np.prod(shape)) for shape, _ in form]
-    pieces = jnp.split(vector, np.cumsum(sizes)[:-1])
-    return [piece.reshape(shape).astype(dtype) for piece, (shape, dtype) in zip(pieces, form, strict=True)]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def join(parts: list[Array], dtype: np.dtype[Any]) -> Array:
-    """Return the parts as one vector."""
-    # A copy, because a compiled function hands an argument that it returns straight through, and the caller writes
-    # into what it gets.
-    return jnp.copy(jnp.concatenate([part.reshape(-1).astype(dtype) for part in parts]))

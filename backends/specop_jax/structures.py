@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from specop.errors import InvalidInputError
 from specop.objectives import checksums
 from specop.objectives.trees import Trees
 from specop_jax import kernels
 from specop_jax.arrays import alive
+from specop_jax.spread import hosted, is_spread
 
 __all__ = ["TREES", "checksum", "names_of", "on_device", "outlined", "refuse_sparse"]
 
@@ -39,16 +41,25 @@ def _as_array(leaf: Any) -> Array | np.ndarray | None:
     return None
 
 
+def _whole(array: Any) -> Any:
+    """Return an array that samples can be cut out of: each device has all of it."""
+    if not is_spread(array) or array.is_fully_replicated:
+        return array
+    return jax.block_until_ready(jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec())))
+
+
 TREES = Trees(
     flatten=jax.tree_util.tree_flatten,
     unflatten=jax.tree_util.tree_unflatten,
     names=_names,
     as_array=_as_array,
     shape=lambda array: getattr(array, "shape", None),
-    between=lambda array, start, stop: kernels.rows_between(array, start, stop - start),
-    at=lambda array, indices: array[indices],
+    between=lambda array, start, stop: kernels.rows_between(_whole(array), start, stop - start),
+    at=lambda array, indices: _whole(array)[indices],
     # On the host: a device would compile for each combination of lengths.
-    join=lambda arrays: np.concatenate([np.asarray(array) for array in arrays]),
+    join=lambda arrays: np.concatenate(
+        [hosted(array) if isinstance(array, Array) else np.asarray(array) for array in arrays]
+    ),
 )
 
 
@@ -86,4 +97,4 @@ def checksum(array: Array | np.ndarray) -> int:
     """Return a checksum of an array's bytes."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    return checksums.checksum(np.asarray(array))
+    return checksums.checksum(hosted(array) if isinstance(array, Array) else np.asarray(array))

@@ -214,7 +214,8 @@ def backend_of(array: Array) -> Backend:
     >>> backend_of(np.zeros(3)).name
     'numpy'
     """
-    backend: Backend = framework_adapter(array).backend
+    adapter = framework_adapter(array)
+    backend: Backend = adapter.backend_for(array) if hasattr(adapter, "backend_for") else adapter.backend
     return backend
 
 
@@ -266,8 +267,8 @@ def framework_adapter(thing: object) -> Any:
     """
     origins = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
     for origin in origins:
-        if origin in _BUILT_IN:
-            return importlib.import_module(_BUILT_IN[origin])
+        if origin in _BUILT_IN or origin in _BUILT_IN.values():
+            return importlib.import_module(_BUILT_IN.get(origin, origin))
     for point in metadata.entry_points(group=_ENTRY_POINT_GROUP):
         if point.name in origins:
             return point.load()

@@ -64,5 +64,4 @@ class Native:
 
     def layout(self, n: int) -> Layout:
         """Layout of vectors of this dtype, on the device of new arrays."""
-        device = self.backend.layout(self.array(np.zeros(1))).device
-        return Layout(n, self.dtype, device)
+        return self.backend.layout(self.array(np.zeros(1))).of_length(n)

@@ -1,0 +1,68 @@
+"""A small network, its derivatives in float64 by JAX on one device, and ways to spread it over a mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+P = PartitionSpec
+RNG = np.random.default_rng(0)
+# 8 * 4 + 4 + 4 * 3 + 3 = 51 entries, no multiple of 4.
+RAW = {
+    "b1": RNG.standard_normal(4),
+    "b2": RNG.standard_normal(3),
+    "w1": RNG.standard_normal((8, 4)),
+    "w2": RNG.standard_normal((4, 3)),
+}
+DATA = (RNG.standard_normal((16, 8)), RNG.integers(0, 3, 16))
+AXES = {"data": ((4,), ("d",)), "fsdp": ((4,), ("d",)), "tensor": ((2, 2), ("d", "m"))}
+SPECS = {
+    "data": {name: P() for name in RAW},
+    "fsdp": {"b1": P("d"), "b2": P(), "w1": P("d"), "w2": P("d", None)},
+    "tensor": {"b1": P("m"), "b2": P(), "w1": P(None, "m"), "w2": P("m")},
+}
+
+
+def outputs(params, batch):
+    return jnp.tanh(batch[0] @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
+
+
+def criterion(z, y):
+    return -(jax.nn.one_hot(y, 3) * jax.nn.log_softmax(z)).sum(-1).mean()
+
+
+def loss(params, batch):
+    return criterion(outputs(params, batch), batch[1])
+
+
+def mesh(kind, axis_type=AxisType.Auto):
+    shape, names = AXES[kind]
+    return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(shape))
+
+
+def spread(kind, on, params=RAW, data=DATA):
+    """Parameters and batch on a mesh."""
+    placed = {name: jax.device_put(value, NamedSharding(on, SPECS[kind][name])) for name, value in params.items()}
+    return placed, tuple(jax.device_put(array, NamedSharding(on, P("d"))) for array in data)
+
+
+VECTOR, TREE = ravel_pytree(RAW)
+THETA = np.asarray(VECTOR)
+
+
+def dense(function=loss, data=DATA):
+    """Loss, gradient and Hessian by JAX alone."""
+    at = lambda vector: function(TREE(vector), data)  # noqa: E731
+    value, gradient = jax.value_and_grad(at)(VECTOR)
+    return float(value), np.asarray(gradient), np.asarray(jax.hessian(at)(VECTOR))
+
+
+LOSS, GRADIENT, HESSIAN = dense()
+VALUES = np.linalg.eigvalsh(HESSIAN)
+LARGEST = np.sort(VALUES[np.argsort(-np.abs(VALUES))][:3])
+
+
+def close(found, expected, tol=1e-12):
+    found, expected = np.asarray(found), np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tol * max(1.0, np.abs(expected).max(initial=0)))
