@@ -18,6 +18,7 @@ from jax import Array
 from specop.errors import InvalidInputError
 from specop.objectives.likelihoods import Likelihood, by_sample, fits, importance, readings
 from specop_jax.likelihoods import FUNCTIONS, output_hessian
+from specop_jax.local import LocalProducts, are_samples_apart
 from specop_jax.programs import NO_DERIVATIVE, Arguments, Program
 from specop_jax.residuals import Split
 
@@ -49,14 +50,31 @@ class LossProgram(Program):
         self._linearized = Split(self._linear, self._apply)
         self._products = {True: jax.jit(self._forward), False: jax.jit(self._reverse)}
         self._is_forward = True
+        self.local = None if self.form.order is None else LocalProducts(self._slope, self.form)
 
     def linearize(self, arguments: Arguments, vector: Array) -> Product:
         """Return the Hessian-vector product."""
+        own = self._linearize_on_each_device(arguments, vector)
+        if own is not None:
+            return own
         found = self._forwards(self._linearize, arguments, vector)
         if found is None:
             loss, first = self.product(*arguments, vector)
             return Product((True, loss), first, lambda other: self.product(*arguments, other)[1], arguments[2])
         return found
+
+    def _linearize_on_each_device(self, arguments: Arguments, vector: Array) -> Product | None:
+        """Return the product by the devices' own samples, or None where the loss is no mean over them."""
+        if self.local is None or self.form.order is None or not are_samples_apart(self.form.order, arguments[2]):
+            return None
+        try:
+            loss, apply, held = self.local.linearize(*arguments)
+        except NO_DERIVATIVE:
+            # The loss names axes of the mesh, or has no forward derivative.
+            return None
+        if not self.local.agrees(apply, lambda other: self.product(*arguments, other)[1]):
+            return None
+        return Product((True, loss), apply(vector), apply, held)
 
     def product(self, *arguments: Any) -> tuple[Array, Array]:
         """Return loss and Hessian-vector product, and keep nothing; the last argument is the vector."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["Split"]
+__all__ = ["Residuals", "Split"]
 
 
 class Split:
@@ -24,11 +24,11 @@ class Split:
     """
 
     def __init__(self, make: Callable[..., tuple[Any, Any]], *uses: Callable[..., Any]) -> None:
-        def made(*arguments: Any) -> tuple[Any, _Residuals]:
+        def made(*arguments: Any) -> tuple[Any, Residuals]:
             facts, linear = make(*arguments)
-            return facts, _Residuals.of(linear, arguments)
+            return facts, Residuals.of(linear, arguments)
 
-        def applied(use: Callable[..., Any], residuals: _Residuals, given: list[Any], operand: Any) -> Any:
+        def applied(use: Callable[..., Any], residuals: Residuals, given: list[Any], operand: Any) -> Any:
             return use(residuals.linear(given), operand)
 
         self._made = jax.jit(made)
@@ -43,7 +43,7 @@ class Split:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class _Residuals:
+class Residuals:
     """Linear functions without those of its arrays that are arguments of the function they came from.
 
     A compiled function returns copies of arguments: each linearization would hold the parameters once more.
@@ -54,7 +54,7 @@ class _Residuals:
     sources: tuple[int | None, ...] = field(metadata={"static": True})
 
     @classmethod
-    def of(cls, linear: Any, arguments: Any) -> _Residuals:
+    def of(cls, linear: Any, arguments: Any) -> Residuals:
         """Take apart linear functions, a pytree of them, while they are traced."""
         leaves, treedef = jax.tree_util.tree_flatten(linear)
         places = {id(argument): i for i, argument in enumerate(jax.tree_util.tree_leaves(arguments))}

@@ -1,5 +1,6 @@
 """Checks of vectors and models that are spread over four devices of one process, against one device."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 
+import sharded_jax
 import specop
 from parallel.jax_problems import (
     DATA,
@@ -22,6 +25,7 @@ from parallel.jax_problems import (
     P,
     close,
     criterion,
+    dense,
     loss,
     mesh,
     outputs,
@@ -30,7 +34,9 @@ from parallel.jax_problems import (
 from specop.arrays import backend_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
+from specop_jax import kernels, mapped
 from specop_jax.order import Order, Spread
+from specop_jax.products import LossProgram
 from specop_jax.spread_backend import backend_on
 
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
@@ -187,7 +193,6 @@ def check_matrices_of_the_outputs_and_of_samples():
     for made in (
         lambda o: o.ggn(),
         lambda o: o.fisher(kind="mc", seed=3),
-        lambda o: o.fisher(kind="empirical"),
         lambda o: o.jacobian(),
     ):
         close(made(objective).to_dense(), made(alone).to_dense())
@@ -223,3 +228,81 @@ def check_vectors_are_what_they_look_like():
     close(theta[3:7], THETA[3:7], 0)
     close(jnp.asarray(theta), THETA, 0)
     close(theta + jnp.asarray(THETA), 2 * THETA)
+
+
+def collectives(compiled):
+    """What a compiled program moves between devices: names of operations and entries of their results."""
+    text = compiled.as_text()
+    found = re.findall(
+        r"= \w+\[([\d,]*)\]\S* (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)", text
+    )
+    # In tuples one operation has several results.
+    assert not re.search(r"= \([^)]*\) (all-|reduce-scatter|collective)", text)
+    return sorted((name, int(np.prod([int(size) for size in shape.split(",") if size]))) for shape, name in found)
+
+
+def check_what_crosses_devices_in_a_product():
+    expected = {
+        # The vector comes to each device, and each gets its part of the sum: n numbers and those that fill up.
+        "data": [("all-gather", 52), ("reduce-scatter", 13)],
+        # The same, parameter by parameter, b2 in common; of the weights only those that a product reads.
+        "fsdp": [
+            *[("all-gather", size) for size in (4, 4, 12, 12, 32)],
+            *[("reduce-scatter", size) for size in (1, 1, 3, 8)],
+        ],
+    }
+    for kind, wanted in expected.items():
+        params, batch = spread(kind, mesh(kind, EXPLICIT if kind == "data" else AUTO))
+        autodiff = specop.objective(loss, params=params, data=batch)._autodiff
+        program, arguments = autodiff._program(LossProgram, None, batch)
+        apply = program.linearize(arguments, autodiff.point()).apply
+        assert collectives(apply.func.lower(*apply.args, autodiff.point()).compile()) == wanted, kind
+
+
+def check_what_crosses_devices_in_a_step_of_lanczos():
+    on = mesh("data", EXPLICIT)
+    backend, order = backend_on(on), Order.plain(on, 51)
+    x = backend.rows_of(vectors(on, order, np.ones((1, 51)))[1][0], order)
+    rows = jnp.zeros((8, 52), device=order.sharding(2))
+    own, buffer = jnp.zeros(4 * 64, device=order.sharding()), jnp.zeros(64, device=backend.everywhere)
+
+    def moved(kernel, kinds, *arguments, static=()):
+        function = mapped.mapped(on, kernel, kinds, *static).__closure__
+        compiled = next(cell.cell_contents for cell in function if hasattr(cell.cell_contents, "lower"))
+        return collectives(compiled.lower(*arguments).compile())
+
+    assert moved(kernels.coefficients, "vamav>v", own, 2, rows, 8, x) == []
+    assert moved(kernels.subtract_rows, "vmaaa>v", x, rows, 8, buffer, 2) == []
+    assert moved(kernels.set_row, "mava>m", rows, 1, x, 1.0) == []
+    assert moved(kernels.axpy, "vav>v", x, 1.0, x) == []
+    assert moved(kernels.add_products, "maaama>m", rows, np.eye(64), 0, 0, rows, 0) == []
+    # Two of them a step: of the near rows, and of all rows.
+    assert moved(mapped.add_up, "v>a", own) == [("all-reduce", 64)]
+    # One number of each device, where the norm does not follow from what is known.
+    assert moved(mapped.store_remainder, "avaa>a", buffer, x, 2, 8, static=(0, 1)) == [("all-gather", 4)]
+
+
+def check_a_loss_that_couples_its_samples():
+    def coupled(params, batch):
+        z = outputs(params, batch)
+        weights = 1.0 + (batch[1] == 0)
+        own = -(weights[:, None] * jax.nn.one_hot(batch[1], 3) * jax.nn.log_softmax(z)).sum()
+        return own / weights.sum() + jnp.std(z)
+
+    _, gradient, hessian = dense(coupled)
+    params, batch = spread("data", mesh("data"))
+    objective = specop.objective(coupled, params=params, data=batch)
+    close(objective.gradient(), gradient)
+    close(objective.hessian().to_dense(), hessian)
+
+
+def check_the_example():
+    found = sharded_jax.main()
+    # By JAX alone, at the same parameters on one device.
+    data = sharded_jax.waves(sharded_jax.SAMPLES)
+    vector, tree = ravel_pytree(sharded_jax.train(sharded_jax.start(), data))
+    values = np.linalg.eigvalsh(jax.hessian(lambda entries: sharded_jax.loss(tree(entries), data))(vector))
+    largest = np.sort(values[np.argsort(-np.abs(values))][:3])
+    for eigen in found.values():
+        close(eigen.eigenvalues, largest, 1e-6)
+    assert "XLA_FLAGS=--xla_force_host_platform_device_count=4 python examples/sharded_jax.py" in sharded_jax.__doc__
