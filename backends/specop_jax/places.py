@@ -19,7 +19,7 @@ from specop_jax.mapped import settled
 from specop_jax.order import Order, Spread, device_of_process, names_by_dimension
 from specop_jax.spread import SpreadArray, is_spread, mesh_of
 from specop_jax.spread_backend import SpreadBackend, backend_on
-from specop_jax.structures import TREES, on_device
+from specop_jax.structures import TREES, on_device, without_mesh
 
 __all__ = ["Place", "place_of"]
 
@@ -59,7 +59,7 @@ class OnDevice:
 
     def leaf(self, array: Any) -> Any:
         """Return one of the model's arrays that is no parameter, as it is."""
-        return array
+        return without_mesh(array) if isinstance(array, Array) else array
 
     def batch(self, batch: Any) -> Any:
         """Return a batch on the device."""

@@ -17,7 +17,7 @@ from specop_jax import kernels
 from specop_jax.arrays import alive
 from specop_jax.spread import hosted, is_spread
 
-__all__ = ["TREES", "checksum", "names_of", "on_device", "outlined", "refuse_sparse"]
+__all__ = ["TREES", "checksum", "names_of", "on_device", "outlined", "refuse_sparse", "without_mesh"]
 
 
 def names_of(paths: list[Any]) -> list[str]:
@@ -67,8 +67,13 @@ def on_device(array: Array | np.ndarray, device: jax.Device) -> Array:
     """Return the array on a device; JAX's own that are there already are not copied."""
     # A NumPy array is copied, because JAX may otherwise go on reading memory that its owner writes into.
     if isinstance(array, Array):
-        return jax.device_put(alive(array, "an array of the data"), device)
+        return jax.device_put(without_mesh(alive(array, "an array of the data")), device)
     return jnp.array(array, device=device)
+
+
+def without_mesh(array: Array) -> Array:
+    """Return an array on one device that belongs to no mesh: with explicit axes its type would have them for ever."""
+    return array.addressable_shards[0].data if isinstance(array.sharding, NamedSharding) else array
 
 
 def outlined(batch: Any) -> Any:

@@ -22,7 +22,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 # Seconds after which a process is ended, whatever it does.
-END = 240
+END = 400
 
 
 def checks_of(module):
