@@ -139,7 +139,6 @@ class OnMesh:
         """Return an array as it was put on the mesh; others on each device."""
         if is_spread(array):
             return alive(array, "an array")
-        self._refuse_of_one_process(array, "the model")
         return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec()))
 
     def leaf(self, array: Any) -> Any:
@@ -178,21 +177,10 @@ class OnMesh:
                     f"Put both on the same mesh."
                 )
             return alive(array, "an array of the data")
-        self._refuse_of_one_process(array, "the data")
         devices = int(self.mesh.devices.size)
         is_even = self.is_replicated and np.ndim(array) and len(array) == count and count % devices == 0
         spec = PartitionSpec(self.mesh.axis_names) if is_even else PartitionSpec()
         return jax.device_put(array, NamedSharding(self.mesh, spec))
-
-    def _refuse_of_one_process(self, array: Any, whose: str) -> None:
-        if {device.process_index for device in self.mesh.devices.flat} == {jax.process_index()}:
-            return
-        raise InvalidInputError(
-            f"{whose} holds an array of shape {np.shape(array)} that this process has alone, and the parameters are "
-            f"spread over {jax.process_count()} processes: whether the others have the same, or other parts, does not "
-            f"show. Make one array of all parts with jax.make_array_from_process_local_data(jax.sharding.NamedSharding("
-            f"mesh, spec), array), or pass parallel=False and parameters of this process alone."
-        )
 
 
 Place = OnDevice | OnMesh
@@ -212,11 +200,6 @@ def place_of(arrays: Mapping[str, Any]) -> Place:
                 f"which names no mesh. Put it there with jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))."
             )
     meshes = list(dict.fromkeys(map(mesh_of, spread.values())))
-    if len({device.process_index for device in meshes[0].devices.flat}) > 1:
-        raise InvalidInputError(
-            "the parameters are spread over several processes, which is not available yet. Spread them over devices "
-            "of one process, with a mesh of jax.local_devices(), and pass parallel=False."
-        )
     if len(meshes) > 1:
         raise InvalidInputError(
             f"the parameters lie on several meshes, {meshes[0]} and {meshes[1]}. Put them on one with jax.device_put."

@@ -404,7 +404,13 @@ class SpreadBackend(JaxBackend):
 
 @functools.cache
 def backend_on(mesh: Mesh) -> SpreadBackend:
-    """Return the primitives for arrays on a mesh."""
+    """Return the primitives for arrays on a mesh, or raise InvalidInputError if other processes have devices of it."""
+    count = len({device.process_index for device in mesh.devices.flat})
+    if count > 1:
+        raise InvalidInputError(
+            f"arrays that are spread over the devices of {count} processes are not available yet. Spread them over "
+            f"those of one process, with a mesh of jax.local_devices(); for an objective pass parallel=False besides."
+        )
     return SpreadBackend(mesh)
 
 
