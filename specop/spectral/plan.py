@@ -12,6 +12,7 @@ from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.krylov.room import Room
 from specop.operators.scipy import aslinearoperator
 from specop.results.tables import Column, html_table, text_table
+from specop.spectral.check import CHECK_ROWS
 from specop.spectral.diagonal import probes_together
 from specop.spectral.eigsh import default_ncv
 from specop.spectral.fitting import LEAST_BESIDE
@@ -224,7 +225,8 @@ def _changed(room: Room, free: float | None, product: float | None) -> Room:
 
 
 def _eigsh(room: Room, n: int, k: int, ncv: int | None) -> PlannedCall:
-    wished = default_ncv(n, k) if ncv is None else int(checked_count("ncv", ncv, n))
+    # As eigsh raises it.
+    wished = default_ncv(n, k) if ncv is None else min(n, max(checked_count("ncv", ncv, n), k + CHECK_ROWS))
     least = wished if ncv is not None else min(wished, k + LEAST_BESIDE)
     rows = max(least, min(wished, room.rows - 1))
     how = "" if rows == wished else f"restarts come earlier: {wished + 1} do not fit"
