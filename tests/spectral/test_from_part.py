@@ -12,10 +12,10 @@ from specop.errors import ConvergenceWarning, InvalidInputError
 def test_intervals_of_a_trace_cover_it(kind):
     A = mean(kind)
     truth = np.trace(A.dense)
-    rtol = 0.1 if kind in ("indefinite", "misled") else 0.05
-    found = [specop.trace(A, rtol=rtol, data="part", seed=seed) for seed in range(40)]
+    rtol = 0.15 if kind in ("indefinite", "misled") else 0.05
+    found = [specop.trace(A, rtol=rtol, data="part", seed=seed) for seed in range(30)]
     assert all(one.converged and one.standard_error <= rtol * abs(one.estimate) for one in found)
-    assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 35
+    assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 26
     apart = np.array([one.estimate for one in found]) - truth
     assert abs(apart.mean()) < 4.0 * apart.std() / len(apart) ** 0.5
 

@@ -16,7 +16,7 @@ def norm(A):
 def test_intervals_cover_it(kind):
     A = mean(kind, samples=8000)
     truth = norm(A)
-    rtol = 0.06 if kind in ("indefinite", "misled") else 0.04
+    rtol = 0.1 if kind in ("indefinite", "misled") else 0.04
     found = [specop.spectral_norm(A, rtol=rtol, data="part", seed=seed, confidence=0.95) for seed in range(20)]
     assert all(one.converged and one.standard_error <= rtol * one.estimate for one in found)
     assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 17
