@@ -292,6 +292,12 @@ class Run(Task):
                 )
         return rows
 
+    @property
+    def samples_left(self) -> int:
+        """Samples that `multiply_group` may still be given, one as often as it is multiplied."""
+        assert self.samples is not None
+        return self.left * self.samples + self._counted * self.samples - self._multiplied
+
     def multiply(self, x: Array) -> Array:
         """Return A x in fresh storage."""
         self._count(1)

@@ -69,7 +69,7 @@ class Part:
     @property
     def left(self) -> int:
         """Samples that may still be multiplied within the limit on products."""
-        return self.run.left * self.mean.samples
+        return self.run.samples_left
 
     def next(self, counts: Sequence[int]) -> Iterator[tuple[int, Group]]:
         """Give the number of each stratum and its next blocks, up to so many in all; after the last one the first."""
@@ -177,7 +177,8 @@ def _estimated(
         wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
         if value.standard_error <= wished or value.standard_error == 0.0:
             break
-        counts = _within(part, total.wanted(wished))
+        reachable = total.reachable(part.left // max(len(one.blocks[0]) for one in part.strata))
+        counts = _within(part, total.wanted(max(wished, reachable)))
         if counts == part.taken:
             break
     return PartEstimate(value, sampling_error, part.used, total.shown(known))

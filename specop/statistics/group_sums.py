@@ -54,7 +54,7 @@ class GroupSum:
 
     def wanted(self, error: float) -> list[int]:
         """Return how many values each stratum is to have for that standard error, as far as can be told now."""
-        scatter = np.array([len(one) * self._deviation(i) for i, one in enumerate(self.strata)])
+        scatter = self._scatter()
         have = np.array([len(values) for values in self.values])
         goal = scatter * scatter.sum() / error**2 if error > 0 else np.full(len(have), np.inf)
         # A little more than enough, so that it need not be asked for again.
@@ -62,6 +62,10 @@ class GroupSum:
         best = int(np.argmax(scatter / np.sqrt(have)))
         asked[best] = max(asked[best], have[best] + 1)
         return [max(int(have[i]), self._allowed(i, int(asked[i]))) for i in range(len(have))]
+
+    def reachable(self, more: int) -> float:
+        """Return the standard error that so many more values leave at best."""
+        return float(self._scatter().sum()) / (sum(map(len, self.values)) + more) ** 0.5
 
     def estimate(self, confidence: float, known: float = 0.0) -> tuple[Estimate, float]:
         """Return the sum, plus what is known of it, and the part of its standard error that the choice of blocks has.
@@ -91,6 +95,9 @@ class GroupSum:
         count = sum(map(len, self.values))
         pairs = zip(self.strata, self.values, strict=True)
         return known + np.concatenate([count * len(one) / len(values) * np.array(values) for one, values in pairs])
+
+    def _scatter(self) -> Floats:
+        return np.array([len(one) * self._deviation(i) for i, one in enumerate(self.strata)])
 
     def _deviation(self, stratum: int) -> float:
         values, blocks = self.values[stratum], len(self.strata[stratum])

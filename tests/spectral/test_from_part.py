@@ -20,6 +20,15 @@ def test_intervals_of_a_trace_cover_it(kind):
     assert abs(apart.mean()) < 4.0 * apart.std() / len(apart) ** 0.5
 
 
+def test_where_most_samples_are_taken_the_error_is_that_of_the_probes():
+    A = mean("even", samples=8192)
+    A.claimed = np.ones(A.samples)
+    found = [specop.trace(A, max_matvecs=1, data="part", seed=seed) for seed in range(60)]
+    assert all(one.matvecs == 1 and one.samples_used > 0.8 * A.samples for one in found)
+    apart = np.std([one.estimate for one in found])
+    assert 0.75 * apart < np.mean([one.standard_error for one in found]) < 1.6 * apart
+
+
 def test_importance_saves_products():
     A, B = mean("trained"), mean("trained")
     B.claimed = np.ones(B.samples)

@@ -76,3 +76,19 @@ def test_errors_of_sums_are_those_of_draws():
     # Half of the larger strata: without the correction for what is left the error would be 1.4 times as large.
     assert np.mean(np.square(errors)) == pytest.approx(np.mean(np.square(apart)), rel=0.25)
     assert covered >= 360
+
+
+def test_once_all_blocks_are_taken_only_random_vectors_are_left():
+    weights, rng = heavy(640), np.random.default_rng(5)
+    strata, apart = stratified(weights, 8, 4, 0), []
+    for rounds in (1, 1, 3):
+        for _ in range(300):
+            total = GroupSum(strata, is_noisy=True)
+            for _ in range(rounds):
+                for i, stratum in enumerate(strata):
+                    for block in stratum.blocks:
+                        total.add(i, weights[block].sum() + 0.5 * rng.standard_normal(), 0.25)
+            value, sampling_error = total.estimate(0.95)
+            assert sampling_error == 0.0
+            apart.append((value.estimate - weights.sum()) / value.standard_error)
+    assert 0.9 < np.std(apart) < 1.15
