@@ -29,7 +29,7 @@ extensions = [
     "messages",
     "roles",
 ]
-exclude_patterns = ["_build", "_extensions", "gallery"]
+exclude_patterns = ["_build", "_extensions", "_static", "gallery"]
 
 # Every reference must lead somewhere. Types of parameters are words for people and no references.
 nitpicky = True
@@ -77,6 +77,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "reference_url": {},
     "plot_gallery": True,
+    "capture_repr": (),
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "image_scrapers": ("matplotlib",),

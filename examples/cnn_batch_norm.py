@@ -31,7 +31,7 @@ class Answer(NamedTuple):
     eigen: specop.results.EigenResult
     trace: specop.results.TraceResult
     density: specop.results.SpectralDensity
-    losses: tuple[float, float, float]
+    losses: tuple[float, ...]
     """Before any step, and after some with 0.5 and 1.5 times the stable rate."""
 
 

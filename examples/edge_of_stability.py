@@ -42,7 +42,7 @@ class Run(NamedTuple):
     ratios: np.ndarray
     """Sharpness over the limit of the optimizer's steps."""
     losses: np.ndarray
-    found: specop.results.StabilityResult
+    found: specop.results.StabilityResult | None
     """The last record."""
     products: int
 

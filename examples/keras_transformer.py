@@ -34,7 +34,7 @@ class Evidence(NamedTuple):
     precision: float
     logarithm: float
     interval: tuple[float, float]
-    determined: specop.Estimate
+    determined: specop.results.Estimate
     """The share of the weights that the data determine."""
 
 

@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     """Of the linear part."""
     wide: specop.results.EigenResult
     deep: specop.results.EigenResult
-    coupling: specop.results.QuadratureResult
+    coupling: specop.results.NormResult
     losses: tuple[float, float]
     """Before and after training."""
 

@@ -1,11 +1,15 @@
 """Formulas as MathML, which browsers draw themselves: the pages need no script and no network for them."""
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
 _LOG = logging.getLogger(__name__)
+# Arguments of one character without braces, as TeX takes them: the converter would read 12 in \frac12 as one number.
+_FRACTION = re.compile(r"\\frac(\{[^{}]*\}|\s*\d|\s+[A-Za-z])\s*(\{[^{}]*\}|[0-9A-Za-z])")
 
 
 def setup(app):
@@ -24,9 +28,21 @@ def _block(writer, node):
 
 def _write(writer, node, tag, as_block):
     try:
-        formula = tex2mathml(node.astext(), as_block=as_block)
+        formula = tex2mathml(braced(node.astext()), as_block=as_block)
     except MathError as error:
         _LOG.warning("%s In the formula %s", error, node.astext(), location=node)
         raise nodes.SkipNode from None
+    # Bars of norms are as high as their line, and not as the highest fraction in it.
+    formula = re.sub("<mo>([‖∣|])</mo>", r'<mo stretchy="false">\1</mo>', formula)
     writer.body.append(f"{writer.starttag(node, tag, '', CLASS='math')}{formula}</{tag}>")
     raise nodes.SkipNode
+
+
+def braced(formula):
+    r"""Return a formula with braces around both arguments of each \frac."""
+
+    def both(match):
+        numerator, denominator = (part.strip().removeprefix("{").removesuffix("}") for part in match.groups())
+        return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+    return _FRACTION.sub(both, formula)

@@ -56,7 +56,7 @@ class Batches:
         self,
         data: Any,
         autodiff: Autodiff,
-        weight: Callable[[Any], float] | None,
+        weight: Callable[[Any], Any] | None,
         budget: MemoryBudget,
         are_as_given: bool = False,
     ) -> None:

@@ -28,7 +28,7 @@ def objective(
     params: Any = None,
     select: Any = None,
     forward: Callable[[Any, Any], Any] | None = None,
-    weight: Callable[[Any], float] | None = None,
+    weight: Callable[[Any], Any] | None = None,
     batches: str | None = None,
     likelihood: str | None = None,
     memory_budget: int | None = None,

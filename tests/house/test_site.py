@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 import specop
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -53,3 +55,18 @@ def test_quoted_messages_are_what_is_raised():
     assert len(quoted) > 15
     for words in quoted:
         assert any(words in text for text in texts), words
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        (r"\frac12 x", r"\frac{1}{2} x"),
+        (r"\frac1m \sum", r"\frac{1}{m} \sum"),
+        (r"\frac r2 + \frac{n - r}4", r"\frac{r}{2} + \frac{n - r}{4}"),
+        (r"\frac{a}{b}", r"\frac{a}{b}"),
+        (r"\frac{\sqrt{a}}{b}", r"\frac{\sqrt{a}}{b}"),
+    ],
+)
+def test_fractions_have_braces(short, full):
+    pytest.importorskip("sphinx")
+    assert extension("mathml").braced(short) == full
