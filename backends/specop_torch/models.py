@@ -255,15 +255,37 @@ def _unwrapped(module: nn.Module) -> nn.Module:
             module = module._orig_mod  # type: ignore[assignment]
         else:
             break
-    # By name, because importing them takes long: DTensor and FlatParameter hold a part of what they stand for.
+    _refuse_parts(module)
+    return module
+
+
+def _refuse_parts(module: nn.Module) -> None:
+    """Raise InvalidInputError if this process holds a part of the parameters only.
+
+    Classes are told by their names, because importing them takes long.
+    """
+    remedy = (
+        "Gather the full parameters into a plain module in one process, such as by "
+        "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+    )
+    for name, layer in module.named_modules():
+        kinds = {kind.__name__ for kind in type(layer).__mro__}
+        where = f"layer {name!r}" if name else "the model"
+        if "FullyShardedDataParallel" in kinds:
+            raise InvalidInputError(
+                f"{where} is in FSDP1 (FullyShardedDataParallel), whose flat parameters have no second derivatives. "
+                f"{remedy}"
+            )
+        if "FSDPModule" in kinds:
+            raise InvalidInputError(
+                f"{where} is in FSDP2 (fully_shard), whose hooks hide the parameters from second derivatives. {remedy}"
+            )
     sharded = [name for name, one in module.named_parameters() if type(one).__name__ in ("DTensor", "FlatParameter")]
     if sharded:
         raise InvalidInputError(
             f"{len(sharded)} parameters are sharded over processes, such as {sharded[0]!r}: this one holds a part of "
-            f"each. Gather the full parameters into a plain module in one process, such as by "
-            f"torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+            f"each. {remedy}"
         )
-    return module
 
 
 def _drops_out(layer: nn.Module) -> bool:
