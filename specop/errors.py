@@ -23,6 +23,7 @@ __all__ = [
     "NotConvergedError",
     "NotEnoughMemoryError",
     "ParametersChangedError",
+    "ProcessError",
     "QuadraticModelWarning",
     "SpecopError",
 ]
@@ -78,6 +79,10 @@ class NondeterministicError(SpecopError, RuntimeError):
 
 class ParametersChangedError(SpecopError, RuntimeError):
     """The model moved away from the point at which an operator was made."""
+
+
+class ProcessError(SpecopError, RuntimeError):
+    """Another process of those that made the call together raised an error, which the text names."""
 
 
 class NotConvergedError(SpecopError, RuntimeError):

@@ -1,15 +1,37 @@
 """PyTorch adapter: vectors are one-dimensional tensors on the model's device."""
 
+import sys
+from typing import Any
+
 from torch import distributed
 
+from specop.arrays.backend import Backend
 from specop_torch.arrays import TorchBackend, backend
-from specop_torch.autodiff import make_autodiff
+from specop_torch.autodiff import TorchAutodiff, make_autodiff
 from specop_torch.normalizers import normalizer
 from specop_torch.optimizers import update_rule
 
-__all__ = ["TorchBackend", "backend", "make_autodiff", "normalizer", "processes", "update_rule"]
+__all__ = ["TorchBackend", "backend", "backend_for", "make_autodiff", "normalizer", "processes", "team", "update_rule"]
+
+
+def backend_for(array: Any) -> Backend:
+    """Return the backend of a tensor: another one where it is spread over processes."""
+    # Where nothing has imported it, there is no DTensor, and its import takes as long as torch's own.
+    tensors = sys.modules.get("torch.distributed.tensor")
+    if tensors is None or not isinstance(array, tensors.DTensor):
+        return backend
+    from specop_torch.sharded import sharded
+
+    return sharded
 
 
 def processes() -> int:
     """Return the number of processes in the default group of torch.distributed."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def team(parallel: Any, autodiff: TorchAutodiff) -> Any:
+    """Return the processes that share a model's data, of the default group or of a mesh."""
+    from specop_torch.teams import make_team
+
+    return make_team(parallel, autodiff.device)

@@ -40,7 +40,10 @@ class TorchBackend(Backend):
     conversion = "x.to('{device}', torch.{dtype})"
 
     def layout(self, array: Tensor) -> Layout:
-        return Layout(array.shape[-1], _TO_NUMPY.get(array.dtype, array.dtype), array.device)  # type: ignore[arg-type]
+        # A DTensor is a tensor, too, and has vectors of another backend.
+        spec = getattr(array, "_spec", None)
+        sharding = None if spec is None else (spec.mesh, spec.placements)
+        return Layout(array.shape[-1], known_dtype(array), array.device, sharding)
 
     def shape(self, x: Any) -> tuple[int, ...]:
         return tuple(getattr(x, "shape", ()))
@@ -224,11 +227,15 @@ def _norm_of_scaled(x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _products(rows: Tensor, x: Tensor) -> Tensor:
-    """Return ``rows @ x``, added up as exactly as `TorchBackend.dot`."""
+    return row_sums(rows, x).to(x.dtype)
+
+
+def row_sums(rows: Tensor, x: Tensor) -> Tensor:
+    """Return ``rows @ x``, added up as exactly as `TorchBackend.dot`, perhaps in float64."""
     if x.device.type != "cpu" or x.shape[0] <= _CHUNK:
         return torch.mv(rows, x)
     pieces = zip(rows.split(_CHUNK, dim=1), x.split(_CHUNK), strict=True)
-    return torch.stack([torch.mv(a, b) for a, b in pieces]).sum(0, dtype=torch.float64).to(x.dtype)
+    return torch.stack([torch.mv(a, b) for a, b in pieces]).sum(0, dtype=torch.float64)
 
 
 def _widest(device: torch.device) -> torch.dtype:
@@ -240,6 +247,11 @@ def _wide(blocks: Sequence[Tensor], begin: int) -> Tensor:
     """Return some columns of rows in blocks, as one tensor in which products are exact."""
     wide = _widest(blocks[0].device)
     return torch.cat([rows[:, begin : begin + _COLUMNS].to(wide) for rows in blocks])
+
+
+def known_dtype(array: Tensor) -> Any:
+    """Return the NumPy dtype of vectors, or torch's own where vectors have no such dtype."""
+    return _TO_NUMPY.get(array.dtype, array.dtype)
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

@@ -128,6 +128,10 @@ class TorchAutodiff(OneBatch):
         modes = (*self.model.modes(), self._autocast())
         return (*modes, *checksums(tensor for name, tensor in self.model.named_state() if name not in replaced))
 
+    def named_checksums(self) -> dict[str, tuple[int, ...]]:
+        """Return checksums of parameters and buffers."""
+        return {name: checksums([tensor]) for name, tensor in self.model.named_state()}
+
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device; of several, on the one that has least."""
         return min(map(free_memory, self.devices))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from specop.arrays.layout import Layout
 from specop.arrays.memory import free_host_memory
 from specop.arrays.primitives import Array, Basis, Primitives
+from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
 
@@ -52,6 +53,10 @@ class Backend(Primitives):
     """
 
     conversion: str = "the framework's own functions"
+
+    def processes(self, held: Layout | Array) -> Processes:
+        """Return the processes that hold an array, or vectors of a layout, together; they make each call together."""
+        return ALONE
 
     # Vectors and their entries
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:

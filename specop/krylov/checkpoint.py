@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays import probes
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.krylov.locks import locked
 from specop.krylov.run import Run
@@ -38,6 +39,9 @@ class Part(Protocol):
 class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     """A file that holds a run's state, written whole or not at all; other runs are kept from it while it is entered.
 
+    Of several processes that make the call together the first one has the file and the clock; the state is the same for
+    any number of them.
+
     Making one takes a product with a fixed vector: its length and its overlap with that vector tell whether a file
     belongs to this matrix. It also comes before all others in a run that goes on, as in one that begins, so that an
     operator which records its first product and replays it from then on gives both the same bits.
@@ -57,6 +61,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     def __init__(self, path: str | os.PathLike[str], run: Run, call: dict[str, Any], parts: dict[str, Part]) -> None:
         self._path = npz_path(path)
         self._run = run
+        self._processes = run.processes
         self._kind = f"{run.name} checkpoint"
         self._call = {**call, "n": run.n, "dtype": run.A.dtype.name}
         self._parts: dict[str, Part] = {"run": run, **parts}
@@ -65,11 +70,14 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
         self._lock = locked(self._path)
 
     def __enter__(self) -> Self:
-        self._lock.__enter__()
+        with self._processes.together():
+            if self._has_file:
+                self._lock.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._lock.__exit__(*error)
+        if self._has_file:
+            self._lock.__exit__(*error)
 
     def resume(self) -> bool:
         """Restore the run from the file; return whether there is one.
@@ -79,17 +87,24 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
         InvalidInputError
             If the file holds something else, or the state of another call or matrix.
         """
-        if not self._path.exists():
+        processes = self._processes
+        if not processes.of_first(self._path.exists()):
             return False
-        with read_npz(self._path, f"checkpoint of {self._run.name}") as (header, arrays):
+        with contextlib.ExitStack() as stack:
+            header: dict[str, Any] = {}
+            arrays: Mapping[str, NDArray[Any]] = {}
+            with processes.together():
+                if self._has_file:
+                    header, arrays = stack.enter_context(read_npz(self._path, f"checkpoint of {self._run.name}"))
+            header = processes.of_first(header)
             self._refuse_foreign(header)
             for name, part in self._parts.items():
-                part.restore(_State(header["parts"][name], arrays, f"{name}."))
+                part.restore(_State(header["parts"][name], arrays, f"{name}.", processes))
         return True
 
     def save_if_due(self) -> None:
         """Save if the last time was long enough ago, compared with what saving takes."""
-        if time.monotonic() >= self._next:
+        if self._processes.of_first(time.monotonic() >= self._next):
             self.save()
 
     def save(self) -> None:
@@ -98,14 +113,29 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
         states = {name: part.state() for name, part in self._parts.items()}
         plain = {name: {k: v for k, v in state.items() if not _is_array(v)} for name, state in states.items()}
         header = {"kind": self._kind, "call": self._call, "probe": self._probe, "parts": plain}
-        # One name for all attempts: what a killed process left is written over.
-        write_npz(self._path, header, _arrays(states), self._path.with_name(f"{self._path.name}.part"))
+        arrays = _arrays(states)
+        with self._processes.together():
+            try:
+                if self._has_file:
+                    # One name for all attempts: what a killed process left is written over.
+                    write_npz(self._path, header, arrays, self._path.with_name(f"{self._path.name}.part"))
+            finally:
+                # Rows come from all processes, also where one does not write, or can write no more.
+                if self._processes.count > 1:
+                    for _ in arrays:
+                        pass
         now = time.monotonic()
         self._next = now + max(INTERVAL, (now - started) / _LARGEST_SHARE)
 
     def remove(self) -> None:
         """Delete the file; there need not be one."""
-        self._path.unlink(missing_ok=True)
+        with self._processes.together():
+            if self._has_file:
+                self._path.unlink(missing_ok=True)
+
+    @property
+    def _has_file(self) -> bool:
+        return self._processes.index == 0
 
     def _refuse_foreign(self, header: dict[str, Any]) -> None:
         found = header.get("call", {}) if header.get("kind") == self._kind else {}
@@ -129,13 +159,20 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
 class _State(dict[str, Any]):
     """Plain values of one part, and its arrays, which are read from the file when they are looked up."""
 
-    def __init__(self, plain: dict[str, Any], arrays: Mapping[str, NDArray[Any]], prefix: str) -> None:
+    def __init__(
+        self, plain: dict[str, Any], arrays: Mapping[str, NDArray[Any]], prefix: str, processes: Processes
+    ) -> None:
         super().__init__(plain)
         self._arrays = arrays
         self._prefix = prefix
+        self._processes = processes
 
     def __missing__(self, name: str) -> NDArray[Any]:
-        return self._arrays[self._prefix + name]
+        found: NDArray[Any] | None = None
+        with self._processes.together():
+            if self._processes.index == 0:
+                found = self._arrays[self._prefix + name]
+        return self._processes.of_first(found)
 
 
 def _is_array(value: Any) -> bool:

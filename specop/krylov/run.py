@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,6 +22,7 @@ import numpy as np
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
 from specop.arrays.memory import in_bytes
+from specop.arrays.processes import ALONE
 from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
@@ -78,6 +80,8 @@ class Task:
         Products so far, those of tasks inside this one included.
     notes : dict
         Its own and those of tasks inside this one and of their operators, as its keys.
+    processes : Processes
+        Those that make this call together.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Task:
         self._progress = progress
         self._raise_on_failure = raise_on_failure
         self._operators = operators
+        self.processes = operators[0].processes if operators else ALONE
         self._outer: Task | None = None
         self._started = time.perf_counter()
 
@@ -109,7 +114,7 @@ class Task:
         with ExitStack() as stack:
             for operator in self._operators:
                 stack.enter_context(operator.session())
-            show = self._progress and self._outer is None
+            show = self._progress and self._outer is None and self.processes.index == 0
             self._bar = stack.enter_context(progress_bar(show, self.name, self.total))
             self._token = _innermost.set(self)
             self._stack = stack.pop_all()
@@ -176,8 +181,14 @@ class Task:
         if not converged and not stopped:
             if self._raise_on_failure:
                 raise NotConvergedError(message, made)
-            warnings.warn(message, ConvergenceWarning, stacklevel=level_of_user())
+            self.warn(message, ConvergenceWarning)
         return made
+
+    def warn(self, message: str, category: type[Warning]) -> None:
+        """Warn the user, once for all processes."""
+        with self.processes.together():
+            if self.processes.index == 0:
+                warnings.warn(message, category, stacklevel=level_of_user())
 
     def _noted(self) -> dict[str, None]:
         return self.notes | dict.fromkeys(note for A in self._operators for note in A.notes)
@@ -270,8 +281,10 @@ class Run(Task):
         return min(own, outer.left) if isinstance(outer, Run) and outer.A is self.A else own
 
     def room(self) -> Room:
-        """Ask the device how many vectors fit beside the products."""
-        return Room.beside(self.A)
+        """Ask the device how many vectors fit beside the products; of several processes, in the fullest one."""
+        own = Room.beside(self.A)
+        told = self.processes.exchange((own.free, own.reserved))
+        return replace(own, free=min(free for free, _ in told), reserved=max(reserved for _, reserved in told))
 
     def pay(self, held: int, rows: int) -> int:
         """Return `rows`, once so many more vectors than those that are held are known to fit on the device.
@@ -283,7 +296,7 @@ class Run(Task):
         """
         size = rows * self.backend.row_bytes(self.A.domain)
         if size >= _LARGE:
-            free = self.backend.free_memory(self.A.domain)
+            free = min(self.processes.exchange(self.backend.free_memory(self.A.domain)))
             if size > free:
                 raise NotEnoughMemoryError(
                     f"{self.name} holds {held} vectors and needs room for another {rows} ({in_bytes(size)}) after "
@@ -399,12 +412,11 @@ class Run(Task):
         """Warn if products were less symmetric than their dtype promises; return whether so."""
         if self.asymmetry <= self.clean_asymmetry:
             return False
-        warnings.warn(
+        self.warn(
             f"products with {self.A!r} are asymmetric by {self.asymmetry:.1e} relative to its norm, where clean ones "
             f"stay below {self.clean_asymmetry:.0e}: they carry noise (reduced-precision matrix products, atomics, a "
             f"matrix that is only nearly symmetric). Error bounds were widened; run in a higher precision for more.",
             NoiseWarning,
-            stacklevel=level_of_user(),
         )
         return True
 

@@ -154,6 +154,9 @@ class Autodiff(Protocol):
         At a fixed theta that is less: the selected parameters do not count.
         """
 
+    def named_checksums(self) -> dict[str, Any]:
+        """Return checksums of the arrays that the loss depends on, by name; needed where processes work together."""
+
     def free_memory(self) -> int:
         """Return the free bytes on the device."""
 

@@ -22,6 +22,9 @@ __all__ = ["Batches"]
 
 T = TypeVar("T")
 
+# Samples of a batch that tell it from another one.
+_LOOKED_AT = 16
+
 
 class Batches:
     """A data set as weighted batches.
@@ -48,9 +51,17 @@ class Batches:
         Samples above which a batch is given in pieces.
     is_verified : bool
         Whether the mean over the batches was seen to be the loss that is trained.
+    is_part : bool
+        Whether other processes have batches of the same mean.
+    first_sample : int
+        Number of the first sample.
+    given : batch or re-iterable of batches
+        As the user gave it.
     """
 
     limit: int | None
+    is_part = False
+    first_sample = 0
 
     def __init__(
         self,
@@ -66,9 +77,11 @@ class Batches:
         self._are_as_given = are_as_given
         self.is_verified = False
         self.limit = None
+        self.given = data
         self._source = Source(data, autodiff, budget)
         self._weights: list[float] = []
         self._counts: list[int] = []
+        self._entries: list[Any] = []
 
     @contextmanager
     def reading(self) -> Iterator[Iterator[tuple[Any, float, int]]]:
@@ -130,6 +143,10 @@ class Batches:
         self._read_once()
         return max(self._counts) if self.limit is None else min(max(self._counts), self.limit)
 
+    def unlike(self, one: str, shapes: Any, earlier: Any) -> InvalidInputError:
+        """Return the error for a batch whose entries have other shapes than those of an earlier one."""
+        return _doubtful(_unlike(one, shapes, earlier))
+
     def halve(self) -> None:
         """Give batches in pieces of at most half the present largest one."""
         self.limit = (self.largest() + 1) // 2
@@ -155,7 +172,7 @@ class Batches:
 
     def _shared(self) -> Iterator[tuple[Any, float, int]]:
         total = sum(self._weights)
-        first = 0
+        first = self.first_sample
         for prepared, weight, count in _one_ahead(self._prepared()):
             if weight > 0:
                 limit = self.limit
@@ -181,7 +198,23 @@ class Batches:
     def are_one_mean(self) -> bool:
         """Whether nothing has to add up: a single batch, or batches that count as they are given."""
         self._read_once()
-        return self._are_as_given or len(self._weights) == 1
+        return self._are_as_given or (len(self._weights) == 1 and not self.is_part)
+
+    @property
+    def first_shapes(self) -> Any:
+        """The shapes of the first batch's arrays but for the samples, where all of their entries may count."""
+        self._read_once()
+        return self._entries[0] if self._entries else None
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """Return checksums of the first samples of all batches."""
+        found = []
+        with self.reading() as batches:
+            for batch, _, _ in batches:
+                # A copy: a look at an array by way of NumPy could make it one that others may write into.
+                some = self._autodiff.pick(batch, np.arange(min(_LOOKED_AT, self._autodiff.count(batch))))
+                found.append(self._autodiff.batch_fingerprint(some))
+        return tuple(found)
 
     @property
     def are_as_given(self) -> bool:
@@ -225,13 +258,9 @@ class Batches:
             raise InvalidInputError("the data holds no batch. Check the length of the data set and drop_last.")
         if not sum(weights) > 0:
             raise InvalidInputError("all batches have weight zero: no loss term counts.")
-        if doubts and len(weights) > 1:
-            raise InvalidInputError(
-                f"{doubts[0]}: how much each batch counts in the mean over all is not known. Pass weight=lambda batch: "
-                f"..., the number of terms in the batch's mean loss, such as len(batch[1]) where time comes first in "
-                f"x, or the number of tokens."
-            )
-        self._counts, self._weights = counts, weights
+        if doubts and (len(weights) > 1 or self.is_part):
+            raise _doubtful(doubts[0])
+        self._counts, self._weights, self._entries = counts, weights, entries
 
     def _doubts(self, batch: Any, number: int, entries: list[Any]) -> Iterator[str]:
         """Yield why a batch may count by something else than its samples; `entries` are the shapes of those before."""
@@ -244,10 +273,7 @@ class Batches:
         if all(math.prod(shape[1:]) > 1 for shape in targets or shapes):
             entries.append([shape[1:] for shape in targets or shapes])
             if entries[-1] != entries[0]:
-                yield (
-                    f"the entries of the arrays in batch {number} have the shapes {entries[-1]}, those of an earlier "
-                    f"one {entries[0]}, as where tokens or pixels count"
-                )
+                yield _unlike(f"batch {number}", entries[-1], entries[0])
 
     def _checked_weight(self, batch: Any, number: int) -> float:
         weight = self.weight_of(batch)
@@ -269,6 +295,21 @@ def _one_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
             item = following
         yield item
+
+
+def _unlike(one: str, shapes: Any, earlier: Any) -> str:
+    return (
+        f"the entries of the arrays in {one} have the shapes {shapes}, those of an earlier one {earlier}, as where "
+        f"tokens or pixels count"
+    )
+
+
+def _doubtful(why: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{why}: how much each batch counts in the mean over all is not known. Pass weight=lambda batch: ..., the "
+        f"number of terms in the batch's mean loss, such as len(batch[1]) where time comes first in x, or the number "
+        f"of tokens."
+    )
 
 
 class _Subset:

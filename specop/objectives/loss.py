@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, framework_adapter
 from specop.arrays.memory import MemoryBudget
+from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
@@ -45,6 +46,11 @@ class MeanLoss:
         self._autodiff = autodiff
         self._data = data
         self._budget = budget
+
+    @property
+    def processes(self) -> Processes:
+        """Those that make each call together; here this one alone."""
+        return ALONE
 
     @property
     def n(self) -> int:

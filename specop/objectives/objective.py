@@ -14,6 +14,7 @@ from specop.objectives.autodiff import Autodiff
 from specop.objectives.calling import is_pair
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
+from specop.objectives.parallel import ParallelObjective
 from specop.objectives.refusals import check_processes
 from specop.objectives.trees import leaves_of
 
@@ -33,7 +34,7 @@ def objective(
     likelihood: str | None = None,
     memory_budget: int | None = None,
     fixed_randomness: int | None = None,
-    parallel: bool | None = None,
+    parallel: Any = None,
     accept_stopped_gradients: bool = False,
 ) -> Objective:
     r"""Describe the mean loss of a model over data as a function of a parameter vector.
@@ -85,11 +86,13 @@ def objective(
     fixed_randomness : int, optional
         Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
         with batch normalization in training mode. Without it both raise. Batches then count as they are given.
-    parallel : bool, optional
+    parallel : bool or torch.distributed.device_mesh.DeviceMesh, optional
         What one process of several is to do (torch.distributed, jax.distributed, tf.distribute): False looks at the
-        model and the data of this process alone, and sees through DistributedDataParallel. True, the data of all
-        processes together, is not available yet. In a group of more than one process the default raises.
-
+        model and the data of this process alone, and sees through DistributedDataParallel. True, in torch, takes the
+        data of each process for its part of all, and the parameters for the same in each, as under
+        DistributedDataParallel; all processes then make each call together, and vectors are DTensors, n/R entries in
+        each of R processes. A one-dimensional mesh is the same for the processes in it. In a group of more than one
+        process the default raises.
     accept_stopped_gradients : bool
         Whether parts that the model detaches from its parameters, such as ``w.detach() * w**2``, are to count as
         constants. Otherwise a Hessian whose first product is not the derivative of the gradient raises.
@@ -144,7 +147,7 @@ def objective(
         )
     if batches not in (None, "as given"):
         raise InvalidInputError(f'batches must be "as given" or left out, got {batches!r}; data holds the batches.')
-    check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel)
+    check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel, hasattr(adapter, "team"))
     if data is None and params is None:
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
     if memory_budget is not None and memory_budget < 0:
@@ -167,7 +170,8 @@ def objective(
         weight = _own_weight(adapter.normalizer(criterion), autodiff)
     # A mask under a fixed seed belongs to a batch, not to its samples.
     as_given = batches is not None or fixed_randomness is not None
-    return Objective(autodiff, Batches(data, autodiff, weight, budget, as_given), budget)
+    own = Objective(autodiff, Batches(data, autodiff, weight, budget, as_given), budget)
+    return own if parallel in (None, False) else ParallelObjective(own, adapter.team(parallel, autodiff))
 
 
 def _equally(batch: Any) -> float:

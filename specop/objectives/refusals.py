@@ -50,26 +50,28 @@ def check_samples_first(shape: Sequence[int], count: int) -> None:
         )
 
 
-def check_processes(processes: int, parallel: bool | None) -> None:
+def check_processes(processes: int, parallel: Any, offered: bool) -> None:
     """Raise InvalidInputError unless it is clear what one process of several is to do.
 
     Parameters
     ----------
     processes : int
         Number of processes, or replicas, in the framework's group.
-    parallel : bool or None
+    parallel : object
         As the user gave it.
+    offered : bool
+        Whether the framework's adapter lets processes work together.
     """
+    together = "all processes together" + ("" if offered else ", is not available yet with this framework")
     if parallel is None and processes > 1:
         raise InvalidInputError(
             f"this is one of {processes} processes, and its data may be a part of all. Pass parallel=False to look at "
-            f"the model and the data of this process alone, as when only the first process does it; parallel=True, all "
-            f"processes together, is not available yet."
+            f"the model and the data of this process alone, as when only the first process does it; parallel=True, "
+            f"{'the data of ' if offered else ''}{together}."
         )
-    if parallel:
+    if parallel not in (None, False) and not offered:
         raise InvalidInputError(
-            "parallel=True, the data of all processes together, is not available yet. Give one process all data, and "
-            "pass parallel=False there."
+            f"parallel=True, the data of {together}. Give one process all data, and pass parallel=False there."
         )
 
 

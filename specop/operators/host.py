@@ -8,6 +8,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.arrays.layout import Layout
+from specop.arrays.processes import Processes
 from specop.operators.operator import Composite, LinearOperator
 
 __all__ = ["on_host"]
@@ -43,6 +44,11 @@ class HostOperator(Composite):
         layouts = (Layout(layout.n, layout.dtype, "cpu") for layout in (operator.domain, operator.codomain))
         super().__init__((operator,), *layouts, is_symmetric=operator.is_symmetric, is_psd=operator.is_psd)
         self.backend = host
+
+    @property
+    def processes(self) -> Processes:
+        """Those of the operator on its device: each has all of a vector on its host."""
+        return self.parts[0].processes
 
     def _matvec(self, x: Array) -> Array:
         (part,) = self.parts

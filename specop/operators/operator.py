@@ -13,6 +13,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend, backend_of, checked_columns
 from specop.arrays.layout import Layout
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError, MissingTransposeError
 from specop.operators.sample_mean import SampleMean
 from specop.operators.scipy_view import ScipyView
@@ -150,6 +151,11 @@ class LinearOperator(abc.ABC):
         """
         backend = self.backend
         return backend.row_bytes(self.domain) + backend.row_bytes(self.codomain)
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that make each product together."""
+        return self.backend.processes(self.domain)
 
     @property
     def samples(self) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 import numpy as np
 
 from specop.arrays.backend import backend_of, shape_of
+from specop.arrays.processes import ALONE
 from specop.results.files import npz_path, read_npz, write_npz
 from specop.results.labelled import data_set
 from specop.results.plain import plain
@@ -152,6 +153,8 @@ class Result:
         """Write the result to an npz file that `specop.load` reads; nothing is pickled.
 
         The file appears whole or not at all: it is written under another name in the same folder and then renamed.
+        A result whose vectors several processes hold together is saved by all of them: each makes the call, and the
+        first one writes the file, which is the same for any number of them.
 
         Parameters
         ----------
@@ -163,14 +166,22 @@ class Result:
         header: dict[str, Any] = {"class": type(self).__name__}
         arrays: dict[str, Any] = {}
         plain = {item.name: item.metadata["plain"] for item in fields(self) if "plain" in item.metadata}
+        processes = ALONE
         for name, value in self._saved().items():
             value = plain[name](value) if name in plain else value
             value = value.item() if isinstance(value, np.generic) else value
             if isinstance(value, (bool, int, float, str, tuple, dict, type(None))):
                 header[name] = value
             else:
-                arrays[name] = backend_of(value).to_numpy(value)
-        write_npz(target, header, arrays.items(), target.with_name(f"{target.name}.{secrets.token_hex(4)}.part"))
+                backend = backend_of(value)
+                arrays[name] = backend.to_numpy(value)
+                held_by = backend.processes(value)
+                processes = held_by if held_by.count > 1 else processes
+        with processes.together():
+            if processes.index == 0:
+                write_npz(
+                    target, header, arrays.items(), target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+                )
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers as plain Python values, ready for JSON; vectors are left out."""

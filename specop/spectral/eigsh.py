@@ -115,7 +115,8 @@ def eigsh(
         and takes more products; they are made one by one.
     callback : callable, optional
         Called with an `EigshState` after every product or sweep of a block. If it returns True, eigsh stops and
-        returns what there is; the result says so.
+        returns what there is; the result says so. Of several processes that make the call together each calls its
+        own, and the first one's decides.
     checkpoint : path, optional
         An npz file to which the run is saved twice a minute, or more rarely where that takes longer than a twentieth of
         the time. The same call goes on from it after a crash, with the same result bit for bit where products are
@@ -252,7 +253,9 @@ def _take_steps(
             file.save_if_due()
         if callback is not None:
             values, residuals = search.best()
-            stopped = callback(EigshState(values, residuals, run.products)) is True
+            with run.processes.together():
+                stopped = callback(EigshState(values, residuals, run.products)) is True
+            stopped = run.processes.of_first(stopped)
     if file is not None and (stopped or search.failure is not None):
         file.save()
     elif file is not None:

@@ -140,6 +140,8 @@ class Monitor:
                 f"Monitor takes an objective, made by specop.objective(model, criterion, data), or a function that "
                 f"returns one; got {type(objective).__name__}."
             )
+        if isinstance(objective, Objective):
+            _check_alone(objective)
         self._objective = objective
         self._what = checked_what(what)
         self._may_lack_limit = what is _USUAL
@@ -307,6 +309,7 @@ class Monitor:
                 f"the function that Monitor was given returned {type(made).__name__}; it must return what "
                 f"specop.objective(model, criterion, data) makes."
             )
+        _check_alone(made)
         return made
 
     def _check_model(self, objective: Objective) -> None:
@@ -341,3 +344,12 @@ class Monitor:
                 stacklevel=level_of_user(),
             )
         self._at_last = loss, length
+
+
+def _check_alone(objective: Objective) -> None:
+    count = objective.processes.count
+    if count > 1:
+        raise InvalidInputError(
+            f"Monitor is not available with parallel=True, over the data of {count} processes. Pass an objective of "
+            f"parallel=False in one process, of data that it has."
+        )

@@ -1,8 +1,6 @@
 """What is differentiated is what the user trains: parameters left out, and batches that would count wrongly."""
 
 import functools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -218,53 +216,3 @@ def test_tokens_and_entries_count_one_by_one():
 class _Channels(nn.Module):
     def forward(self, x):
         return x.movedim(-1, 1)
-
-
-def test_distributed_data_parallel_is_seen_through_and_groups_are_asked_for_a_word():
-    """Two processes over gloo, each for itself, with a time limit of their own."""
-    program = """
-import datetime, sys, torch, specop
-from torch import distributed, nn
-rank, store = int(sys.argv[1]), sys.argv[2]
-limit = datetime.timedelta(seconds=60)
-distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=limit)
-torch.manual_seed(0)
-model, data = nn.Linear(3, 1), (torch.ones(4, 3) * (1 + rank), torch.zeros(4, 1))
-wrapped = nn.parallel.DistributedDataParallel(model)
-for parallel in (None, True):
-    try:
-        specop.objective(wrapped, nn.functional.mse_loss, data, parallel=parallel)
-    except specop.errors.InvalidInputError as error:
-        print("refused:", str(error)[:60])
-alone = specop.objective(wrapped, nn.functional.mse_loss, data, parallel=False)
-plain = specop.objective(model, nn.functional.mse_loss, data, parallel=False)
-print(alone.names, float(abs(alone.gradient() - plain.gradient()).max()))
-distributed.destroy_process_group()
-"""
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        setting = f"import sys; sys.path[:] = {sys.path!r}\n"
-        store = str(Path(folder) / "store")
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", setting + program, str(rank), store],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-        try:
-            found = [worker.communicate(timeout=120) for worker in workers]
-        finally:
-            for worker in workers:
-                worker.kill()
-    for (printed, errors), worker in zip(found, workers, strict=True):
-        assert worker.returncode == 0, errors
-        assert printed.splitlines() == [
-            "refused: this is one of 2 processes, and its data may be a part of al",
-            "refused: parallel=True, the data of all processes together, is not av",
-            "('weight', 'bias') 0.0",
-        ]

@@ -1,0 +1,183 @@
+"""Group: the processes of a one-dimensional mesh, the part of a vector that each holds, and how parts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+from specop.arrays.processes import Processes
+from specop.errors import InvalidInputError, ProcessError
+
+__all__ = ["Group", "group_of"]
+
+# Their names before torch 2.13.
+_gather: Callable[..., Any] = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+_scatter: Callable[..., Any] = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
+
+_groups: WeakKeyDictionary[DeviceMesh, Group] = WeakKeyDictionary()
+
+
+def group_of(mesh: DeviceMesh) -> Group:
+    """Return the processes of a mesh; the first call for a mesh is to be made by all of them."""
+    found = _groups.get(mesh)
+    # A mesh equals one of a group that was destroyed before it was made.
+    if found is None or found.handle is not mesh.get_group():
+        found = _groups[mesh] = Group(mesh)
+    return found
+
+
+class Group(Processes):
+    """Processes that hold vectors together, each the entries that `torch.chunk` gives it.
+
+    Parameters
+    ----------
+    mesh : DeviceMesh
+        One-dimensional.
+
+    Raises
+    ------
+    InvalidInputError
+        If the processes' linear algebra gives different bits.
+    """
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self.mesh = mesh
+        self.handle = mesh.get_group()
+        self.index = distributed.get_rank(self.handle)
+        self.count = distributed.get_world_size(self.handle)
+        self.device = _device(mesh.device_type)
+        self._specs: dict[tuple[torch.Size, torch.dtype, int], DTensorSpec] = {}
+        if self.count > 1:
+            self._check_arithmetic()
+
+    # What is shared by all
+    def exchange(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * self.count
+        self._call(distributed.all_gather_object, found, value)
+        return found
+
+    def of_first(self, value: Any) -> Any:
+        found = [value]
+        self._call(distributed.broadcast_object_list, found, group_src=0)
+        return found[0]
+
+    def any(self, holds: bool) -> bool:
+        return bool(self.sum(torch.tensor(float(holds), dtype=torch.float32, device=self.device)))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over processes, the same bits in each; the tensor is consumed."""
+        if self.count > 1:
+            self._call(distributed.all_reduce, values)
+        return values
+
+    # Parts of a vector
+    def width(self, n: int) -> int:
+        """Return the number of entries that all processes hold but the last ones, which hold fewer or none."""
+        return max(1, -(-n // self.count))
+
+    def own(self, n: int) -> slice:
+        """Return which entries this process holds."""
+        width = self.width(n)
+        start = min(self.index * width, n)
+        return slice(start, min(start + width, n))
+
+    def spread(self, local: Tensor, n: int, along: int = -1) -> DTensor:
+        """Return the array of which this process holds a part, with n entries along the axis that is cut."""
+        shape = list(local.shape)
+        shape[along] = n
+        axis = range(len(shape))[along]
+        key = torch.Size(shape), local.dtype, axis
+        spec = self._specs.get(key)
+        if spec is None:
+            if len(self._specs) > 1_000:
+                self._specs.clear()
+            strides = torch.empty(shape, dtype=local.dtype, device="meta").stride()
+            spec = DTensorSpec(self.mesh, (Shard(axis),), tensor_meta=TensorMeta(key[0], strides, local.dtype))
+            self._specs[key] = spec
+        # DTensor.from_local, which gradients flow through, takes ten times as long.
+        return DTensor(local, spec, requires_grad=False)
+
+    def gather(self, local: Tensor, n: int) -> Tensor:
+        """Return all entries, in storage of their own, of an array that is cut along its last axis."""
+        width, lead = self.width(n), local.shape[:-1]
+        if self.count == 1:
+            return local.clone(memory_format=torch.contiguous_format)
+        if local.shape[-1] < width:
+            padded = local.new_zeros(*lead, width)
+            padded[..., : local.shape[-1]] = local
+            local = padded
+        found = local.new_empty(self.count, *lead, width)
+        self._call(_gather, found.view(self.count * (lead[0] if lead else width), *local.shape[1:]), local.contiguous())
+        return torch.movedim(found, 0, -2).reshape(*lead, -1)[..., :n]
+
+    def reduce(self, part: Tensor | None, factor: float, n: int, like: Tensor, failed: bool) -> tuple[Tensor, bool]:
+        """Return this process's entries of the sum of all parts, and whether any process has failed.
+
+        Each part goes with a number that tells of a failure, so that neither takes a collective of its own.
+
+        Parameters
+        ----------
+        part : tensor (n,) or None
+            What this process adds; None for nothing.
+        factor : float
+            Times which.
+        n : int
+            Length of the vector.
+        like : tensor
+            Of its dtype and device.
+        failed : bool
+            Whether this process has.
+        """
+        width, own = self.width(n), self.own(n)
+        sent = like.new_zeros(self.count, width + 1)
+        if part is not None:
+            whole = n // width * width
+            torch.mul(part[:whole].view(-1, width), factor, out=sent[: n // width, :width])
+            if whole < n:
+                torch.mul(part[whole:], factor, out=sent[n // width, : n - whole])
+        sent[:, width] = float(failed)
+        if self.count == 1:
+            return sent[0, :width], failed
+        received = like.new_empty(width + 1)
+        self._call(_scatter, received, sent.view(-1))
+        return received[: own.stop - own.start].clone(), bool(received[width] != 0)
+
+    def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        try:
+            collective(*arguments, group=self.handle, **options)
+        except RuntimeError as error:
+            raise ProcessError(
+                f"process {self.index} of {self.count} has lost the others in {collective.__name__}: {error}. One of "
+                f"them has ended, hangs, or does something else: look at what it said last. The group cannot be used "
+                f"any more."
+            ) from error
+
+    def _check_arithmetic(self) -> None:
+        """Raise if processes that are given the same numbers would go different ways.
+
+        Small eigenproblems are solved in each process, of numbers that are the same to the last bit; what they lead to
+        is the same where the linear algebra is.
+        """
+        entries = np.cos(np.arange(32 * 32.0)).reshape(32, 32)
+        values, vectors = np.linalg.eigh(entries + entries.T)
+        told = self.exchange((values.tobytes(), vectors.tobytes(), np.exp(values).tobytes(), np.__version__))
+        other = next((number for number, one in enumerate(told) if one != told[0]), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"processes 0 and {other} of {self.count} find different bits for the eigenvalues of the same small "
+                f"matrix, so that they would take different steps and wait for each other. Give them the same "
+                f"versions of NumPy and SciPy, the same number of threads (OMP_NUM_THREADS), and on different "
+                f"processors the same kernels, such as OPENBLAS_CORETYPE=Haswell."
+            )
+
+
+def _device(kind: str) -> torch.device:
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.get_device_module(kind).current_device())

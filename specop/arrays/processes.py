@@ -1,0 +1,90 @@
+"""Processes: those that make the same call together, each with its part of the vectors."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from specop import errors
+
+__all__ = ["ALONE", "Processes"]
+
+
+class Processes:
+    """The processes that hold a spread vector; as it is, one that is alone.
+
+    All of them run the same code on the same numbers, so that whatever only one of them sees, a clock, a file, a user,
+    an error, is shared before anything follows from it. Each method is to be called by all of them.
+
+    Attributes
+    ----------
+    index : int
+        Of this process, from 0.
+    count : int
+        How many there are.
+    """
+
+    index = 0
+    count = 1
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Return what each process gives, anything that can be pickled, in their order."""
+        return [value]
+
+    def any(self, holds: bool) -> bool:
+        """Return whether something holds in any of the processes."""
+        return holds
+
+    def of_first(self, value: Any) -> Any:
+        """Return what process 0 gives."""
+        return self.exchange(value)[0] if self.count > 1 else value
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """End a block in which the processes do not wait for each other: an error in one is raised in all."""
+        if self.count == 1:
+            yield
+            return
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+        if self.any(error is not None):
+            self.raise_together(error)
+
+    def raise_together(self, error: BaseException | None) -> NoReturn:
+        """Raise, in every process, the error of the first one that gives one.
+
+        Raises
+        ------
+        Exception
+            That process raises its own; the others one of the same class, if it is one of Python's or of specop's,
+            which says where it comes from, and else ProcessError.
+        """
+        if self.count == 1:
+            assert error is not None
+            raise error
+        told = self.exchange(None if error is None else (type(error).__name__, str(error)))
+        first = next(number for number, one in enumerate(told) if one is not None)
+        if error is not None and first == self.index:
+            raise error
+        kind, text = told[first]
+        raise _error(kind, f"process {first} of {self.count}: {kind}: {text}") from error
+
+
+def _error(kind: str, text: str) -> BaseException:
+    known = getattr(errors, kind, None) or getattr(builtins, kind, None)
+    if isinstance(known, type) and issubclass(known, BaseException):
+        try:
+            return known(text)
+        except TypeError:
+            # Some classes need more than a text.
+            pass
+    return errors.ProcessError(text)
+
+
+ALONE = Processes()
+"""A process that holds all of its vectors itself."""

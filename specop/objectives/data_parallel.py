@@ -1,0 +1,153 @@
+"""Operators of an objective whose data several processes have in parts: the sum of each one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NoReturn
+
+from specop.arrays.backend import Array
+from specop.errors import InvalidInputError
+from specop.objectives.curvature import CurvatureOperator
+from specop.objectives.products import Plan
+from specop.objectives.team import Shared
+from specop.operators.operator import LinearOperator
+
+__all__ = ["DataParallel", "ParallelCurvature"]
+
+_COUNTS = ("batches", "kept", "linearized", "recomputed", "bytes")
+
+
+class DataParallel(LinearOperator):
+    """The sum over processes of each one's operator times a factor.
+
+    A product takes the vector whole in each process, one product with each operator at the same time, and the sum:
+    of n entries of b bytes in R processes each sends and receives ``2 n b (R - 1) / R`` bytes.
+
+    Parameters
+    ----------
+    own : LinearOperator
+        Of this process's data, on vectors that it has whole.
+    objective : Shared
+        Which has it.
+    factor : float
+        This process's.
+    """
+
+    def __init__(self, own: LinearOperator, objective: Shared, factor: float) -> None:
+        team = objective.team
+        super().__init__(
+            team.backend,
+            team.layout(own.domain),
+            None if own.domain == own.codomain else team.layout(own.codomain),
+            is_symmetric=own.is_symmetric,
+            is_psd=own.is_psd,
+        )
+        self.own = own
+        self.objective = objective
+        self.factor = factor
+        self._is_watched = False
+        processes = team.processes
+        self._precision = max(processes.exchange(own.precision))
+        self._notes = own.notes
+
+    def _matvec(self, x: Array) -> Array:
+        whole = self.objective.team.whole(x)
+        return self.objective.sum(lambda: self.own._matvec(whole), self.factor, self.own.codomain)
+
+    def _rmatvec(self, y: Array) -> Array:
+        whole = self.objective.team.whole(y)
+        return self.objective.sum(lambda: self.own._rmatvec(whole), self.factor, self.own.domain)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        if self._is_watched:
+            yield
+            return
+        processes = self.objective.team.processes
+        with ExitStack() as stack:
+            with processes.together():
+                stack.enter_context(self.own.session())
+            self.objective.check_alike()
+            self._is_watched = True
+            try:
+                yield
+            finally:
+                self._is_watched = False
+            # Where something was raised inside, all of them have left already, and for the same reason.
+            with processes.together():
+                stack.close()
+            self._notes = tuple(dict.fromkeys(note for notes in processes.exchange(self.own.notes) for note in notes))
+
+    @property
+    def precision(self) -> float:
+        return max(self._precision, self.own.precision)
+
+    @property
+    def working_bytes(self) -> int:
+        # The vector whole, as it comes and as it goes.
+        whole = self.own.backend.row_bytes(self.own.domain) + self.own.backend.row_bytes(self.own.codomain)
+        return super().working_bytes + self.own.working_bytes + whole
+
+    @property
+    def samples(self) -> int:
+        return self.objective.samples
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
+
+    def flatten(self, tree: Any) -> Array | None:
+        vector = self.own.flatten(tree)
+        return None if vector is None else self.objective.team.own(vector)
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.own.parameter_shapes
+
+    def unflatten(self, vector: Array) -> Any:
+        return self.own.unflatten(self.objective.team.whole(vector))
+
+
+class ParallelCurvature(DataParallel):
+    """A curvature matrix of the data of all processes.
+
+    Parameters
+    ----------
+    own : CurvatureOperator
+        Of this process's data.
+    objective : Shared
+        Which has it.
+    factor : float
+        This process's.
+    """
+
+    own: CurvatureOperator
+
+    @property
+    def sample_mean(self) -> NoReturn:
+        raise InvalidInputError(
+            "data='part' is not available with parallel=True: which samples are heaviest is known to no process. Leave "
+            "data= out, or give one process all data and pass parallel=False there."
+        )
+
+    def plan(self) -> Plan:
+        """Return how all processes compute products; batches that are not linearized yet are."""
+        with self.session():
+            plans = self.objective.all_together(self.own.plan)
+        shares = self.objective.shares
+        cost = sum(share * plan.cost for share, plan in zip(shares, plans, strict=True))
+        return Plan(**{name: sum(getattr(plan, name) for plan in plans) for name in _COUNTS}, cost=cost)
+
+    def block_diagonal(self, blocks: Sequence[Any] | None = None) -> LinearOperator:
+        """Return the matrix without what couples different blocks; see `CurvatureOperator.block_diagonal`."""
+        return self._part(lambda: self.own.block_diagonal(blocks))
+
+    def coupling(self, rows: Any, columns: Any) -> LinearOperator:
+        """Return the block that couples two parts of the parameters; see `CurvatureOperator.coupling`."""
+        return self._part(lambda: self.own.coupling(rows, columns))
+
+    def _part(self, make: Callable[[], LinearOperator]) -> LinearOperator:
+        with self.objective.team.processes.together():
+            own = make()
+        return DataParallel(own, self.objective, self.factor)

@@ -1,0 +1,176 @@
+"""Checks of vectors that two processes hold together, against one process."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import specop
+from specop.arrays import backend_of
+from specop.arrays.layout import Layout
+from specop.testing import check_backend
+
+MESH = init_device_mesh("cpu", (distributed.get_world_size(),))
+RNG = np.random.default_rng(0)
+
+
+def spread(array):
+    """The DTensor of a NumPy array, cut along its last axis."""
+    tensor = torch.from_numpy(np.array(array))
+    return distribute_tensor(tensor, MESH, [Shard(tensor.ndim - 1)] if tensor.ndim else [Replicate()])
+
+
+def hosted(x):
+    return backend_of(x).to_numpy(x)
+
+
+def same_everywhere(*arrays):
+    """Fail unless all processes have the same bits."""
+    told = [None] * distributed.get_world_size()
+    distributed.all_gather_object(told, [np.asarray(array).tobytes() for array in arrays])
+    assert all(one == told[0] for one in told)
+
+
+def check_all_laws_of_a_backend():
+    # In float64 all that follows computes.
+    check_backend(backend_of(spread(np.zeros(3))), spread, dtypes=["float32"])
+
+
+def check_a_dtensor_has_a_backend_of_its_own():
+    x = spread(np.arange(5.0))
+    assert backend_of(x) is not backend_of(torch.zeros(5))
+    assert backend_of(x).layout(x).n == 5
+    # Three entries for the first process, two for the second.
+    assert x.to_local().shape == ((3,), (2,))[distributed.get_rank()]
+    # As it is: an operator of tensors must not take a part for the whole, nor the other way round.
+    A = specop.DiagonalOperator(torch.ones(5, dtype=torch.float64))
+    with pytest.raises(specop.errors.InvalidInputError, match="on one device, got one that is spread"):
+        A @ x
+    with pytest.raises(specop.errors.InvalidInputError, match="DTensor"):
+        specop.DiagonalOperator(x) @ torch.ones(5, dtype=torch.float64)
+
+
+def check_arrays_that_are_cut_otherwise_are_refused():
+    whole = distribute_tensor(torch.ones(6, dtype=torch.float64), MESH, [Replicate()])
+    with pytest.raises(specop.errors.InvalidInputError, match="must be cut along its last"):
+        specop.DiagonalOperator(whole)
+    with pytest.raises(specop.errors.InvalidInputError, match=r"operand.*must be cut along its last"):
+        specop.DiagonalOperator(spread(np.ones(6))) @ whole
+    by_rows = distribute_tensor(torch.eye(6, dtype=torch.float64), MESH, [Shard(0)])
+    with pytest.raises(specop.errors.InvalidInputError, match="must be cut along its last"):
+        specop.DenseOperator(by_rows)
+
+
+def symmetric(n, seed=0):
+    matrix = np.random.default_rng(seed).standard_normal((n, n))
+    return matrix + matrix.T
+
+
+def check_eigsh_with_restarts_is_that_of_one_process():
+    # 83 entries: 42 and 41.
+    matrix = symmetric(83)
+    for which in ("LM", "BE", "SA"):
+        own = specop.eigsh(matrix, k=4, which=which, ncv=20, tol=1e-12, max_matvecs=2000)
+        found = specop.eigsh(
+            specop.DenseOperator(spread(matrix), is_symmetric=True),
+            k=4, which=which, ncv=20, tol=1e-12, max_matvecs=2000,
+        )  # fmt: skip
+        exact = scipy.linalg.eigvalsh(matrix)
+        assert np.abs(found.eigenvalues - own.eigenvalues).max() < 1e-12 * np.abs(exact).max()
+        assert found.converged and isinstance(found.rows, DTensor)
+        rows = hosted(found.rows)
+        assert np.abs(rows @ matrix - found.eigenvalues[:, None] * rows).max() < 1e-11 * np.abs(exact).max()
+        same_everywhere(found.eigenvalues, found.residuals, found.bounds, found.matvecs)
+        # Each process holds n/R entries of each vector.
+        assert found.rows.to_local().shape[1] == ((42, 41), (28, 28, 27))[MESH.size() - 2][distributed.get_rank()]
+
+
+def check_results_are_starts_and_known_pairs():
+    matrix = symmetric(83, seed=1)
+    A = specop.DenseOperator(spread(matrix), is_symmetric=True)
+    alone = specop.eigsh(matrix, k=3, tol=1e-10)
+    found = specop.eigsh(A, k=3, tol=1e-10)
+    # Among the same processes, and from and to one that is alone.
+    for operator, known in ((A, found), (A, alone), (matrix, found)):
+        again = specop.eigsh(operator, k=3, tol=1e-8, v0=known, check_multiplicity=False)
+        assert again.matvecs <= 8
+        assert np.allclose(again.eigenvalues, alone.eigenvalues, atol=1e-9)
+        left = specop.trace(operator, deflate=known, max_matvecs=40)
+        assert left.estimate == pytest.approx(specop.trace(A, deflate=found, max_matvecs=40).estimate, abs=1e-8)
+
+
+def check_estimates_and_solves_are_those_of_one_process():
+    n = 41
+    matrix = symmetric(n, seed=2)
+    positive = matrix @ matrix + np.eye(n)
+    size = np.abs(np.linalg.eigvalsh(positive)).max()
+    A = specop.DenseOperator(spread(positive), is_symmetric=True, is_psd=True)
+    b = np.random.default_rng(3).standard_normal(n)
+    pairs = [
+        (specop.trace(M, seed=1, method="hutchinson", max_matvecs=12).estimate for M in (A, positive)),
+        (specop.trace(M, seed=1).estimate for M in (A, positive)),
+        (specop.logdet(M, seed=1, max_matvecs=60).estimate for M in (A, positive)),
+        (specop.rank(M, seed=1).rank for M in (A, positive)),
+    ]
+    for pair in pairs:
+        ours, own = pair
+        assert abs(ours - own) < 1e-12 * n * size
+        same_everywhere(ours)
+    ours, own = (specop.spectral_density(M, probes=3, seed=1) for M in (A, positive))
+    assert np.abs(ours.nodes - own.nodes).max() < 1e-11 * size
+    ours, own = (specop.diagonal(M, seed=1) for M in (A, positive))
+    assert np.abs(hosted(ours.x) - hosted(own.x)).max() < 1e-12 * size
+    for method in ("lanczos", "cg", "minres"):
+        ours = specop.solve(A, spread(b), method=method, rtol=1e-12)
+        assert np.abs(hosted(ours.x) - np.linalg.solve(positive, b)).max() < 1e-9
+    block = np.random.default_rng(4).standard_normal((n, 2))
+    image = A @ distribute_tensor(torch.from_numpy(block), MESH, [Shard(0)])
+    assert np.abs(hosted(image) - positive @ block).max() < 1e-12 * size
+    assert np.abs(hosted(A.to_dense()) - positive).max() == 0
+
+
+def check_operators_made_of_others():
+    n = 21
+    matrix, entries = symmetric(n, seed=5), np.arange(1.0, n + 1)
+    A, D = specop.DenseOperator(spread(matrix), is_symmetric=True), specop.DiagonalOperator(spread(entries))
+    x = np.random.default_rng(6).standard_normal(n)
+    rows = np.random.default_rng(7).standard_normal((4, n))
+    low = specop.LowRankOperator(spread(rows), spread(np.arange(4.0)))
+    some = [3, 20, 0, 11]
+    for operator, dense in (
+        (A + 2 * D, matrix + 2 * np.diag(entries)),
+        (A @ D, matrix @ np.diag(entries)),
+        (low, rows.T @ np.diag(np.arange(4.0)) @ rows),
+        (specop.restrict(A, some), matrix[np.ix_(some, some)]),
+        (specop.on_host(A), matrix),
+        (specop.identity_like(A) + D, np.eye(n) + np.diag(entries)),
+    ):
+        vector = x[: len(dense)] if isinstance(operator, type(specop.on_host(A))) else spread(x[: len(dense)])
+        assert np.abs(hosted(operator @ vector) - dense @ x[: len(dense)]).max() < 1e-12 * np.abs(dense).sum()
+    assert np.abs(A.to_scipy() @ x - matrix @ x).max() < 1e-12 * np.abs(matrix).sum()
+    inverse = specop.ShermanMorrison(damping=0.5, rows=spread(rows))
+    exact = np.linalg.inv(rows.T @ rows / 4 + 0.5 * np.eye(n))
+    assert np.abs(hosted(inverse @ spread(x)) - exact @ x).max() < 1e-12 * np.abs(exact).sum()
+
+
+def check_fewer_entries_than_processes_hold():
+    for n in (1, 2, 3):
+        matrix = symmetric(n, seed=n)
+        A = specop.DenseOperator(spread(matrix), is_symmetric=True)
+        assert np.allclose(specop.eigsh(A, k=n).eigenvalues, np.linalg.eigvalsh(matrix), atol=1e-12)
+        x = specop.solve(A, spread(np.ones(n)), rtol=1e-12).x
+        assert np.allclose(hosted(x), np.linalg.solve(matrix, np.ones(n)))
+
+
+def check_numbers_that_squares_do_not_hold():
+    # Norms come from sums of squares: 1e-200 and 1e200 have none, and zero and NaN stay.
+    backend = backend_of(spread(np.ones(2)))
+    for size in (1e-200, 1e200, 1.0):
+        (norm,) = backend.to_host(backend.norm(spread(size * np.ones(4))))
+        assert norm == pytest.approx(2 * size, rel=1e-14)
+    assert backend.to_host(backend.norm(spread(np.zeros(4))))[0] == 0
+    assert np.isnan(backend.to_host(backend.norm(spread(np.array([1.0, 2.0, np.nan]))))[0])
+    assert backend.layout(spread(np.zeros(4))) != Layout(4, np.dtype(np.float64), torch.device("cpu"))
