@@ -202,7 +202,16 @@ def test_a_variable_as_data_is_watched():
         H @ tf.ones([31], tf.float64)
 
 
-def test_keras_on_another_backend_is_refused():
+def test_keras_on_another_backend_is_refused(monkeypatch):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(InvalidInputError, match="runs on the jax backend"):
+        specop.objective(model, keras.losses.MeanSquaredError(), (np.ones((2, 2)), np.ones((2, 1))))
+
+
+# Three frameworks are imported.
+@pytest.mark.slow
+def test_keras_on_jax_is_refused():
     pytest.importorskip("jax")
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
