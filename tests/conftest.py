@@ -5,6 +5,8 @@ import os
 import random
 import re
 import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +23,15 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 # anew in every test, and most are programs that were there before. The events that tests count come all the same.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Most tests run a program once or twice, and making it takes the time: one thread and no optimizing of its kernels, a
+# fifth of the time. What is computed stays; its roundings need not, as on another processor. XLA ends the process at a
+# flag that it does not know, so these are for the versions that were tried. A setting of one's own comes first: under
+# those of processors.py XLA compiles as it does for users.
+_QUICK_TO_COMPILE = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
+if find_spec("jaxlib") and version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", _QUICK_TO_COMPILE)
 # Figures are written to files; no window is opened.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
