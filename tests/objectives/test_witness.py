@@ -9,7 +9,7 @@ import pytest
 import specop
 from landscape_cases import objective_of
 from specop.arrays.memory import MemoryBudget
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.mean import Objective
 from specop.objectives.witness import compare
 from witness.cases import FRAMEWORKS, models, named, numbers
@@ -86,9 +86,11 @@ def test_wrong_products_raise(framework, name, dtype):
             text = TEXT.get(
                 kind, "products with the .* are not made of the derivatives of the outputs and the criterion"
             )
-            with pytest.raises(
-                InvalidInputError, match=rf"{text}: .* off by .* %.*in (the columns|what the criterion)"
-            ):
+            error, match = InvalidInputError, rf"{text}: .* off by .* %.*in (the columns|what the criterion)"
+            if name == "spectral normalization in training mode":
+                # Each call takes steps of a power iteration. Whether they still change the last digit is the machine's.
+                error, match = (error, NondeterministicError), rf"{match}|two calls of the loss .* changes its own"
+            with pytest.raises(error, match=match):
                 multiplied(KINDS[kind](found))
 
 
