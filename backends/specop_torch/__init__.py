@@ -11,7 +11,17 @@ from specop_torch.autodiff import TorchAutodiff, make_autodiff
 from specop_torch.normalizers import normalizer
 from specop_torch.optimizers import update_rule
 
-__all__ = ["TorchBackend", "backend", "backend_for", "make_autodiff", "normalizer", "processes", "team", "update_rule"]
+__all__ = [
+    "TorchBackend",
+    "backend",
+    "backend_for",
+    "make_autodiff",
+    "make_spread",
+    "normalizer",
+    "processes",
+    "team",
+    "update_rule",
+]
 
 
 def backend_for(array: Any) -> Backend:
@@ -28,6 +38,16 @@ def backend_for(array: Any) -> Backend:
 def processes() -> int:
     """Return the number of processes in the default group of torch.distributed."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def make_spread(model: Any, criterion: Any, parallel: Any, **options: Any) -> Any:
+    """Return derivatives of a model whose parameters lie in parts on several processes, or None for any other."""
+    # DTensors take as long to import as torch: where nothing has imported them, there are none.
+    if "torch.distributed.tensor" not in sys.modules:
+        return None
+    from specop_torch.spreading import make_spread as make
+
+    return make(model, criterion, parallel, **options)
 
 
 def team(parallel: Any, autodiff: TorchAutodiff) -> Any:

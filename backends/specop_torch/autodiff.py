@@ -104,7 +104,7 @@ class TorchAutodiff(OneBatch):
         )
         self.devices = tuple(dict.fromkeys(tensor.device for tensor in [*selected.values(), *model.state()]))
         # What a module is called with is where its first parameter is: those that are selected may come later.
-        first = next(model.module.parameters()) if isinstance(model, ModuleModel) else next(iter(selected.values()))
+        first = next(iter(model.parameters().values() if isinstance(model, ModuleModel) else selected.values()))
         self._entry = first.device
         self._evaluation = Evaluation(model, self.devices, fixed_randomness)
         self._seen_through = False
@@ -204,7 +204,7 @@ class TorchAutodiff(OneBatch):
     @contextlib.contextmanager
     def _widened(self, batch: Any) -> Iterator[Any]:
         selected = {name: wide(tensor) for name, tensor in self.parameters.items()}
-        yield TorchAutodiff(widened(self.model), selected, self.likelihood, None), TREES.map(wide, batch)
+        yield type(self)(widened(self.model), selected, self.likelihood, None), TREES.map(wide, batch)
 
     def _state(self) -> list[Tensor]:
         return self.model.state()
@@ -220,7 +220,7 @@ class TorchAutodiff(OneBatch):
         with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=False)
             outputs = self._evaluation.outputs(points, batch).detach()
-            moved = outputs + shift.reshape(outputs.shape).to(outputs)
+            moved = outputs + self._like(shift, outputs)
             found, _ = output_gradient(self._evaluation.criterion(points, batch), moved)
             return self._flat(found, found.numel())
 
@@ -246,7 +246,7 @@ class TorchAutodiff(OneBatch):
             parts, tape = record(product.multiply, product.inputs(vector.detach()))
         held = held_bytes(tape.constants, self.model.state())
         # The retained graph costs about as much a product as the tape; it only holds more.
-        apply = replace(product, multiply=tape.replay) if isinstance(tape, Tape) else product
+        apply = replace(product, multiply=tape.replay, graph=()) if isinstance(tape, Tape) else product
         return Linearization(product.result(parts), apply, held)
 
     def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
@@ -262,7 +262,7 @@ class TorchAutodiff(OneBatch):
                 outputs = self._evaluation.outputs(points, batch)
             self._see_through(outputs, self.current())
             outputs = outputs.detach()
-            check_samples(self.model, outputs, self.count(batch))
+            check_samples(self.model, outputs, self.trees.count(batch))
             gradient, _ = output_gradient(self._evaluation.criterion(points, batch), outputs)
         rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
@@ -283,33 +283,35 @@ class TorchAutodiff(OneBatch):
         points = list(leaves.values())
         if matrix.kind == "hessian":
             _, gradients = self._differentiate(leaves, own, batch, create_graph=True)
-            return _Product(self._split, double_backward(gradients, points, retain_graph=retain_graph), self._join)
+            curved = double_backward(gradients, points, retain_graph=retain_graph)
+            return _Product(self._operands, curved, self._join, [one for one in gradients if one is not None])
         outputs = self._evaluation.outputs(leaves, batch)
         self._see_through(outputs, own)
         if not outputs.requires_grad:
             raise self._independent()
         pull = transposed_jacobian(outputs, points)
-        shape, like = outputs.shape, outputs.detach()
         if matrix.kind == "transposed jacobian":
-            return _Product(lambda vector: [vector.reshape(shape).to(like)], pull, self._join)
+            like = outputs.detach()
+            return _Product(lambda vector: [self._like(vector, like)], pull, self._join, [outputs])
         refuse_first_order(outputs)
         check_custom_functions(outputs, lambda: self._evaluation.outputs(leaves, batch), curved=False)
-        push = jacobian(outputs, points)
+        push, slopes = jacobian(outputs, points)
         if matrix.kind == "jacobian":
-            return _Product(self._split, push, lambda parts: self._flat(parts[0], shape.numel()))
+            size = outputs.numel()
+            return _Product(self._operands, push, lambda parts: self._flat(parts[0], size), slopes)
         middle = self._output_matrix(leaves, outputs.detach(), batch, matrix)
 
         def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
             (along,) = push(vectors)
             return [None] * len(points) if along is None else pull([middle(along)])
 
-        return _Product(self._split, multiply, self._join)
+        return _Product(self._operands, multiply, self._join, slopes)
 
     def _output_matrix(
         self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
     ) -> Callable[[Tensor], Tensor]:
         """Return u -> M u for the matrix J' M J."""
-        criterion, samples = self._evaluation.criterion(points, batch), self.count(batch)
+        criterion, samples = self._evaluation.criterion(points, batch), self.trees.count(batch)
         curvature = functools.partial(output_hessian, criterion)
         is_empirical = matrix.kind.startswith("empirical fisher")
         if is_empirical:
@@ -344,7 +346,7 @@ class TorchAutodiff(OneBatch):
         raise wrong_likelihood(self.likelihood, outputs.shape)
 
     def _leaves(self, theta: Tensor | None, *, requires_grad: bool) -> dict[str, Tensor]:
-        values = self._current() if theta is None else self._split(theta)
+        values = self._current() if theta is None else self._operands(theta)
         constant = self.model.constants
         return {
             name: value.requires_grad_() if requires_grad and name not in constant else value
@@ -387,6 +389,10 @@ class TorchAutodiff(OneBatch):
     def _independent(self) -> InvalidInputError:
         return independent(self.names, "detach() or no_grad()")
 
+    def _operands(self, vector: Tensor) -> list[Tensor]:
+        """Return a vector as tensors like the leaves."""
+        return self._split(vector)
+
     def _split(self, vector: Tensor) -> list[Tensor]:
         return [
             piece.view(tensor.shape).to(tensor.device, tensor.dtype)
@@ -410,6 +416,10 @@ class TorchAutodiff(OneBatch):
         # A copy: what a tape returns may be a constant of it.
         return outputs.detach().reshape(-1).to(self.device, dtype, copy=True)
 
+    def _like(self, vector: Tensor, outputs: Tensor) -> Tensor:
+        """Return a vector of the outputs' entries in their shape."""
+        return vector.reshape(outputs.shape).to(outputs)
+
 
 @dataclass(frozen=True)
 class _Product:
@@ -418,6 +428,8 @@ class _Product:
     inputs: Callable[[Tensor], list[Tensor]]
     multiply: Multiply
     result: Callable[[Sequence[Tensor | None]], Tensor]
+    graph: Sequence[Tensor]
+    """What its graph is reached from."""
 
     def __call__(self, vector: Tensor) -> Tensor:
         return self.result(self.multiply(self.inputs(vector.detach())))

@@ -52,9 +52,13 @@ def check_custom_functions(value: Tensor, compute: Callable[[], Any], *, curved:
     curved : bool
         Whether second derivatives in parameters are wanted. A Jacobian needs those in incoming gradients only.
     """
-    # Torch's own are taken to be right.
+    # Torch's own are taken to be right, and so are those of this package.
     found = _custom_functions(value)
-    own = {function: needs for function, needs in found.items() if not function.__module__.startswith("torch.")}
+    own = {
+        function: needs
+        for function, needs in found.items()
+        if not function.__module__.startswith(("torch.", "specop_torch."))
+    }
     unknown = {function: needs for function, needs in own.items() if function not in _verdicts}
     if unknown:
         with torch.random.fork_rng(devices=[value.device] if value.device.type == "cuda" else []):

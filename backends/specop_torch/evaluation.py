@@ -25,7 +25,7 @@ from specop_torch.graph import depends_on, naming_missing_derivatives
 from specop_torch.models import Model
 from specop_torch.structures import parts
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "TwiceDifferentiable"]
 
 
 class Evaluation:
@@ -64,7 +64,7 @@ class Evaluation:
                 stack.enter_context(naming_missing_derivatives())
                 # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                stack.enter_context(_TwiceDifferentiable())
+                stack.enter_context(TwiceDifferentiable())
             if self.fixed_randomness is not None:
                 stack.enter_context(self.preserved())
                 torch.manual_seed(self.fixed_randomness)
@@ -158,7 +158,7 @@ def _described(found: Any) -> str:
     return f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
-class _TwiceDifferentiable(TorchFunctionMode):
+class TwiceDifferentiable(TorchFunctionMode):
     """Replaces what has a wrong second derivative in torch by operations with the right one."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

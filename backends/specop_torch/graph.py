@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = [
     "coarsest",
     "depends_on",
     "grads_kept",
+    "graph_bytes",
+    "leaves_of",
     "naming_missing_derivatives",
     "nodes",
     "refuse_bypassed",
@@ -69,7 +72,7 @@ def refuse_bypassed(value: Tensor, parameters: Mapping[str, Tensor]) -> None:
     parameters : mapping
         The user's own ones by name.
     """
-    read = {id(variable) for variable in _variables(value)}
+    read = {id(variable) for variable in leaves_of(value)}
     for name, parameter in parameters.items():
         if id(parameter) in read:
             raise InvalidInputError(
@@ -103,7 +106,7 @@ def coarsest(value: Tensor) -> float:
 
 def depends_on(value: Tensor, points: Iterable[Tensor]) -> bool:
     """Return whether a graph reaches one of these leaves."""
-    read = {id(variable) for variable in _variables(value)}
+    read = {id(variable) for variable in leaves_of(value)}
     return any(id(point) in read for point in points)
 
 
@@ -111,7 +114,7 @@ def depends_on(value: Tensor, points: Iterable[Tensor]) -> bool:
 def grads_kept(value: Tensor, points: Iterable[Tensor]) -> Iterator[None]:
     """Leave the ``.grad`` of all leaves of a graph but these as they are found."""
     own = set(map(id, points))
-    kept = [(variable, variable.grad) for variable in _variables(value) if id(variable) not in own]
+    kept = [(variable, variable.grad) for variable in leaves_of(value) if id(variable) not in own]
     for variable, _ in kept:
         variable.grad = None
     try:
@@ -121,7 +124,36 @@ def grads_kept(value: Tensor, points: Iterable[Tensor]) -> Iterator[None]:
             variable.grad = grad
 
 
-def _variables(value: Tensor) -> Iterator[Tensor]:
+def graph_bytes(values: Sequence[Tensor], owned: Iterable[Tensor]) -> int:
+    """Return the memory that graphs hold and that would be free without them.
+
+    Parameters
+    ----------
+    values : sequence of Tensor
+        With their graphs.
+    owned : iterable of Tensor
+        What is held anyway.
+    """
+    seen: set[Any] = set()
+    held: dict[int, int] = {}
+    for node in itertools.chain.from_iterable(nodes(value, seen) for value in values):
+        names = [name for name in dir(node) if name.startswith("_saved_")]
+        saved = [*(getattr(node, name) for name in names), *getattr(node, "saved_tensors", ())]
+        for one in saved:
+            if isinstance(one, Tensor):
+                storage = _memory(one)
+                held[storage.data_ptr()] = storage.nbytes()
+    known = {_memory(one).data_ptr() for one in owned}
+    return sum(size for pointer, size in held.items() if pointer not in known)
+
+
+def _memory(tensor: Any) -> Any:
+    """Return the storage of a tensor; of a DTensor that of this process's part, which may still be on its way."""
+    tensor = getattr(tensor, "_local_tensor", tensor)
+    return getattr(tensor, "elem", tensor).untyped_storage()
+
+
+def leaves_of(value: Tensor) -> Iterator[Tensor]:
     """Yield the leaves of a graph."""
     if value.requires_grad and value.is_leaf:
         yield value
@@ -130,10 +162,10 @@ def _variables(value: Tensor) -> Iterator[Tensor]:
             yield node.variable
 
 
-def nodes(value: Tensor) -> Iterator[Any]:
-    """Yield the operations of a graph."""
+def nodes(value: Tensor, seen: set[Any] | None = None) -> Iterator[Any]:
+    """Yield the operations of a graph but those seen, and add them to these."""
     waiting: list[Any] = [value.grad_fn]
-    seen: set[Any] = set()
+    seen = set() if seen is None else seen
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:

@@ -17,24 +17,36 @@ from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean, not_trainable
 from specop_torch.structures import TREES, checked, normal
 
-__all__ = ["FunctionModel", "Model", "ModuleModel"]
+__all__ = ["FunctionModel", "Model", "ModuleModel", "refuse_hooks", "refuse_sharded"]
 
 
 class ModuleModel:
     """A `torch.nn.Module`; ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``."""
 
     def __init__(
-        self, module: nn.Module, criterion: Criterion | None, forward: Forward | None, *, check_modes: bool
+        self,
+        module: nn.Module,
+        criterion: Criterion | None,
+        forward: Forward | None,
+        *,
+        check_modes: bool,
+        is_sharded: bool = False,
     ) -> None:
         self.calling = calling_module(criterion, forward, "for example torch.nn.functional.cross_entropy")
         reduction = getattr(criterion, "reduction", "mean")
         if reduction != "mean":
             raise no_mean(reduction, "mean")
         self.module = _unwrapped(module)
+        if not is_sharded:
+            refuse_sharded(self.module)
         self.check_modes = check_modes
-        self.constants = frozenset(name for name, tensor in self.module.named_parameters() if not tensor.requires_grad)
+        self.constants = frozenset(name for name, tensor in self.parameters().items() if not tensor.requires_grad)
         self._replaced = _Replaced(self.module)
         self._check_layers()
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the parameters by name."""
+        return dict(self.module.named_parameters())
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
@@ -104,7 +116,7 @@ class ModuleModel:
 
     def select(self, select: Any, among: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the parameters that require grad, or those that `select` names."""
-        named = dict(self.module.named_parameters()) if among is None else dict(among)
+        named = self.parameters() if among is None else dict(among)
         real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
         if isinstance(select, nn.Module):
             select = list(select.parameters())
@@ -114,7 +126,7 @@ class ModuleModel:
 
     def named_state(self) -> Iterable[tuple[str, Tensor]]:
         """Yield parameters and buffers."""
-        yield from self.module.named_parameters()
+        yield from self.parameters().items()
         yield from self.module.named_buffers()
 
     def state(self) -> list[Tensor]:
@@ -255,37 +267,43 @@ def _unwrapped(module: nn.Module) -> nn.Module:
             module = module._orig_mod  # type: ignore[assignment]
         else:
             break
-    _refuse_parts(module)
     return module
 
 
-def _refuse_parts(module: nn.Module) -> None:
-    """Raise InvalidInputError if this process holds a part of the parameters only.
+def refuse_sharded(module: nn.Module) -> None:
+    """Raise InvalidInputError if this process holds a part of the parameters only, or hooks gather them.
 
     Classes are told by their names, because importing them takes long.
     """
-    remedy = (
-        "Gather the full parameters into a plain module in one process, such as by "
-        "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
-    )
+    refuse_hooks(module)
+    sharded = [name for name, one in module.named_parameters() if type(one).__name__ == "DTensor"]
+    if sharded:
+        raise InvalidInputError(
+            f"{len(sharded)} parameters are DTensors, such as {sharded[0]!r}: this process holds a part of each. Pass "
+            f"parallel=mesh, the mesh that they lie on, in all processes at the same time."
+        )
+
+
+def refuse_hooks(module: nn.Module) -> None:
+    """Raise InvalidInputError if hooks gather the module's parameters: nothing can be differentiated twice there."""
     for name, layer in module.named_modules():
         kinds = {kind.__name__ for kind in type(layer).__mro__}
         where = f"layer {name!r}" if name else "the model"
-        if "FullyShardedDataParallel" in kinds:
+        if "FullyShardedDataParallel" in kinds or any(
+            type(one).__name__ == "FlatParameter" for one in layer._parameters.values()
+        ):
             raise InvalidInputError(
                 f"{where} is in FSDP1 (FullyShardedDataParallel), whose flat parameters have no second derivatives. "
-                f"{remedy}"
+                f"Shard the model by FSDP2, torch.distributed.fsdp.fully_shard, and pass the same model without hooks "
+                f"with params=dict(sharded.named_parameters()) and parallel=mesh; or gather the parameters into a "
+                f"plain module by FullyShardedDataParallel.summon_full_params."
             )
         if "FSDPModule" in kinds:
             raise InvalidInputError(
-                f"{where} is in FSDP2 (fully_shard), whose hooks hide the parameters from second derivatives. {remedy}"
+                f"{where} is in FSDP2 (fully_shard), whose hooks hide the parameters from second derivatives. Pass the "
+                f"same model without hooks, such as one built anew, with the sharded parameters: objective(model, "
+                f"criterion, data, params=dict(sharded.named_parameters()), parallel=mesh)."
             )
-    sharded = [name for name, one in module.named_parameters() if type(one).__name__ in ("DTensor", "FlatParameter")]
-    if sharded:
-        raise InvalidInputError(
-            f"{len(sharded)} parameters are sharded over processes, such as {sharded[0]!r}: this one holds a part of "
-            f"each. {remedy}"
-        )
 
 
 def _drops_out(layer: nn.Module) -> bool:

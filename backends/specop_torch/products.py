@@ -45,8 +45,8 @@ def double_backward(gradients: Sequence[Tensor | None], points: Sequence[Tensor]
     return multiply
 
 
-def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
-    """Return [v...] -> [J v], of the outputs' shape.
+def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> tuple[Multiply, list[Tensor]]:
+    """Return [v...] -> [J v], of the outputs' shape, and the tensors whose graph it goes through.
 
     J'w is linear in w, and its derivative in w along v is J v: two backward passes need the same derivatives of each
     operation as the Hessian does. Forward mode needs others, which torch lacks for some; nor can a tape see it.
@@ -61,7 +61,7 @@ def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
             return [None]
         return _differentiated([pulled[i] for i in reached], [weights], [vectors[moving[i]] for i in reached])
 
-    return multiply
+    return multiply, [pulled[i] for i in reached]
 
 
 def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, framework_adapter
 from specop.arrays.memory import MemoryBudget
-from specop.arrays.processes import ALONE, Processes
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
@@ -49,8 +49,8 @@ class MeanLoss:
 
     @property
     def processes(self) -> Processes:
-        """Those that make each call together; here this one alone."""
-        return ALONE
+        """Those that make each call together: more than one where vectors are spread over several."""
+        return self._autodiff.backend.processes(self._autodiff.layout)
 
     @property
     def n(self) -> int:

@@ -59,7 +59,8 @@ def objective(
         moved to the parameters' device batch by batch.
     params : structure of arrays, optional
         The parameters of a plain function: nested dicts, lists and tuples, in JAX any pytree. In JAX the function is
-        compiled: Python values that it reads are those of the first call.
+        compiled: Python values that it reads are those of the first call. In torch with ``parallel=mesh`` also those of
+        a module, by name, that processes hold in parts; its own are then never read.
     select : str, list, module or callable, optional
         A part of the parameters: a name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of
         those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
@@ -91,8 +92,11 @@ def objective(
         model and the data of this process alone, and sees through DistributedDataParallel. True, in torch, takes the
         data of each process for its part of all, and the parameters for the same in each, as under
         DistributedDataParallel; all processes then make each call together, and vectors are DTensors, n/R entries in
-        each of R processes. A one-dimensional mesh is the same for the processes in it. In a group of more than one
-        process the default raises.
+        each of R processes. A one-dimensional mesh is the same for the processes in it; where parameters are DTensors
+        it must be the mesh that these lie on: those of fully_shard (FSDP2), passed as `params` of the same module
+        without hooks, go with a part of the data in each process and as many batches; those of a module that
+        parallelize_module has cut go with the same data in each. In a group of more than one process the default
+        raises.
     accept_stopped_gradients : bool
         Whether parts that the model detaches from its parameters, such as ``w.detach() * w**2``, are to count as
         constants. Otherwise a Hessian whose first product is not the derivative of the gradient raises.
@@ -152,15 +156,18 @@ def objective(
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
     if memory_budget is not None and memory_budget < 0:
         raise InvalidInputError(f"memory_budget must be a number of bytes >= 0, got {memory_budget!r}.")
-    autodiff = adapter.make_autodiff(
-        model,
-        criterion,
-        params=params,
-        select=select,
-        forward=forward,
-        likelihood=likelihood,
-        fixed_randomness=fixed_randomness,
-    )
+    options = {
+        "params": params,
+        "select": select,
+        "forward": forward,
+        "likelihood": likelihood,
+        "fixed_randomness": fixed_randomness,
+    }
+    # Parameters in parts: then processes run the model together, and not each its own.
+    spread = None
+    if parallel not in (None, False) and hasattr(adapter, "make_spread"):
+        spread = adapter.make_spread(model, criterion, parallel, **options)
+    autodiff = adapter.make_autodiff(model, criterion, **options) if spread is None else spread
     if accept_stopped_gradients:
         autodiff.accepts_stopped_gradients = True
     budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
@@ -170,8 +177,12 @@ def objective(
         weight = _own_weight(adapter.normalizer(criterion), autodiff)
     # A mask under a fixed seed belongs to a batch, not to its samples.
     as_given = batches is not None or fixed_randomness is not None
+    if spread is not None:
+        weight = spread.weighing(data, weight, as_given)
     own = Objective(autodiff, Batches(data, autodiff, weight, budget, as_given), budget)
-    return own if parallel in (None, False) else ParallelObjective(own, adapter.team(parallel, autodiff))
+    if spread is not None or parallel in (None, False):
+        return own
+    return ParallelObjective(own, adapter.team(parallel, autodiff))
 
 
 def _equally(batch: Any) -> float:

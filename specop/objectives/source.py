@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError, NondeterministicError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.hidden import Access, generator_access
 
-__all__ = ["Source"]
+__all__ = ["Source", "as_batches"]
 
 # A loader holds a sampler of batches, which holds a sampler of samples; and a data set, which may hold another.
 _DEPTH = 2
@@ -41,7 +41,7 @@ class Source:
     def __init__(self, data: Any, autodiff: Autodiff, budget: MemoryBudget) -> None:
         self._autodiff = autodiff
         self._budget = budget
-        self._batches = _as_batches(data)
+        self._batches = as_batches(data)
         self._in_memory = isinstance(self._batches, (list, tuple))
         self._is_read = False
         self._kept: list[Any] | None = None
@@ -140,7 +140,8 @@ def _generators(batches: Any) -> list[Access]:
     return list(found.values())
 
 
-def _as_batches(data: Any) -> Iterable[Any]:
+def as_batches(data: Any) -> Iterable[Any]:
+    """Return what gives the batches of data in each pass, or raise InvalidInputError."""
     one_batch = (
         data is None
         or isinstance(data, (tuple, Mapping))

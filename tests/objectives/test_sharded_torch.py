@@ -31,5 +31,5 @@ def test_models_in_parts_are_refused_by_name(tmp_path):
     assert found.stdout.splitlines() == [
         "the model is in FSDP1 (FullyShardedDataP",
         "the model is in FSDP2 (fully_shard), who",
-        "2 parameters are sharded over processes,",
+        "2 parameters are DTensors, such as '0.we",
     ]

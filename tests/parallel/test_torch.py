@@ -14,7 +14,7 @@ from parallel import launch
 
 pytestmark = pytest.mark.torch
 
-TWO = ("torch_arrays", "torch_objectives", "torch_files")
+TWO = ("torch_arrays", "torch_objectives", "torch_files", "torch_sharded")
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +79,9 @@ def test_the_page_shows_the_example():
     page, example = ((launch.ROOT / path).read_text() for path in ("docs/parallel.md", "examples/ddp_torch.py"))
     page = page.partition("## torch")[2]
     blocks = [block.partition("```")[0] for block in page.split("```py\n")[1:]]
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     assert blocks[0] in example and blocks[1] in example
-    assert page.split("```sh\n")[1].partition("```")[0].strip() in example
+    command, other = (block.partition("```")[0].strip() for block in page.split("```sh\n")[1:])
+    assert command in example
+    sharded = (launch.ROOT / "examples/sharded_parameters.py").read_text()
+    assert blocks[3] in sharded and other in sharded

@@ -1,0 +1,101 @@
+"""ShardedModule: a module without hooks whose parameters lie elsewhere, in parts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.func import functional_call
+
+from specop.errors import InvalidInputError
+from specop.objectives.calling import Criterion, Forward
+from specop.objectives.trees import Constant
+from specop_torch.gathered import Gathered
+from specop_torch.groups import Group
+from specop_torch.layers import Layers
+from specop_torch.models import ModuleModel, refuse_hooks
+from specop_torch.spread import local, place_of
+from specop_torch.wide import wide
+
+__all__ = ["ShardedModule"]
+
+
+class ShardedModule(ModuleModel):
+    """A module without hooks whose parameters lie elsewhere, in parts.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Its own parameters are never read, and may be on the meta device; its buffers are.
+    criterion, forward
+        As in `ModuleModel`.
+    params : mapping from names to Tensor
+        DTensors, and tensors that each process holds whole.
+    group : Group
+    """
+
+    is_wide = False
+
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: Criterion | None,
+        forward: Forward | None,
+        params: Mapping[str, Tensor],
+        group: Group,
+    ) -> None:
+        refuse_hooks(module)
+        own = {name: tuple(one.shape) for name, one in module.named_parameters()}
+        given = {name: tuple(one.shape) for name, one in params.items()}
+        if own != given:
+            wrong = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
+            raise InvalidInputError(
+                f"params= and the model differ in {len(wrong)} parameters, such as {wrong[0]!r}: "
+                f"{given.get(wrong[0], 'none')} there, {own.get(wrong[0], 'none')} in the model. Pass "
+                f"dict(sharded.named_parameters()) of the same model, before any of it is unsharded."
+            )
+        self.sharded = dict(params)
+        self.group = group
+        self.layers = self._made_layers(module)
+        super().__init__(module, criterion, forward, check_modes=True, is_sharded=True)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self.sharded
+
+    def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
+        self._check_modes()
+        parts = {name: local(values.get(name, one)) for name, one in self.sharded.items()}
+        parts |= {name: value for name, value in values.items() if name in parts and not isinstance(value, DTensor)}
+
+        def called(standing: dict[str, Tensor]) -> Any:
+            held = {f"module.{name}": one for name, one in standing.items()}
+            held |= {f"module.{name}": self._copied(buffer) for name, buffer in self.module.named_buffers()}
+            return functional_call(self._replaced, held, (call,))
+
+        return self.layers.holding(parts, called)
+
+    def widened(self) -> ShardedModule:
+        """Return the same in float64; the module and the criterion stay as they are."""
+        made = copy.copy(self)
+        made.is_wide = True
+        made.sharded = {name: wide(one) for name, one in self.sharded.items()}
+        made.layers = made._made_layers(self.module)
+        criterion = self.calling.criterion.value
+        if isinstance(criterion, nn.Module):
+            made.calling = replace(self.calling, criterion=Constant(copy.deepcopy(criterion).double()))
+        return made
+
+    def named_state(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self.sharded.items()
+        yield from self.module.named_buffers()
+
+    def _made_layers(self, module: nn.Module) -> Layers:
+        gathered = {name: Gathered(self.group, place_of(name, one, self.group)) for name, one in self.sharded.items()}
+        return Layers(module, gathered)
+
+    def _copied(self, buffer: Tensor) -> Tensor:
+        return wide(buffer) if self.is_wide else buffer.clone()

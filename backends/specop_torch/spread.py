@@ -1,0 +1,247 @@
+"""SpreadAutodiff: derivatives of a model whose parameters lie in parts on several processes, which run it together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from specop.errors import InvalidInputError
+from specop.objectives.autodiff import Linearization, Matrix
+from specop.objectives.source import as_batches
+from specop_torch.arrays import torch_dtype
+from specop_torch.autodiff import TorchAutodiff
+from specop_torch.checksums import checksums
+from specop_torch.exchange import Exchange, Place
+from specop_torch.graph import graph_bytes
+from specop_torch.groups import Group, group_of
+from specop_torch.models import Model
+from specop_torch.sharded import ShardedBackend, sharded, sharded_layout
+from specop_torch.structures import TREES
+
+__all__ = ["SpreadAutodiff", "local", "place_of"]
+
+
+def place_of(name: str, parameter: Tensor, group: Group) -> Place:
+    """Return how processes hold a parameter, or raise InvalidInputError where that is not built."""
+    shape = tuple(parameter.shape)
+    if not isinstance(parameter, DTensor):
+        return Place(shape, None, group.count)
+    if parameter.device_mesh != group.mesh:
+        raise InvalidInputError(
+            f"the parameter {name!r} lies on {parameter.device_mesh}, and parallel= is {group.mesh}: all sharded "
+            f"parameters must lie on one mesh of one dimension, the one that is passed. Meshes of two dimensions, as "
+            f"of FSDP over tensor parallel or over replicas, are not available yet."
+        )
+    (placement,) = parameter.placements
+    if type(placement) is Shard:
+        return Place(shape, placement.dim % parameter.ndim, group.count)
+    if type(placement) is Replicate:
+        return Place(shape, None, group.count)
+    raise InvalidInputError(
+        f"the parameter {name!r} has the placement {placement}: only Shard and Replicate are known. Redistribute it."
+    )
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor, in the same memory."""
+    found: Tensor = tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor  # type: ignore[attr-defined]
+    return found
+
+
+class SpreadAutodiff(TorchAutodiff):
+    """What `TorchAutodiff` does, for vectors and parameters that a group of processes holds in parts.
+
+    All processes make each call together, and what they decide by, memory and fingerprints, is exchanged first.
+    Products are not recorded: a tape does not see what collectives do, and would hold gathered parameters.
+
+    Parameters
+    ----------
+    model : Model
+    selected : mapping from names to Tensor
+        DTensors, and tensors that each process holds whole.
+    likelihood, fixed_randomness
+        As in `TorchAutodiff`.
+    group : Group
+    """
+
+    backend: ShardedBackend = sharded  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        model: Model,
+        selected: Mapping[str, Tensor],
+        likelihood: str | None,
+        fixed_randomness: int | None,
+        group: Group | None = None,
+    ) -> None:
+        self.group = group or group_of(_mesh_of(selected.values()))
+        if fixed_randomness is not None:
+            raise InvalidInputError(
+                "fixed_randomness= is not available for sharded parameters: processes would draw different masks, and "
+                "layers that run again other ones. Call model.eval()."
+            )
+        super().__init__(model, selected, likelihood, None)
+        self.layout = sharded_layout(self.layout, self.group)
+        self.places = {name: place_of(name, one, self.group) for name, one in self.parameters.items()}
+        self._exchange = Exchange(self.group, list(self.places.values()))
+
+    def restrict(self, select: Any) -> SpreadAutodiff:
+        chosen = self.model.select(select, among=self.parameters)
+        part = type(self)(self.model, chosen, self.likelihood, None, self.group)
+        part.accepts_stopped_gradients = self.accepts_stopped_gradients
+        return part
+
+    # Data
+    def weighing(
+        self, data: Any, weight: Callable[[Any], float] | None, are_as_given: bool
+    ) -> Callable[[Any], float] | None:
+        """Return what counts the terms of a batch in all processes; raise unless all of them have as many batches.
+
+        Parameters
+        ----------
+        data : batch or re-iterable of batches
+            As the user gave it.
+        weight : callable or None
+            Counts those of this process's batch; None for its samples.
+        are_as_given : bool
+            Whether batches count as they are given.
+        """
+        counts = self.group.exchange(_length(data))
+        if len(set(counts)) > 1:
+            raise InvalidInputError(
+                f"the processes have {' and '.join(map(str, counts))} batches: where parameters are sharded all of "
+                f"them must have as many, because each needs the others for its own. Batches may be of different size: "
+                f"spread the samples otherwise, or split a batch."
+            )
+        return weight
+
+    # What processes decide by
+    def _told(self, batch: Any) -> list[tuple[int, ...]]:
+        """Return checksums of what each process has for a batch."""
+        # Of copies: a look at a tensor by way of NumPy makes it one that others may write into.
+        return self.group.exchange(checksums(one.detach().clone() for one in TREES.arrays(batch)))
+
+    def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
+        """Return what `TorchAutodiff.fingerprint` does, of all processes; raise unless they have the same model."""
+        replaced = set(self.names) if fixed else set()
+        state = dict(self.model.named_state())
+        whole = {name: checksums([local(one)]) for name, one in state.items() if not _is_part(one)}
+        parts = checksums(local(one) for name, one in state.items() if _is_part(one) and name not in replaced)
+        shared = (self.names, self.model.modes(), self._autocast(), whole)
+        told = self.group.exchange((shared, parts))
+        self._check_alike([one for one, _ in told])
+        names, modes, autocast, _ = shared
+        kept = tuple(found for name, found in whole.items() if name not in replaced)
+        return names, modes, autocast, kept, tuple(one for _, one in told)
+
+    def _check_alike(self, told: Sequence[Any]) -> None:
+        other = next((number for number, one in enumerate(told) if one != told[0]), None)
+        if other is None:
+            return
+        (*first, known), (*second, found) = told[0], told[other]
+        differ = [name for name in known if found.get(name) != known[name]]
+        what = (
+            "modes of their layers, in autocast or in what is selected"
+            if first != second or not differ
+            else f"{len(differ)} buffers or parameters that each has whole, such as {differ[0]!r}"
+        )
+        raise InvalidInputError(
+            f"the models of processes 0 and {other} of {self.group.count} differ in {what}: their curvature would be "
+            f"that of no model. Send those of one process to all, such as by torch.distributed.broadcast(tensor, 0)."
+        )
+
+    def free_memory(self) -> int:
+        """Return the bytes that are free on the device of the process that has least, in its share of a machine."""
+        free = super().free_memory()
+        return min(self.group.exchange(free // self.group.count if self.device.type == "cpu" else free))
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether smaller batches may help: processes would have to agree on them, which is not built."""
+        return False
+
+    # Derivatives
+    def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
+        with self._evaluation.running(), torch.enable_grad():
+            product = self._product(theta, batch, matrix, retain_graph=True)
+            first = product(vector)
+            held = graph_bytes(product.graph, self._state())
+
+        def apply(other: Tensor) -> Tensor:
+            # Layers may run again in it.
+            with self._evaluation.running(), torch.enable_grad():
+                return product(other)
+
+        return Linearization(first, apply, max(self.group.exchange(held)))
+
+    def sample_gradients(self, theta: Tensor | None, batch: Any) -> Any:
+        raise InvalidInputError(
+            "gradients of single samples are not available for sharded parameters. Take ggn() or fisher(), which need "
+            "none, or gather the parameters into one process."
+        )
+
+    # Vectors and parameters
+    def _parts(self, vector: DTensor) -> list[Tensor]:
+        """Return this process's parts of the parameters, in their dtypes."""
+        found = self._exchange.parts(local(vector))
+        return [part.to(one.dtype) for part, one in zip(found, self.parameters.values(), strict=True)]
+
+    def _joined(self, parts: Sequence[Tensor | None]) -> DTensor:
+        dtype, me = torch_dtype(self.dtype), self.group.index
+        whole = [
+            torch.zeros(place.local_shape(me), dtype=dtype, device=self.device)
+            if part is None
+            else part.detach().to(dtype)
+            for part, place in zip(parts, self.places.values(), strict=True)
+        ]
+        return self.group.spread(self._exchange.joined(whole), self.layout.n)
+
+    def _as_parameters(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return parts of the parameters as what they are parts of."""
+        return [
+            DTensor.from_local(
+                part, one.device_mesh, one.placements, run_check=False, shape=one.shape, stride=one.stride()
+            )
+            if isinstance(one, DTensor)
+            else part
+            for part, one in zip(parts, self.parameters.values(), strict=True)
+        ]
+
+    def _as_parts(self, found: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return what this process holds of tensors like the parameters, cut as these are."""
+        return [
+            local(one.detach().redistribute(placements=like.placements))  # type: ignore[attr-defined]
+            if isinstance(one, DTensor) and isinstance(like, DTensor)
+            else one
+            for one, like in zip(found, self.parameters.values(), strict=True)
+        ]
+
+    def _spread(self, whole: Tensor) -> DTensor:
+        """Return a vector that each process has whole."""
+        own = self.group.own(len(whole))
+        return self.group.spread(whole.detach()[own].to(torch_dtype(self.dtype), copy=True), len(whole))
+
+    def _gathered(self, vector: DTensor) -> Tensor:
+        return self.group.gather(local(vector), len(vector))
+
+
+def _is_part(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor) and any(placement.is_shard() for placement in tensor.placements)
+
+
+def _length(data: Any) -> int:
+    batches = as_batches(data)
+    if not hasattr(batches, "__len__"):
+        raise InvalidInputError(
+            f"a {type(data).__name__} does not say how many batches it holds, and where parameters are sharded all "
+            f"processes must have as many. Pass a list of batches, or a loader that has a length."
+        )
+    return len(batches)  # type: ignore[arg-type]
+
+
+def _mesh_of(tensors: Any) -> DeviceMesh:
+    return next(one.device_mesh for one in tensors if isinstance(one, DTensor))
