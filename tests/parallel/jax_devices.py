@@ -4,10 +4,12 @@ import re
 import tempfile
 from pathlib import Path
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 
@@ -198,6 +200,34 @@ def check_matrices_of_the_outputs_and_of_samples():
     close(rows, expected)
     inverse, other = (o.inverse_fisher(damping=0.1) @ o.gradient() for o in (objective, alone))
     close(inverse, other, 1e-11)
+
+
+def check_modules_of_flax_and_equinox():
+    class Flax(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(8, 3, rngs=nnx.Rngs(0))
+            self.norm = nnx.LayerNorm(3, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.norm(self.layer(x))
+
+    whole = NamedSharding(mesh("data", EXPLICIT), P())
+    data = tuple(map(jnp.asarray, DATA))
+    batch = tuple(jax.device_put(array, NamedSharding(whole.mesh, P("d"))) for array in DATA)
+    flax, module = Flax(), equinox.nn.Linear(8, 3, key=jax.random.key(0))
+    spread_flax = nnx.merge(nnx.graphdef(flax), jax.device_put(nnx.state(flax), whole))
+    spread_module = jax.tree.map(lambda leaf: jax.device_put(leaf, whole) if equinox.is_array(leaf) else leaf, module)
+    forward = {"forward": lambda module, batch: jax.vmap(module)(batch[0])}
+    for own, criterion_of, other, settings in (
+        (flax, criterion, spread_flax, {}),
+        (module, lambda z, batch: criterion(z, batch[1]), spread_module, forward),
+    ):
+        products = []
+        for model, some in ((own, data), (other, batch)):
+            H = specop.objective(model, criterion_of, some, **settings).hessian()
+            products.append(np.asarray(H @ specop.objective(model, criterion_of, some, **settings).theta))
+        # The first is of float32, whose products differ by rounding.
+        close(products[1], products[0], 1e-5)
 
 
 def check_what_is_refused():
