@@ -62,7 +62,7 @@ def start(folder, devices, processes, arguments, end=END):
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "backends", ROOT / "tests", ROOT / "examples"))),
         "SPECOP_GROUP": f"{folder}|{address}|{processes}",
     }
