@@ -5,11 +5,10 @@ import re
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from short_fractions import braced
 from sphinx.util import logging
 
 _LOG = logging.getLogger(__name__)
-# Arguments of one character without braces, as TeX takes them: the converter would read 12 in \frac12 as one number.
-_FRACTION = re.compile(r"\\frac(\{[^{}]*\}|\s*\d|\s+[A-Za-z])\s*(\{[^{}]*\}|[0-9A-Za-z])")
 
 
 def setup(app):
@@ -36,13 +35,3 @@ def _write(writer, node, tag, as_block):
     formula = re.sub("<mo>([‖∣|])</mo>", r'<mo stretchy="false">\1</mo>', formula)
     writer.body.append(f"{writer.starttag(node, tag, '', CLASS='math')}{formula}</{tag}>")
     raise nodes.SkipNode
-
-
-def braced(formula):
-    r"""Return a formula with braces around both arguments of each \frac."""
-
-    def both(match):
-        numerator, denominator = (part.strip().removeprefix("{").removesuffix("}") for part in match.groups())
-        return rf"\frac{{{numerator}}}{{{denominator}}}"
-
-    return _FRACTION.sub(both, formula)

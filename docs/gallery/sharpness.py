@@ -2,8 +2,8 @@
 Sharpness while a network is trained
 ====================================
 
-Gradient descent with the rate 0.4 starts where the largest eigenvalue of the Hessian is above 2 / rate = 5, and cannot stay
-there. It ends a little above that limit and not below it: at the edge of stability.
+Gradient descent with the rate 0.4 starts where the largest eigenvalue of the Hessian is above 2 / rate = 5, and cannot
+stay there. It ends a little above that limit and not below it: at the edge of stability.
 """
 
 import torch
