@@ -486,7 +486,8 @@ def check_memory_falls_with_the_processes():
     alone = init_device_mesh("cpu", (COUNT, 1), mesh_dim_names=("other", "own"))["own"]
     one, several = peak(alone, 8), peak(MESH, 8 // COUNT)
     print(f"peak of a product, in n: {one:.2f} in one process, {several:.2f} in each of {COUNT}", flush=True)
-    assert several < 0.7 * one, (one, several)
+    # A third in four processes; in two half of it and the layer that is whole, give or take what the allocator holds.
+    assert several < 0.75 * one, (one, several)
 
 
 def check_the_example():
