@@ -6,6 +6,7 @@ of them and never a constant, so that each compiles once for a dtype and the sha
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -232,6 +233,14 @@ class JaxBackend(Backend):
         require_precision(layout.dtype, "the operator")
         require_transfers()
         super().check_vector(x, layout, what)
+
+
+def _device(platform: str, number: int) -> jax.Device:
+    return next(device for device in jax.devices(platform) if device.id == number)
+
+
+# Devices have no pickles of their own, and stand in layouts; the other process must have one of that number.
+copyreg.pickle(jax.Device, lambda device: (_device, (device.platform, device.id)))
 
 
 def device_of(array: Array, what: str) -> jax.Device:

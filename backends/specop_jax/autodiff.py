@@ -115,6 +115,9 @@ class JaxAutodiff(OneBatch):
         super().__init__(model, parameters, likelihood, fixed_randomness, layout)
         self._programs: dict[Any, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_programs": {}}
+
     @property
     def precision(self) -> float:
         """Rounding error of products: of the least exact parameter dtype, or of the device's matrix products."""

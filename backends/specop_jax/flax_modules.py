@@ -114,27 +114,32 @@ class _NnxLoss:
     seed: int | None
 
     def __call__(self, leaves: list[Any], batch: Any) -> Any:
+        if self.calling.criterion.value is None:
+            return self._called(self.calling.loss, leaves, batch)
         return self.compare(self.outputs(leaves, batch), batch)
 
     def again(self, leaves: list[Any], batch: Any) -> tuple[Any, list[str]]:
         if self.seed is not None:
             return self(leaves, batch), []
         model = self._merged(leaves)
-        self.calling.outputs(model, batch)
+        self.calling.loss(model, batch)
         after = dict(jax.tree_util.tree_leaves_with_path(nnx.state(model)))
         before = jax.tree_util.tree_unflatten(self.treedef, leaves)
         changed = [path for path, leaf in jax.tree_util.tree_leaves_with_path(before) if after.get(path) is not leaf]
         return self.calling.loss(model, batch), names_of([path[:-1] for path in changed])
 
     def outputs(self, leaves: list[Any], batch: Any) -> Any:
+        return self._called(self.calling.outputs, leaves, batch)
+
+    def _called(self, function: Any, leaves: list[Any], batch: Any) -> Any:
         model = self._merged(leaves)
         if self.seed is not None:
             streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
             keys: dict[str, Any] = {stream.key.tag: self.seed for stream in streams}
             nnx.reseed(model, policy="match_shape", **keys)
-            return self.calling.outputs(model, batch)
+            return function(model, batch)
         counts = _draws(model)
-        outputs = self.calling.outputs(model, batch)
+        found = function(model, batch)
         if any(after is not before for before, after in zip(counts, _draws(model), strict=True)):
             remedy = "Switch dropout and sampling off (model.eval()), or pass fixed_randomness=0 for one fixed mask."
             if any(isinstance(layer, nnx.RNN) for _, layer in nnx.iter_modules(model)):
@@ -145,7 +150,7 @@ class _NnxLoss:
             raise NondeterministicError(
                 f"the forward pass draws from the module's nnx.Rngs, so that its loss is that of one mask. {remedy}"
             )
-        return outputs
+        return found
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         return self.calling.compare(outputs, batch)

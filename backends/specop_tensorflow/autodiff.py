@@ -88,6 +88,9 @@ class TensorflowAutodiff(OneBatch):
         self._traces: dict[Any, Any] = {}
         self._wide: _Wide | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_traces": {}, "_wide": None}
+
     @property
     def precision(self) -> float:
         """Rounding error of products: of the least exact dtype in use, or TF32's where it is switched on."""

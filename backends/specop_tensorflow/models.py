@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -117,7 +118,7 @@ class KerasModel(ModuleModel):
                 f"this Keras model runs on the {keras.backend.backend()} backend, and its arrays are not TensorFlow's. "
                 f"Set KERAS_BACKEND=tensorflow before Keras is imported."
             )
-        super().__init__(module, criterion, forward, lambda module, batch: module(inputs(batch), training=training))
+        super().__init__(module, criterion, forward, functools.partial(_called, training=training))
         self.training = training
         if not module.built:
             raise InvalidInputError(
@@ -186,9 +187,7 @@ class FunctionModel:
         for name, leaf in zip(TREES.names(params), TREES.flatten(params)[0], strict=True):
             if leaf is not None and not isinstance(leaf, (tf.Tensor, tf.Variable, keras.Variable)):
                 raise not_trainable(name, leaf, "tf.Variable(VALUE)")
-        self.tree = ParameterTree(
-            TREES, params, lambda tensor: tensor.dtype.is_floating, lambda tensor: tensor.dtype.is_complex
-        )
+        self.tree = ParameterTree(TREES, params, _is_real, _is_complex)
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
         """Return the mean loss."""
@@ -253,14 +252,30 @@ def _in_order(criterion: Criterion | None) -> Criterion | None:
     if isinstance(criterion, keras.losses.Loss):
         if criterion.reduction not in _MEANS:
             raise no_mean(criterion.reduction, _MEANS[0])
-        # Keras writes its losses the other way round: loss(y_true, y_pred).
-        return lambda outputs, target: criterion(target, outputs)
+        return functools.partial(_turned_round, criterion)
     if inspect.isfunction(criterion) and criterion.__module__.partition(".")[0] == "keras":
         raise InvalidInputError(
             f"{criterion.__name__} of Keras takes (y_true, y_pred) and returns one loss a sample. Pass the class from "
             f"keras.losses that belongs to it, which is recognized and returns the mean, or a function of (outputs, y)."
         )
     return criterion
+
+
+def _turned_round(criterion: Any, outputs: Any, target: Any) -> Any:
+    # Keras writes its losses the other way round: loss(y_true, y_pred).
+    return criterion(target, outputs)
+
+
+def _called(module: Any, batch: Any, *, training: bool) -> Any:
+    return module(inputs(batch), training=training)
+
+
+def _is_real(tensor: Any) -> bool:
+    return bool(tensor.dtype.is_floating)
+
+
+def _is_complex(tensor: Any) -> bool:
+    return bool(tensor.dtype.is_complex)
 
 
 def _named(found: Sequence[tuple[str, Any, bool]]) -> dict[str, tuple[Any, bool]]:

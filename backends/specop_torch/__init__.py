@@ -8,20 +8,10 @@ from torch import distributed
 from specop.arrays.backend import Backend
 from specop_torch.arrays import TorchBackend, backend
 from specop_torch.autodiff import TorchAutodiff, make_autodiff
-from specop_torch.normalizers import normalizer
+from specop_torch.normalizers import normalizer, terms_of
 from specop_torch.optimizers import update_rule
 
-__all__ = [
-    "TorchBackend",
-    "backend",
-    "backend_for",
-    "make_autodiff",
-    "make_spread",
-    "normalizer",
-    "processes",
-    "team",
-    "update_rule",
-]
+__all__ = ["TorchBackend", "backend", "backend_for", "make_autodiff", "make_spread", "normalizer", "processes", "team", "terms_of", "update_rule"]
 
 
 def backend_for(array: Any) -> Backend:

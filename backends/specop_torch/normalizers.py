@@ -1,4 +1,4 @@
-"""What torch's own criteria divide by: the number of terms, or the sum of their weights, in the mean over a batch."""
+"""What torch's criteria and models with a loss of their own divide by: terms, or the sum of their weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from specop_torch.structures import TREES
 
-__all__ = ["normalizer"]
+__all__ = ["normalizer", "terms_of"]
 
 # Those that average over classes' weights at the labels, and those that average over all entries of the target.
 _LABELS = {functional.cross_entropy, functional.nll_loss}
@@ -61,6 +61,40 @@ def normalizer(criterion: Any) -> Callable[[Any], float] | None:
     if criterion in _LABELS:
         return functools.partial(_counted, weight=options.get("weight"), ignore_index=options.get("ignore_index", -100))
     return _entries if criterion in _ENTRIES else None
+
+
+# Losses of Hugging Face that average over labels that are not -100, by the name that a model gives its loss; those of
+# causal language models are shifted, so that the first label of a sequence belongs to no output.
+_SHIFTED = {"ForCausalLM"}
+_UNSHIFTED = {"ForMaskedLM", "ForTokenClassification"}
+
+
+def terms_of(model: Any) -> Callable[[Any], float] | None:
+    """Return what a model that returns its loss divides it by, as a function of a batch.
+
+    Parameters
+    ----------
+    model : object
+        One of Hugging Face's tells by ``loss_type``.
+
+    Returns
+    -------
+    callable or None
+        None for a model of which that is not known: batches count by their samples.
+    """
+    # GPT2LMHeadModel and its like have none, and take the loss of causal language models.
+    default = "ForCausalLM" if type(model).__name__.endswith("LMHeadModel") else None
+    loss_type = getattr(model, "loss_type", None) or default
+    if loss_type not in _SHIFTED | _UNSHIFTED:
+        return None
+    return functools.partial(_labelled, first=int(loss_type in _SHIFTED))
+
+
+def _labelled(batch: Any, first: int) -> float:
+    if not isinstance(batch, Mapping) or batch.get("labels") is None:
+        # The first call says that there is no loss.
+        return 1.0
+    return float((_target(batch["labels"])[..., first:] != -100).sum())
 
 
 def _counted(given: Any, weight: Tensor | None, ignore_index: int) -> float:

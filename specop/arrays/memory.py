@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 __all__ = ["MemoryBudget", "free_host_memory", "in_bytes"]
@@ -63,6 +63,13 @@ class MemoryBudget:
         # In the order of their last use. What nobody needs any more drops out by itself.
         self._holders: WeakKeyDictionary[Holder, None] = WeakKeyDictionary()
         self._reserved: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has its own holders, which hold nothing yet.
+        return {"limit": self._limit, "free": self._free}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["limit"], state["free"])  # type: ignore[misc]
 
     @property
     def total(self) -> int:

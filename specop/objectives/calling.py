@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = [
     "calling_module",
     "inputs",
     "is_pair",
+    "needs_criterion",
 ]
 
 Forward = Callable[[Any, Any], Any]
@@ -134,22 +135,54 @@ def calling_module(
     Parameters
     ----------
     criterion : callable or None
-        ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``.
+        ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``. None for a module that returns its
+        own mean loss, or for one whose loss `forward` returns.
     forward : callable or None
-        ``forward(module, batch) -> outputs``.
+        ``forward(module, batch) -> outputs``, or the mean loss without a criterion.
     example : str
-        A criterion, for the error if there is none.
+        A criterion, for the error where there must be one.
     call : callable
         ``call(module, batch) -> outputs`` for a batch (x, y).
     """
-    if criterion is None:
-        raise InvalidInputError(
-            f"a module needs a criterion: objective(model, criterion, data), {example}. For a loss computed by hand "
-            f"pass a function of the parameters instead of a module."
-        )
+    if criterion is None and forward is None:
+        return Calling(Constant(_OwnLoss(example)), Constant(None), True)
     _check_takes_two(criterion, "the criterion", "(outputs, y)" if forward is None else "(outputs, batch)")
     _check_takes_two(forward, "forward", "(model, batch)")
     return Calling(Constant(call if forward is None else forward), Constant(criterion), forward is not None)
+
+
+def needs_criterion(example: str) -> InvalidInputError:
+    """Error for a module without a criterion that does not return its own loss."""
+    return InvalidInputError(
+        f"a module needs a criterion: objective(model, criterion, data), {example}. A model that returns its own loss "
+        f"is called with batches that are mappings, model(**batch).loss; for another one pass forward=lambda model, "
+        f"batch: ..., which returns the mean loss where there is no criterion."
+    )
+
+
+@dataclass(frozen=True)
+class _OwnLoss:
+    """Calls a model that returns its mean loss, as those of Hugging Face do where a batch has labels."""
+
+    example: str
+
+    def __call__(self, model: Any, batch: Any) -> Any:
+        if not isinstance(batch, Mapping):
+            raise needs_criterion(self.example)
+        found = model(**batch)
+        if isinstance(found, Mapping) and "loss" in found:
+            loss = found["loss"]
+        elif hasattr(found, "loss"):
+            loss = found.loss
+        else:
+            return found
+        if loss is None:
+            raise InvalidInputError(
+                f"the model returned no loss for a batch of {', '.join(map(repr, batch))}: most compute one where the "
+                f"batch has 'labels', for a causal language model its 'input_ids'. Or pass a criterion of (outputs, "
+                f"batch), and forward=lambda model, batch: model(**batch).logits."
+            )
+        return loss
 
 
 def _check_takes_two(function: Any, name: str, arguments: str) -> None:

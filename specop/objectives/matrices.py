@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.arrays.memory import MemoryBudget
@@ -44,6 +46,10 @@ class Matrices(MeanLoss):
     def __init__(self, autodiff: Autodiff, data: Batches, budget: MemoryBudget) -> None:
         super().__init__(autodiff, data, budget)
         self._kept: dict[Matrix, Products] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Linearizations belong to this process and this model; a copy makes its own.
+        return {**vars(self), "_kept": {}}
 
     def hessian(self, theta: Array | None = None) -> CurvatureOperator:
         r"""Return the Hessian :math:`\nabla^2 L(\theta)` of the mean loss as a symmetric operator, n x n.

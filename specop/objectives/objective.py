@@ -11,7 +11,7 @@ from specop.arrays.backend import framework_adapter
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
-from specop.objectives.calling import is_pair
+from specop.objectives.calling import is_pair, needs_criterion
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
 from specop.objectives.parallel import ParallelObjective
@@ -51,7 +51,9 @@ def objective(
         A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
     criterion : callable, optional
         Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
-        Required for a module. A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``. In torch and
+        A module without one returns the mean loss itself, as those of Hugging Face do: batches are mappings, and
+        ``model(**batch).loss`` or ``["loss"]`` is it. Then there are loss, gradient and Hessian.
+        A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``. In torch and
         TensorFlow it may read the model's parameters, as a penalty does; then there are loss, gradient and Hessian,
         but no matrices of the outputs and no gradients of samples, which would lack it.
     data : batch or re-iterable of batches
@@ -66,7 +68,8 @@ def objective(
         those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
     forward : callable, optional
         ``forward(model, batch) -> outputs``, for batches that are not pairs, and for models of single samples:
-        ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox.
+        ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox. Without a criterion it returns the mean
+        loss, such as ``lambda model, batch: model.training_step(batch, 0)``.
     weight : callable, optional
         ``weight(batch)``: number of terms in the batch's mean. Default: what a criterion of torch's own divides by
         (samples, summed weights of classes, labels that are not ignored, entries), for others samples: the leading
@@ -154,6 +157,8 @@ def objective(
     check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel, hasattr(adapter, "team"))
     if data is None and params is None:
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
+    if criterion is None and forward is None and params is None and (isinstance(data, tuple) or hasattr(data, "shape")):
+        raise needs_criterion("with the mean loss criterion(outputs, y)")
     if memory_budget is not None and memory_budget < 0:
         raise InvalidInputError(f"memory_budget must be a number of bytes >= 0, got {memory_budget!r}.")
     options = {
@@ -175,6 +180,8 @@ def objective(
         weight = _equally
     if weight is None and forward is None and hasattr(adapter, "normalizer"):
         weight = _own_weight(adapter.normalizer(criterion), autodiff)
+    if weight is None and criterion is None and forward is None and hasattr(adapter, "terms_of"):
+        weight = adapter.terms_of(model)
     # A mask under a fixed seed belongs to a batch, not to its samples.
     as_given = batches is not None or fixed_randomness is not None
     if spread is not None:
@@ -194,10 +201,11 @@ def _own_weight(normalizer: Callable[[Any], float] | None, autodiff: Autodiff) -
     if normalizer is None:
         return None
 
-    def weight(batch: Any) -> float:
-        return normalizer(batch[1]) if is_pair(batch) else autodiff.count(batch)
+    return functools.partial(_terms, normalizer, autodiff)
 
-    return weight
+
+def _terms(normalizer: Callable[[Any], float], autodiff: Autodiff, batch: Any) -> float:
+    return normalizer(batch[1]) if is_pair(batch) else autodiff.count(batch)
 
 
 def _representative(model: Any, params: Any, data: Any) -> Any:

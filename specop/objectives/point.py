@@ -46,6 +46,15 @@ class Point:
         held = None if theta is None else autodiff.backend.copy(theta)
         return cls(autodiff, data, budget, held, autodiff.fingerprint(fixed=held is not None))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle or a copy is of this point, so the model must not have moved from it; it is looked at again there.
+        self.check()
+        return {**vars(self), "fingerprint": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        vars(self)["fingerprint"] = self.autodiff.fingerprint(fixed=self.theta is not None)
+
     @property
     def backend(self) -> Backend:
         """Array primitives of the model's framework."""

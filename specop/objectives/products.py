@@ -80,6 +80,9 @@ class Products:
         self._mistrusted = False
         self._limit = self.point.data.limit
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_linear": None, "_places": [], "_bytes": 0, "_witness": None}
+
     @property
     def held_bytes(self) -> int:
         """Memory that linearizations hold."""

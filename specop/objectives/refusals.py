@@ -146,7 +146,8 @@ def no_outputs() -> MissingOutputsError:
     return MissingOutputsError(
         "without a criterion the function returns the loss, and nothing is known of its outputs: only loss, "
         "gradient and Hessian exist. Let the function return outputs, and pass objective(fun, criterion, "
-        "data, params=params)."
+        "data, params=params); of a model that returns its own loss pass a criterion of (outputs, batch) and "
+        "forward=lambda model, batch: model(**batch).logits."
     )
 
 

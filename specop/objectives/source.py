@@ -53,6 +53,16 @@ class Source:
             return self._first_pass()
         return self._replay() if self._kept is None else iter(self._kept)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_versions": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        kept = self._kept or []
+        self._versions = [self._autodiff.batch_versions(batch) for batch in kept]
+        if not self._in_memory and kept:
+            self._budget.reserve(self, sum(map(self._autodiff.batch_bytes, kept)))
+
     @property
     def are_kept(self) -> bool:
         """Whether batches are held, not read again in each pass."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import itertools
 import types
 from collections import Counter
@@ -51,6 +52,10 @@ class Trees:
     between: Callable[[Array, int, int], Array]
     at: Callable[[Array, Integers], Array]
     join: Callable[[Sequence[Array]], Array]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its functions are the adapter's, and stand in the module that makes the only object of this kind.
+        return _trees_of, (self.as_array.__module__,)
 
     def take_apart(self, structure: Any) -> tuple[list[Array], Frame]:
         """Return the arrays of a structure in a fixed order, and what puts them together again."""
@@ -169,6 +174,10 @@ class Trees:
         return [shape[:1] == (count,) for shape in shapes]
 
 
+def _trees_of(module: str) -> Any:
+    return importlib.import_module(module).TREES
+
+
 def lengths(shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """Return the leading dimensions that most of these shapes have, one where it is clear which are samples."""
     found = Counter(shape[0] for shape in shapes)
@@ -265,6 +274,9 @@ class Constant:
         if not isinstance(other, Constant) or type(self.value) is not type(other.value):
             return False
         return self.value is other.value or (isinstance(self.value, _PLAIN) and bool(self.value == other.value))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Constant, (self.value,)
 
     def __hash__(self) -> int:
         return hash(self.value) if isinstance(self.value, _PLAIN) else id(self.value)

@@ -1,6 +1,8 @@
 """What newcomers type first, in every framework in which it can occur: it works, or the text says what to type."""
 
+import copy
 import importlib
+import pickle
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 import specop
 from cases import Case
 from parity.cases import FRAMEWORKS
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, MissingOutputsError, ParametersChangedError
 
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
 
@@ -170,3 +172,194 @@ def test_first_products_inside_transformations_are_refused_and_leave_nothing(fra
         transform(framework, name)(lambda v: mean((hessian @ v) * v))(operand)
     for _ in range(3):
         np.testing.assert_allclose(case(framework).numpy(hessian @ vector), HESSIAN.sum(1), atol=1e-12)
+
+
+# Models that return their own loss
+class Outputs:
+    """What models of Hugging Face return."""
+
+    def __init__(self, loss, logits):
+        self.loss, self.logits = loss, logits
+
+
+def own_torch():
+    torch = importlib.import_module("torch")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(3, 1).double())
+
+        def forward(self, x, labels=None):
+            z = x @ self.w
+            return Outputs(None if labels is None else ((z - labels) ** 2).mean(), z)
+
+    return Model()
+
+
+def own_jax():
+    nnx = importlib.import_module("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(case("jax").array(np.zeros((3, 1))))
+
+        def __call__(self, x, labels=None):
+            z = x @ self.w
+            return {"loss": None if labels is None else ((z - labels) ** 2).mean(), "logits": z}
+
+    return Model()
+
+
+def own_tensorflow():
+    tf = importlib.import_module("tensorflow")
+
+    class Model(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = tf.Variable(np.zeros((3, 1)))
+
+        def __call__(self, x, labels=None):
+            z = x @ self.w
+            return Outputs(None if labels is None else tf.reduce_mean((z - labels) ** 2), z)
+
+    return Model()
+
+
+OWN = {"torch": own_torch, "jax": own_jax, "tensorflow": own_tensorflow}
+
+
+def parts(framework, *places):
+    return [{"x": case(framework).array(X[part]), "labels": case(framework).array(Y[part])} for part in places]
+
+
+@each_framework
+def test_models_that_return_their_loss_need_no_criterion(framework):
+    whole, halves = parts(framework, slice(None)), parts(framework, slice(0, 4), slice(4, 8))
+    read = (lambda found: found["loss"]) if framework == "jax" else (lambda found: found.loss)
+    for objective in (
+        specop.objective(OWN[framework](), data=whole[0]),
+        specop.objective(OWN[framework](), data=halves),
+        specop.objective(OWN[framework](), data=halves, forward=lambda model, batch: read(model(**batch))),
+    ):
+        np.testing.assert_allclose(float(objective.loss()), np.mean(Y**2), rtol=1e-12)
+        np.testing.assert_allclose(dense(objective), HESSIAN, atol=1e-12)
+    with pytest.raises(MissingOutputsError, match=r"forward=lambda model, batch: model\(\*\*batch\).logits"):
+        objective.ggn() @ objective.gradient()
+
+
+@each_framework
+def test_models_without_a_loss_of_their_own_are_told_what_is_missing(framework):
+    model = OWN[framework]()
+    with pytest.raises(InvalidInputError, match=r"the model returned no loss for a batch of 'x': .* has 'labels'"):
+        specop.objective(model, data={"x": case(framework).array(X)}).loss()
+    for data in (batch(framework), [batch(framework)]):
+        with pytest.raises(InvalidInputError, match=r"needs a criterion: .*model\(\*\*batch\).loss"):
+            specop.objective(model, data=data).loss()
+
+
+def causal(transformers):
+    config = transformers.GPT2Config(
+        vocab_size=7, n_positions=8, n_embd=4, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def masked(transformers):
+    config = transformers.BertConfig(
+        vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=4
+    )
+    return transformers.BertForMaskedLM(config)
+
+
+@pytest.mark.parametrize("make", [causal, masked])
+def test_tokens_count_in_language_models_of_hugging_face_torch(make):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = make(transformers).double().eval()
+    # The fused kernel has no second derivative for the plain calls below.
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, 7, (4, 6))
+    labels = ids.clone()
+    labels[0, 3:], labels[2, 2:] = -100, -100
+    whole = {"input_ids": ids, "labels": labels}
+    batches = [{name: part[:2] for name, part in whole.items()}, {name: part[2:] for name, part in whole.items()}]
+    objective = specop.objective(model, data=batches)
+    # They compute the loss in float32.
+    loss = model(**whole).loss
+    torch.testing.assert_close(objective.loss(), loss.detach().to(objective.loss().dtype), rtol=1e-6, atol=0)
+    vector = torch.ones(objective.n, dtype=torch.float64)
+    own = dict(model.named_parameters())
+    gradient = torch.autograd.grad(loss, own.values(), create_graph=True)
+    product = torch.autograd.grad(sum(part.sum() for part in gradient), own.values())
+    torch.testing.assert_close(
+        objective.hessian() @ vector, torch.cat([part.flatten() for part in product]), rtol=1e-5, atol=1e-6
+    )
+
+
+# Pickles and copies
+def mean_squares(outputs, y):
+    return ((outputs - y) ** 2).mean()
+
+
+def linear_torch():
+    torch = importlib.import_module("torch")
+    model = torch.nn.Linear(3, 1, bias=False).double()
+    return model, torch.nn.MSELoss(), lambda: model.weight.data.add_(1.0)
+
+
+def linear_jax():
+    nnx = importlib.import_module("flax.nnx")
+    model = nnx.Linear(3, 1, use_bias=False, param_dtype=np.float64, rngs=nnx.Rngs(0))
+    return model, mean_squares, lambda: nnx.update(model, nnx.State({"kernel": model.kernel[...] + 1.0}))
+
+
+def linear_tensorflow():
+    keras = importlib.import_module("keras")
+    layer = keras.layers.Dense(1, use_bias=False, dtype="float64")
+    model = keras.Sequential([keras.Input((3,), dtype="float64"), layer])
+    return model, keras.losses.MeanSquaredError(dtype="float64"), lambda: layer.kernel.assign_add(np.ones((3, 1)))
+
+
+LINEAR = {"torch": linear_torch, "jax": linear_jax, "tensorflow": linear_tensorflow}
+REMADE = {"pickle": lambda thing: pickle.loads(pickle.dumps(thing)), "deepcopy": copy.deepcopy}
+
+
+def products(hessian):
+    return hessian.backend.to_numpy(hessian @ hessian.backend.from_host(np.ones(3), hessian.domain))
+
+
+# Of Keras' own way to save a model.
+keras_warning = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+@keras_warning
+@pytest.mark.parametrize("way", REMADE)
+@each_framework
+def test_objectives_and_operators_are_pickled_and_copied(framework, way):
+    model, criterion, move = LINEAR[framework]()
+    x, y = batch(framework)
+    data = [(x[:4], y[:4]), (x[4:], y[4:])]
+    objective = specop.objective(model, criterion, data)
+    hessian = objective.hessian()
+    products(hessian)
+    made = [REMADE[way](thing) for thing in (objective, hessian, hessian + specop.identity_like(hessian))]
+    again = [made[0].hessian(), made[0].ggn(), *made[1:]]
+    # A model that Keras has pickled computes in float32.
+    tol = 1e-6 if framework == "tensorflow" else 1e-12
+    # Their model is their own: another point of this one is none of theirs.
+    move()
+    for number, operator in enumerate(again):
+        np.testing.assert_allclose(products(operator), HESSIAN.sum(1) + (number == 3), rtol=tol)
+    with pytest.raises(ParametersChangedError):
+        REMADE[way](hessian)
+
+
+@keras_warning
+@each_framework
+def test_a_criterion_that_cannot_be_pickled_is_named(framework):
+    model, criterion, _ = LINEAR[framework]()
+    objective = specop.objective(model, lambda outputs, y: criterion(outputs, y), batch(framework))
+    with pytest.raises((AttributeError, pickle.PicklingError), match=r"test_a_criterion_that_cannot_.*lambda"):
+        pickle.dumps(objective)
+    assert copy.deepcopy(objective).n == 3
