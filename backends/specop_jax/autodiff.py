@@ -77,13 +77,17 @@ def _describe(
             "fixed_randomness is for modules that hold their random state. In JAX a function is given its random keys: "
             "put a fixed key into it, or into forward=."
         )
+    if "flax" in origins:
+        from specop_jax.linen_modules import is_linen, linen_model
+
+        if is_linen(model):
+            return linen_model(model, criterion, params, forward)
     if params is None and "equinox" in origins:
         return equinox_model(model, criterion, forward)
     if params is None:
         raise InvalidInputError(
             f"{type(model).__name__} does not hold its parameters: pass a function of them, "
-            f"objective(fun, criterion, data, params=params); for a flax.linen module with the variables of its init, "
-            f"lambda params, batch: model.apply({{**variables, 'params': params}}, batch[0]) and variables['params']."
+            f"objective(fun, criterion, data, params=params)."
         )
     return TreeModel(calling_function(model, criterion, forward), params)
 

@@ -47,8 +47,9 @@ def objective(
 
     Parameters
     ----------
-    model : torch.nn.Module, keras.Model, tf.Module, flax.nnx.Module, equinox.Module or callable
-        A module; or ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
+    model : torch.nn.Module, keras.Model, tf.Module, flax.nnx.Module, equinox.Module, flax.linen.Module or callable
+        A module; one of flax.linen comes with its variables as `params`, or as its TrainState. Or
+        ``fun(params, batch)``, which returns the mean loss, or outputs if there is a criterion.
     criterion : callable, optional
         Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
         A module without one returns the mean loss itself, as those of Hugging Face do: batches are mappings, and
