@@ -54,7 +54,17 @@ def make_autodiff(
 ) -> JaxAutodiff:
     """Return the one-batch derivatives of a module or of a function of a pytree."""
     described = _describe(model, criterion, params, forward, fixed_randomness)
-    return JaxAutodiff(described, described.select(select), recognise(criterion, likelihood), fixed_randomness)
+    name = recognise(criterion, likelihood, _likelihood_of)
+    return JaxAutodiff(described, described.select(select), name, fixed_randomness)
+
+
+def _likelihood_of(criterion: Any) -> str | None:
+    """Return the likelihood of a loss of Keras; JAX has no losses of its own."""
+    if not any(base.__module__.partition(".")[0] == "keras" for base in type(criterion).__mro__):
+        return None
+    from specop_jax.keras_models import keras_likelihood
+
+    return keras_likelihood(criterion)
 
 
 def _describe(
@@ -77,6 +87,12 @@ def _describe(
             "fixed_randomness is for modules that hold their random state. In JAX a function is given its random keys: "
             "put a fixed key into it, or into forward=."
         )
+    if "keras" in origins:
+        if params is not None:
+            raise InvalidInputError("params= is for plain functions; a model brings its own. Use select= for a part.")
+        from specop_jax.keras_models import KerasModel
+
+        return KerasModel(model, criterion, forward)
     if "flax" in origins:
         from specop_jax.linen_modules import is_linen, linen_model
 
@@ -199,6 +215,8 @@ class JaxAutodiff(OneBatch):
 
     @contextmanager
     def _widened(self, batch: Any) -> Iterator[Any]:
+        if not self.model.widens:
+            raise InvalidInputError("Keras casts to the dtypes of its variables")
         with jax.enable_x64(True):
             selected = {name: jax.ShapeDtypeStruct(kind.shape, np.float64) for name, kind in self.parameters.items()}
             yield _Wide(self.model, selected, self.likelihood), TREES.map(_wide, batch)

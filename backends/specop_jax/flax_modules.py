@@ -31,6 +31,7 @@ class NnxModel:
     """
 
     is_module = True
+    widens = True
 
     def __init__(
         self, module: nnx.Module, criterion: Criterion | None, forward: Forward | None, seed: int | None

@@ -54,6 +54,9 @@ class Model(Protocol):
     is_module: bool
     """Whether the arrays belong to an object that other functions can read past what they are given."""
 
+    widens: bool
+    """Whether the loss is computed in float64 where its arrays are."""
+
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all of the model's arrays as they are now."""
 
@@ -87,6 +90,8 @@ class TreeModel:
     is_module : bool
         As in `Model`.
     """
+
+    widens = True
 
     def __init__(self, calling: Calling, tree: Any, *, is_module: bool = False) -> None:
         self.is_module = is_module

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
@@ -272,6 +273,8 @@ def framework_adapter(thing: object) -> Any:
     """
     origins = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
     for origin in origins:
+        if origin == "keras":
+            return importlib.import_module(_keras_adapter())
         if origin in _BUILT_IN or origin in _BUILT_IN.values():
             return importlib.import_module(_BUILT_IN.get(origin, origin))
     for point in metadata.entry_points(group=_ENTRY_POINT_GROUP):
@@ -283,3 +286,14 @@ def framework_adapter(thing: object) -> Any:
         f"{', '.join(_BUILT_IN)}. Convert it, or register an adapter under the entry point group "
         f"'{_ENTRY_POINT_GROUP}'."
     )
+
+
+def _keras_adapter() -> str:
+    """Return the adapter of the framework that Keras runs on; an object of Keras has imported it."""
+    framework = sys.modules["keras"].config.backend()
+    if framework not in ("tensorflow", "jax"):
+        raise InvalidInputError(
+            f"this model of Keras runs on the {framework} backend, where its variables are not seen through. Set "
+            f"KERAS_BACKEND=tensorflow or KERAS_BACKEND=jax before Keras is imported, and load its weights there."
+        )
+    return _BUILT_IN[framework]

@@ -141,7 +141,7 @@ def objective(
     if criterion is not None and not callable(criterion):
         raise InvalidInputError(
             f"criterion must be a function, criterion(outputs, y), or a loss object that can be called; got "
-            f"{criterion!r}. Names are not looked up: pass what they stand for."
+            f"{criterion!r}. Names are not looked up: pass what they stand for, of Keras the class in keras.losses."
         )
     if inspect.isclass(criterion):
         raise InvalidInputError(
