@@ -11,7 +11,18 @@ from specop_torch.autodiff import TorchAutodiff, make_autodiff
 from specop_torch.normalizers import normalizer, terms_of
 from specop_torch.optimizers import update_rule
 
-__all__ = ["TorchBackend", "backend", "backend_for", "make_autodiff", "make_spread", "normalizer", "processes", "team", "terms_of", "update_rule"]
+__all__ = [
+    "TorchBackend",
+    "backend",
+    "backend_for",
+    "make_autodiff",
+    "make_spread",
+    "normalizer",
+    "processes",
+    "team",
+    "terms_of",
+    "update_rule",
+]
 
 
 def backend_for(array: Any) -> Backend:

@@ -97,7 +97,6 @@ ARGUMENTS = {
     "memory": ({"memory_budget": -1}, "memory_budget must be a number of bytes >= 0, got -1"),
     "no parameters": ({"params": {"a": []}}, "params is empty"),
     "a number": ({"params": {"a": 1.0}}, "no adapter for builtins.float"),
-    "numpy": ({"params": np.ones(3)}, "numpy arrays have no derivatives.*FunctionOperator"),
     "forward": ({"forward": lambda model, batch: batch}, "forward= is for modules"),
     "a name": ({"criterion": "mse"}, r"criterion must be a function.*got 'mse'\. Names are not looked up"),
     "a class": ({"criterion": dict}, "criterion is the class dict: pass an object of it"),

@@ -87,6 +87,8 @@ assert "tensorflow" not in sys.modules
 """
 
 
+# Each imports two frameworks and compiles anew.
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "program"), [("jax", JAX), ("torch", TORCH)])
 def test_keras_on(backend, program, tmp_path):
     if not (find_spec("keras") and find_spec(backend)):
