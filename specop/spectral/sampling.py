@@ -212,16 +212,19 @@ def adaptive(estimation: Estimation) -> tuple[str, str]:
     if estimation.goal.begins_exact(run, "auto"):
         return exact(estimation)[0], f"n={run.n} products give the trace exactly"
     held, room = vectors_a_probe(run), run.room()
-    wished = min(LARGEST_SKETCH // (held * run.n), run.left, space.dimension)
-    capacity = min(wished, room.rows // held)
+    largest, fitting = LARGEST_SKETCH // (held * run.n), room.rows // held
+    wished = min(largest, run.left, space.dimension)
+    capacity = min(wished, fitting)
     if capacity < 2 * STAGE:
         method, message = hutchinson(estimation)
         message += f"; n={run.n} leaves room for a sketch of {capacity} vectors only"
-        limit = f"{in_bytes(room.free)} that are free" if capacity < wished else "its largest size of 1e8 numbers"
-        run.note(
-            f"no sketch was kept, for {room.told(2 * STAGE * held)} are too much for {limit}: where eigenvalues decay "
-            f"that costs products, which deflate=specop.eigsh(A) saves"
-        )
+        # Too few products, or dimensions, are no matter of room.
+        if min(largest, fitting) < 2 * STAGE:
+            limit = f"{in_bytes(room.free)} that are free" if fitting < largest else "its largest size of 1e8 numbers"
+            run.note(
+                f"no sketch was kept, for {room.told(2 * STAGE * held)} are too much for {limit}: where eigenvalues "
+                f"decay that costs products, which deflate=specop.eigsh(A) saves"
+            )
     else:
         sketch = Sketch(space, capacity)
         method, message = _sketched(estimation, sketch)

@@ -280,3 +280,10 @@ def test_eight_probes_are_looked_at_first(method):
     # All probes of the identity agree: the fewest that an error is judged by do.
     found = specop.trace(np.eye(200), method=method, rtol=1e-3)
     assert found.probes == 8 and found.estimate == pytest.approx(200)
+
+
+def test_few_products_are_no_matter_of_room():
+    A = specop.DenseOperator(np.diag(np.arange(1.0, 301.0)), is_symmetric=True)
+    with pytest.warns(specop.errors.ConvergenceWarning):
+        found = specop.trace(A, max_matvecs=3)
+    assert "no sketch was kept" not in found.notes
