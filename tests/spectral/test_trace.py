@@ -284,6 +284,4 @@ def test_eight_probes_are_looked_at_first(method):
 
 def test_few_products_are_no_matter_of_room():
     A = specop.DenseOperator(np.diag(np.arange(1.0, 301.0)), is_symmetric=True)
-    with pytest.warns(specop.errors.ConvergenceWarning):
-        found = specop.trace(A, max_matvecs=3)
-    assert "no sketch was kept" not in found.notes
+    assert "no sketch was kept" not in specop.trace(A, max_matvecs=3).notes
