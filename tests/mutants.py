@@ -5,7 +5,7 @@
 A first run of the quick tests (those of the core, under tests/ in the rooms of the modules) notes which lines each
 test executes and how long it takes. Then every mutant meets the tests that execute its line, the quickest first, until
 one fails or takes many times as long as it did. What survives is a line that no test holds, or a change that makes no
-difference; docs/design.md explains those that are known. A run over everything takes an hour on one core.
+difference; docs/design/project.md explains those that are known. A run over everything takes an hour on one core.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["InverseCurvature", "curvature_diagonal", "inverse_curvature"]
 
 _ROWS = "empirical fisher"
-# Of the mean diagonal entry; measured in docs/design.md.
+# Of the mean diagonal entry; measured in docs/design/analysis.md.
 _DEFAULT_DAMPING = 0.01
 # Matrices without rows are made dense: as many products as they have columns.
 _DENSE = 1000

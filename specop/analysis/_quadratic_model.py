@@ -14,7 +14,7 @@ from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["FAR", "far_behind", "row_norms", "warn_of_slope"]
 
-# Multiple of what was expected; measured in docs/design.md.
+# Multiple of what was expected; measured in docs/design/analysis.md.
 FAR = 20.0
 # Share of the loss that counts as expected in any case.
 _FLOOR = 0.01

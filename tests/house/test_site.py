@@ -40,6 +40,14 @@ def test_pages_of_names_that_went_are_removed(tmp_path):
     assert not (tmp_path / "specop.gone.rst").exists()
 
 
+def test_every_function_is_in_the_table():
+    table = (DOCS / "functions.md").read_text()
+    for room in (specop, specop.analysis, specop.landscape, specop.training):
+        for name in room.__all__:
+            if inspect.isfunction(getattr(room, name)) or name.endswith("Operator"):
+                assert re.search(rf"\b{name}\b", table), name
+
+
 ERRORS = (DOCS / "errors.md").read_text()
 
 
