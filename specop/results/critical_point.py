@@ -93,9 +93,9 @@ class CriticalPointResult(Result):
     method: str
     confidence: float
     n: int
+    structure: Structure = structured()
 
     _errors: ClassVar[dict[str, str]] = {"decrement": "decrement_error"}
-    structure: Structure = structured()
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss along the direction beside its quadratic model; needs matplotlib."""

@@ -32,9 +32,9 @@ class DiagonalResult(Result):
     standard_errors: Array = vector()
     norm: float
     error_norm: float
+    method: str
 
     _errors: ClassVar[dict[str, str]] = {"norm": "error_norm"}
-    method: str
 
     def _headline(self) -> str:
         return (

@@ -101,9 +101,9 @@ class LearningEstimate(Result):
     accepted: float
     step: float
     rises: Floats = vector()
+    n: int
 
     _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
-    n: int
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw what the chains saw, and their running means; needs matplotlib."""
