@@ -7,7 +7,7 @@ import scipy.linalg
 
 from specop.arrays.backend import Array, add_, lengths_of
 from specop.krylov.run import Run
-from specop.statistics.copies import without_copies
+from specop.statistics.copies import NEXT_TO_NOTHING, without_copies
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 
@@ -37,6 +37,8 @@ class ShortRecurrence:
         Number of known eigenvectors.
     scale : float
         Norm of the largest product so far.
+    moved : float
+        Weight of the rule that may stand at another eigenvalue than its own, as copies on their way were given away.
     """
 
     def __init__(self, run: Run, vectors: list[Array]) -> None:
@@ -45,6 +47,7 @@ class ShortRecurrence:
         self.n = run.n
         self.size = len(vectors)
         self.scale = 0.0
+        self.moved = 0.0
         self._known = vectors
         self._layout = run.A.domain
         self._rows = self.backend.allocate(self._layout, 2, 2)
@@ -110,7 +113,10 @@ class ShortRecurrence:
         signs = np.where(vectors[0] < 0, -1.0, 1.0)
         beyond = 0.0 if self.is_closed else self._beside[-1]
         couplings: Floats = signs * vectors[-1] * beyond
-        return without_copies(GaussRule(values, vectors[0] ** 2, couplings), self.n - first, self.error_floor)
+        dimension = self.n - first
+        rule = without_copies(GaussRule(values, vectors[0] ** 2, couplings), dimension, self.error_floor)
+        self.moved = (len(values) - len(rule.nodes)) * NEXT_TO_NOTHING / dimension
+        return rule
 
     @property
     def _negligible(self) -> float:

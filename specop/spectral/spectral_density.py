@@ -76,7 +76,7 @@ def spectral_density(
         Whether to hold a vector for each step, to which later ones are made orthogonal, or three vectors in all.
         Default: whether they fit into the memory that is free on the device; the result says where they did not. Both
         take the same products. With three vectors eigenvalues that have converged are found again, which takes some of
-        the steps: in float32 the distance to the true spectrum is up to three times as large, and said to be. Copies of
+        the steps: the distance to the true spectrum is up to about three times as large, and said to be. Copies of
         a multiple eigenvalue are not told from these.
     confidence : float
         Probability with which the intervals that the result returns cover the truth.
@@ -159,10 +159,10 @@ def spectral_density(
             assert isinstance(space, KrylovSpace)
             known, rules = space.complete(), []
         run.warn_of_noise()
-    error, taken = (
-        sum(transport_errors(rules, known, n - len(known))),
-        max((len(rule.nodes) for rule in rules), default=n),
-    )
+    error = sum(transport_errors(rules, known, n - len(known)))
+    if isinstance(space, ShortRecurrence):
+        error += space.moved
+    taken = max((len(rule.nodes) for rule in rules), default=n)
     converged = rtol is None or error <= rtol
     message = f"{len(rules)} probe(s) of {taken} steps" if rules else "all eigenvalues are known"
     if not converged:

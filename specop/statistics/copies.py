@@ -7,12 +7,15 @@ import numpy as np
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["without_copies"]
+__all__ = ["NEXT_TO_NOTHING", "without_copies"]
 
 # A node whose residual is below this share of it is an eigenvalue, as in `transport`.
 _RESOLVED = 1e-3
-# Of a simple eigenvalue's mean weight: once in 100 times a random vector has less along it.
-_NEXT_TO_NOTHING = 1e-4
+NEXT_TO_NOTHING = 1e-4
+"""Share of a simple eigenvalue's mean weight, below which a node counts for a copy on its way.
+
+Once in 100 times a random vector has less along an eigenvalue.
+"""
 
 
 def without_copies(rule: GaussRule, dimension: int, rounding: float) -> GaussRule:
@@ -55,7 +58,7 @@ def _homes(rule: GaussRule, dimension: int, rounding: float) -> Integers:
     home = np.arange(len(rule.nodes))
     sizes = np.abs(rule.couplings)
     resolved = sizes <= np.maximum(_RESOLVED * np.abs(rule.nodes), rounding)
-    reach = np.where(rule.weights * dimension <= _NEXT_TO_NOTHING, np.maximum(sizes, rounding), rounding)
+    reach = np.where(rule.weights * dimension <= NEXT_TO_NOTHING, np.maximum(sizes, rounding), rounding)
     heads: list[int] = []
     for i in np.argsort(-rule.weights, kind="stable"):
         if resolved[i]:

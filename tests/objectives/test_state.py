@@ -66,6 +66,7 @@ METHODS = {
     "gradient": lambda found: (found.gradient(), found.gradient(found.theta)),
     "gradient_covariance": lambda found: found.gradient_covariance() @ found.theta,
     "hessian": lambda found: (found.hessian().to_dense(), found.hessian(found.theta) @ found.theta, blocks(found)),
+    "importance": lambda found: found.importance(),
     "inverse_fisher": lambda found: found.inverse_fisher(damping=0.1) @ found.theta,
     "jacobian": jacobian,
     "loss": lambda found: (found.loss(), found.loss(found.theta)),
@@ -75,6 +76,7 @@ METHODS = {
     "names": structure,
     "per_sample_gradients": lambda found: list(found.per_sample_gradients()),
     "plan": lambda found: found.plan(),
+    "processes": lambda found: found.processes.count,
     "release": lambda found: (found.hessian() @ found.theta, found.release()),
     "restrict": lambda found: found.restrict(list(found.names[:1])).gradient(),
     "samples": lambda found: found.samples,
@@ -112,14 +114,21 @@ FUNCTIONS = {
         specop.nystrom_preconditioner(found.ggn(), damping=1.0, rank=3) @ found.theta
     ),
     "on_host": lambda found: specop.on_host(found.hessian()).to_dense(),
+    "plan": lambda found: specop.plan(found.hessian()),
     "power_iteration": lambda found: specop.power_iteration(found.ggn(), k=1),
     "rank": lambda found: specop.rank(found.ggn(), max_matvecs=8),
     "restrict": lambda found: specop.restrict(found.hessian(), [0, 2]).to_dense(),
     "solve": lambda found: specop.solve(shifted(found), found.theta),
     "solve_shifted": lambda found: specop.solve_shifted(found.ggn(), found.theta, [1.0, 2.0]),
     "spectral_density": lambda found: specop.spectral_density(found.hessian(), steps=4, probes=2),
-    "spectral_norm": lambda found: specop.spectral_norm(found.hessian()),
-    "trace": lambda found: specop.trace(found.hessian(), max_matvecs=8),
+    "spectral_norm": lambda found: (
+        specop.spectral_norm(found.hessian()),
+        specop.spectral_norm(found.hessian(), data="part", rtol=0.5),
+    ),
+    "trace": lambda found: (
+        specop.trace(found.hessian(), max_matvecs=8),
+        specop.trace(found.hessian(), data="part", max_matvecs=8),
+    ),
     "trace_function": lambda found: specop.trace_function(shifted(found), "log", max_matvecs=8),
 }
 
@@ -172,9 +181,21 @@ CALLS |= {f"analysis.{name}": away_from_a_minimum(call) for name, call in ANALYS
 CALLS |= {f"landscape.{name}": away_from_a_minimum(call) for name, call in LANDSCAPES.items()}
 
 # What evaluates no loss, and reads no data after the first pass.
-QUIET = {"identity_like"} | {
+QUIET = {"identity_like", "plan"} | {
     f"Objective.{name}"
-    for name in ("flatten", "n", "names", "samples", "shapes", "slices", "terms", "theta", "unflatten", "update_rule")
+    for name in (
+        "flatten",
+        "n",
+        "names",
+        "processes",
+        "samples",
+        "shapes",
+        "slices",
+        "terms",
+        "theta",
+        "unflatten",
+        "update_rule",
+    )
 }
 
 
