@@ -37,6 +37,8 @@ _NARROW_STEPS = (1e-3, 1e-2, 3e-4, 3e-3)
 _BESIDE = 1e-2
 # Two differences are neighbours up to this ratio of their steps.
 _NEIGHBOURS = 12.0
+# Where steps are rounded alike, a larger one comes so much nearer to a right product.
+_NEARER = 0.1
 # Index of the random vector, far from those of other probes.
 _PROBE = 1 << 34
 # A deviation that no right product shows, and one that no wrong product of use shows.
@@ -307,9 +309,9 @@ def compare(
     """Compare what a product says with differences at several steps.
 
     The first difference that agrees with the product settles it. A product is wrong only where two neighbouring steps
-    agree with each other better than with it, and no other step comes nearer; a kink or a model that rounds to single
-    precision inside shows differences that agree with nothing. Where samples are fitted to a loss of 1e-12, logits of
-    30 are rounded in the same way at several small steps, and larger ones come nearer and nearer.
+    agree with each other better than with it, and no other step comes ten times nearer; a kink or a model that rounds
+    to single precision inside shows differences that agree with nothing. Where samples are fitted to a loss of 1e-12,
+    logits of 30 are rounded in the same way at several small steps, and larger ones come nearer and nearer.
 
     Parameters
     ----------
@@ -343,7 +345,7 @@ def compare(
                     return Verdict(deviation)
         deviations.append(deviation)
         tried.append((ratio, found))
-    if wrong and min(deviations) > 0.5 * wrong:
+    if wrong and min(deviations) > _NEARER * wrong:
         return Verdict(wrong, wrong="somewhere")
     if wrong:
         return Verdict(reason="differences by small steps are rounded: the gradient is made of numbers far above it")

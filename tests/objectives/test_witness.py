@@ -204,8 +204,9 @@ def test_two_steps_must_agree_with_each_other():
     assert compare(told, measure({1e-7: 2.0, 1e-6: np.nan, 1e-3: 2.0}), 1e-16, ratios).reason
     assert compare(told, measure({1e-7: 2.0, 1e-6: 2.5, 1e-3: 3.0}), 1e-16, ratios).reason
     assert compare(told, measure({1e-7: 2.0, 1e-6: 1.0}), 1e-16, ratios).deviation == 0
+    assert compare(told, measure({1e-7: 2.0, 1e-6: 2.0, 1e-3: 1.4}), 1e-16, ratios).wrong
     # Rounded in the same way at both, and nearer at a large one.
-    assert compare(told, measure({1e-7: 2.0, 1e-6: 2.0, 1e-3: 1.1}), 1e-16, ratios).reason
+    assert compare(told, measure({1e-7: 2.0, 1e-6: 2.0, 1e-3: 1.05}), 1e-16, ratios).reason
     # Rounding to a coarse precision is no derivative of zero.
     assert compare(told, lambda ratio: (np.zeros(2), 0.0), 1e-16, ratios).reason
     # What rounding explains.
