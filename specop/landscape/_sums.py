@@ -10,6 +10,7 @@ import scipy.linalg
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
+from specop.spectral.eigsh import eigsh
 from specop.spectral.spectral_density import spectral_density
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.measure import GaussRule
@@ -19,14 +20,16 @@ __all__ = ["density_of", "root_of", "sum_of", "top_of"]
 
 # Up to so many parameters all eigenvalues take no more products than the probes.
 _WHOLE, _STEPS = 240, 30
+# Relative residual of eigenvalues that are all wanted: each direction is multiplied anyway.
+_TOL = 1e-6
 
 
 def density_of(hessian: LinearOperator, top: EigenResult, probes: int, confidence: float, seed: int) -> SpectralDensity:
-    """Return all eigenvalues, or rules of random vectors beside the largest eigenpairs."""
+    """Return all eigenvalues, without any chance, or rules of random vectors beside the largest eigenpairs."""
     n = hessian.shape[0]
     if n <= _WHOLE:
-        # No probes reach this: it ends with all eigenvalues.
-        return spectral_density(hessian, rtol=1e-15, max_matvecs=2 * n, confidence=confidence, seed=seed)
+        every = eigsh(hessian, k=n, tol=_TOL, seed=seed)
+        return spectral_density(hessian, deflate=every, confidence=confidence, seed=seed)
     steps = min(_STEPS, n - len(top.eigenvalues))
     return spectral_density(hessian, steps=steps, probes=probes, deflate=top, confidence=confidence, seed=seed)
 

@@ -80,6 +80,23 @@ def test_closed_forms_at_the_minimum_of_a_quadratic(framework):
     assert not found.remark
 
 
+@each_framework
+@pytest.mark.parametrize("size", [80, 200])
+def test_sums_of_a_small_singular_matrix_are_exact(framework, size):
+    """A random vector's space closes early there, with each eigenvalue's weight by chance."""
+    half = np.random.default_rng(1).normal(size=(size, 5))
+    matrix = half @ half.T / size
+    at = np.ones(size)
+    names = ["trace", "frobenius_norm", "effective_dimension", "log_determinant"]
+    found = flatness(objective_of(framework, *quadratic(matrix, at=at, minimum=at)), measures=names, prior=0.1)
+    values = np.linalg.eigvalsh(matrix)
+    expected = [values.sum(), np.linalg.norm(values), np.sum(values / (values + 0.1)), np.log1p(values / 0.1).sum()]
+    for name, value in zip(names, expected, strict=True):
+        measure = found.measures[name]
+        np.testing.assert_allclose(measure.estimate, value, rtol=1e-6, err_msg=name)
+        assert measure.kind == "exact" and measure.standard_error == 0
+
+
 def test_the_largest_rise_beside_a_slope():
     place = np.array([0.02, -0.01])
     loss, params = quadratic(np.diag([3.0, 1.0]), at=place, floor=0.5)
