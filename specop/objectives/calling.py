@@ -93,7 +93,9 @@ def _advice(batch: Any, text: str) -> str | None:
     leaves = list(leaves_of(batch))
     arrays = [leaf for leaf in leaves if getattr(leaf, "shape", ())]
     strange = [leaf for leaf in arrays if type(leaf).__module__.partition(".")[0] in ("numpy", "pandas", "scipy")]
-    if isinstance(batch, (tuple, list, Mapping)) and not is_pair(batch) and type(batch).__name__ in text:
+    is_whole = isinstance(batch, (tuple, list, Mapping)) and not is_pair(batch)
+    # TensorFlow makes a tensor of a tuple where it can, and names the argument where it cannot.
+    if is_whole and (type(batch).__name__ in text or "to a tensor" in text):
         return (
             f"A criterion is called with (outputs, batch) where a batch is no pair (x, y), here a {_kind(batch)}: let "
             f"it take the parts that it needs, such as lambda outputs, batch: criterion(outputs, batch[1])."

@@ -92,8 +92,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         _number("--steps", click.IntRange(1), 40, "Lanczos steps for each of them."),
         _number("--trace-rtol", _POSITIVE, 0.02, "Relative standard error of the trace."),
         _number("--tol", _POSITIVE, 1e-3, "Residual of the eigenpairs, relative to the largest."),
-        _number("--k-low", click.IntRange(0), 5, "How many of the smallest eigenvalues."),
-        _number("--k", click.IntRange(1), 10, "How many of the largest eigenvalues."),
+        _count("--k-low", click.IntRange(0), "How many of the smallest eigenvalues.  [default: 5, at most all]"),
+        _count("--k", click.IntRange(1), "How many of the largest eigenvalues.  [default: 10, at most all]"),
     ):
         command = option(command)
     return command
@@ -101,6 +101,10 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _number(name: str, kind: click.IntRange | click.FloatRange, default: float, text: str) -> Callable[..., Any]:
     return click.option(name, type=kind, default=default, metavar="N", help=f"{text}  [default: {default}]")
+
+
+def _count(name: str, kind: click.IntRange, text: str) -> Callable[..., Any]:
+    return click.option(name, type=kind, default=None, metavar="N", help=text)
 
 
 @commands.command()

@@ -24,8 +24,8 @@ class Settings:
 
     Attributes
     ----------
-    k, k_low : int
-        Numbers of largest and smallest eigenvalues; of smaller models all.
+    k, k_low : int or None
+        Numbers of largest and smallest eigenvalues; None for ten and five, of smaller models all.
     tol : float
         Residual of the eigenpairs: of the largest relative to each, of the smallest relative to the largest.
     trace_rtol : float
@@ -40,8 +40,8 @@ class Settings:
         Those of `SECTIONS` that are left out.
     """
 
-    k: int
-    k_low: int
+    k: int | None
+    k_low: int | None
     tol: float
     trace_rtol: float
     steps: int

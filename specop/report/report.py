@@ -20,6 +20,8 @@ from specop.spectral.survey import survey
 
 __all__ = ["make_report"]
 
+# Eigenvalues where nobody asks for a number of them.
+_LARGEST, _SMALLEST = 10, 5
 # Those that the spectrum does not give, and that take few losses.
 _MEASURES = ("ball_sharpness", "adaptive_sharpness", "average_rise", "relative_flatness", "fisher_rao_norm")
 # Of each block: enough for a trace to a few percent.
@@ -49,10 +51,13 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     hessian = objective.hessian()
     backend = hessian.backend
     loss, gradient_norm = numbers_of(backend, objective.loss(), backend.norm(objective.gradient()))
+    k = min(_LARGEST, objective.n) if settings.k is None else settings.k
+    k_low = min(_SMALLEST, objective.n) if settings.k_low is None else settings.k_low
+    settings = replace(settings, k=k, k_low=k_low)
     found = survey(
         hessian,
-        min(settings.k, objective.n),
-        min(settings.k_low, objective.n),
+        k,
+        k_low,
         tol=settings.tol,
         trace_rtol=settings.trace_rtol,
         steps=settings.steps,

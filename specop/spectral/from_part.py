@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.special
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, add_
@@ -166,7 +167,7 @@ def _estimated(
     confidence: float,
 ) -> PartEstimate:
     total = GroupSum(part.strata, is_noisy)
-    counts, run = total.first(), part.run
+    counts, run = total.first(part.left), part.run
     while True:
         for i, group in part.next(counts):
             numbers = np.array([float(one) for one in run.to_host(*value_of(group))])
@@ -175,13 +176,22 @@ def _estimated(
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {part.used} samples")
         # As many products as allowed where no error is asked for.
         wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
-        if value.standard_error <= wished or value.standard_error == 0.0:
+        if value.standard_error == 0.0:
             break
+        # An error that is small by chance goes with a sum that is off: the interval knows how few values there are.
+        normal = _half_width(value) / float(scipy.special.ndtri(0.5 + confidence / 2))
+        if normal <= wished:
+            break
+        wished *= value.standard_error / normal
         reachable = total.reachable(part.left // max(len(one.blocks[0]) for one in part.strata))
         counts = _within(part, total.wanted(max(wished, reachable)))
         if counts == part.taken:
             break
     return PartEstimate(value, sampling_error, part.used, total.shown(known))
+
+
+def _half_width(value: Estimate) -> float:
+    return (value.interval[1] - value.interval[0]) / 2
 
 
 def _within(part: Part, counts: list[int]) -> list[int]:

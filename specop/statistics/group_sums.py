@@ -14,7 +14,10 @@ __all__ = ["GroupSum"]
 
 # Values of a stratum before its scatter says something, and where only random vectors are left to scatter: an error
 # that is small by chance goes with a sum that is off, and must not end the estimate.
-_FEWEST, _FEWEST_ROUNDS = 6, 16
+_FEWEST, _FEWEST_ROUNDS = 16, 32
+# A value with one dominating direction is the square of a normal number, whose sample variance is as uncertain as that
+# of a seventh as many normal ones.
+_TAIL = 7.0
 # By how much a stratum may grow at once: what the first values say of their scatter is itself uncertain.
 _GROWTH = 4
 
@@ -48,9 +51,16 @@ class GroupSum:
         self.values[stratum].append(value)
         self.noises[stratum].append(noise)
 
-    def first(self) -> list[int]:
-        """Return how many values each stratum is to have at first."""
-        return [self._allowed(i, min(_FEWEST, len(one))) for i, one in enumerate(self.strata)]
+    def first(self, samples: int) -> list[int]:
+        """Return how many values each stratum is to have at first, fewer where so many samples are all there may be."""
+        fewest = _FEWEST
+        while True:
+            rounds = fewest * _FEWEST_ROUNDS // _FEWEST
+            counts = [self._allowed(i, min(fewest, len(one)), rounds) for i, one in enumerate(self.strata)]
+            needed = sum(count * len(one.blocks[0]) for one, count in zip(self.strata, counts, strict=True))
+            if needed <= samples or fewest == 1:
+                return counts
+            fewest //= 2
 
     def wanted(self, error: float) -> list[int]:
         """Return how many values each stratum is to have for that standard error, as far as can be told now."""
@@ -84,7 +94,7 @@ class GroupSum:
             left = max(0.0, 1.0 - count / blocks) * max(0.0, spread - noise)
             variances.append(blocks**2 * (left + noise) / count)
             sampled += blocks**2 * left / count
-            degrees.append(free)
+            degrees.append(max(1.0, free / _TAIL) if self.is_noisy else free)
         variance = float(np.sum(variances))
         squares = float(np.sum(np.square(variances) / degrees))
         value = Estimate(total, float("nan"), (-np.inf, np.inf), confidence)
@@ -106,14 +116,14 @@ class GroupSum:
             return noise**0.5
         return max(noise, float(np.var(values, ddof=1)) if len(values) > 1 else 0.0) ** 0.5
 
-    def _allowed(self, stratum: int, count: int) -> int:
+    def _allowed(self, stratum: int, count: int, rounds: int = _FEWEST_ROUNDS) -> int:
         """Return a number of values that leaves the sum unbiased: any below all blocks, and whole rounds above."""
         blocks = len(self.strata[stratum])
         if not self.is_noisy:
             return min(count, blocks)
         if count < blocks:
             return count
-        return -(-max(count, _FEWEST_ROUNDS) // blocks) * blocks
+        return -(-max(count, rounds) // blocks) * blocks
 
 
 def _noise(values: Sequence[float], noises: Sequence[float], blocks: int) -> tuple[float, int]:

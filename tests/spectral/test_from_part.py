@@ -20,11 +20,29 @@ def test_intervals_of_a_trace_cover_it(kind):
     assert abs(apart.mean()) < 4.0 * apart.std() / len(apart) ** 0.5
 
 
+def test_intervals_cover_where_few_samples_of_a_fitted_network_have_the_curvature():
+    """Values are the squares of normal numbers there, and few of them may look alike by chance."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(10, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+    x = torch.randn(64, 10)
+    y = (x[:, 0] > 0).long()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(50):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    H = specop.objective(model, torch.nn.functional.cross_entropy, [(x[:32], y[:32]), (x[32:], y[32:])]).hessian()
+    truth = float(H.to_dense().double().trace())
+    found = [specop.trace(H, rtol=0.1, data="part", seed=seed) for seed in range(100, 150)]
+    assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 42
+
+
 def test_where_most_samples_are_taken_the_error_is_that_of_the_probes():
     A = mean("even", samples=8192)
     A.claimed = np.ones(A.samples)
     found = [specop.trace(A, max_matvecs=1, data="part", seed=seed) for seed in range(60)]
-    assert all(one.matvecs == 1 and one.samples_used > 0.8 * A.samples for one in found)
+    assert all(one.matvecs == 1 and one.samples_used > 0.7 * A.samples for one in found)
     apart = np.std([one.estimate for one in found])
     assert 0.75 * apart < np.mean([one.standard_error for one in found]) < 1.6 * apart
 
