@@ -49,6 +49,8 @@ class SpectralDensity(Result):
         Estimated Wasserstein-1 distance to the true spectrum, relative to the spread.
     confidence : float
         Of the intervals.
+    orthogonal : bool
+        Whether each step was made orthogonal to all earlier ones. Where not, two nodes may be copies of one eigenvalue.
     """
 
     nodes: Floats = column()
@@ -61,6 +63,7 @@ class SpectralDensity(Result):
     steps: int
     error: float
     confidence: float
+    orthogonal: bool = True
 
     @property
     def probes(self) -> int:
@@ -222,6 +225,9 @@ class SpectralDensity(Result):
         most = 0
         for rule in self.rules:
             sizes = np.abs(rule.couplings)
+            if not self.orthogonal:
+                most = max(most, _apart(rule.nodes - sizes - self.rounding, rule.nodes + sizes + self.rounding, a, b))
+                continue
             inside = np.flatnonzero((rule.nodes - sizes > a) & (rule.nodes + sizes <= b))
             # k Ritz pairs with the residual vectors R have k eigenvalues within |R| of them (Kahan).
             order = inside[np.argsort(sizes[inside])]
@@ -253,3 +259,12 @@ class SpectralDensity(Result):
             f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
             f"{self.probes} probe{'s' * (self.probes != 1)} of {self.steps} steps"
         )
+
+
+def _apart(low: Floats, high: Floats, a: float, b: float) -> int:
+    """Return how many intervals in (a, b] share nothing: each holds an eigenvalue, whatever vectors it comes from."""
+    count, last = 0, -np.inf
+    for i in np.argsort(high):
+        if low[i] > max(a, last) and high[i] <= b:
+            count, last = count + 1, float(high[i])
+    return count

@@ -76,7 +76,7 @@ def spectral_density(
         Whether to hold a vector for each step, to which later ones are made orthogonal, or three vectors in all.
         Default: whether they fit into the memory that is free on the device; the result says where they did not. Both
         take the same products. With three vectors eigenvalues that have converged are found again, which takes some of
-        the steps: the distance to the true spectrum is up to about three times as large, and said to be. Copies of
+        the steps: the distance to the true spectrum may be several times as large, and said to be. Copies of
         a multiple eigenvalue are not told from these.
     confidence : float
         Probability with which the intervals that the result returns cover the truth.
@@ -178,6 +178,7 @@ def spectral_density(
         rounding=space.error_floor,
         steps=taken,
         error=error,
+        orthogonal=isinstance(space, KrylovSpace),
         confidence=confidence,
         converged=converged,
         message=message,

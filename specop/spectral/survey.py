@@ -161,7 +161,7 @@ def survey(
         )
         smallest = _smallest(run, low, tol) if k_low else None
         ended, at = time.perf_counter(), run.products
-        rules, samples, floor = _rest(run, largest, rule, every, steps, probes, trace_rtol)
+        rules, samples, floor, orthogonal = _rest(run, largest, rule, every, steps, probes, trace_rtol)
     known = largest.eigenvalues if every is None else every
     mean = _trace(known, samples)
     goal = trace_rtol * abs(mean.estimate)
@@ -188,6 +188,7 @@ def survey(
         steps=max((len(one.nodes) for one in rules), default=n),
         error=sum(transport_errors(rules, known, n - len(known))),
         confidence=_CONFIDENCE,
+        orthogonal=orthogonal,
         converged=True,
         message=f"{len(rules)} probe(s)" if rules else "all eigenvalues are known",
     )
@@ -262,14 +263,14 @@ def _rest(
     steps: int,
     probes: int,
     trace_rtol: float,
-) -> tuple[list[GaussRule], Floats, float]:
+) -> tuple[list[GaussRule], Floats, float, bool]:
     """Return rules of random vectors in the complement of the largest eigenvectors, and what each says of the trace.
 
-    The last number is what rounding does to eigenvalues.
+    The number is what rounding does to eigenvalues; last comes whether steps were made orthogonal to earlier ones.
     """
     k, n = len(largest.eigenvalues), run.n
     if every is not None or k == n:
-        return [], np.zeros(0), float(largest.bounds.max())
+        return [], np.zeros(0), float(largest.bounds.max()), True
     vectors = [largest.eigenvector(i) for i in range(k)]
     space: KrylovSpace | ShortRecurrence = ShortRecurrence(run, vectors)
     if may_store(run, min(n, k + steps), None):
@@ -304,7 +305,7 @@ def _rest(
         if not enough:
             rules.append(one)
         space.truncate(k)
-    return rules, np.array(samples), space.error_floor
+    return rules, np.array(samples), space.error_floor, isinstance(space, KrylovSpace)
 
 
 def _without(rule: GaussRule, largest: EigenResult) -> list[GaussRule]:
