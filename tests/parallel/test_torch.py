@@ -77,7 +77,7 @@ def test_the_example_under_torchrun(tmp_path):
 
 def test_the_page_shows_the_example():
     page, example = ((launch.ROOT / path).read_text() for path in ("docs/parallel.md", "examples/ddp_torch.py"))
-    page = page.partition("## torch")[2]
+    page = page.partition("## torch")[2].partition("\n## JAX")[0]
     blocks = [block.partition("```")[0] for block in page.split("```py\n")[1:]]
     assert len(blocks) == 5
     assert blocks[0] in example and blocks[1] in example
