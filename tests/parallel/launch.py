@@ -1,7 +1,8 @@
 """Groups of processes for tests: each is started once, runs many checks, and ends by a time that is fixed.
 
 A check is a function ``check_...()`` of a module beside this file, which all processes of the group run at the same
-time. What it raises in any of them is the outcome of the test with its name.
+time. What it raises in any of them is the outcome of the test with its name. How processes join is a framework's own:
+`torch_group` and `jax_group`.
 """
 
 import ast
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import time
 import traceback
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "backends", ROOT / "tests", ROOT / "examples")))
-# Seconds after which a collective gives up, and after which all processes are ended, whatever they do.
-PATIENCE, END = 30, 240
+# Seconds after which all processes are ended, whatever they do.
+END = 400
 
 
 def checks_of(*modules):
@@ -36,24 +36,30 @@ def checks_of(*modules):
     return found
 
 
-def outcomes(tmp_path_factory, name, count, modules):
+def outcomes(tmp_path_factory, group, count, modules, **environment):
     """What each check raised in each process, by module and name; the same group for all workers of a test run."""
     own = tmp_path_factory.getbasetemp()
     # Workers of pytest-xdist have folders of their own inside of one that they share.
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"group-{name}"
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{group}-{modules[0]}"
     folder.mkdir(exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "outcomes.json").exists():
-            said = start(folder, count, "parallel.launch", *modules)
+            said = start(folder, count, f"parallel.{group}", *modules, **environment)
             (folder / "outcomes.json").write_text(json.dumps(_collected(folder, count, modules, said)))
     return json.loads((folder / "outcomes.json").read_text())
 
 
-def start(folder, count, module, *arguments, end=END):
+def start(folder, count, module, *arguments, end=END, **environment):
     """Run a module in so many processes; return what each of them said, and end all that have not ended by then."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SPECOP_GROUP": str(folder), "WORLD_SIZE": str(count)}
-    environment["PYTHONPATH"] = PATHS
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": PATHS,
+        "SPECOP_GROUP": str(folder),
+        "WORLD_SIZE": str(count),
+        **environment,
+    }
     command = [sys.executable, "-m", module, *arguments]
     files = [open(folder / f"said-{rank}.txt", "w+") for rank in range(count)]  # noqa: SIM115
     with contextlib.ExitStack() as stack:
@@ -85,19 +91,27 @@ def report(found, module, name):
         pytest.fail("\n".join(wrong), pytrace=False)
 
 
-def join():
-    """Join the group that this process was started for; return its store."""
-    from torch import distributed
+def place():
+    """The folder of the group that this process was started for, the process's number, and how many there are."""
+    return Path(os.environ["SPECOP_GROUP"]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-    folder, count, rank = os.environ["SPECOP_GROUP"], int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    store = distributed.FileStore(f"{folder}/store", count)
-    distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=PATIENCE)
-    )
-    # Of another name, so that outcomes do not need the group.
-    told = distributed.FileStore(f"{folder}/told", count)
-    told.set_timeout(timedelta(seconds=2 * PATIENCE))
-    return told
+
+def run(modules, goes_on=lambda name, outcome: True):
+    """Run all checks in this process and write down what they raise, as long as the group goes on."""
+    folder, rank, _ = place()
+    found = {}
+    for module, name in checks_of(*modules):
+        began, outcome, text = time.perf_counter(), "right", None
+        try:
+            getattr(importlib.import_module(f"parallel.{module}"), name)()
+        except (Exception, pytest.fail.Exception) as error:
+            outcome, text = type(error).__name__, traceback.format_exc()
+        print(f"{time.perf_counter() - began:6.2f} s {name}", flush=True)
+        found[f"{module}.{name}"] = text
+        (folder / f"outcomes-{rank}.json").write_text(json.dumps(found))
+        if not goes_on(name, outcome):
+            return False
+    return True
 
 
 def _collected(folder, count, modules, said):
@@ -111,32 +125,3 @@ def _collected(folder, count, modules, said):
 
 def _not_run(said):
     return f"was not run; the process said last\n{said[-3000:]}"
-
-
-def _run(modules):
-    """Run all checks in this process, as long as all processes agree on the outcomes."""
-    from torch import distributed
-
-    told, rank, count = join(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    found = {}
-    for module, name in checks_of(*modules):
-        check = getattr(importlib.import_module(f"parallel.{module}"), name)
-        began = time.perf_counter()
-        told_as, text = "right", None
-        try:
-            check()
-        except Exception as error:
-            told_as, text = type(error).__name__, traceback.format_exc()
-        if os.environ.get("SPECOP_TIMES"):
-            print(f"{time.perf_counter() - began:6.2f} s {name}", flush=True)
-        found[f"{module}.{name}"] = text
-        Path(os.environ["SPECOP_GROUP"], f"outcomes-{rank}.json").write_text(json.dumps(found))
-        told.set(f"{name}-{rank}", told_as)
-        # What one process has raised alone may have left the others in the middle of something.
-        if len({told.get(f"{name}-{other}") for other in range(count)}) > 1 or told_as == "ProcessError":
-            return
-    distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _run(sys.argv[1:])

@@ -2,28 +2,30 @@
 
 import pytest
 
-from parallel import jax_group
+from parallel import jax_group, launch
 
 pytestmark = pytest.mark.jax
+
+FOUR, TWO = ("jax_devices",), ("jax_processes",)
 
 
 @pytest.fixture(scope="session")
 def four(tmp_path_factory):
     pytest.importorskip("jax")
-    return jax_group.outcomes(tmp_path_factory, "jax_devices", 4)
+    return jax_group.outcomes_on(tmp_path_factory, 4, FOUR)
 
 
-@pytest.mark.parametrize("name", jax_group.checks_of("jax_devices"))
-def test_four_devices(four, name):
-    jax_group.report(four, name)
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*FOUR))
+def test_four_devices(four, module, name):
+    launch.report(four, module, name)
 
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory):
     pytest.importorskip("jax")
-    return jax_group.outcomes(tmp_path_factory, "jax_processes", 2, processes=2)
+    return jax_group.outcomes_on(tmp_path_factory, 2, TWO, processes=2)
 
 
-@pytest.mark.parametrize("name", jax_group.checks_of("jax_processes"))
-def test_two_processes(two, name):
-    jax_group.report(two, name)
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO))
+def test_two_processes(two, module, name):
+    launch.report(two, module, name)

@@ -20,7 +20,7 @@ TWO = ("torch_arrays", "torch_objectives", "torch_files", "torch_sharded")
 @pytest.fixture(scope="session")
 def two(tmp_path_factory):
     pytest.importorskip("torch")
-    return launch.outcomes(tmp_path_factory, "two", 2, TWO)
+    return launch.outcomes(tmp_path_factory, "torch_group", 2, TWO)
 
 
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO))

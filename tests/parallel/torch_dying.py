@@ -9,11 +9,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import specop
-from parallel import launch
+from parallel import torch_group
 from specop.krylov import checkpoint
 
 if __name__ == "__main__":
-    launch.join()
+    torch_group.join()
     rank = distributed.get_rank()
     mesh = init_device_mesh("cpu", (2,))
     matrix = distribute_tensor(torch.diag(torch.arange(60.0, dtype=torch.float64)), mesh, [Shard(1)])
