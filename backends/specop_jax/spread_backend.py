@@ -123,12 +123,6 @@ class SpreadBackend(JaxBackend):
         order = order_of(array, self.mesh)
         return self.rows_of(array, order), order
 
-    def everywhere_of(self, array: Any) -> Array:
-        """Return a short array on all devices."""
-        if isinstance(array, SpreadArray):
-            return jax.device_put(hosted(array), self.everywhere)
-        return self._on_mesh(array, self.everywhere)
-
     def _on_mesh(self, array: Any, sharding: NamedSharding) -> Array:
         return array if getattr(array, "sharding", None) == sharding else jax.device_put(array, sharding)
 
