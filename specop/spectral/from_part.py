@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, add_
@@ -16,7 +16,7 @@ from specop.krylov.run import Run
 from specop.operators.sample_mean import Group, SampleMean
 from specop.results.eigen import EigenResult
 from specop.spectral.goals import Goal
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Floats
 from specop.statistics.strata import Stratum, stratified
@@ -142,56 +142,36 @@ class PartEstimate:
 def trace_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> PartEstimate:
     """Return the trace of the mean over all samples, by a random vector of its own for each group of them."""
     part = part_of(run, run.seed)
-    control = _Control(run, deflate)
-    backend, layout, index = run.backend, run.A.domain, iter(range(1 << 40))
-
-    def value_of(group: Group) -> list[Array]:
-        probe = probes.rademacher(backend, layout, run.seed, next(index))
-        rest = control.subtract_(run.multiply_group(group, probe), probe)
-        return [backend.dot(probe, rest), backend.norm(rest)]
-
-    def taken_in(group: Group, numbers: Floats) -> tuple[float, float]:
-        # Random signs give z'Bz a variance of 2(|B|^2 - sum of squares on the diagonal), and |Bz|^2 the mean |B|^2.
-        return group.share * numbers[0], 2.0 * (group.share * numbers[1]) ** 2
-
-    return _estimated(part, True, value_of, taken_in, control.trace, goal, confidence)
-
-
-def _estimated(
-    part: Part,
-    is_noisy: bool,
-    value_of: Callable[[Group], list[Array]],
-    taken_in: Callable[[Group, Floats], tuple[float, float]],
-    known: float,
-    goal: Goal,
-    confidence: float,
-) -> PartEstimate:
-    total = GroupSum(part.strata, is_noisy)
-    counts, run = total.first(part.left), part.run
+    control, total = _Control(run, deflate), GroupSum(part.strata, is_noisy=True)
+    counts, index = total.first(part.left), itertools.count()
     while True:
         for i, group in part.next(counts):
-            numbers = np.array([float(one) for one in run.to_host(*value_of(group))])
-            total.add(i, *taken_in(group, numbers))
-        value, sampling_error = total.estimate(confidence, known)
+            total.add(i, *_measured(run, group, control, next(index)))
+        value, sampling_error = total.estimate(confidence, control.trace)
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {part.used} samples")
         # As many products as allowed where no error is asked for.
         wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
         if value.standard_error == 0.0:
             break
         # An error that is small by chance goes with a sum that is off: the interval knows how few values there are.
-        normal = _half_width(value) / float(scipy.special.ndtri(0.5 + confidence / 2))
-        if normal <= wished:
+        error = normal_error(value.interval, confidence)
+        if error <= wished:
             break
-        wished *= value.standard_error / normal
+        wished *= value.standard_error / error
         reachable = total.reachable(part.left // max(len(one.blocks[0]) for one in part.strata))
         counts = _within(part, total.wanted(max(wished, reachable)))
         if counts == part.taken:
             break
-    return PartEstimate(value, sampling_error, part.used, total.shown(known))
+    return PartEstimate(value, sampling_error, part.used, total.shown(control.trace))
 
 
-def _half_width(value: Estimate) -> float:
-    return (value.interval[1] - value.interval[0]) / 2
+def _measured(run: Run, group: Group, control: _Control, index: int) -> tuple[float, float]:
+    """Return what a random vector says of a group's part of the trace, and the variance that the vector gives it."""
+    probe = probes.rademacher(run.backend, run.A.domain, run.seed, index)
+    rest = control.subtract_(run.multiply_group(group, probe), probe)
+    form, length = (float(one) for one in run.to_host(run.backend.dot(probe, rest), run.backend.norm(rest)))
+    # Random signs give z'Bz a variance of 2(|B|^2 - sum of squares on the diagonal), and |Bz|^2 the mean |B|^2.
+    return group.share * form, 2.0 * (group.share * length) ** 2
 
 
 def _within(part: Part, counts: list[int]) -> list[int]:

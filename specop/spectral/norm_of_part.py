@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.special
 
 from specop.arrays.backend import Array
 from specop.krylov.run import Run
@@ -25,7 +24,7 @@ from specop.operators.sample_mean import Group
 from specop.results.eigen import EigenResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.from_part import Part, part_of
-from specop.statistics.estimate import Estimate
+from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Integers
 
@@ -195,8 +194,7 @@ def _bracket(part: Part, halves: list[_Half], found: list[EigenResult], confiden
     chance = math.hypot(*(one.interval[1] - one.estimate for one in seen)) / 2.0
     low, high = min(low, high), max(low, high)
     interval = max(0.0, low - chance - bound), high + chance + bound
-    quantile = float(scipy.special.ndtri(0.5 + confidence / 2.0))
-    value = Estimate((low + high) / 2.0, (interval[1] - interval[0]) / 2.0 / quantile, interval, confidence)
+    value = Estimate((low + high) / 2.0, normal_error(interval, confidence), interval, confidence)
     return NormOfPart(value, error, bound, used, False)
 
 

@@ -11,7 +11,7 @@ import scipy.special
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
 
-__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "exact", "with_error", "within"]
+__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "exact", "normal_error", "with_error", "within"]
 
 
 def check_confidence(confidence: float) -> float:
@@ -38,6 +38,11 @@ def exact(value: float, confidence: float) -> Estimate:
 def within(value: float, bound: float, confidence: float) -> Estimate:
     """Return a number that no random vector has a part in, and that is off by at most `bound`."""
     return Estimate(value, 0.0, (value - bound, value + bound), confidence)
+
+
+def normal_error(interval: tuple[float, float], confidence: float) -> float:
+    """Return the standard error of a normal number with an interval of this width."""
+    return (interval[1] - interval[0]) / 2 / float(scipy.special.ndtri(0.5 + confidence / 2))
 
 
 def with_error(value: Estimate, error: float, degrees: float) -> Estimate:
