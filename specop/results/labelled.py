@@ -42,15 +42,8 @@ def data_set(arrays: dict[str, Any], items: int | None, shapes: dict[str, tuple[
         name: (tuple(dimension(name, axis, length) for axis, length in enumerate(array.shape)), array)
         for name, array in arrays.items()
     }
+    labels = {}
     if any("parameter" in dimensions for dimensions, _ in variables.values()):
         # Which parameter each entry belongs to.
-        variables["parameter_name"] = (
-            ("parameter",),
-            np.repeat([*shapes], [math.prod(shape) for shape in shapes.values()]),
-        )
-    found = xarray.Dataset(
-        {name: one for name, one in variables.items() if name != "parameter_name"}, attrs=plain(numbers)
-    )
-    return (
-        found if "parameter_name" not in variables else found.assign_coords(parameter_name=variables["parameter_name"])
-    )
+        labels["parameter_name"] = ("parameter", np.repeat([*shapes], [math.prod(one) for one in shapes.values()]))
+    return xarray.Dataset(variables, coords=labels, attrs=plain(numbers))
