@@ -139,8 +139,9 @@ def compare(a: Result | str | os.PathLike[str], b: Result | str | os.PathLike[st
     rows: list[tuple[str, float, float, float, bool]] = []
     others: dict[str, Any] = {}
     # These say again what errors say.
-    known = {"interval", "residuals", "goals", *type(first)._errors, *type(first)._errors.values()}
-    for name, error in type(first)._errors.items():
+    errors_of = {item.metadata["error_of"]: item.name for item in fields(first) if "error_of" in item.metadata}
+    known = {"interval", "residuals", "goals", *errors_of, *errors_of.values()}
+    for name, error in errors_of.items():
         _add_arrays(rows, others, first, second, name, error)
     for item in fields(first):
         one, other = getattr(first, item.name), getattr(second, item.name)

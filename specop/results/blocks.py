@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes
-from specop.results.result import Result, converted, record
+from specop.results.result import Result, converted, error_of, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Booleans, Floats, Integers
@@ -61,14 +59,14 @@ class BlocksResult(Result):
     names: tuple[str, ...] = converted(tuple)
     sizes: Integers
     traces: Floats
-    trace_errors: Floats
+    trace_errors: Floats = error_of("traces")
     trace_limits: Floats
     shares: Floats
-    share_errors: Floats
+    share_errors: Floats = error_of("shares")
     share_limits: Floats
     smallest: Floats
     largest: Floats
-    largest_errors: Floats
+    largest_errors: Floats = error_of("largest")
     exact: Booleans
     distances: Floats
     transports: Floats
@@ -79,12 +77,6 @@ class BlocksResult(Result):
     block: NDArray[np.int64]
     matrix: str
     confidence: float
-
-    _errors: ClassVar[dict[str, str]] = {
-        "traces": "trace_errors",
-        "shares": "share_errors",
-        "largest": "largest_errors",
-    }
 
     def trace(self, block: int | str) -> Estimate:
         """Return the trace of a block, given by number or name, with its interval."""

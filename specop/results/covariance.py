@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 from specop.errors import InvalidInputError, checked_number
 from specop.plotting.axes import Axes
-from specop.results.result import Result, column, estimated, record
+from specop.results.result import Result, column, error_of, estimated, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
@@ -71,7 +70,7 @@ class CovarianceResult(Result):
 
     eigenvalues: Floats = column("eigenvalue", ".4g")
     variances: Floats = column("variance of winners", ".4g")
-    errors: Floats = column("standard error", ".1e")
+    errors: Floats = error_of("variances", "standard error", ".1e")
     low_variances: Floats = column("of lowest", ".4g")
     t: Estimate = estimated()
     low_t: Estimate = estimated()
@@ -90,8 +89,6 @@ class CovarianceResult(Result):
     eigen_seconds: float
     loss_seconds: float
     n: int
-
-    _errors: ClassVar[dict[str, str]] = {"variances": "errors"}
 
     @property
     def is_inverse(self) -> bool | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from specop.arrays.backend import Array
 from specop.plotting.axes import Axes
-from specop.results.result import Result, estimated, record, structured, vector
+from specop.results.result import Result, error_of, estimated, record, structured, vector
 from specop.results.structure import Structure
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
@@ -80,7 +78,7 @@ class CriticalPointResult(Result):
     decrement: float
     positive_part: float
     negative_part: float
-    decrement_error: float
+    decrement_error: float = error_of("decrement")
     outside: float
     allowed: float
     direction: Array = vector()
@@ -94,8 +92,6 @@ class CriticalPointResult(Result):
     confidence: float
     n: int
     structure: Structure = structured()
-
-    _errors: ClassVar[dict[str, str]] = {"decrement": "decrement_error"}
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss along the direction beside its quadratic model; needs matplotlib."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from specop.arrays.backend import Array, shape_of
-from specop.results.result import Result, record, vector
+from specop.results.result import Result, error_of, record, vector
 
 __all__ = ["DiagonalResult"]
 
@@ -31,10 +29,8 @@ class DiagonalResult(Result):
     x: Array = vector()
     standard_errors: Array = vector()
     norm: float
-    error_norm: float
+    error_norm: float = error_of("norm")
     method: str
-
-    _errors: ClassVar[dict[str, str]] = {"norm": "error_norm"}
 
     def _headline(self) -> str:
         return (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes
-from specop.results.result import Result, column, record, structured, vector
+from specop.results.result import Result, column, error_of, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Booleans, Floats
@@ -41,15 +41,13 @@ class EigenResult(Result):
 
     eigenvalues: Floats = column("eigenvalue", ".8g")
     rows: Array = vector()
-    bounds: Floats = column("error <=", ".1e")
+    bounds: Floats = error_of("eigenvalues", "error <=", ".1e")
     residuals: Floats = column("residual", ".1e")
     check_matvecs: int
     which: str
     tol: float
     structure: Structure | None = structured(default=None)
     goals: Floats | None = None
-
-    _errors: ClassVar[dict[str, str]] = {"eigenvalues": "bounds"}
 
     @property
     def eigenvectors(self) -> Array:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import scipy.special
 
 from specop.errors import checked_number
 from specop.plotting.axes import Axes
-from specop.results.result import Result, column, estimated, record
+from specop.results.result import Result, column, error_of, estimated, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
@@ -51,15 +50,13 @@ class HessianSpreadResult(Result):
     whole_eigenvalues: Floats
     eigenvalues: Floats = column()
     traces: Floats = column("trace", ".4g")
-    trace_errors: Floats = column("standard error", ".1e")
+    trace_errors: Floats = error_of("traces", "standard error", ".1e")
     alignment: Floats = column("alignment", ".3f")
     along: Floats = column()
     lower: Estimate = estimated()
     upper: Estimate = estimated()
     batch_size: int
     rtol: float
-
-    _errors: ClassVar[dict[str, str]] = {"traces": "trace_errors"}
 
     @property
     def trace_deviation(self) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from specop.plotting.axes import Axes
-from specop.results.result import Result, converted, estimated, record, vector
+from specop.results.result import Result, converted, error_of, estimated, record, vector
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
 
@@ -89,7 +87,7 @@ class LearningEstimate(Result):
     """
 
     estimate: float
-    standard_error: float
+    standard_error: float = error_of("estimate")
     interval: tuple[float, float] = converted(tuple)
     confidence: float
     looser: Estimate = estimated()
@@ -102,8 +100,6 @@ class LearningEstimate(Result):
     step: float
     rises: Floats = vector()
     n: int
-
-    _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw what the chains saw, and their running means; needs matplotlib."""

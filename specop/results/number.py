@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from specop.results.result import Result, converted, record
+from specop.results.result import Result, converted, error_of, record
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
 
@@ -41,7 +39,7 @@ class NumberResult(Result):
     """
 
     estimate: float
-    standard_error: float
+    standard_error: float = error_of("estimate")
     interval: tuple[float, float] = converted(tuple)
     confidence: float
     method: str
@@ -49,8 +47,6 @@ class NumberResult(Result):
     estimates: Floats
     sampling_error: float = 0.0
     samples_used: int | None = None
-
-    _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
 
     @property
     def probes(self) -> int:

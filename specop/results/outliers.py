@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.plotting.axes import Axes
-from specop.results.result import Result, converted, estimated, record, vector
+from specop.results.result import Result, converted, error_of, estimated, record, vector
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats, Integers
@@ -56,7 +54,7 @@ class OutliersResult(Result):
     """
 
     eigenvalues: Floats
-    bounds: Floats
+    bounds: Floats = error_of("eigenvalues")
     ratios: Floats
     chances: Floats
     gradient_shares: Floats
@@ -72,8 +70,6 @@ class OutliersResult(Result):
     matrix: str
     confidence: float
     rows: Array = vector()
-
-    _errors: ClassVar[dict[str, str]] = {"eigenvalues": "bounds"}
 
     @property
     def space(self) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from specop.plotting.axes import Axes
-from specop.results.result import Result, converted, record
+from specop.results.result import Result, converted, error_of, record
 from specop.statistics.numbers import Floats
 
 __all__ = ["RankResult"]
@@ -41,7 +39,7 @@ class RankResult(Result):
     """
 
     estimate: float
-    standard_error: float
+    standard_error: float = error_of("estimate")
     interval: tuple[float, float] = converted(tuple)
     threshold: float
     gap: tuple[float, float] = converted(tuple)
@@ -50,8 +48,6 @@ class RankResult(Result):
     n: int
     sizes: Floats
     weights: Floats
-
-    _errors: ClassVar[dict[str, str]] = {"estimate": "standard_error"}
 
     @property
     def rank(self) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "Result",
     "column",
     "converted",
+    "error_of",
     "estimated",
     "load",
     "record",
@@ -55,6 +56,19 @@ def column(heading: str = "", form: str = "") -> Any:
         How an entry is printed, as in `format`.
     """
     return field(metadata={"column": (heading, form)})
+
+
+def error_of(name: str, heading: str = "", form: str = "") -> Any:
+    """Return a field for the errors of the numbers in another field, by which results are compared.
+
+    Parameters
+    ----------
+    name : str
+        The other field.
+    heading, form : str
+        As in `column`, where the errors are printed as one.
+    """
+    return field(metadata={"error_of": name} | ({"column": (heading, form)} if heading else {}))
 
 
 def converted(convert: Callable[[Any], Any], plain: Callable[[Any], Any] = lambda value: value) -> Any:
@@ -96,7 +110,7 @@ def unsaved(*, default: Any) -> Any:
     frozen_default=True,
     kw_only_default=True,
     eq_default=False,
-    field_specifiers=(vector, column, converted, estimated, structured, unsaved),
+    field_specifiers=(vector, column, error_of, converted, estimated, structured, unsaved),
 )
 def record(kind: type[_AnyResult]) -> type[_AnyResult]:
     """Make a class of results a dataclass: frozen, with keywords only, and compared by identity."""
@@ -108,8 +122,8 @@ class Result:
     """What every result says of its making.
 
     A class of results is decorated with `record`, and `load` knows it from its definition on. Fields are numbers,
-    texts and short arrays; those that are something else say so with `vector`, `column`, `converted`, `estimated`,
-    `structured` or `unsaved`.
+    texts and short arrays; those that are something else say so with `vector`, `column`, `error_of`, `converted`,
+    `estimated`, `structured` or `unsaved`.
 
     Attributes
     ----------
@@ -142,8 +156,6 @@ class Result:
     notes: str = ""
 
     _kinds: ClassVar[dict[str, type[Result]]] = {}
-    # Fields of numbers that have their errors in another field; `specop.results.compare` reads both.
-    _errors: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from specop.arrays.backend import Array, add_, backend_of
 from specop.plotting.axes import Axes
-from specop.results.result import Result, converted, record, structured, vector
+from specop.results.result import Result, converted, error_of, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Floats
@@ -65,9 +63,9 @@ class SlicesResult(Result):
     lengths: Floats
     slopes: Floats
     curvatures: Floats
-    curvature_errors: Floats
+    curvature_errors: Floats = error_of("curvatures")
     thirds: Floats
-    third_errors: Floats
+    third_errors: Floats = error_of("thirds")
     limits: Floats
     searched: Floats
     loss: float
@@ -78,8 +76,6 @@ class SlicesResult(Result):
     theta: Array = vector()
     structure: Structure | None = structured(default=None)
     evaluations: int
-
-    _errors: ClassVar[dict[str, str]] = {"curvatures": "curvature_errors", "thirds": "third_errors"}
 
     @property
     def remainder(self) -> Floats:
