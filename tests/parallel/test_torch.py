@@ -14,7 +14,15 @@ from parallel import launch
 
 pytestmark = pytest.mark.torch
 
-TWO = ("torch_arrays", "torch_objectives", "torch_files", "torch_sharded")
+TWO = (
+    "torch_arrays",
+    "torch_objectives",
+    "torch_refusals",
+    "torch_files",
+    "torch_sharded",
+    "torch_layers",
+    "torch_sharded_refusals",
+)
 
 
 @pytest.fixture(scope="session")

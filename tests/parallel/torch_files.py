@@ -10,7 +10,7 @@ from torch import distributed
 
 import specop
 from parallel.torch_arrays import hosted, same_everywhere, spread, symmetric
-from parallel.torch_objectives import told_by_all
+from parallel.torch_parts import told_by_all
 from specop.errors import ConvergenceWarning, InvalidInputError
 from specop.krylov import checkpoint
 

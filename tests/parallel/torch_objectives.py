@@ -1,7 +1,5 @@
 """Checks of objectives whose data two processes have in parts, against one process that has all."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,56 +7,15 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDataset
 
 import specop
 from parallel.torch_arrays import hosted, same_everywhere
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
+from parallel.torch_parts import COUNT, RANK, close, cut, network, pair, samples, told_by_all
+from specop.errors import InvalidInputError
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop_torch.groups import Group
-
-RANK, COUNT = distributed.get_rank(), distributed.get_world_size()
-# Two batches for the first process and one for the second: shares 6/11 and 5/11.
-CUTS = ([(0, 4), (4, 6)], [(6, 11)])
-
-
-def network(seed=0, outputs=3):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, outputs)).double()
-
-
-def samples(count=11):
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    return x, torch.randint(0, 3, (count,), generator=generator)
-
-
-def cut(x, y):
-    return [(x[start:stop], y[start:stop]) for start, stop in CUTS[RANK]]
-
-
-def pair(model=None, criterion=F.cross_entropy, data=None, **options):
-    """The objective of both processes, and that of one which has all data."""
-    model, data = model or network(), data or samples()
-    ours = specop.objective(model, criterion, cut(*data), parallel=True, **options)
-    return ours, specop.objective(model, criterion, [data], parallel=False, **options)
-
-
-def close(found, expected, size=None):
-    found, expected = hosted(found), hosted(expected)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1e-12 * (np.abs(expected).max() if size is None else size)
-
-
-def told_by_all(call, kind):
-    """The text of an error that all processes raise."""
-    with pytest.raises(kind) as caught:
-        call()
-    text = str(caught.value)
-    told = [None] * COUNT
-    distributed.all_gather_object(told, text)
-    return told
 
 
 def check_loss_and_gradient():
@@ -224,142 +181,6 @@ def check_loaders_of_parts():
     even = DataLoader(whole, batch_size=5, sampler=DistributedSampler(whole, shuffle=False))
     ours = specop.objective(model, F.cross_entropy, even, parallel=init_device_mesh("cpu", (COUNT,)))
     close(ours.gradient(), specop.objective(model, F.cross_entropy, [(x[:32], y[:32])], parallel=False).gradient())
-
-
-def check_data_that_are_no_parts_are_refused():
-    model, (x, y) = network(), samples(33)
-    whole = TensorDataset(x, y)
-
-    def refused(data, *words):
-        (text, *others) = told_by_all(
-            lambda: specop.objective(model, F.cross_entropy, data, parallel=True), InvalidInputError
-        )
-        assert all(word in text for word in words), text
-        assert all("process 0 of 2" in other or other == text for other in others), others
-
-    refused(DataLoader(whole, batch_size=5, sampler=DistributedSampler(whole, shuffle=False)), "33", "34", "Subset")
-    refused(DataLoader(whole, batch_size=5, sampler=DistributedSampler(whole)), "shuffle=False")
-    refused(DataLoader(whole, batch_size=5, shuffle=True), "shuffle=False")
-    by_batches = BatchSampler(DistributedSampler(whole, shuffle=False), 5, drop_last=False)
-    refused(DataLoader(whole, batch_sampler=by_batches), "33", "34", "Subset")
-    refused(DataLoader(whole, batch_size=5, sampler=SubsetRandomSampler(range(RANK, 33, 2))), "shuffle=False")
-    refused(DataLoader(whole, batch_size=5), "same data", "DistributedSampler")
-    other = DistributedSampler(whole, num_replicas=3, rank=RANK, shuffle=False)
-    refused(DataLoader(whole, batch_size=5, sampler=other), "num_replicas=2")
-    # Nothing at all in one of them: it says so, and the other as well.
-    told = told_by_all(
-        lambda: specop.objective(model, F.cross_entropy, [(x, y)] if RANK == 0 else [], parallel=True),
-        InvalidInputError,
-    )
-    assert "process 1 of 2" in told[0] and all("no batch" in text for text in told)
-    # Of one batch in each process nobody would see that they do not add up.
-    coupled = specop.objective(model, lambda z, y: z.mean(0).square().sum(), cut(x, y)[:1], parallel=True)
-    assert all("do not add up" in text for text in told_by_all(coupled.gradient, InvalidInputError))
-    tokens = [(x[:4], torch.zeros(4, 2 + RANK))]
-    told = told_by_all(lambda: specop.objective(model, lambda z, y: z.mean(), tokens, parallel=True), InvalidInputError)
-    assert all("shapes" in text and "weight=" in text for text in told)
-
-
-def check_models_that_differ_are_refused():
-    model = network()
-    with torch.no_grad():
-        model[2].bias[1] += 1e-6 * RANK
-    told = told_by_all(lambda: pair(model), InvalidInputError)
-    assert all("'2.bias'" in text and "broadcast" in text for text in told)
-    model = network()
-    ours, own = pair(model)
-    H = ours.hessian()
-    x = ours.gradient()
-    model[0].weight.data[0, 0] += RANK
-    told = told_by_all(lambda: H @ x, ParametersChangedError)
-    assert "process 1 of 2" in told[0]
-    assert all("'0.weight'" in text for text in told_by_all(ours.gradient, InvalidInputError))
-    model[0].weight.data[0, 0] -= RANK
-    # As it was again: everything goes on.
-    close(ours.gradient(), own.gradient())
-    model = network()
-    if RANK:
-        model.train(False)
-    assert all("modes" in text for text in told_by_all(lambda: pair(model), InvalidInputError))
-    told = told_by_all(lambda: pair(network(), select=f"{2 * RANK}.*"), InvalidInputError)
-    assert all("select" in text for text in told)
-
-
-def check_what_is_not_built_is_refused_by_name():
-    ours, _ = pair()
-    for name, call in {
-        "per_sample_gradients": ours.per_sample_gradients,
-        "inverse_fisher": lambda: ours.inverse_fisher(damping=0.1),
-        "jacobian": ours.jacobian,
-        "importance": ours.importance,
-        "batches": ours.batches,
-        "subset": lambda: ours.subset([0, 1]),
-        "update_rule": lambda: ours.update_rule(torch.optim.SGD(network().parameters()), ours.gradient()),
-    }.items():
-        assert all(name in text and "parallel=False" in text for text in told_by_all(call, InvalidInputError))
-    told = told_by_all(
-        lambda: specop.objective(network(), F.cross_entropy, cut(*samples()), parallel="yes"), InvalidInputError
-    )
-    assert all("DeviceMesh" in text for text in told)
-    H = ours.hessian()
-    assert all("parallel=True" in text for text in told_by_all(lambda: specop.trace(H, data="part"), InvalidInputError))
-    with pytest.raises(InvalidInputError, match="DTensor"):
-        H @ torch.ones(31, dtype=torch.float64)
-
-
-class Poisoned(nn.Module):
-    """A criterion that fails in one process, and at one call."""
-
-    def __init__(self):
-        super().__init__()
-        self.error = None
-
-    def forward(self, z, y):
-        if self.error is not None:
-            raise self.error
-        return F.cross_entropy(z, y)
-
-
-class OwnError(Exception):
-    """Of no class that another process would know."""
-
-    def __init__(self, one, two):
-        super().__init__(f"{one} {two}")
-
-
-def check_an_error_of_one_process_is_raised_in_all():
-    criterion = Poisoned()
-    ours, own = pair(criterion=criterion, memory_budget=0)
-    H = ours.hessian()
-    v = ours.gradient()
-    H @ v
-    for error, kind in (
-        (ValueError("poison"), ValueError),
-        (KeyboardInterrupt("poison"), KeyboardInterrupt),
-        (OwnError("poison", "itself"), (OwnError, specop.errors.ProcessError)),
-        (NonFiniteError("poison"), NonFiniteError),
-    ):
-        for call in (ours.loss, ours.gradient, lambda: H @ v, lambda: specop.eigsh(H, k=2)):
-            criterion.error = error if RANK == 1 else None
-            told = told_by_all(call, kind)
-            assert "process 1 of 2" in told[0] and all("poison" in text for text in told), told
-        criterion.error = None
-        close(H @ v, own.hessian() @ own.gradient())
-    # Both at once: the first process's is that of all.
-    criterion.error = ValueError(f"poison {RANK}")
-    assert all("poison 0" in text for text in told_by_all(ours.loss, ValueError))
-    criterion.error = None
-    close(ours.loss(), own.loss())
-
-
-def check_numbers_that_are_not_finite_in_one_process():
-    x, y = samples()
-    if RANK == 1:
-        x = x.clone()
-        x[7, 0] = math.nan
-    ours = specop.objective(network(), F.cross_entropy, cut(x, y), parallel=True)
-    told = told_by_all(lambda: specop.eigsh(ours.hessian(), k=1), NonFiniteError)
-    assert len(told) == COUNT
 
 
 def check_functions_of_objectives_are_right_or_refused():

@@ -1,0 +1,118 @@
+"""Checks of what is refused, in all processes, where two hold the parameters in parts."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import specop
+from parallel.torch_arrays import MESH
+from parallel.torch_shards import (
+    COUNT,
+    ERROR,
+    PARTS,
+    RANK,
+    Words,
+    bare,
+    close,
+    data,
+    dense,
+    fsdp,
+    fully_sharded,
+    model,
+    refused,
+    tensor_parallel,
+)
+
+
+def check_refusals_of_models():
+    whole, batches = PARTS[RANK], {"criterion": F.cross_entropy, "data": PARTS[RANK]}
+    flat = FullyShardedDataParallel(model(), process_group=MESH.get_group(), device_id=torch.device("cpu"))
+    hooked = fully_sharded(model())
+    params = dict(hooked.named_parameters())
+    plain = bare()
+    for parallel in (False, True, MESH):
+        refused("FSDP1", lambda: specop.objective(flat, F.cross_entropy, whole, parallel=parallel))  # noqa: B023
+        refused("FSDP2.*params=dict", lambda: specop.objective(hooked, F.cross_entropy, whole, parallel=parallel))  # noqa: B023
+    refused("pass parallel=mesh", lambda: specop.objective(plain, **batches, params=params, parallel=True))
+    refused(
+        "module brings its own|parallel=mesh", lambda: specop.objective(plain, **batches, params=params, parallel=False)
+    )
+    few = {name: one for name, one in params.items() if name != "up.bias"}
+    refused(
+        "differ in 1 parameters, such as 'up.bias'",
+        lambda: specop.objective(plain, **batches, params=few, parallel=MESH),
+    )
+    full = {name: one.full_tensor() for name, one in params.items()}
+    refused("none of params is a DTensor", lambda: specop.objective(plain, **batches, params=full, parallel=MESH))
+    two = init_device_mesh("cpu", (COUNT, 1), mesh_dim_names=("data", "tensor"))
+    refused("mesh of one dimension", lambda: specop.objective(plain, **batches, params=params, parallel=two))
+    over_two = {
+        name: distribute_tensor(one.full_tensor().detach(), two, [Shard(0), Replicate()])
+        for name, one in params.items()
+    }
+    refused("lies on.*one mesh", lambda: specop.objective(plain, **batches, params=over_two, parallel=MESH))
+    cut = parallelize_module(model(), MESH, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    refused("pass parallel=mesh", lambda: specop.objective(cut, **batches, parallel=True))
+    refused("Pass parallel=mesh", lambda: specop.objective(cut, **batches, parallel=False))
+    refused("fixed_randomness", lambda: fsdp(fixed_randomness=0))
+
+
+def check_refusals_of_data():
+    refused("2 and 1.* batches", lambda: fsdp(given=PARTS[0][: 2 - min(RANK, 1)]))
+    refused("as given", lambda: fsdp(batches="as given"))
+    refused("same first batch", lambda: fsdp(given=PARTS[0]).loss())
+    refused("different batches", lambda: tensor_parallel(given=PARTS[RANK]).loss())
+    shuffled = DataLoader(TensorDataset(*PARTS[RANK][1]), batch_size=9, shuffle=True)
+    refused("shuffles", lambda: fsdp(given=shuffled))
+    refused("does not say how many", lambda: fsdp(given=Endless()))
+    coupled = lambda z, y: F.cross_entropy(z - z.mean(0), y)  # noqa: E731
+    refused("mean over its halves", lambda: fsdp(criterion=coupled).loss())
+    objective = fsdp()
+    refused("gradients of single samples", lambda: next(objective.per_sample_gradients()))
+    refused("not available for sharded", lambda: objective.fisher(kind="mc") @ objective.theta)
+    refused("not available for sharded", lambda: objective.fisher(kind="empirical", of="samples") @ objective.theta)
+    refused("cannot be taken out", lambda: objective.subset([0, 1]).loss())
+
+
+class Endless:
+    def __iter__(self):
+        return iter(PARTS[RANK])
+
+
+def check_an_error_of_one_is_an_error_of_all():
+    def failing(outputs, y):
+        if RANK == COUNT - 1:
+            raise KeyError("no such label")
+        return F.cross_entropy(outputs, y)
+
+    with pytest.raises(KeyError, match="no such label"):
+        fsdp(criterion=failing).loss()
+    labels = [(x, y if RANK else y.fill_(-100)) for x, y in data((3,), seed=RANK)]
+    with pytest.raises((ERROR, specop.errors.NonFiniteError)):
+        fsdp(given=labels).loss()
+    # The group can be used further.
+    close(fsdp().gradient(), dense().gradient)
+
+
+def check_models_that_differ():
+    class Normed(Words):
+        def __init__(self):
+            super().__init__()
+            self.statistics = nn.BatchNorm1d(5).eval()
+
+        def forward(self, x):
+            return super().forward(x) + self.statistics(self.embedding(x).mean(1))[:, :3]
+
+    sharded = fully_sharded(model(kind=Normed))
+    own = model(kind=Normed)
+    own.statistics.running_mean += RANK
+    objective = specop.objective(
+        own, F.cross_entropy, PARTS[RANK], params=dict(sharded.named_parameters()), parallel=MESH
+    )
+    refused("differ in 1 buffers.*'statistics.running_mean'", objective.loss)
