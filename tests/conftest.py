@@ -13,10 +13,6 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
-# One thread in each worker of pytest-xdist: two workers with two threads each only wait for each other. This
-# runs before a test module imports NumPy or torch, which read the variable once, when they are loaded.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # JAX reads it when it is imported; float64 is off by default.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 # What XLA has compiled once, it compiles for no other test and no other worker of this run: models and kernels are made
@@ -55,7 +51,13 @@ _WORDS = re.compile("|".join(map(re.escape, _LIBRARIES)))
 
 
 def pytest_configure(config):
-    """Make the folder of compiled programs, for this process and for its workers."""
+    """Make the folder of compiled programs, for this process and for its workers, and give each of these one thread.
+
+    Two workers with two threads each only wait for each other. NumPy and torch read the variable once, when they are
+    loaded, and a worker loads NumPy with plugins of pytest, before this file: so it is there when a worker starts.
+    """
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name

@@ -93,3 +93,10 @@ def test_frameworks_live_in_one_process_in_any_order(order):
     )
     found = [float(word) for word in run("import specop\n" + uses).split()]
     assert found == pytest.approx([1.0] * len(order))
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process may have all cores")
+def test_a_worker_of_this_run_has_one_thread():
+    threads = pytest.importorskip("threadpoolctl").threadpool_info()
+    told = int(os.environ["OMP_NUM_THREADS"])
+    assert {one["num_threads"] for one in threads if one["user_api"] == "blas"} == {told}
