@@ -221,7 +221,7 @@ class TorchAutodiff(OneBatch):
             points = self._leaves(theta, requires_grad=False)
             outputs = self._evaluation.outputs(points, batch).detach()
             moved = outputs + self._like(shift, outputs)
-            found, _ = output_gradient(self._evaluation.criterion(points, batch), moved)
+            found = output_gradient(self._evaluation.criterion(points, batch), moved)
             return self._flat(found, found.numel())
 
     def importance(self, theta: Tensor | None, batch: Any) -> Floats:
@@ -231,7 +231,7 @@ class TorchAutodiff(OneBatch):
             outputs = self._evaluation.outputs(points, batch)
         with self._evaluation.running(), torch.enable_grad():
             criterion = self._evaluation.criterion(points, batch)
-            gradient, _ = output_gradient(criterion, outputs)
+            gradient = output_gradient(criterion, outputs)
             terms = None
             if self.likelihood is not None:
                 likelihood, weights = self._terms(functools.partial(output_hessian, criterion), outputs)
@@ -263,7 +263,7 @@ class TorchAutodiff(OneBatch):
             self._see_through(outputs, self.current())
             outputs = outputs.detach()
             check_samples(self.model, outputs, self.trees.count(batch))
-            gradient, _ = output_gradient(self._evaluation.criterion(points, batch), outputs)
+            gradient = output_gradient(self._evaluation.criterion(points, batch), outputs)
         rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
         def between(start: int, stop: int) -> Tensor:
@@ -316,10 +316,11 @@ class TorchAutodiff(OneBatch):
         is_empirical = matrix.kind.startswith("empirical fisher")
         if is_empirical:
             check_samples(self.model, outputs, samples)
-            slope, _ = output_gradient(criterion, outputs)
+            slope = output_gradient(criterion, outputs)
         if matrix.kind == "empirical fisher of samples":
             return by_sample(FUNCTIONS, slope, outputs.ndim)
-        if matrix.kind == "ggn" and self.likelihood is None:
+        # A likelihood that the user names is checked, that of a criterion which torch brings is known.
+        if matrix.kind == "ggn" and self.likelihood in (None, likelihood_of(self.model.calling.criterion.value)):
             return curvature(outputs)
         likelihood, weights = self._terms(curvature, outputs)
         if is_empirical:

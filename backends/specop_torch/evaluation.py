@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -21,6 +22,7 @@ from specop.objectives.refusals import (
     not_real_outputs,
     refusing_global_draws,
 )
+from specop_torch.cross_entropy import cross_entropy
 from specop_torch.graph import depends_on, naming_missing_derivatives
 from specop_torch.models import Model
 from specop_torch.structures import parts
@@ -159,12 +161,14 @@ def _described(found: Any) -> str:
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """Replaces what has a wrong second derivative in torch by operations with the right one."""
+    """Replaces what has a wrong second derivative in torch, or one that takes much memory, by the right one in less."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # The derivative of the fused kernel's backward pass takes the norms for constants.
         if function is torch._weight_norm:
             return _weight_norm(*args, **(kwargs or {}))
+        if function is functional.cross_entropy:
+            return cross_entropy(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from specop.errors import InvalidInputError
 from specop_torch.custom_functions import check_custom_functions
@@ -66,11 +67,11 @@ def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> tuple[Multiply, list[
 
 def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
     """Return [u] -> [(J'u)...], the parameters' parts."""
-    moving = _moving(points)
+    moving, end = _moving(points), get_gradient_edge(outputs)
 
     def multiply(weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         parts: list[Tensor | None] = [None] * len(points)
-        for i, part in zip(moving, _differentiated([outputs], [points[i] for i in moving], weights), strict=True):
+        for i, part in zip(moving, _differentiated([end], [points[i] for i in moving], weights), strict=True):
             parts[i] = part
         return parts
 
@@ -79,30 +80,49 @@ def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
 
 def output_hessian(criterion: Callable[[Tensor], Tensor], outputs: Tensor) -> Callable[[Tensor], Tensor]:
     """Return u -> (d^2 loss / d outputs^2) u for a criterion from outputs to loss."""
-    gradient, leaf = output_gradient(criterion, outputs, create_graph=True)
+    gradient, start = _output_gradient(criterion, outputs, create_graph=True)
     if not gradient.requires_grad:
         return torch.zeros_like
+    end = get_gradient_edge(gradient)
 
     def multiply(u: Tensor) -> Tensor:
-        (product,) = _differentiated([gradient], [leaf], [u])
+        (product,) = _differentiated([end], [start], [u])
         return torch.zeros_like(u) if product is None else product
 
     return multiply
 
 
-def output_gradient(
-    criterion: Callable[[Tensor], Tensor], outputs: Tensor, *, create_graph: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return the criterion's gradient in the outputs, and the leaf that stands for them in its graph."""
-    leaf = outputs.detach().requires_grad_()
-    loss = criterion(leaf)
+def output_gradient(criterion: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
+    """Return the gradient, in the outputs, of a criterion from outputs to loss."""
+    return _output_gradient(criterion, outputs, create_graph=False)[0]
+
+
+def _output_gradient(
+    criterion: Callable[[Tensor], Tensor], outputs: Tensor, *, create_graph: bool
+) -> tuple[Tensor, GradientEdge]:
+    """Return the gradient and the place of the outputs in its graph."""
+    moving = _Start.apply(torch.zeros((), requires_grad=True), outputs)  # type: ignore[no-untyped-call]
+    start = get_gradient_edge(moving)
+    loss = criterion(moving)
     if not loss.requires_grad:
         raise InvalidInputError("the criterion does not depend on the outputs: look for detach() or no_grad() in it.")
     if create_graph:
         refuse_first_order(loss)
-        check_custom_functions(loss, lambda: criterion(leaf), curved=True)
-    (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
-    return gradient, leaf
+        check_custom_functions(loss, lambda: criterion(moving), curved=True)
+    (gradient,) = torch.autograd.grad(loss, start, create_graph=create_graph)
+    return gradient, start
+
+
+class _Start(torch.autograd.Function):
+    """Where a graph begins. A leaf would hold outputs for as long as there is a graph, whether or not it needs them."""
+
+    @staticmethod
+    def forward(context: Any, anchor: Tensor, values: Tensor) -> Tensor:
+        return values.detach()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[None, None]:
+        return None, None
 
 
 def _moving(tensors: Sequence[Tensor | None]) -> list[int]:
@@ -111,6 +131,6 @@ def _moving(tensors: Sequence[Tensor | None]) -> list[int]:
 
 
 def _differentiated(
-    values: Sequence[Any], points: Sequence[Tensor], weights: Sequence[Tensor], *, retain_graph: bool = True
+    values: Sequence[Any], points: Sequence[Any], weights: Sequence[Tensor], *, retain_graph: bool = True
 ) -> Sequence[Tensor | None]:
     return torch.autograd.grad(values, points, weights, retain_graph=retain_graph, allow_unused=True)

@@ -191,9 +191,9 @@ class Likelihood:
         """Return u -> M u with M of blocks c_i E[s s'], s the score of a label drawn from the model."""
         f = self.functions
         if self.name == "categorical":
+            # Of a large vocabulary no array is held beside p.
             p = f.softmax(z, self.axis)
-            scaled = f.multiply(p, weights)
-            return lambda u: f.multiply(scaled, f.subtract(u, f.sum(f.multiply(p, u), self.axis)))
+            return lambda u: f.multiply(f.multiply(f.subtract(u, f.sum(f.multiply(p, u), self.axis)), p), weights)
         if self.name == "bernoulli":
             weights = f.multiply(f.multiply(f.sigmoid(z), f.sigmoid(f.multiply(z, -1.0))), weights)
         return lambda u: f.multiply(u, weights)

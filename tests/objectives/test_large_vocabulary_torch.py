@@ -1,0 +1,141 @@
+"""Cross-entropy over many classes: the derivatives of torch's own function, in less memory."""
+
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import specop
+from specop_torch.cross_entropy import cross_entropy
+
+ROWS, CLASSES = 6, 4100
+
+
+def logits():
+    return (3 * torch.sin(torch.arange(ROWS * CLASSES, dtype=torch.float64))).reshape(ROWS, CLASSES)
+
+
+def labels():
+    return torch.arange(ROWS) * 677 % CLASSES
+
+
+ARGUMENTS = {
+    "mean": {},
+    "sum": {"reduction": "sum"},
+    "none": {"reduction": "none"},
+    "class weights": {"weight": torch.rand(CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))},
+    "ignored": {"ignore_index": int(labels()[2])},
+    "saturated": {},
+    "label smoothing": {"label_smoothing": 0.1},
+}
+
+
+def derivatives(function, case):
+    """The loss, its gradient, and two further derivatives along a direction."""
+    scale = 300.0 if case == "saturated" else 1.0
+    z = (scale * logits()).requires_grad_()
+    along = torch.cos(torch.arange(z.numel(), dtype=torch.float64)).reshape(z.shape)
+    loss = function(z, labels(), **ARGUMENTS[case])
+    found = [(loss * torch.arange(1.0, ROWS + 1, dtype=torch.float64)).sum() if loss.ndim else loss.square()]
+    for _ in range(3):
+        (slope,) = torch.autograd.grad(
+            found[-1] if len(found) == 1 else (found[-1] * along).sum(), z, create_graph=True
+        )
+        found.append(slope)
+    return [one.detach().numpy() for one in found]
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_derivatives_up_to_the_third(case):
+    for found, expected in zip(derivatives(cross_entropy, case), derivatives(F.cross_entropy, case), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14 * (1 + np.abs(expected).max()))
+
+
+def test_the_second_derivative_in_closed_form():
+    z = logits().requires_grad_()
+    (slope,) = torch.autograd.grad(cross_entropy(z, labels(), reduction="sum"), z, create_graph=True)
+    u = torch.cos(torch.arange(z.numel(), dtype=torch.float64)).reshape(z.shape)
+    (found,) = torch.autograd.grad(slope, z, u)
+    p = np.exp(logits().numpy())
+    p /= p.sum(1, keepdims=True)
+    expected = p * (u.numpy() - (p * u.numpy()).sum(1, keepdims=True))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-17)
+
+
+def test_rows_of_a_map():
+    z = torch.stack([logits(), logits().flip(1)])
+    y = labels().expand(2, -1)
+    found = torch.func.vmap(torch.func.grad(cross_entropy))(z, y)
+    torch.testing.assert_close(found, torch.func.vmap(torch.func.grad(F.cross_entropy))(z, y))
+
+
+def test_labels_out_of_range_raise():
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        cross_entropy(logits(), labels() + CLASSES)
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = torch.nn.Embedding(50, 8)
+        self.head = torch.nn.Linear(8, CLASSES, bias=False)
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.embedding(tokens)))
+
+
+@pytest.mark.parametrize(("kind", "held"), [("hessian", 2), ("ggn", 1), ("fisher", 1)])
+@pytest.mark.parametrize("criterion", [F.cross_entropy, torch.nn.CrossEntropyLoss()], ids=["function", "module"])
+def test_products_take_three_times_the_logits(kind, held, criterion):
+    """Of which probabilities, and for a Hessian the gradient, are held from product to product."""
+    rows = 500
+    batch = torch.arange(rows) * 7 % 50, torch.arange(rows) * 677 % CLASSES
+    A = getattr(specop.objective(Model(), criterion, batch), kind)()
+    v = torch.sin(torch.arange(A.shape[0], dtype=torch.float32))
+    size = rows * CLASSES * 4
+    with A.session():
+        first = A @ v
+        with LargeArrays(size // 2) as arrays:
+            again = A @ v
+    torch.testing.assert_close(again, first)
+    assert sum(arrays.taken.values()) == held * size
+    assert arrays.peak + held * size <= 3 * size
+
+
+class LargeArrays(TorchDispatchMode):
+    """Counts the bytes of large arrays that operations return, and of large ones from elsewhere that they take."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.own, self.taken, self.live, self.peak = least, set(), {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for given in args:
+            if self.is_large(given) and given.untyped_storage()._cdata not in self.own:
+                self.taken[given.untyped_storage().data_ptr()] = given.untyped_storage().nbytes()
+        result = function(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if self.is_large(made):
+                self.note(made.untyped_storage())
+        return result
+
+    def is_large(self, value):
+        return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > self.least
+
+    def note(self, storage):
+        key = storage._cdata
+        if key not in self.own and storage.data_ptr() not in self.taken:
+            self.own.add(key)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self.forget, key, storage.nbytes())
+
+    def forget(self, key, size):
+        self.own.discard(key)
+        self.live -= size
