@@ -33,6 +33,7 @@ from specop.spectral.inertia import inertia
 from specop.spectral.norms import condition_number, spectral_norm
 from specop.spectral.plan import plan
 from specop.spectral.power_iteration import power_iteration
+from specop.spectral.quadratic_form import quadratic_form
 from specop.spectral.rank import rank
 from specop.spectral.spectral_density import spectral_density
 from specop.spectral.trace import trace
@@ -57,6 +58,7 @@ __all__ = [  # noqa: RUF022 (in the order in which people look for them)
     "spectral_norm",
     "frobenius_norm",
     "condition_number",
+    "quadratic_form",
     "power_iteration",
     # Linear systems
     "solve",

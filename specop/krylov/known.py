@@ -88,6 +88,11 @@ def checked_deflation(run: Run, deflate: EigenResult | None) -> tuple[list[Array
         return [], np.zeros(0)
     if not isinstance(deflate, EigenResult):
         raise InvalidInputError(f"deflate must be an EigenResult of the same operator, got {type(deflate).__name__}.")
+    if deflate.intervals is not None:
+        raise InvalidInputError(
+            "deflate holds eigenpairs from a part of the data, whose errors would enter the result unseen. Pass them "
+            "with data='part' where there is that option, or those of eigsh(A, v0=deflate), which starts from them."
+        )
     if run.A.is_symmetric is False:
         raise InvalidInputError(f"deflate takes eigenpairs of a symmetric operator, got {run.A!r}.")
     vectors = eigenvectors_for(deflate, run.backend, run.A.domain, "deflate")

@@ -15,7 +15,7 @@ from specop.arrays.backend import Array, Backend, backend_of, checked_columns
 from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError, MissingTransposeError
-from specop.operators.sample_mean import SampleMean
+from specop.operators.sample_mean import MappedMean, SampleMean
 from specop.operators.scipy_view import ScipyView
 
 __all__ = [
@@ -368,6 +368,11 @@ class ScaledOperator(Composite):
         )
         self.factor = factor
 
+    @property
+    def sample_mean(self) -> SampleMean | None:
+        mean = self.parts[0].sample_mean
+        return mean and MappedMean(mean, lambda multiply, x: self.backend.scale_(multiply(x), self.factor))
+
     def _matvec(self, x: Array) -> Array:
         return self.backend.scale_(self.parts[0]._matvec(x), self.factor)
 
@@ -384,6 +389,16 @@ class ProductOperator(Composite):
         # B.T @ B and B @ B.T are the products known to be symmetric without a look inside.
         gram = _transposes(left, right)
         super().__init__((left, right), right.domain, left.codomain, is_symmetric=gram or None, is_psd=gram or None)
+
+    @property
+    def sample_mean(self) -> SampleMean | None:
+        left, right = self.parts
+        # Of two matrices that both come from data, each product with a group would read all of the other's.
+        if left.sample_mean is not None and right.samples is None:
+            return MappedMean(left.sample_mean, lambda multiply, x: multiply(right._matvec(x)))
+        if right.sample_mean is not None and left.samples is None:
+            return MappedMean(right.sample_mean, lambda multiply, x: left._matvec(multiply(x)))
+        return None
 
     def _matvec(self, x: Array) -> Array:
         left, right = self.parts

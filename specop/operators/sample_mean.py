@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from specop.arrays.backend import Array
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Group", "SampleMean"]
+__all__ = ["Group", "MappedMean", "SampleMean"]
 
 
 class Group(Protocol):
@@ -17,11 +18,13 @@ class Group(Protocol):
     Of a partition of all samples into groups, the operator is the sum of ``share`` times each group's matrix.
     """
 
-    share: float
-    """Their part of all loss terms; 0 where none of theirs counts."""
+    @property
+    def share(self) -> float:
+        """Their part of all loss terms; 0 where none of theirs counts."""
 
-    samples: int
-    """How many they are."""
+    @property
+    def samples(self) -> int:
+        """How many they are."""
 
     @property
     def bytes(self) -> int:
@@ -59,3 +62,75 @@ class SampleMean(Protocol):
         chosen : sequence of ndarray of int
             Distinct numbers of samples for each group; no two groups share one.
         """
+
+
+@dataclass(frozen=True)
+class MappedMean:
+    """A matrix that is linear in a mean over samples, such as a multiple or a product with a fixed matrix.
+
+    Parameters
+    ----------
+    mean : SampleMean
+    apply : callable
+        ``apply(multiply, x)`` returns the matrix that is made of the one behind `multiply`, times x, in fresh storage.
+    """
+
+    mean: SampleMean
+    apply: Callable[[Callable[[Array], Array], Array], Array]
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self.mean.samples
+
+    @property
+    def largest(self) -> int:
+        """Number of samples that are known to fit into memory together."""
+        return self.mean.largest
+
+    def room(self) -> int:
+        """Return the bytes that groups may still hold."""
+        return self.mean.room()
+
+    def importance(self) -> Floats:
+        """Return how much each sample may add to the mean."""
+        return self.mean.importance()
+
+    def groups(self, chosen: Sequence[Integers]) -> Iterator[Group]:
+        """Give groups of samples, by one pass over the data."""
+        for group in self.mean.groups(chosen):
+            yield MappedGroup(group, self.apply)
+
+
+@dataclass(frozen=True)
+class MappedGroup:
+    """What a matrix that is linear in a mean is on some of the samples.
+
+    Parameters
+    ----------
+    group : Group
+    apply : callable
+        As in `MappedMean`.
+    """
+
+    group: Group
+    apply: Callable[[Callable[[Array], Array], Array], Array]
+
+    @property
+    def share(self) -> float:
+        """Their part of all loss terms."""
+        return self.group.share
+
+    @property
+    def samples(self) -> int:
+        """How many they are."""
+        return self.group.samples
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        return self.group.bytes
+
+    def multiply(self, vector: Array) -> Array:
+        """Return the product of the matrix over these samples with a vector, in fresh storage."""
+        return self.apply(self.group.multiply, vector)

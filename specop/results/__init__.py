@@ -19,6 +19,7 @@ from specop.results.leave_one_out import LeaveOneOutResult
 from specop.results.lissa import LissaResult
 from specop.results.noise import NoiseResult
 from specop.results.norm import NormResult
+from specop.results.number import NumberResult
 from specop.results.outliers import OutliersResult
 from specop.results.prune import PruneResult
 from specop.results.quadrature import QuadratureResult
@@ -59,6 +60,7 @@ __all__ = [
     "Moment",
     "NoiseResult",
     "NormResult",
+    "NumberResult",
     "OutliersResult",
     "PruneResult",
     "QuadratureResult",

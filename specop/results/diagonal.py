@@ -24,6 +24,11 @@ class DiagonalResult(Result):
         Standard error of the whole diagonal: the root of the expected squared distance to the true one.
     method : str
         How it was found: "bekas", "xdiag" or "exact".
+    sampling_error : float
+        The part of `error_norm` that comes from looking at a part of the samples (``data="part"``); the rest,
+        ``(error_norm**2 - sampling_error**2)**0.5``, is that of random vectors.
+    samples_used : int or None
+        Number of different samples that were multiplied, where a part of them sufficed.
     """
 
     x: Array = vector()
@@ -31,8 +36,10 @@ class DiagonalResult(Result):
     norm: float
     error_norm: float = error_of("norm")
     method: str
+    sampling_error: float = 0.0
+    samples_used: int | None = None
 
     def _headline(self) -> str:
-        return (
-            f"diagonal of {shape_of(self.x)[0]} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}"
-        )
+        used = "" if self.samples_used is None else f" on {self.samples_used} samples"
+        entries = shape_of(self.x)[0]
+        return f"diagonal of {entries} entries, norm {self.norm:.6g} +- {self.error_norm:.2g}, {self.method}{used}"

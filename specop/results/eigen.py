@@ -37,6 +37,16 @@ class EigenResult(Result):
         As asked for.
     goals : ndarray (k,) or None
         Norms of residuals at which pairs count as converged, with what rounding makes of products.
+    intervals : ndarray (k, 2) or None
+        Of a part of the samples (``data="part"``): limits between which each eigenvalue of all samples lies; `bounds`
+        are then their distances from the estimates, and `residuals` those of eigenvectors of some samples on others.
+    standard_errors, sampling_errors : ndarray (k,) or None
+        Of a part of the samples: that of a normal number with such an interval, and the part of it that the choice of
+        samples has; the rest is the distance between what is too small and what is too large.
+    confidence : float or None
+        Probability with which an eigenvalue lies within its interval.
+    samples_used : int or None
+        Number of different samples that were multiplied, where a part of them sufficed.
     """
 
     eigenvalues: Floats = column("eigenvalue", ".8g")
@@ -48,6 +58,11 @@ class EigenResult(Result):
     tol: float
     structure: Structure | None = structured(default=None)
     goals: Floats | None = None
+    intervals: Floats | None = None
+    standard_errors: Floats | None = None
+    sampling_errors: Floats | None = None
+    confidence: float | None = None
+    samples_used: int | None = None
 
     @property
     def eigenvectors(self) -> Array:
@@ -83,4 +98,5 @@ class EigenResult(Result):
         return found | {"converged": Column(self.converged_pairs, "" if self.converged else "converged")}
 
     def _headline(self) -> str:
-        return f"{len(self.eigenvalues)} eigenvalues ({self.which})"
+        used = "" if self.samples_used is None else f" on {self.samples_used} samples"
+        return f"{len(self.eigenvalues)} eigenvalues ({self.which}){used}"

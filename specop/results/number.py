@@ -11,7 +11,9 @@ __all__ = ["NumberResult"]
 
 @record
 class NumberResult(Result):
-    """A number with its error.
+    """A number with its error: a quadratic form, and what traces, norms and sums over the spectrum have in common.
+
+    The `method` of a quadratic form is "exact", or "groups" where samples were drawn.
 
     Attributes
     ----------
@@ -28,7 +30,7 @@ class NumberResult(Result):
     quantity : str
         What the number is, such as "trace".
     estimates : ndarray
-        What each random vector gave; empty where nothing is random.
+        What each random vector, or each group of samples, gave; empty where nothing is random.
     sampling_error : float
         The part of the standard error that comes from looking at a part of the samples (``data="part"``), 0 where it is
         too small to be told from that of random vectors; the rest,

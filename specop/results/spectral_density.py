@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes
 from specop.results.result import Result, column, record
-from specop.statistics.estimate import Estimate, estimate_from_samples, exact
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact, normal_error
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
 from specop.statistics.numbers import Floats, Integers
 
@@ -51,6 +51,11 @@ class SpectralDensity(Result):
         Of the intervals.
     orthogonal : bool
         Whether each step was made orthogonal to all earlier ones. Where not, two nodes may be copies of one eigenvalue.
+    sampling_error : float
+        Of a part of the samples (``data="part"``): the root of the mean squared distance of the eigenvalues to those
+        of all samples is at most that, in units of the matrix. `error` holds it too.
+    samples_used : int or None
+        Number of different samples that were multiplied, where a part of them sufficed.
     """
 
     nodes: Floats = column()
@@ -64,6 +69,8 @@ class SpectralDensity(Result):
     error: float
     confidence: float
     orthogonal: bool = True
+    sampling_error: float = 0.0
+    samples_used: int | None = None
 
     @property
     def probes(self) -> int:
@@ -112,15 +119,30 @@ class SpectralDensity(Result):
         inside a bulk, where a few more steps make them narrower, and closed in a gap. They are finite for one probe,
         because the distribution of a random vector's weights is known.
         """
-        points = np.atleast_1d(np.asarray(x, dtype=float))
-        low, high = self.quadrature_bounds(points)
-        low, high = self._share_limits(low, high)
-        known = self._known_until(points)
-        rest = self._rest
-        estimate = self.cdf(points)
-        low, high = (known + rest * low) / self.n, (known + rest * high) / self.n
-        shape = np.shape(x)
+        points = np.atleast_1d(np.asarray(x, dtype=float)).reshape(-1)
+        low, high = self._limits(points) if not self.sampling_error else self._limits_of_all(points)
+        estimate, shape = self.cdf(points), np.shape(x)
         return np.minimum(low, estimate).reshape(shape), np.maximum(high, estimate).reshape(shape)
+
+    def _limits(self, points: Floats) -> tuple[Floats, Floats]:
+        low, high = self._share_limits(*self.quadrature_bounds(points))
+        known, rest = self._known_until(points), self._rest
+        return (known + rest * low) / self.n, (known + rest * high) / self.n
+
+    def _limits_of_all(self, points: Floats) -> tuple[Floats, Floats]:
+        """Return limits for all samples: a share of (d / t)^2 at most of all eigenvalues is moved by more than t."""
+        moves = self._moves()[:, None]
+        moved = (self.sampling_error / moves) ** 2
+        low, high = (
+            self._limits((points + sign * moves).reshape(-1))[side].reshape(len(moves), -1)
+            for side, sign in enumerate((-1.0, 1.0))
+        )
+        return np.maximum(0.0, (low - moved).max(axis=0)), np.minimum(1.0, (high + moved).min(axis=0))
+
+    def _moves(self) -> Floats:
+        """Return distances by which eigenvalues of all samples may lie elsewhere."""
+        farthest = max(10.0 * self.sampling_error, 2.0 * self.spread)
+        return np.geomspace(self.sampling_error, farthest, 24)
 
     def integrate(self, f: Callable[[Floats], ArrayLike]) -> Estimate:
         r"""Estimate the mean of f over the eigenvalues, trace(f(A)) / n.
@@ -145,11 +167,26 @@ class SpectralDensity(Result):
         known = float(values[self.probe < 0].sum())
         if self.probes == 0:
             # All eigenvalues were given: nothing is estimated.
-            return exact(known, self.confidence)
+            return self._of_all(f, exact(known, self.confidence))
         if self.probes == 1:
-            return self._of_one_probe(f, float(values.sum()))
+            return self._of_all(f, self._of_one_probe(f, float(values.sum())))
         sums = np.bincount(self.probe[self.probe >= 0], values[self.probe >= 0], minlength=self.probes)
-        return estimate_from_samples(np.asarray(known + self.probes * sums, dtype=np.float64), self.confidence)
+        found = estimate_from_samples(np.asarray(known + self.probes * sums, dtype=np.float64), self.confidence)
+        return self._of_all(f, found)
+
+    def _of_all(self, f: Callable[[Floats], ArrayLike], found: Estimate) -> Estimate:
+        """Return an integral over the spectrum of all samples: f at each eigenvalue moves by its slope at most."""
+        if not self.sampling_error:
+            return found
+        points = np.union1d(self.nodes, np.linspace(self.nodes[0], self.nodes[-1], 2000))
+        values = np.asarray(f(points), dtype=float)
+        if not np.isfinite(values).all():
+            raise InvalidInputError("f must be finite between the nodes too, where eigenvalues of all samples may lie.")
+        moved = float(np.abs(np.diff(values) / np.diff(points)).max(initial=0.0)) * self.sampling_error
+        low, high = found.interval
+        return Estimate(
+            found.estimate, float(np.hypot(found.standard_error, moved)), (low - moved, high + moved), self.confidence
+        )
 
     def _of_one_probe(self, f: Callable[[Floats], ArrayLike], estimate: float) -> Estimate:
         found = np.asarray(f(self.nodes), dtype=float)[self.probe >= 0]
@@ -173,6 +210,21 @@ class SpectralDensity(Result):
         """
         if not a <= b:
             raise InvalidInputError(f"count needs a <= b, got {a!r} and {b!r}.")
+        found = self._count(a, b)
+        if not self.sampling_error:
+            return found
+        low, high = 0.0, float(self.n)
+        for move in self._moves():
+            moved = self.n * (self.sampling_error / move) ** 2
+            if a + move <= b - move:
+                low = max(low, float(np.ceil(self._count(a + move, b - move).interval[0] - moved - 1e-6)))
+            high = min(high, float(np.floor(self._count(a - move, b + move).interval[1] + moved + 1e-6)))
+        interval = (min(low, round(found.estimate, 6)), max(high, round(found.estimate, 6)))
+        error = max(found.standard_error, normal_error(interval, self.confidence))
+        return Estimate(found.estimate, error, interval, self.confidence)
+
+    def _count(self, a: float, b: float) -> Estimate:
+        """Return the same for the part of the samples behind the nodes."""
         ends = np.array([a, b], dtype=float)
         inside = (self.nodes > a) & (self.nodes <= b)
         estimate = self.n * float(self.weights[inside].sum())
@@ -258,6 +310,7 @@ class SpectralDensity(Result):
         return (
             f"spectral density of {self.n} eigenvalues {ends}, mean {self.moment(1)}, "
             f"{self.probes} probe{'s' * (self.probes != 1)} of {self.steps} steps"
+            + ("" if self.samples_used is None else f" on {self.samples_used} samples")
         )
 
 

@@ -13,6 +13,8 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
+from specop.spectral.diagonal_of_part import diagonal_of_part
+from specop.spectral.from_part import DATA
 from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal, exact_diagonal, turns_exact
 from specop.spectral.sketch import Sketch
 
@@ -34,6 +36,7 @@ def diagonal(
     atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    data: str = "all",
     seed: int = 0,
     progress: bool = False,
     raise_on_failure: bool = False,
@@ -65,6 +68,14 @@ def diagonal(
         Known eigenpairs of a symmetric A; their part of the diagonal is not estimated. Errors of the
         eigenvectors enter the diagonal as they are, so `tol` of `eigsh` should be smaller than `rtol` here.
         One product shows whether they belong to A; those of another matrix are refused.
+    data : {"all", "part"}
+        Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
+        ``objective.hessian()``, ``ggn()`` and ``fisher()`` are: groups of samples are drawn as in `specop.trace`, each
+        is multiplied by a random vector of its own, and errors hold both kinds of chance; the result's
+        `sampling_error` is the part of `error_norm` that the choice of samples has, told apart by the first groups of
+        each stratum, which are multiplied twice. Groups count as their part of a product, `method` is "bekas", and
+        about 30 vectors are held, fewer where they do not fit. Eigenpairs in `deflate` may be those of any similar
+        matrix, and errors in them do not enter.
     seed : int
         Seed of the probes. The same seed gives the same bits.
     progress : bool
@@ -98,11 +109,19 @@ def diagonal(
     array([1., 2., 3.])
     """
     check_choice("method", method, _METHODS)
+    check_choice("data", data, DATA)
+    if data == "part" and method not in ("auto", "bekas"):
+        raise InvalidInputError(
+            f"data='part' multiplies groups of samples by probes of their own: method={method!r} "
+            f"needs products with all data. Leave one of both out."
+        )
     goal = checked_goal(rtol, atol, max_matvecs, 0.1)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     with Run(
         A, "diagonal", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure
     ) as run:
+        if data == "part":
+            return _of_part(run, goal, deflate)
         space = Complement(run, deflate)
         if space.dimension == 0:
             moments, used = _Moments(space, space.known_diagonal()), "exact"
@@ -125,6 +144,30 @@ def diagonal(
         norm=moments.norm,
         error_norm=moments.error,
         method=used,
+        converged=converged,
+        message=message,
+    )
+
+
+def _of_part(run: Run, goal: Goal, deflate: EigenResult | None) -> DiagonalResult:
+    found = diagonal_of_part(run, goal, deflate)
+    converged = goal.is_budget or goal.accepts(found.norm, found.error_norm)
+    message = f"{found.samples_used} of {run.samples} samples, {found.probes} probes"
+    if not converged:
+        message = (
+            f"diagonal stopped after {run.products} products with a standard error of {found.error_norm:.3g} at a norm "
+            f"of {found.norm:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) of a smaller "
+            f"objective to take the largest eigenvalues out."
+        )
+    return run.result(
+        DiagonalResult,
+        x=found.x,
+        standard_errors=found.standard_errors,
+        norm=found.norm,
+        error_norm=found.error_norm,
+        method="bekas",
+        sampling_error=found.sampling_error,
+        samples_used=found.samples_used,
         converged=converged,
         message=message,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,15 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_choice
 from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
 from specop.spectral.check import CHECK_ROWS, Check
+from specop.spectral.eigsh_of_part import Asked, check_part, result_of_part
 from specop.spectral.ends import End, wanted
 from specop.spectral.fitting import LEAST_BESIDE, FittedBasis
+from specop.spectral.from_part import DATA
 from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
 from specop.statistics.numbers import Floats
@@ -65,6 +68,8 @@ def eigsh(
     block_size: int = 1,
     callback: Callable[[EigshState], object] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    data: str = "all",
+    rtol: float | None = None,
     progress: bool = False,
     raise_on_failure: bool = False,
 ) -> EigenResult:
@@ -123,6 +128,16 @@ def eigsh(
         reproducible. A file of another call or matrix is refused, and one that another run holds at the time. It is
         deleted when the run has converged, and kept otherwise, so that the same call with a larger `max_matvecs` goes
         on. Costs one product for each start.
+    data : {"all", "part"}
+        Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
+        ``objective.hessian()``, ``ggn()`` and ``fisher()`` are. Two parts are drawn, the samples of most curvature
+        first, as in `specop.trace`. Eigenvectors of each, on the other one, enclose each eigenvalue of A between a
+        number that is too small on average and one that is too large, and parts are doubled until their distance and
+        both chances meet `rtol`. The result has `intervals` for the eigenvalues of A on all samples, with the
+        probability `confidence` for each, `sampling_errors`, and `samples_used`. Products with a part count as that.
+        Parts of less than about a thousand samples are not looked at, and 4 k vectors are held beside the basis.
+    rtol : float, optional
+        Goal for the standard error of each eigenvalue, relative to it, with ``data="part"`` alone; default 0.05.
     progress : bool
         Whether to show a progress bar if standard error is a terminal.
     raise_on_failure : bool
@@ -180,10 +195,25 @@ def eigsh(
         progress=progress,
         raise_on_failure=raise_on_failure,
     )
+    check_choice("data", data, DATA)
     k = min(_COUNT, run.n) if k is None else k
     ends = _checked_ends(run.n, k, which)
     capacity = _checked_capacity(run.n, k, ncv, block_size)
     run.limit = _checked_limits(k, tol, max_matvecs)
+    if data == "part":
+        check_part(which, rtol, callback, checkpoint)
+        goal = 0.05 if rtol is None else rtol
+        solve = functools.partial(
+            eigsh,
+            tol=max(tol, goal / 4.0),
+            ncv=ncv,
+            block_size=block_size,
+            confidence=confidence,
+            check_multiplicity=check_multiplicity,
+        )
+        return result_of_part(run, Asked(k, which, goal, check_confidence(confidence), solve), v0)
+    if rtol is not None:
+        raise InvalidInputError("rtol= is for data='part': with all data tol= is the goal for residuals.")
     call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}
     call |= {"block_size": block_size, "check_multiplicity": check_multiplicity, "confidence": confidence}
     with run, contextlib.ExitStack() as held:

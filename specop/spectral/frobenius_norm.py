@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import check_choice
+from specop.errors import InvalidInputError, check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
-from specop.spectral.goals import PRODUCTS, checked_goal, unit_products
+from specop.spectral.frobenius_of_part import frobenius_of_part
+from specop.spectral.from_part import DATA
+from specop.spectral.goals import PRODUCTS, Goal, checked_goal, unit_products
 from specop.spectral.sampling import Estimation, hutchinson
-from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples
+from specop.statistics.estimate import check_confidence, root_of_mean
 from specop.statistics.numbers import Floats
 
 __all__ = ["frobenius_norm"]
@@ -33,6 +35,7 @@ def frobenius_norm(
     atol: float | None = None,
     max_matvecs: int | None = None,
     deflate: EigenResult | None = None,
+    data: str = "all",
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -60,6 +63,14 @@ def frobenius_norm(
     deflate : EigenResult, optional
         Known eigenpairs of a symmetric A. They enter exactly, and what is left is much less skew. One product shows
         whether they belong to A; those of another matrix are refused.
+    data : {"all", "part"}
+        Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
+        ``objective.hessian()``, ``ggn()`` and ``fisher()`` are: each random vector is multiplied with a part of its
+        own of at first 256 samples, sorted as in `specop.trace`. A part's matrix has a larger norm than that of all
+        samples, on average, and pairs of its groups are weighted so that the estimate has not. The result's
+        `sampling_error` is the part of the error that the choice of samples has, and parts are doubled while it is the
+        larger one. Groups count as their part of a product, and about 16 vectors are held. Eigenpairs in `deflate` may
+        then be those of any similar matrix.
     confidence : float
         Probability with which the interval covers the norm.
     seed : int
@@ -86,10 +97,15 @@ def frobenius_norm(
     Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 4 products, 0.00 s
     """
     check_choice("method", method, _METHODS)
+    check_choice("data", data, DATA)
+    if data == "part" and method == "exact":
+        raise InvalidInputError("method='exact' multiplies n unit vectors with all data: leave it or data='part' out.")
     check_confidence(confidence)
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     with Run(A, "frobenius_norm", limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure) as run:
+        if data == "part":
+            return _of_part(run, goal, confidence, deflate)
         estimation = _Squares(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
         is_exact = estimation.space.dimension == 0 or goal.begins_exact(run, method, _FIRST)
         if not is_exact:
@@ -116,6 +132,30 @@ def frobenius_norm(
     )
 
 
+def _of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> NormResult:
+    found = frobenius_of_part(run, goal, confidence, deflate)
+    value = found.value
+    converged = goal.is_budget or goal.accepts(value.estimate, value.standard_error)
+    message = f"{found.samples_used} of {run.samples} samples, {len(found.estimates)} probes"
+    if not converged:
+        message = (
+            f"frobenius_norm stopped after {run.products} products with a standard error of "
+            f"{value.standard_error:.3g} at {value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass "
+            f"deflate=specop.eigsh(A) of a smaller objective to take the largest eigenvalues out."
+        )
+    return run.result(
+        NormResult,
+        quantity="Frobenius norm",
+        **vars(value),
+        method="hutchinson",
+        estimates=found.estimates,
+        sampling_error=found.sampling_error,
+        samples_used=found.samples_used,
+        converged=converged,
+        message=message,
+    )
+
+
 class _Squares(Estimation):
     """Squared lengths of products with random signs, whose mean is the squared norm."""
 
@@ -134,7 +174,7 @@ class _Squares(Estimation):
         """Take these as all lengths so far; return whether they suffice."""
         self.run.check_size(float(samples.max()))
         self.samples = self.known + samples**2
-        self.value = _root(self.samples, self.confidence)
+        self.value = root_of_mean(self.samples, self.confidence)
         self.run.update(f"{self.value.estimate:.5g} +- {self.value.standard_error:.2g}")
         return self.accepted
 
@@ -143,15 +183,3 @@ def _exact(run: Run) -> float:
     lengths = run.scalars([run.backend.norm(product) for _, product in unit_products(run)])
     run.check_size(float(lengths.max()))
     return float(np.linalg.norm(lengths))
-
-
-def _root(squares: Floats, confidence: float) -> Estimate:
-    """Return the root of the mean of squares, with the interval of its logarithm."""
-    value = estimate_from_samples(squares, confidence)
-    norm = float(np.sqrt(value.estimate))
-    if norm == 0 or len(squares) == 1:
-        low = norm if len(squares) > 1 else 0.0
-        return Estimate(norm, value.standard_error, (low, norm if len(squares) > 1 else float("inf")), confidence)
-    half = 0.5 * (value.interval[1] - value.estimate) / value.estimate
-    interval = (float(norm * np.exp(-half)), float(norm * np.exp(half)))
-    return Estimate(norm, 0.5 * value.standard_error / norm, interval, confidence)

@@ -1,39 +1,35 @@
-"""Estimates for the mean over all samples from products with a part of them."""
+"""Part: which samples of a mean are multiplied, and sums over all of them from what some add."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from specop.arrays import probes
-from specop.arrays.backend import Array, add_
 from specop.errors import InvalidInputError
-from specop.krylov.known import eigenvectors_for
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group, SampleMean
-from specop.results.eigen import EigenResult
 from specop.spectral.goals import Goal
 from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Floats
 from specop.statistics.strata import Stratum, stratified
 
-__all__ = ["DATA", "Part", "part_of", "trace_of_part"]
+__all__ = ["DATA", "HELD", "STRATA", "Part", "PartEstimate", "part_of", "sum_of_part", "within_limit"]
 
 DATA = ("all", "part")
 """What an estimator may be allowed to look at."""
 
+HELD = 8192
+"""Samples that are held at once."""
+
+STRATA = 8
+"""How many strata samples are sorted into."""
+
 # Samples that are multiplied at once, each group by a random vector of its own: smaller groups have less variance for
 # the same number of samples, larger ones take less time for each.
 _SIZE = 32
-_STRATA = 8
 # A stratum of at most so many groups is held.
 _FEW = 8
-# Samples that are held at once.
-_HELD = 8192
 
 
 @dataclass
@@ -100,7 +96,7 @@ class Part:
             yield from self.mean.groups([blocks[n] for _, n in held])
 
 
-def part_of(run: Run, seed: int) -> Part:
+def part_of(run: Run, seed: int, strata: int = STRATA, size: int = _SIZE) -> Part:
     """Return the operator's samples, by one forward pass, in strata of about equal weight; nothing is multiplied yet.
 
     Raises
@@ -111,11 +107,12 @@ def part_of(run: Run, seed: int) -> Part:
     mean = run.A.sample_mean
     if mean is None:
         raise InvalidInputError(
-            f"data='part' needs a mean over data samples as objective.hessian(), .ggn() and .fisher() are, got "
-            f"{run.A!r}. Leave data= out; of a sum or a multiple, take the matrix itself and add up afterwards."
+            f"data='part' needs a mean over data samples as objective.hessian(), .ggn() and .fisher() are, a multiple "
+            f"of one, or its product with a matrix that no data are behind, got {run.A!r}. Leave data= out; of a sum, "
+            f"take the parts by themselves and add up afterwards."
         )
-    size = max(1, min(_SIZE, mean.largest, mean.samples // (2 * _STRATA)))
-    return Part(run, mean, stratified(mean.importance(), size, _STRATA, seed))
+    size = max(1, min(size, mean.largest, mean.samples // (2 * STRATA)))
+    return Part(run, mean, stratified(mean.importance(), size, strata, seed))
 
 
 @dataclass(frozen=True)
@@ -139,15 +136,27 @@ class PartEstimate:
     estimates: Floats
 
 
-def trace_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> PartEstimate:
-    """Return the trace of the mean over all samples, by a random vector of its own for each group of them."""
-    part = part_of(run, run.seed)
-    control, total = _Control(run, deflate), GroupSum(part.strata, is_noisy=True)
-    counts, index = total.first(part.left), itertools.count()
+def sum_of_part(
+    part: Part, total: GroupSum, goal: Goal, confidence: float, measure: Callable[[int, Group], tuple[float, float]]
+) -> PartEstimate:
+    """Return a sum over all samples from groups of some of them, as many as the goal takes.
+
+    Parameters
+    ----------
+    part : Part
+    total : GroupSum
+        Empty, of the part's strata.
+    goal : Goal
+    confidence : float
+    measure : callable
+        Takes the number of a stratum and a group of it; returns what the group adds to the sum, and the variance that
+        random vectors give that.
+    """
+    run, counts = part.run, total.first(part.left)
     while True:
         for i, group in part.next(counts):
-            total.add(i, *_measured(run, group, control, next(index)))
-        value, sampling_error = total.estimate(confidence, control.trace)
+            total.add(i, *measure(i, group))
+        value, sampling_error = total.estimate(confidence)
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {part.used} samples")
         # As many products as allowed where no error is asked for.
         wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
@@ -159,22 +168,13 @@ def trace_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult 
             break
         wished *= value.standard_error / error
         reachable = total.reachable(part.left // max(len(one.blocks[0]) for one in part.strata))
-        counts = _within(part, total.wanted(max(wished, reachable)))
+        counts = within_limit(part, total.wanted(max(wished, reachable)))
         if counts == part.taken:
             break
-    return PartEstimate(value, sampling_error, part.used, total.shown(control.trace))
+    return PartEstimate(value, sampling_error, part.used, total.shown())
 
 
-def _measured(run: Run, group: Group, control: _Control, index: int) -> tuple[float, float]:
-    """Return what a random vector says of a group's part of the trace, and the variance that the vector gives it."""
-    probe = probes.rademacher(run.backend, run.A.domain, run.seed, index)
-    rest = control.subtract_(run.multiply_group(group, probe), probe)
-    form, length = (float(one) for one in run.to_host(run.backend.dot(probe, rest), run.backend.norm(rest)))
-    # Random signs give z'Bz a variance of 2(|B|^2 - sum of squares on the diagonal), and |Bz|^2 the mean |B|^2.
-    return group.share * form, 2.0 * (group.share * length) ** 2
-
-
-def _within(part: Part, counts: list[int]) -> list[int]:
+def within_limit(part: Part, counts: list[int]) -> list[int]:
     """Return the counts, or where the limit allows fewer products, those of what comes first."""
     found, left = list(part.taken), part.left
     for i, count in enumerate(counts):
@@ -188,32 +188,13 @@ def _within(part: Part, counts: list[int]) -> list[int]:
     return found
 
 
-class _Control:
-    """A matrix of low rank that is taken out of all groups' matrices; its own trace is added in the end."""
-
-    def __init__(self, run: Run, deflate: EigenResult | None) -> None:
-        self._backend = run.backend
-        self._values = np.zeros(0) if deflate is None else deflate.eigenvalues
-        vectors = [] if deflate is None else eigenvectors_for(deflate, run.backend, run.A.domain, "deflate")
-        self._rows = run.backend.stack(vectors) if vectors else None
-        self._vectors = vectors
-        self.trace = float(self._values.sum())
-
-    def subtract_(self, image: Array, vector: Array) -> Array:
-        """Return an image minus the control's product with a vector; the image is consumed."""
-        if self._rows is None:
-            return image
-        (along,) = self._backend.to_host(self._backend.apply_rows(self._rows, vector))
-        return add_(self._backend, image, -self._values * along, self._vectors)
-
-
 def _pieces(places: list[tuple[int, int]], strata: list[Stratum]) -> Iterator[list[tuple[int, int]]]:
     """Cut a list of blocks where it holds too many samples."""
     held: list[tuple[int, int]] = []
     samples = 0
     for i, n in places:
         size = len(strata[i].blocks[n])
-        if held and samples + size > _HELD:
+        if held and samples + size > HELD:
             yield held
             held, samples = [], 0
         held.append((i, n))

@@ -110,7 +110,7 @@ def _of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormResult
     if not rtol > 0:
         raise InvalidInputError(f"rtol must be a number > 0, got {rtol!r}.")
     with run:
-        if run.A.is_symmetric is False:
+        if run.A.sample_mean is not None and not run.A.is_symmetric:
             raise InvalidInputError(f"data='part' needs a symmetric mean over samples, got {run.A!r}.")
         found = norm_of_part(run, rtol, tol, confidence)
     value = found.value

@@ -11,7 +11,16 @@ import scipy.special
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
 
-__all__ = ["Estimate", "check_confidence", "estimate_from_samples", "exact", "normal_error", "with_error", "within"]
+__all__ = [
+    "Estimate",
+    "check_confidence",
+    "estimate_from_samples",
+    "exact",
+    "normal_error",
+    "root_of_mean",
+    "with_error",
+    "within",
+]
 
 
 def check_confidence(confidence: float) -> float:
@@ -28,6 +37,23 @@ def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
     error = float(np.std(samples, ddof=1) / np.sqrt(count))
     return with_error(Estimate(mean, error, (-float("inf"), float("inf")), confidence), error, count - 1)
+
+
+def root_of_mean(squares: Floats, confidence: float) -> Estimate:
+    """Return the root of the mean of squares, or of numbers with a mean above zero, with the interval of its logarithm.
+
+    A mean that is not above zero leaves everything up to its upper limit open.
+    """
+    value = estimate_from_samples(squares, confidence)
+    norm = max(0.0, value.estimate) ** 0.5
+    if len(squares) == 1:
+        return Estimate(norm, value.standard_error, (0.0, float("inf")), confidence)
+    if norm == 0:
+        high = max(0.0, value.interval[1]) ** 0.5
+        return Estimate(0.0, high, (0.0, high), confidence)
+    half = 0.5 * (value.interval[1] - value.estimate) / value.estimate
+    interval = (float(norm * np.exp(-half)), float(norm * np.exp(half)))
+    return Estimate(norm, 0.5 * value.standard_error / norm, interval, confidence)
 
 
 def exact(value: float, confidence: float) -> Estimate:

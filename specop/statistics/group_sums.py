@@ -77,15 +77,9 @@ class GroupSum:
         """Return the standard error that so many more values leave at best."""
         return float(self._scatter().sum()) / (sum(map(len, self.values)) + more) ** 0.5
 
-    def estimate(self, confidence: float, known: float = 0.0) -> tuple[Estimate, float]:
-        """Return the sum, plus what is known of it, and the part of its standard error that the choice of blocks has.
-
-        Parameters
-        ----------
-        confidence : float
-        known : float
-        """
-        total, variances, sampled, degrees = known, [], 0.0, []
+    def estimate(self, confidence: float) -> tuple[Estimate, float]:
+        """Return the sum, and the part of its standard error that the choice of blocks has."""
+        total, variances, sampled, degrees = 0.0, [], 0.0, []
         for one, values, noises in zip(self.strata, self.values, self.noises, strict=True):
             count, blocks = len(values), len(one)
             total += blocks * float(np.mean(values))
@@ -100,11 +94,11 @@ class GroupSum:
         value = Estimate(total, float("nan"), (-np.inf, np.inf), confidence)
         return with_error(value, variance**0.5, max(1.0, variance**2 / squares if squares else 1e9)), sampled**0.5
 
-    def shown(self, known: float) -> Floats:
-        """Return all values, weighted so that their mean is the sum plus what is known of it."""
+    def shown(self) -> Floats:
+        """Return all values, weighted so that their mean is the sum."""
         count = sum(map(len, self.values))
         pairs = zip(self.strata, self.values, strict=True)
-        return known + np.concatenate([count * len(one) / len(values) * np.array(values) for one, values in pairs])
+        return np.concatenate([count * len(one) / len(values) * np.array(values) for one, values in pairs])
 
     def _scatter(self) -> Floats:
         return np.array([len(one) * self._deviation(i) for i, one in enumerate(self.strata)])

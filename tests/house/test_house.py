@@ -25,6 +25,7 @@ HOMES = {
     "spectral.frobenius_norm": ["frobenius_norm"],
     "spectral.plan": ["plan"],
     "spectral.power_iteration": ["power_iteration"],
+    "spectral.quadratic_form": ["quadratic_form"],
     "solvers.solve": ["solve"],
     "solvers.shifted": ["solve_shifted"],
     "solvers.inverse": ["inverse"],

@@ -168,7 +168,7 @@ def contrastive(z, y):
         (lambda: linear(F.cross_entropy, [classes(20)] * 2, batches="as given").hessian(), "as given"),
         (lambda: linear(F.cross_entropy, classes(40)).fisher(kind="mc"), "sampled fisher"),
         (lambda: linear(F.cross_entropy, classes(40)).fisher(kind="empirical", of="samples"), "of samples"),
-        (lambda: 2.0 * linear(F.cross_entropy, classes(40)).hessian(), "needs a mean over data samples"),
+        (lambda: (lambda H: H + H)(linear(F.cross_entropy, classes(40)).hessian()), "needs a mean over data samples"),
         (lambda: np.eye(3), "needs a mean over data samples"),
     ],
 )
@@ -205,8 +205,38 @@ def test_numbers_of_a_trained_network_from_a_part_of_its_samples():
     optimizer.step(loss)
     H = specop.objective(model, F.cross_entropy, list(zip(x.split(100), y.split(100), strict=True))).hessian()
     values = np.linalg.eigvalsh(numpy(H.to_dense()))
-    trace = specop.trace(H, rtol=0.2, data="part")
-    norm = specop.spectral_norm(H, rtol=0.1, data="part")
-    for found, truth in ((trace, values.sum()), (norm, np.abs(values).max())):
+    eigen = specop.eigsh(H, 2, which="LA", rtol=0.1, data="part")
+    assert ((eigen.intervals[:, 0] <= values[-2:]) & (values[-2:] <= eigen.intervals[:, 1])).all() and eigen.converged
+    diagonal = specop.diagonal(H, rtol=0.3, data="part")
+    assert np.linalg.norm(numpy(diagonal.x) - numpy(H.to_dense()).diagonal()) <= 3.0 * diagonal.error_norm
+    density = specop.spectral_density(H, rtol=0.1, data="part")
+    low, high = density.count(0.3 * values[-1], np.inf).interval
+    assert low <= (values > 0.3 * values[-1]).sum() <= high
+    v = torch.ones(H.shape[1], dtype=torch.float64)
+    for found, truth in (
+        (specop.trace(H, rtol=0.2, data="part"), values.sum()),
+        (specop.spectral_norm(H, rtol=0.1, data="part"), np.abs(values).max()),
+        (specop.frobenius_norm(H, rtol=0.2, data="part"), np.linalg.norm(values)),
+        (specop.quadratic_form(H, v, rtol=0.1, data="part"), float(v @ (H @ v))),
+    ):
         assert found.samples == 1500 and found.samples_used <= 1500 and found.converged
         assert abs(found.estimate - truth) <= 4.0 * found.standard_error
+
+
+@pytest.mark.parametrize(
+    "framework", [name if name == "torch" else pytest.param(name, marks=pytest.mark.slow) for name in FRAMEWORKS]
+)
+def test_numbers_from_all_samples_of_few_are_exact_or_have_the_error_that_is_said(framework):
+    A, matrix = operator(objective(framework, "mlp", "float64"), "hessian"), dense("mlp", "hessian")
+    v = A.backend.from_host(np.random.default_rng(0).standard_normal(A.shape[1]), A.domain)
+    form = specop.quadratic_form(A, v, rtol=1e-9, data="part")
+    assert form.estimate == pytest.approx(numpy(v) @ matrix @ numpy(v), rel=1e-9)
+    eigen = specop.eigsh(A, 2, which="LA", tol=0.1, rtol=0.1, data="part")
+    assert (
+        eigen.eigenvalues == pytest.approx(np.linalg.eigvalsh(matrix)[-2:], rel=1e-2)
+        and eigen.samples_used == A.samples
+    )
+    diagonal = specop.diagonal(A, max_matvecs=3, data="part")
+    assert np.linalg.norm(numpy(diagonal.x) - matrix.diagonal()) < 2.0 * diagonal.error_norm
+    norm = specop.frobenius_norm(A, max_matvecs=3, data="part")
+    assert abs(norm.estimate - np.linalg.norm(matrix)) < 4.0 * norm.standard_error

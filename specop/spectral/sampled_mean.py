@@ -1,0 +1,99 @@
+"""SampledMean: the mean over some of the samples, which is that over all of them on average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from specop.arrays.backend import Array
+from specop.operators.operator import Composite
+from specop.operators.sample_mean import Group
+from specop.spectral.from_part import Part
+from specop.statistics.numbers import Integers
+
+__all__ = ["SampledMean", "halves_of", "samples_of"]
+
+# Samples of a stratum that are multiplied together where their sum alone is asked for.
+_TOGETHER = 256
+
+
+def halves_of(part: Part, count: int) -> list[SampledMean]:
+    """Return two means over so many blocks of each stratum, which share those of strata that have not twice as many.
+
+    Of both it is one where nothing is left to choose.
+    """
+    counts = [count if 2 * count <= len(one) else len(one) for one in part.strata]
+    halves = [SampledMean(part, counts, number) for number in (0, 1)]
+    return halves[:1] if halves[0].is_whole else halves
+
+
+def samples_of(halves: Sequence[SampledMean]) -> int:
+    """Return the number of different samples in some means."""
+    return len(np.unique(np.concatenate([block for half in halves for blocks in half.blocks for block in blocks])))
+
+
+class SampledMean(Composite):
+    """The mean over some groups of each stratum, weighted so that it is that of all samples on average.
+
+    Parameters
+    ----------
+    part : Part
+    counts : sequence of int
+        Groups of each stratum.
+    number : int
+        0 or 1: which half of twice as many groups, where there are so many.
+    """
+
+    def __init__(self, part: Part, counts: Sequence[int], number: int) -> None:
+        A = part.run.A
+        super().__init__((A,), A.domain, A.codomain, is_symmetric=True)
+        self._part = part
+        self.blocks: list[tuple[Integers, ...]] = []
+        self._factors: list[float] = []
+        self._chosen: list[Integers] = []
+        for one, count in zip(part.strata, counts, strict=True):
+            first = 0 if count == len(one) else number * count
+            blocks = one.blocks[first : first + count]
+            self.blocks.append(blocks)
+            each = max(1, _TOGETHER // len(blocks[0]))
+            together = [np.concatenate(blocks[i : i + each]) for i in range(0, len(blocks), each)]
+            self._chosen += together
+            self._factors += [len(one) / count] * len(together)
+        self.is_whole = all(count == len(one) for count, one in zip(counts, part.strata, strict=True))
+        self.size = sum(map(len, self._chosen))
+        self._held = self._holdable()
+
+    def _holdable(self) -> list[Group] | None:
+        """Return all groups, or None where they are more than may be held, and are read again for each product."""
+        room, held = self._part.mean.room(), []
+        for group in self._part.mean.groups(self._chosen):
+            room -= group.bytes
+            if room < 0:
+                return None
+            held.append(group)
+        return held
+
+    def _matvec(self, x: Array) -> Array:
+        total: Array | None = None
+        groups = self._part.mean.groups(self._chosen) if self._held is None else self._held
+        for factor, group in zip(self._factors, groups, strict=True):
+            image = self._part.run.multiply_group(group, x)
+            weight = factor * group.share
+            total = self.backend.scale_(image, weight) if total is None else self.backend.axpy_(total, weight, image)
+        return total
+
+    @property
+    def affordable(self) -> int:
+        """How many products the limit still allows."""
+        return self._part.left // max(1, self.size)
+
+    def factor(self, stratum: int) -> float:
+        """Return what blocks of a stratum count in the mean: the inverse of the probability that they were drawn."""
+        return len(self._part.strata[stratum]) / len(self.blocks[stratum])
+
+    def groups(self) -> Iterator[tuple[int, Group]]:
+        """Give each block by itself, with the number of its stratum."""
+        places = [i for i, blocks in enumerate(self.blocks) for _ in blocks]
+        chosen = [block for blocks in self.blocks for block in blocks]
+        return zip(places, self._part.mean.groups(chosen), strict=True)
