@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
+from specop.plotting.axes import GREY, ORANGE, Axes, Place
 from specop.statistics.numbers import Floats
 
 __all__ = ["plot_covariance"]
@@ -18,7 +18,7 @@ def plot_covariance(
     fit: float,
     inverse: float,
     title: str,
-    ax: Axes | None = None,
+    place: Place,
 ) -> Axes:
     """Draw variances along eigenvectors, the fit ``1 / (1 + fit x)``, and the inverse ``inverse / x``.
 
@@ -32,18 +32,25 @@ def plot_covariance(
         Constants of both curves.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
+    pen = place.pen()
+    ax = pen.ax
     x = np.geomspace(0.8 * eigenvalues.min(), 1.25 * eigenvalues.max(), 100)
-    ax.errorbar(eigenvalues, variances, yerr=errors, fmt="o", color=BLUE, capsize=3, markersize=5, label="winners")
-    ax.plot(x, 1.0 / (1.0 + fit * x), color=ORANGE, label="(I + 2 t sigma^2 H)^-1")
-    ax.plot(x, inverse / x, color=GREY, linestyle=(0, (4, 1.5)), label="inverse Hessian, scaled")
-    ax.set(xscale="log", yscale="log", xlabel="eigenvalue of the Hessian", ylabel="variance / sigma^2", title=title)
-    ax.legend(edgecolor="none")
+    winners = pen.name("winners")
+    points = ax.errorbar(
+        eigenvalues, variances, yerr=errors, fmt="o", color=pen.color, capsize=3, markersize=5, label=winners
+    )
+    pen.mark(points[0])
+    ax.plot(x, 1.0 / (1.0 + fit * x), color=pen.accent(ORANGE), label=pen.part("(I + 2 t sigma^2 H)^-1"))
+    dashed = (0, (4, 1.5))
+    ax.plot(x, inverse / x, color=pen.accent(GREY), linestyle=dashed, label=pen.part("inverse Hessian, scaled"))
+    ax.set(xscale="log", yscale="log")
+    pen.texts("eigenvalue of the Hessian", "variance / sigma^2", title)
+    pen.legend(frameon=True, edgecolor="none")
     return ax

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
+from specop.plotting.axes import GREY, ORANGE, Axes, Place
 from specop.statistics.numbers import Floats
 
 __all__ = ["plot_descent"]
@@ -18,7 +18,7 @@ def plot_descent(
     drop: float,
     distance: float,
     title: str,
-    ax: Axes | None = None,
+    place: Place,
 ) -> Axes:
     """Draw the loss along a line through a point, its quadratic model, and the lowest place.
 
@@ -32,26 +32,30 @@ def plot_descent(
         How far the loss falls, and where.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
+    pen = place.pen()
+    ax = pen.ax
     start = float(losses[coordinates == 0.0][0])
     reach = 2.0 * abs(distance) if distance else float(np.abs(coordinates).max()) or 1.0
     shown = np.isfinite(losses) & (np.abs(coordinates) <= reach)
     line = np.linspace(-reach, reach, 201)
     model = start + slope * line + 0.5 * curvature * line**2
-    ax.plot(coordinates[shown], losses[shown], "o-", color=BLUE, markersize=3, label="loss")
-    ax.plot(line, model, "--", color=ORANGE, linewidth=1.0, label="quadratic model")
-    ax.axhline(start, color=GREY, linewidth=0.6)
+    name = pen.name("loss")
+    pen.mark(ax.plot(coordinates[shown], losses[shown], "o-", color=pen.color, markersize=3, label=name)[0])
+    ax.plot(line, model, "--", color=pen.accent(ORANGE), linewidth=1.0, label=pen.part("quadratic model"))
+    ax.axhline(start, color=pen.accent(GREY), linewidth=0.6)
     low, high = float(losses[shown].min()), float(losses[shown].max())
     margin = 0.1 * (high - low) or 1.0
-    ax.set(xlim=(-reach, reach), ylim=(low - margin, high + margin), xlabel="distance", ylabel="loss", title=title)
+    pen.limit((-reach, reach), (low - margin, high + margin))
+    pen.texts("distance", "loss", title)
     if drop:
-        ax.plot([distance], [start - drop], "v", color=GREY, label=f"lowest before it rises: {start - drop:.4g}")
-    ax.legend(frameon=False)
+        lowest = pen.own(f"lowest before it rises: {start - drop:.4g}")
+        ax.plot([distance], [start - drop], "v", color=pen.accent(GREY), label=lowest)
+    pen.legend()
     return ax

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
+from specop.plotting.axes import GREY, ORANGE, Axes, Pen, Place
 from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["plot_density"]
@@ -16,6 +16,8 @@ __all__ = ["plot_density"]
 # Half the support of the smoothing kernel, in standard deviations.
 _REACH = 3.0
 _BAND_POINTS = 300
+# Multiples of the end of an axis, and of its lowest density, at which nothing is seen.
+_FAR, _BELOW = 1e9, 1e-30
 
 
 def plot_density(
@@ -28,14 +30,15 @@ def plot_density(
     title: str,
     pdf: Callable[[Floats], Floats] | None = None,
     sigma: float = 0.0,
-    ax: Axes | None = None,
+    place: Place,
 ) -> Axes:
     """Draw the whole spectrum: bulk, outliers and what piles up at zero, with nothing cut off.
 
     The eigenvalue axis is linear around zero and logarithmic beyond, the density axis logarithmic. Ticks along the
     bottom are the quadrature nodes, marks on top of lines are eigenvalues that were given as known, and the grey
     curve is the share of the spectrum that is not above x, which needs no smoothing; the band around it has its
-    confidence limits.
+    confidence limits. Several densities share the axes of the first, nodes of each in a row of their own; where they
+    have labels, shares have their colours.
 
     Parameters
     ----------
@@ -54,15 +57,16 @@ def plot_density(
         that outliers and the peak at zero are equally sharp.
     sigma : float
         Standard deviation of the smoothing in `pdf`, in the units of x.
-    ax : Axes, optional
-        Where to draw; default: a new figure. The cumulative share gets a second axis on its right.
+    place : Place
+        Where to draw, under which name and in which colour. The cumulative share gets a second axis on its right.
 
     Returns
     -------
     Axes
         The axes of the density.
     """
-    ax = new_axes() if ax is None else ax
+    pen = place.pen()
+    ax = pen.ax
     scale = _Scale(nodes, weights, probe)
     smoothed = scale.smoothed if pdf is None else pdf
     x = scale.grid(nodes, sigma)
@@ -72,36 +76,34 @@ def plot_density(
     x, curve = x[seen[0] : seen[-1] + 1], curve[seen[0] : seen[-1] + 1]
 
     # symlog with this linscale has no kink at the threshold.
-    ax.set_xscale("symlog", linthresh=scale.threshold, linscale=0.9 / np.log(10))
-    ax.set_yscale("log")
-    ax.fill_between(x, floor, np.maximum(curve, floor), color=BLUE, alpha=0.25, linewidth=0)
-    ax.plot(x, np.maximum(curve, floor), color=BLUE, linewidth=1.5, label="density")
+    threshold = pen.linear_until(scale.threshold)
     ends = scale.padded(x[0], x[-1])
-    ax.set_xlim(ends)
-    ax.set_ylim(floor, 3 * float(curve.max()))
-    _draw_nodes(ax, nodes, probe < 0, at_nodes)
-    share = ax.twinx()
-    share.step(*_staircase(nodes, weights, ends), where="post", color=GREY, linewidth=1.2, linestyle=(0, (4, 1.5)))
-    points = scale.points(ends, _BAND_POINTS)
+    ax.set_xscale("symlog", linthresh=threshold, linscale=0.9 / np.log(10))
+    ax.set_yscale("log")
+    # Another density may reach lower, and the axis with it.
+    bottom = _BELOW * floor
+    drawn = np.where(curve > floor, curve, bottom)
+    ax.fill_between(x, bottom, drawn, color=pen.color, alpha=0.25, linewidth=0)
+    pen.mark(ax.plot(x, drawn, color=pen.color, linewidth=1.5, label=pen.name("density"))[0])
+    pen.limit(ends, (floor, 3 * float(curve.max())))
+    _draw_nodes(pen, nodes, probe < 0, at_nodes, bottom)
+    share, grey = pen.beside("specop share"), pen.accent(GREY)
+    # Shares go on to the ends of axes that another density may make wider.
+    far = tuple(_FAR * np.array([-1.0, 1.0]) * max(map(abs, ends)))
+    share.step(*_staircase(nodes, weights, far), where="post", color=grey, linewidth=1.2, linestyle=(0, (4, 1.5)))
+    points = np.array([far[0], *scale.points(ends, _BAND_POINTS), far[1]])
     label = f"{100 * confidence:g} % limits of the share"
-    share.fill_between(points, *limits(points), color=GREY, alpha=0.12, linewidth=0, label=label)
+    known = share.get_legend_handles_labels()[1]
+    band = None if label in known else label
+    share.fill_between(points, *limits(points), color=grey, alpha=0.12, linewidth=0, label=band)
     share.set_ylim(0.0, 1.03)
     share.set_ylabel("share of eigenvalues ≤ x (dashed)", color=GREY)
     share.tick_params(axis="y", colors=GREY)
 
-    ax.set(xlabel="eigenvalue", ylabel="density", title=title)
-    _label_ticks(ax, scale)
+    pen.texts("eigenvalue", "density", title)
+    _label_ticks(ax, threshold)
     # On the upper axes, and below the line that the cumulative share ends in.
-    handles, labels = ax.get_legend_handles_labels()
-    band, limits_label = share.get_legend_handles_labels()
-    share.legend(
-        handles + band,
-        labels + limits_label,
-        loc="upper right",
-        bbox_to_anchor=(1.0, 0.95),
-        edgecolor="none",
-        framealpha=0.9,
-    )
+    pen.legend(share, loc="upper right", bbox_to_anchor=(1.0, 0.95), frameon=True, edgecolor="none", framealpha=0.9)
     return ax
 
 
@@ -175,13 +177,15 @@ def _resolution(nodes: Floats, probe: NDArray[np.int64]) -> Floats:
     return widths
 
 
-def _draw_nodes(ax: Axes, nodes: Floats, known: Booleans, at_nodes: Floats) -> None:
-    bottom = ax.get_xaxis_transform()
-    ax.vlines(nodes[~known], 0.0, 0.04, transform=bottom, color=BLUE, linewidth=0.8, label="quadrature nodes")
+def _draw_nodes(pen: Pen, nodes: Floats, known: Booleans, at_nodes: Floats, bottom: float) -> None:
+    ax, color = pen.ax, pen.accent(ORANGE)
+    low, high = 0.04 * pen.number, 0.04 * (pen.number + 1)
+    edge, ticks = ax.get_xaxis_transform(), pen.part("quadrature nodes")
+    ax.vlines(nodes[~known], low, high, transform=edge, color=pen.color, linewidth=0.8, label=ticks)
     if known.any():
         where = nodes[known]
-        ax.vlines(where, ax.get_ylim()[0], at_nodes[known], color=ORANGE, linewidth=1.0)
-        ax.plot(where, at_nodes[known], "o", color=ORANGE, markersize=4, label="known eigenvalues")
+        ax.vlines(where, bottom, at_nodes[known], color=color, linewidth=1.0)
+        ax.plot(where, at_nodes[known], "o", color=color, markersize=4, label=pen.part("known eigenvalues"))
 
 
 def _staircase(nodes: Floats, weights: Floats, ends: tuple[float, float]) -> tuple[Floats, Floats]:
@@ -189,16 +193,16 @@ def _staircase(nodes: Floats, weights: Floats, ends: tuple[float, float]) -> tup
     return steps, np.concatenate([[0.0], np.cumsum(weights)])[np.searchsorted(nodes, steps, side="right")]
 
 
-def _label_ticks(ax: Axes, scale: _Scale) -> None:
+def _label_ticks(ax: Axes, threshold: float) -> None:
     """Label zero and whole decades; on a linear axis matplotlib's own ticks do."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     low, high = ax.get_xlim()
     largest = max(abs(low), abs(high))
-    if scale.threshold >= 0.3 * largest:
+    if threshold >= 0.3 * largest:
         ax.xaxis.set_major_locator(MaxNLocator(7))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return
-    decades = 10.0 ** np.arange(np.ceil(np.log10(scale.threshold)), np.log10(largest))
+    decades = 10.0 ** np.arange(np.ceil(np.log10(threshold)), np.log10(largest))
     ax.set_xticks([tick for tick in (*-decades[::-1], 0.0, *decades) if low <= tick <= high])
     ax.xaxis.set_minor_locator(NullLocator())

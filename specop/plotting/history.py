@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
+from specop.plotting.axes import GREY, ORANGE, Axes, Place
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["plot_history"]
@@ -22,7 +22,7 @@ def plot_history(
     limits: Mapping[str, Floats],
     quantity: str,
     title: str,
-    ax: Axes | None = None,
+    place: Place,
 ) -> Axes:
     """Draw a quantity over the steps of training with its errors, and the limits that it is held against.
 
@@ -40,28 +40,25 @@ def plot_history(
         What is drawn, for the axis.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
-    ax.errorbar(
-        steps, values, yerr=np.nan_to_num(errors), fmt="o-", color=BLUE, capsize=2, markersize=4, label=quantity
-    )
+    pen = place.pen()
+    ax = pen.ax
+    errors, name = np.nan_to_num(errors), pen.name(quantity)
+    points = ax.errorbar(steps, values, yerr=errors, fmt="o-", color=pen.color, capsize=2, markersize=4, label=name)
+    pen.mark(points[0])
     if level is not None:
-        ax.fill_between(steps, values, level, color=BLUE, alpha=0.12, linewidth=0, label="nothing above, to 99 %")
-    for (label, limit), (color, style) in zip(limits.items(), _STYLES, strict=False):
-        ax.plot(steps, limit, color=color, linestyle=style, label=label)
-    shown = np.concatenate([values, *limits.values()])
-    shown = shown[np.isfinite(shown)]
-    if len(shown) and shown.min() > 0 and shown.max() > 30 * shown.min():
-        ax.set_yscale("log")
-    elif len(shown) and shown.min() < 0 < shown.max():
-        ax.axhline(0.0, color=GREY, linewidth=0.8)
-    ax.set(xlabel="steps of training", ylabel=quantity)
-    ax.set_title(title, fontsize="medium")
-    ax.legend(frameon=False)
+        bound = pen.part("nothing above, to 99 %")
+        ax.fill_between(steps, values, level, color=pen.color, alpha=0.12, linewidth=0, label=bound)
+    for (text, limit), (color, style) in zip(limits.items(), _STYLES, strict=False):
+        pen.show(ax.plot(steps, limit, color=pen.accent(color), linestyle=style, label=pen.part(text))[0])
+    pen.scale()
+    pen.texts("steps of training", quantity, title)
+    ax.title.set_fontsize("medium")
+    pen.legend()
     return ax

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, Axes, new_axes
+from specop.plotting.axes import GREY, Axes, Place
 from specop.statistics.numbers import Floats
 
 __all__ = ["plot_chains"]
 
 
-def plot_chains(
-    rises: Floats, estimate: float, interval: tuple[float, float], title: str, ax: Axes | None = None
-) -> Axes:
+def plot_chains(rises: Floats, estimate: float, interval: tuple[float, float], title: str, place: Place) -> Axes:
     """Draw the draws of each chain and their running means.
 
     Parameters
@@ -25,22 +23,26 @@ def plot_chains(
         Its limits.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
+    pen = place.pen()
+    ax = pen.ax
+    dots, means = pen.part("draws"), pen.part("running means of chains")
     steps = np.arange(1, rises.shape[1] + 1)
     for number, chain in enumerate(rises):
-        ax.plot(steps, chain, ".", color=GREY, alpha=0.15, markersize=2, label="draws" if number == 0 else None)
-        mean = np.cumsum(chain) / steps
-        ax.plot(steps, mean, color=BLUE, linewidth=1.0, label="running means of chains" if number == 0 else None)
-    ax.axhspan(*interval, color=BLUE, alpha=0.15, linewidth=0)
-    ax.axhline(estimate, color=BLUE, linestyle=(0, (4, 1.5)), label="mean and interval")
-    ax.set(xlabel="step", ylabel="m beta (L - L(w0))", title=title)
-    ax.set_ylim(0.0, 3.0 * max(estimate, interval[1] if np.isfinite(interval[1]) else estimate) or 1.0)
-    ax.legend(edgecolor="none", loc="upper right")
+        color, mean = pen.accent(GREY), np.cumsum(chain) / steps
+        ax.plot(steps, chain, ".", color=color, alpha=0.15, markersize=2, label=dots if number == 0 else None)
+        ax.plot(steps, mean, color=pen.color, linewidth=1.0, label=means if number == 0 else None)
+    ax.axhspan(*interval, color=pen.color, alpha=0.15, linewidth=0)
+    dashed, name = (0, (4, 1.5)), pen.name("mean and interval")
+    pen.mark(ax.axhline(estimate, color=pen.color, linestyle=dashed, label=name))
+    pen.texts("step", "m beta (L - L(w0))", title)
+    top = 3.0 * max(estimate, interval[1] if np.isfinite(interval[1]) else estimate) or 1.0
+    pen.limit(y=(0.0, top))
+    pen.legend(frameon=True, edgecolor="none", loc="upper right")
     return ax

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
+from specop.plotting.axes import GREY, ORANGE, Axes, Place
 from specop.statistics.numbers import Floats
 
 __all__ = ["plot_noise", "plot_spread"]
 
+_ALONG = "batches along eigenvectors of all data"
 
-def plot_noise(interval: tuple[float, float], scale: float | None, title: str, ax: Axes | None = None) -> Axes:
+
+def plot_noise(interval: tuple[float, float], scale: float | None, title: str, place: Place) -> Axes:
     """Draw steps and samples to the same loss against the batch size, as multiples of the least.
 
     Parameters
@@ -21,33 +23,38 @@ def plot_noise(interval: tuple[float, float], scale: float | None, title: str, a
         The noise scale.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
+    pen = place.pen()
+    ax = pen.ax
     low, high = (max(end, 1e-3) for end in interval)
     middle = max(low if scale is None else scale, 1e-3)
     sizes = np.geomspace(max(middle / 100, 0.1), 100 * middle, 200)
-    costs = (
-        (BLUE, f"{'at least ' if scale is None else ''}steps", [1.0 + one / sizes for one in (low, middle, high)]),
-        (ORANGE, "samples", [1.0 + sizes / one for one in (low, middle, high)]),
-    )
-    for color, name, (one_end, curve, other_end) in costs:
-        ax.plot(sizes, curve, color=color, label=name)
-        if scale is not None:
-            ax.fill_between(sizes, one_end, other_end, color=color, alpha=0.15, linewidth=0)
+    dashed = (0, (4, 1.5))
+    steps = [1.0 + one / sizes for one in (low, middle, high)]
+    samples = [1.0 + sizes / one for one in (low, middle, high)]
+    name = pen.name(f"{'at least ' if scale is None else ''}steps")
+    pen.mark(ax.plot(sizes, steps[1], color=pen.color, label=name)[0])
+    # Where colours tell results apart, samples are dotted.
+    style = "-" if pen.is_alone else ":"
+    ax.plot(sizes, samples[1], color=pen.accent(ORANGE), linestyle=style, label=pen.part("samples"))
     if scale is not None:
-        ax.axvline(middle, color=GREY, linewidth=1.0, linestyle=(0, (4, 1.5)), label=f"batch size {middle:,.0f}")
-    ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="multiple of the least number", title=title)
-    ax.legend(edgecolor="none")
+        for color, (one_end, _, other_end) in ((pen.color, steps), (pen.accent(ORANGE), samples)):
+            ax.fill_between(sizes, one_end, other_end, color=color, alpha=0.15, linewidth=0)
+        size = pen.own(f"batch size {middle:,.0f}")
+        ax.axvline(middle, color=pen.accent(GREY), linewidth=1.0, linestyle=dashed, label=size)
+    ax.set(xscale="log", yscale="log")
+    pen.texts("batch size", "multiple of the least number", title)
+    pen.legend(frameon=True, edgecolor="none")
     return ax
 
 
-def plot_spread(whole: Floats, eigenvalues: Floats, along: Floats, title: str, ax: Axes | None = None) -> Axes:
+def plot_spread(whole: Floats, eigenvalues: Floats, along: Floats, title: str, place: Place) -> Axes:
     """Draw the largest eigenvalues of batches beside those of all data, with the curvature along their eigenvectors.
 
     Parameters
@@ -58,23 +65,27 @@ def plot_spread(whole: Floats, eigenvalues: Floats, along: Floats, title: str, a
         Those of batches, and their curvature along the eigenvectors of all data.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
+    pen = place.pen()
+    ax = pen.ax
     ranks = np.arange(1, len(whole) + 1)
-    ax.hlines(whole, ranks - 0.4, ranks + 0.4, color=GREY, label="all data")
-    for shift, color, values, label in (
-        (-0.15, BLUE, eigenvalues, "eigenvalues of batches"),
-        (0.15, ORANGE, along, "batches along eigenvectors of all data"),
+    ax.hlines(whole, ranks - 0.4, ranks + 0.4, color=pen.accent(GREY), label=pen.part("all data"))
+    for shift, color, form, values, text in (
+        (-0.15, pen.color, ".", eigenvalues, pen.name("eigenvalues of batches")),
+        # Where colours tell results apart, these are crosses.
+        (0.15, pen.accent(ORANGE), "." if pen.is_alone else "x", along, pen.part(_ALONG)),
     ):
         places = np.broadcast_to(ranks + shift, values.shape)
-        ax.plot(places.reshape(-1), values.reshape(-1), ".", color=color, alpha=0.7, label=label)
-    ax.set_xticks(ranks)
-    ax.set(xlabel="rank", ylabel="eigenvalue", title=title)
-    ax.legend(edgecolor="none")
+        (line,) = ax.plot(places.reshape(-1), values.reshape(-1), form, color=color, alpha=0.7, label=text)
+        if shift < 0:
+            pen.mark(line)
+    ax.set_xticks(np.arange(1, round(max(ranks[-1], ax.get_xlim()[1] - 0.5)) + 1))
+    pen.texts("rank", "eigenvalue", title)
+    pen.legend(frameon=True, edgecolor="none")
     return ax

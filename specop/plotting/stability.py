@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.plotting.axes import BLUE, GREY, ORANGE, Axes, new_axes
-from specop.plotting.pictures import plot_eigenvalues
+from specop.plotting.axes import GREY, ORANGE, Axes, Place
+from specop.plotting.pictures import draw_eigenvalues
 from specop.statistics.numbers import Floats
 
 __all__ = ["plot_limit", "plot_next_losses"]
 
 
-def plot_limit(
-    values: Floats, bounds: Floats, limit: float, quantity: str, optimizer: str, ax: Axes | None = None
-) -> Axes:
+def plot_limit(values: Floats, bounds: Floats, limit: float, quantity: str, optimizer: str, place: Place) -> Axes:
     """Draw eigenvalues, with their error bounds, and the limit of stable steps.
 
     Parameters
@@ -28,21 +26,23 @@ def plot_limit(
         What the largest one is called.
     optimizer : str
         Whose limit it is.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = plot_eigenvalues(values, bounds, f"{quantity} and the limit of {optimizer}", ax)
+    pen = place.pen()
+    draw_eigenvalues(pen, values, bounds, f"{quantity} and the limit of {optimizer}")
     if np.isfinite(limit):
-        ax.axhline(limit, color=ORANGE, linestyle="--", linewidth=1.2, label=f"limit {limit:.4g}")
-        ax.legend(frameon=False)
-    return ax
+        text = pen.own(f"limit {limit:.4g}")
+        pen.ax.axhline(limit, color=pen.accent(ORANGE), linestyle="--", linewidth=1.2, label=text)
+        pen.legend()
+    return pen.ax
 
 
-def plot_next_losses(predicted: Floats, actual: Floats, title: str, ax: Axes | None = None) -> Axes:
+def plot_next_losses(predicted: Floats, actual: Floats, title: str, place: Place) -> Axes:
     """Draw the losses of the next steps as the quadratic model predicts them and as they are.
 
     Parameters
@@ -51,19 +51,20 @@ def plot_next_losses(predicted: Floats, actual: Floats, title: str, ax: Axes | N
         Losses, the present one first; infinite where there is none.
     title : str
         What to write above.
-    ax : Axes, optional
-        Where to draw; default: a new figure.
+    place : Place
+        Where to draw, under which name and in which colour.
 
     Returns
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
-    steps = np.arange(len(predicted))
-    ax.plot(steps, np.where(np.isfinite(actual), actual, np.nan), "o-", color=BLUE, markersize=4, label="true")
-    ax.plot(steps, predicted, "x--", color=ORANGE, markersize=6, label="predicted by the quadratic model")
-    ax.axhline(predicted[0], color=GREY, linewidth=0.8)
-    ax.set(xlabel="step", ylabel="loss")
-    ax.set_title(title)
-    ax.legend(frameon=False)
+    pen = place.pen()
+    ax = pen.ax
+    steps, true = np.arange(len(predicted)), np.where(np.isfinite(actual), actual, np.nan)
+    pen.mark(ax.plot(steps, true, "o-", color=pen.color, markersize=4, label=pen.name("true"))[0])
+    model = pen.part("predicted by the quadratic model")
+    ax.plot(steps, predicted, "x--", color=pen.accent(ORANGE), markersize=6, label=model)
+    ax.axhline(predicted[0], color=pen.accent(GREY), linewidth=0.8)
+    pen.texts("step", "loss", title)
+    pen.legend()
     return ax

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, converted, error_of, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
@@ -16,8 +17,11 @@ __all__ = ["BlocksResult"]
 
 
 @record
-class BlocksResult(Result):
+class BlocksResult(Plotted, Result):
     """Spectra, traces and shares of the diagonal blocks of a matrix, and distances between them.
+
+    `plot` draws the range of each block's eigenvalues, their middle nine tenths, their median, and its share of the
+    trace. Results with blocks of the same names can be drawn over each other.
 
     Attributes
     ----------
@@ -95,12 +99,11 @@ class BlocksResult(Result):
         mine = self.block == self._number(block)
         return self.nodes[mine], self.weights[mine]
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the range of each block's eigenvalues, their middle and its share of the trace; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.blocks import plot_blocks
 
         spectra = [self.spectrum(i) for i in range(len(self.names))]
-        return plot_blocks(self.names, spectra, self.shares, ax=ax)
+        return plot_blocks(self.names, spectra, self.shares, place=place)
 
     def _number(self, block: int | str) -> int:
         if isinstance(block, str):

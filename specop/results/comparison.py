@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
 from specop.results.flatness import Measure
+from specop.results.plotted import Plotted
 from specop.results.result import Result, converted, record
 from specop.results.tables import Column
 
@@ -48,8 +49,10 @@ def _differences(kept: dict[str, Any]) -> dict[str, Difference]:
 
 
 @record
-class ComparisonResult(Result):
+class ComparisonResult(Plotted, Result):
     """The flatness of two points side by side.
+
+    `plot` draws the ratio b / a of each measure with its interval; measures of the same name share a row.
 
     Attributes
     ----------
@@ -86,8 +89,7 @@ class ComparisonResult(Result):
         """Return the difference of a measure by its name."""
         return self.measures[name]
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the ratio b / a of each measure with its interval; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.comparison import plot_ratios
 
         shown = {name: one for name, one in self.measures.items() if one.a.estimate > 0 and one.b.estimate > 0}
@@ -97,7 +99,7 @@ class ComparisonResult(Result):
             np.array([[one.b.estimate, *one.b.interval] for one in shown.values()]).reshape(-1, 3),
             np.array([one.invariant for one in shown.values()], dtype=bool),
             self.names,
-            ax,
+            place,
         )
 
     def _flatter(self, name: str) -> str | None:

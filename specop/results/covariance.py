@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from specop.errors import InvalidInputError, checked_number
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, column, error_of, estimated, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
@@ -18,10 +19,12 @@ _CLOSE = 0.1
 
 
 @record
-class CovarianceResult(Result):
+class CovarianceResult(Plotted, Result):
     r"""What the covariance of the best of several samples around a minimum says of the Hessian.
 
     Variances are those along the Hessian's eigenvectors, of distances from the point, in units of sigma^2.
+
+    `plot` draws variances against eigenvalues, with the fit and the inverse.
 
     Attributes
     ----------
@@ -126,8 +129,7 @@ class CovarianceResult(Result):
             return float("inf")
         return math.ceil(2.0 / (checked_number("rtol", rtol, positive=True) * told) ** 2) * float(self.offspring)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw variances against eigenvalues, with the fit and the inverse; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.covariance import plot_covariance
 
         some = self.eigenvalues > 0
@@ -140,7 +142,7 @@ class CovarianceResult(Result):
             fit=2.0 * self.t.estimate * self.sigma**2,
             inverse=self.constant.estimate / self.sigma**2,
             title=f"{self.winners} winners of {self.offspring}: slope {self.slope.estimate:.2f}, of the inverse -1",
-            ax=ax,
+            place=place,
         )
 
     def _headline(self) -> str:

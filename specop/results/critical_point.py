@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from specop.arrays.backend import Array
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, error_of, estimated, record, structured, vector
 from specop.results.structure import Structure
 from specop.statistics.estimate import Estimate
@@ -13,8 +14,10 @@ __all__ = ["CriticalPointResult"]
 
 
 @record
-class CriticalPointResult(Result):
+class CriticalPointResult(Plotted, Result):
     """Whether a point is critical, of which kind, and the numbers that say so.
+
+    `plot` draws the loss along the direction beside its quadratic model.
 
     Attributes
     ----------
@@ -93,13 +96,12 @@ class CriticalPointResult(Result):
     n: int
     structure: Structure = structured()
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the loss along the direction beside its quadratic model; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.critical_point import plot_descent
 
         title = f"{self.kind}: the loss along an eigenvalue of {self.smallest.estimate:.3g}"
         return plot_descent(
-            self.coordinates, self.losses, self.slope, self.smallest.estimate, self.drop, self.distance, title, ax
+            self.coordinates, self.losses, self.slope, self.smallest.estimate, self.drop, self.distance, title, place
         )
 
     def _headline(self) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, column, error_of, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
@@ -18,8 +19,10 @@ __all__ = ["EigenResult"]
 
 
 @record
-class EigenResult(Result):
+class EigenResult(Plotted, Result):
     """Eigenvalues in ascending order, their vectors and their errors.
+
+    `plot` draws the eigenvalues by rank, with their error bounds.
 
     Attributes
     ----------
@@ -84,12 +87,11 @@ class EigenResult(Result):
             raise InvalidInputError("the operator of this result has no parameter structure.")
         return self.structure(self.eigenvector(i))
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the eigenvalues with their error bars; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.pictures import plot_eigenvalues
 
         title = f"{len(self.eigenvalues)} eigenvalues ({self.which}), with error bounds"
-        return plot_eigenvalues(self.eigenvalues, self.bounds, title, ax)
+        return plot_eigenvalues(self.eigenvalues, self.bounds, title, place)
 
     def _columns(self) -> dict[str, Column]:
         found = super()._columns()

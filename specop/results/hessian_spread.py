@@ -8,7 +8,8 @@ import numpy as np
 import scipy.special
 
 from specop.errors import checked_number
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, column, error_of, estimated, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
@@ -18,8 +19,10 @@ __all__ = ["HessianSpreadResult"]
 
 
 @record
-class HessianSpreadResult(Result):
+class HessianSpreadResult(Plotted, Result):
     """How far Hessians of mini-batches are from that of all data.
+
+    `plot` draws the eigenvalues of batches beside those of all data.
 
     Attributes
     ----------
@@ -87,12 +90,11 @@ class HessianSpreadResult(Result):
         root = math.hypot(spread, 2.0 * math.sqrt(excess * goal))
         return max(1, math.ceil(((spread + root) / (2.0 * goal)) ** 2))
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the eigenvalues of batches beside those of all data; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.noise import plot_spread
 
         title = f"largest eigenvalues of {len(self.along)} batches of {self.batch_size}, and of all data"
-        return plot_spread(self.whole_eigenvalues, self.eigenvalues, self.along, title, ax)
+        return plot_spread(self.whole_eigenvalues, self.eigenvalues, self.along, title, place)
 
     def _headline(self) -> str:
         top = self.eigenvalues[:, 0]

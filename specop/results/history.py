@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from specop.errors import InvalidInputError
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
 from specop.results.result import Result, converted, record, structured
 from specop.results.structure import Structure
 from specop.results.tables import Column
@@ -146,13 +147,22 @@ class HistoryResult(Result):
             raise KeyError(f"{name!r} was not recorded; there are {', '.join(columns)}")
         return np.asarray(columns[name].values)
 
-    def plot(self, ax: Axes | None = None, *, quantity: str | None = None) -> Axes:
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        label: str | None = None,
+        color: Any = None,
+        quantity: str | None = None,
+    ) -> Axes:
         """Draw a quantity over the steps with its errors, and the limit of stable training; needs matplotlib.
 
         Parameters
         ----------
-        ax : Axes, optional
-            Where to draw; default: a new figure.
+        ax : matplotlib Axes, optional
+            Where to draw, beside what is there already; default: a new figure.
+        label, color : str, color, optional
+            What it is called in the legend and its colour, where several runs lie over each other.
         quantity : str, optional
             One of `quantities`. Default: "lambda_max" beside 2 / lr, the limit of gradient descent, where the learning
             rate is known; without it "sharpness" beside the optimizer's own limit, or what comes first.
@@ -173,8 +183,9 @@ class HistoryResult(Result):
         elif chosen in ("lambda_max", "eigenvalue_1") and "lr" in self.quantities:
             limits["2 / lr"] = 2.0 / self["lr"]
         level = self[chosen + _LEVEL] if chosen + _LEVEL in self.quantities else None
+        place = Place(ax, label, color)
         return plot_history(
-            self.steps, self[chosen], self[chosen + _ERROR], level, limits, chosen, self._headline(), ax
+            self.steps, self[chosen], self[chosen + _ERROR], level, limits, chosen, self._headline(), place
         )
 
     def _headline(self) -> str:

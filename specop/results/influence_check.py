@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, column, record
 from specop.statistics.numbers import Floats, Integers
 
@@ -10,8 +11,10 @@ __all__ = ["InfluenceCheck"]
 
 
 @record
-class InfluenceCheck(Result):
+class InfluenceCheck(Plotted, Result):
     """Predicted influences beside the changes that retraining gives.
+
+    `plot` draws predicted against actual changes.
 
     Attributes
     ----------
@@ -43,12 +46,11 @@ class InfluenceCheck(Result):
     damping: float
     gtol: float
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw predicted against actual changes; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.pictures import plot_influence_check
 
         title = f"{self.quantity}\ncorrelation {self.correlation:.3f}, of ranks {self.rank_correlation:.3f}"
-        return plot_influence_check(self.predicted, self.actual, title, ax)
+        return plot_influence_check(self.predicted, self.actual, title, place)
 
     def _headline(self) -> str:
         return (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, converted, error_of, estimated, record, vector
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
@@ -51,8 +52,10 @@ class LearningBracket(Result):
 
 
 @record
-class LearningEstimate(Result):
+class LearningEstimate(Plotted, Result):
     r"""The learning coefficient that chains around a minimum see at a finite number of samples.
+
+    `plot` draws what the chains saw, and their running means.
 
     Attributes
     ----------
@@ -101,14 +104,13 @@ class LearningEstimate(Result):
     rises: Floats = vector()
     n: int
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw what the chains saw, and their running means; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.learning_coefficient import plot_chains
 
         title = (
             f"learning coefficient {self.estimate:.3g} +- {self.standard_error:.1g}, R-hat {self.scale_reduction:.2f}"
         )
-        return plot_chains(self.rises, self.estimate, self.interval, title, ax)
+        return plot_chains(self.rises, self.estimate, self.interval, title, place)
 
     def _headline(self) -> str:
         return (

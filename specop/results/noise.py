@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from specop.errors import InvalidInputError, checked_number
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, estimated, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
@@ -21,8 +22,10 @@ _ROWS = {
 
 
 @record
-class NoiseResult(Result):
+class NoiseResult(Plotted, Result):
     """How much gradients of samples scatter.
+
+    `plot` draws steps and samples to the same loss against the batch size, as multiples of the least, with limits.
 
     Attributes
     ----------
@@ -113,15 +116,14 @@ class NoiseResult(Result):
             )
         return self.squared_gradient.estimate / self.gradient_curvature.estimate / self.steps(batch_size)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw steps and samples against the batch size, as multiples of the least, with limits; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.noise import plot_noise
 
         scale = self.scale
         title = self._headline()
         if scale is None:
-            return plot_noise(self.simple_scale.interval, None, title, ax)
-        return plot_noise(scale.interval, scale.estimate, title, ax)
+            return plot_noise(self.simple_scale.interval, None, title, place)
+        return plot_noise(scale.interval, scale.estimate, title, place)
 
     def _scale(self) -> float:
         scale = self.scale

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, converted, error_of, estimated, record, vector
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
@@ -15,8 +16,10 @@ __all__ = ["OutliersResult"]
 
 
 @record
-class OutliersResult(Result):
+class OutliersResult(Plotted, Result):
     """How many eigenvalues stand apart from the bulk, and how much of gradients lies in their space.
+
+    `plot` draws the largest eigenvalues by rank, the bulk's edge, and the numbers of classes.
 
     Attributes
     ----------
@@ -90,12 +93,11 @@ class OutliersResult(Result):
         """Return the eigenvector of ``eigenvalues[i]`` as a native vector."""
         return backend_of(self.rows).index(self.rows, len(self.eigenvalues) - 1 - i)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the largest eigenvalues by rank, the bulk's edge, and the numbers of classes; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.outliers import plot_outliers
 
         expected = {name: place for name, place in self._expected().items() if place <= len(self.eigenvalues)}
-        return plot_outliers(self.eigenvalues, self.count, self.edge, expected, title=self._headline(), ax=ax)
+        return plot_outliers(self.eigenvalues, self.count, self.edge, expected, title=self._headline(), place=place)
 
     def _expected(self) -> dict[str, int]:
         k = self.classes

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, column, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
@@ -17,8 +18,10 @@ __all__ = ["PruneResult"]
 
 
 @record
-class PruneResult(Result):
+class PruneResult(Plotted, Result):
     """Parameters with many zeros, and what each step cost.
+
+    `plot` draws the loss over the sparsity, and what each step expected.
 
     Attributes
     ----------
@@ -76,12 +79,11 @@ class PruneResult(Result):
         parts = zip(self.shapes, np.split(self.mask, ends[:-1]), np.split(self.prunable, ends[:-1]), strict=True)
         return {name: 1.0 - float(mask[may].mean()) for name, mask, may in parts if may.any()}
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the loss over the sparsity, with what each step expected; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.pictures import plot_pruning
 
         title = f"{100 * self.sparsity:.1f} % sparsity by {self.method}, {len(self.sparsities)} steps"
-        return plot_pruning(self.sparsities, self.losses, self.expected, title, ax)
+        return plot_pruning(self.sparsities, self.losses, self.expected, title, place)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
+from specop.results.plotted import Plotted
 from specop.results.result import Result, converted, error_of, record
 from specop.statistics.numbers import Floats
 
@@ -10,8 +11,10 @@ __all__ = ["RankResult"]
 
 
 @record
-class RankResult(Result):
+class RankResult(Plotted, Result):
     """How many eigenvalues are not zero.
+
+    `plot` draws how many eigenvalues are larger than each size, and the gap.
 
     Attributes
     ----------
@@ -59,8 +62,7 @@ class RankResult(Result):
         """How many eigenvalues are zero, n - rank."""
         return self.n - self.rank
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw how many eigenvalues are larger than each size, and the gap; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.pictures import plot_rank
 
         low, high = self.interval
@@ -73,7 +75,7 @@ class RankResult(Result):
             gap=self.gap,
             threshold=self.threshold,
             title=f"rank {self.estimate:g} of {self.n:,} ({low:g} to {high:g}), {self.method}",
-            ax=ax,
+            place=place,
         )
 
     def _headline(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from specop.arrays.backend import Array, add_, backend_of
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
 from specop.results.result import Result, converted, error_of, record, structured, vector
 from specop.results.structure import Structure
 from specop.results.tables import Column
@@ -92,18 +94,26 @@ class SlicesResult(Result):
         weights = [place**2, 2.0 * place * (1.0 - place)] if self.path == "bezier" else [*coordinates]
         return add_(backend, backend.copy(self.theta), weights, [self.direction(i) for i in range(len(weights))])
 
-    def plot(self, ax: Axes | None = None, *, surface: bool = False) -> Axes:
+    def plot(
+        self, ax: Axes | None = None, *, label: str | None = None, color: Any = None, surface: bool = False
+    ) -> Axes:
         """Draw a curve for one direction or a path, contours for two; needs matplotlib.
+
+        With a label or a colour, and on axes that hold a plane, contours are lines of one colour.
 
         Parameters
         ----------
-        ax : Axes, optional
-            Where to draw; default: a new figure. A surface needs axes with ``projection="3d"``.
+        ax : matplotlib Axes, optional
+            Where to draw, beside what is there already; default: a new figure. A surface needs axes with
+            ``projection="3d"``.
+        label, color : str, color, optional
+            What it is called in the legend and its colour, where several slices lie over each other.
         surface : bool
             Whether to draw two directions as a surface.
         """
         from specop.plotting.slices import plot_curve, plot_plane
 
+        place = Place(ax, label, color)
         if self.losses.ndim == 2:
             are_points = all(label.startswith("to ") for label in self.labels)
             return plot_plane(
@@ -114,18 +124,18 @@ class SlicesResult(Result):
                 self.lengths,
                 surface=surface,
                 marked=[(1.0, 0.0), (0.0, 1.0)] if are_points else [],
-                ax=ax,
+                place=place,
             )
         names = {"straight": "straight path", "bezier": "Bezier curve"}
         return plot_curve(
             self.coordinates,
             self.losses,
             self.quadratic,
-            label=names.get(self.path, "loss"),
+            curve=names.get(self.path, "loss"),
             axis="place on the path" if self.path else f"along {self._unit(0)}",
             limits=None if self.path else self.limits[0],
             barrier=(self.barrier, self.barrier_at) if self.path else None,
-            ax=ax,
+            place=place,
         )
 
     def _unit(self, i: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from specop.errors import InvalidInputError
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
 from specop.results.result import Result, column, record
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact, normal_error
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
@@ -289,8 +290,21 @@ class SpectralDensity(Result):
             most = max(most, int(((low > a) & (high <= b)).sum()))
         return most
 
-    def plot(self, ax: Axes | None = None, sigma: float | None = None) -> Axes:
-        """Draw the smoothed density on a logarithmic scale, the cumulative share beside it; needs matplotlib."""
+    def plot(
+        self, ax: Axes | None = None, *, label: str | None = None, color: Any = None, sigma: float | None = None
+    ) -> Axes:
+        """Draw the smoothed density on a logarithmic scale, the cumulative share beside it; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw, beside what is there already; default: a new figure.
+        label, color : str, color, optional
+            What it is called in the legend and its colour, where several densities lie over each other.
+        sigma : float, optional
+            Standard deviation of a Gaussian that each eigenvalue is spread by, in units of the matrix. Default: as wide
+            everywhere as a Lanczos step is on the axis, which is linear around zero and logarithmic beyond.
+        """
         from specop.plotting.density import plot_density
 
         return plot_density(
@@ -302,7 +316,7 @@ class SpectralDensity(Result):
             title=f"{self.n:,} eigenvalues, {self.probes} probe(s) of {self.steps} steps",
             pdf=None if sigma is None else lambda x: self.pdf(x, sigma),
             sigma=sigma or 0.0,
-            ax=ax,
+            place=Place(ax, label, color),
         )
 
     def _headline(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from specop.plotting.axes import Axes
+from specop.plotting.axes import Axes, Place
 from specop.results.eigen import EigenResult
 from specop.results.result import column, converted, estimated, record
 from specop.results.tables import Column
@@ -20,6 +22,8 @@ class StabilityResult(EigenResult):
 
     It is the `EigenResult` of that matrix, so that ``v0=`` of `specop.eigsh` and of a later
     `specop.landscape.stability` take it.
+
+    `plot` draws the eigenvalues, with their error bounds, and the limit; `plot_steps` the losses of the next steps.
 
     Attributes
     ----------
@@ -84,17 +88,25 @@ class StabilityResult(EigenResult):
     predicted: Floats
     actual: Floats
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the eigenvalues, with their error bounds, and the limit; needs matplotlib."""
+    def _draw(self, place: Place) -> Axes:
         from specop.plotting.stability import plot_limit
 
-        return plot_limit(self.eigenvalues, self.bounds, self.limit, self._what(), self.optimizer, ax)
+        return plot_limit(self.eigenvalues, self.bounds, self.limit, self._what(), self.optimizer, place)
 
-    def plot_steps(self, ax: Axes | None = None) -> Axes:
-        """Draw the losses of the next steps, predicted and true; needs matplotlib."""
+    def plot_steps(self, ax: Axes | None = None, *, label: str | None = None, color: Any = None) -> Axes:
+        """Draw the losses of the next steps, predicted and true; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw, beside what is there already; default: a new figure.
+        label, color : str, color, optional
+            What it is called in the legend and its colour, where several results lie over each other.
+        """
         from specop.plotting.stability import plot_next_losses
 
-        return plot_next_losses(self.predicted, self.actual, f"next steps of {self.optimizer}", ax)
+        title = f"next steps of {self.optimizer}"
+        return plot_next_losses(self.predicted, self.actual, title, Place(ax, label, color))
 
     def _what(self) -> str:
         return "preconditioned sharpness" if self.preconditioned else "sharpness"

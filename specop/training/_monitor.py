@@ -251,9 +251,9 @@ class Monitor:
             gaps=dict(rows.gaps),
         )
 
-    def plot(self, ax: Any = None, *, quantity: str | None = None) -> Any:
+    def plot(self, ax: Any = None, *, label: str | None = None, color: Any = None, quantity: str | None = None) -> Any:
         """Draw the history so far, as `specop.results.HistoryResult.plot` does."""
-        return self.history.plot(ax, quantity=quantity)
+        return self.history.plot(ax, label=label, color=color, quantity=quantity)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the history so far to an npz file that `specop.load` reads."""

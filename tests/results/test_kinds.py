@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import json
 import pickle
 
@@ -127,6 +128,46 @@ def test_strict_json(kind, tmp_path):
             assert again[name] == value if np.isfinite(value) else again[name] is None
         if isinstance(getattr(result, name), Estimate):
             assert again[name].keys() == {"estimate", "standard_error", "interval", "confidence"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if hasattr(getattr(results, kind), "plot")])
+def test_results_lie_over_each_other(kind):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    result = made(kind)
+    parameters = inspect.signature(result.plot).parameters
+    assert [*parameters][:3] == ["ax", "label", "color"] and parameters["label"].kind is inspect.Parameter.KEYWORD_ONLY
+    ax = result.plot(label="first")
+    assert ax.get_title() or kind in ("BlocksResult", "ComparisonResult", "SlicesResult")
+    assert result.plot(ax, label="second", color="crimson") is ax
+    result.plot(ax, label="third")
+    ax.figure.canvas.draw()
+    texts = [
+        text.get_text() for other in ax.figure.axes if (legend := other.get_legend()) for text in legend.get_texts()
+    ]
+    assert texts[0] == "first" and "second" in texts and "third" in texts and len(set(texts)) == len(texts)
+    handles, labels = ax.get_legend_handles_labels()
+    colors = [color_of(handles[labels.index(name)]) for name in ("first", "second", "third")]
+    assert colors[1] == matplotlib.colors.to_rgba("crimson") and len({*colors}) == 3
+    assert ax.get_title() == ""
+    # What the caller has written stays.
+    ax.set_title("three runs")
+    assert result.plot(ax, label="fourth").get_title() == "three runs"
+    pyplot.close("all")
+    with pytest.raises(InvalidInputError, match=r"ax must be one matplotlib Axes, got str\. A name .* label='name'"):
+        result.plot("name")
+    with pytest.raises(InvalidInputError, match="ax must be one matplotlib Axes, got ndarray"):
+        result.plot(pyplot.subplots(2)[1])
+    pyplot.close("all")
+
+
+def color_of(handle):
+    from matplotlib.colors import to_rgba
+
+    line = handle[0] if isinstance(handle, tuple) else handle
+    return to_rgba(line.get_color())
 
 
 @each_kind
