@@ -1,8 +1,10 @@
-"""A page with the text of everything that specop raises or warns of, written from the source before a build."""
+"""A page with the text of everything that specop raises or warns of, and why, written from the source by a build."""
 
 import ast
 import re
 from pathlib import Path
+
+from reasons import FAMILIES, family_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,16 +45,20 @@ def write_page(path):
         "Messages",
         "========",
         "",
-        "What specop raises and warns of; ``...`` stands for the values of the case.",
+        "Everything that specop raises and warns of, under the reason why; ``...`` stands for the values of the case. "
+        "Search this page for a few words of yours. :doc:`errors` has the classes, and more on the texts that people "
+        "meet most.",
         "",
     ]
-    last = None
-    for kind, text, _ in messages():
-        if kind != last:
-            lines += [kind, "-" * len(kind), ""]
-            last = kind
-        escaped = re.sub(r"([\\*`|_])", r"\\\1", " ".join(text.split()))
-        lines += [f"- {escaped}", ""]
+    found = {family: [] for family in FAMILIES}
+    for kind, text, source in messages():
+        words = " ".join(text.split())
+        found[family_of(kind, words, source)].append((words, kind))
+    for family, texts in found.items():
+        lines += [family.title, "-" * len(family.title), "", family.why, ""]
+        for words, kind in sorted(texts):
+            escaped = re.sub(r"([\\*`|_])", r"\\\1", words)
+            lines += [f"- {escaped} ({kind})", ""]
     page = "\n".join(lines)
     if not path.exists() or path.read_text() != page:
         path.write_text(page)

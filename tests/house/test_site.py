@@ -65,6 +65,51 @@ def test_quoted_messages_are_what_is_raised():
         assert any(words in text for text in texts), words
 
 
+def test_each_message_has_a_reason(tmp_path):
+    found = extension("reasons")
+    by_family = {family.title: [] for family in found.FAMILIES}
+    for kind, text, path in extension("messages").messages():
+        words = " ".join(text.split())
+        family = found.family_of(kind, words, path)
+        assert family, f"no reason for {words!r} of {path}: add its words to a family in docs/_extensions/reasons.py"
+        by_family[family.title].append(words)
+    assert all(by_family.values()) and len(by_family) == len(found.FAMILIES)
+    # The last one holds what is wrong by itself.
+    assert len([*by_family.values()][-1]) < 80
+    extension("messages").write_page(tmp_path / "messages.rst")
+    page = (tmp_path / "messages.rst").read_text()
+    for family in found.FAMILIES:
+        assert family.title in page and family.why in page
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        ("has active dropout", "Products would be of several matrices"),
+        ("was donated to a jitted function. Make a new objective", "The model has moved"),
+        ("samples are coupled", "Samples depend on each other"),
+        ("the outputs must be one real array", "need the outputs"),
+        ("holds NaN or infinity, or its norm overflows", "is not finite"),
+        ("is in FSDP1", "in parts on several devices"),
+        ("have the same data, to the last bit", "Several processes"),
+        ("brings its own learning rate", "limit of stable steps"),
+        ("the loss is not analytic", "no minimum"),
+        ("which can be read only once", "read once for each product"),
+        ("@once_differentiable", "derivative is missing"),
+        ("matches no parameter", "selected"),
+        ("is singular: the damping is 0", "indefinite or singular"),
+        ("specop never moves a vector between frameworks", "another framework"),
+        ("pass directions or to, not both", "do not go together"),
+        ("k must be an integer from 1 to n=", "type or range"),
+    ],
+)
+def test_messages_stand_under_their_reasons(words, title):
+    found = [one for one in extension("messages").messages() if words in " ".join(one[1].split())]
+    assert found
+    for kind, text, path in found:
+        assert title in extension("reasons").family_of(kind, " ".join(text.split()), path).title
+
+
 @pytest.mark.parametrize(
     ("short", "full"),
     [
