@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh
@@ -14,7 +13,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from specop.arrays.processes import Processes
-from specop.errors import InvalidInputError, ProcessError
+from specop.errors import ProcessError
 
 __all__ = ["Group", "group_of"]
 
@@ -56,7 +55,7 @@ class Group(Processes):
         self.device = _device(mesh.device_type)
         self._specs: dict[tuple[torch.Size, torch.dtype, int], DTensorSpec] = {}
         if self.count > 1:
-            self._check_arithmetic()
+            self.check_arithmetic()
 
     # What is shared by all
     def exchange(self, value: Any) -> list[Any]:
@@ -159,24 +158,6 @@ class Group(Processes):
                 f"them has ended, hangs, or does something else: look at what it said last. The group cannot be used "
                 f"any more."
             ) from error
-
-    def _check_arithmetic(self) -> None:
-        """Raise if processes that are given the same numbers would go different ways.
-
-        Small eigenproblems are solved in each process, of numbers that are the same to the last bit; what they lead to
-        is the same where the linear algebra is.
-        """
-        entries = np.cos(np.arange(32 * 32.0)).reshape(32, 32)
-        values, vectors = np.linalg.eigh(entries + entries.T)
-        told = self.exchange((values.tobytes(), vectors.tobytes(), np.exp(values).tobytes(), np.__version__))
-        other = next((number for number, one in enumerate(told) if one != told[0]), None)
-        if other is not None:
-            raise InvalidInputError(
-                f"processes 0 and {other} of {self.count} find different bits for the eigenvalues of the same small "
-                f"matrix, so that they would take different steps and wait for each other. Give them the same "
-                f"versions of NumPy and SciPy, the same number of threads (OMP_NUM_THREADS), and on different "
-                f"processors the same kernels, such as OPENBLAS_CORETYPE=Haswell."
-            )
 
 
 def _device(kind: str) -> torch.device:

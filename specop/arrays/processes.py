@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import numpy as np
+
 from specop import errors
 
 __all__ = ["ALONE", "Processes"]
@@ -35,11 +37,34 @@ class Processes:
 
     def any(self, holds: bool) -> bool:
         """Return whether something holds in any of the processes."""
-        return holds
+        return any(self.exchange(holds))
 
     def of_first(self, value: Any) -> Any:
         """Return what process 0 gives."""
         return self.exchange(value)[0] if self.count > 1 else value
+
+    def check_arithmetic(self) -> None:
+        """Raise if processes that are given the same numbers would go different ways.
+
+        Small eigenproblems are solved in each process, of numbers that are the same to the last bit; what they lead to
+        is the same where the linear algebra is.
+
+        Raises
+        ------
+        InvalidInputError
+            If the processes' linear algebra gives different bits.
+        """
+        entries = np.cos(np.arange(32 * 32.0)).reshape(32, 32)
+        values, vectors = np.linalg.eigh(entries + entries.T)
+        told = self.exchange((values.tobytes(), vectors.tobytes(), np.exp(values).tobytes(), np.__version__))
+        other = next((number for number, one in enumerate(told) if one != told[0]), None)
+        if other is not None:
+            raise errors.InvalidInputError(
+                f"processes 0 and {other} of {self.count} find different bits for the eigenvalues of the same small "
+                f"matrix, so that they would take different steps and wait for each other. Give them the same "
+                f"versions of NumPy and SciPy, the same number of threads (OMP_NUM_THREADS), and on different "
+                f"processors the same kernels, such as OPENBLAS_CORETYPE=Haswell."
+            )
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -62,17 +87,21 @@ class Processes:
         ------
         Exception
             That process raises its own; the others one of the same class, if it is one of Python's or of specop's,
-            which says where it comes from, and else ProcessError.
+            which says where it comes from, and else ProcessError, or its own where that is of the same class.
         """
         if self.count == 1:
             assert error is not None
             raise error
         told = self.exchange(None if error is None else (type(error).__name__, str(error)))
         first = next(number for number, one in enumerate(told) if one is not None)
-        if error is not None and first == self.index:
+        if error is not None and (first == self.index or told[self.index] == told[first]):
             raise error
         kind, text = told[first]
-        raise _error(kind, f"process {first} of {self.count}: {kind}: {text}") from error
+        found = _error(kind, f"process {first} of {self.count}: {kind}: {text}")
+        # A framework's own class, which nothing here can make: callers may catch it.
+        if error is not None and type(error).__name__ == kind and type(found).__name__ != kind:
+            raise error
+        raise found from error
 
 
 def _error(kind: str, text: str) -> BaseException:

@@ -68,7 +68,7 @@ class Point:
                 "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
                 "with objective.hessian(theta)."
             )
-        self.data.check_unchanged()
+        self._check_data()
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -82,12 +82,16 @@ class Point:
         """Check at exit only, for a point that has just been made, and put random states back."""
         with self.autodiff.preserved():
             yield
-        self.data.check_unchanged()
+        self._check_data()
         if self.has_moved():
             raise ParametersChangedError(
                 "the model's parameters, buffers or modes changed during this call. Do not train or load weights "
                 "while curvature is computed; if the forward pass updates the model itself, call model.eval()."
             )
+
+    def _check_data(self) -> None:
+        with self.backend.processes(self.autodiff.layout).together():
+            self.data.check_unchanged()
 
     def has_moved(self) -> bool:
         """Whether the model is not what it was when the point was made."""
