@@ -252,6 +252,11 @@ def device_of(array: Array, what: str) -> jax.Device:
             f"jax.device_put(array, jax.devices()[0])."
         )
     (device,) = devices
+    if not array.is_fully_addressable:
+        raise InvalidInputError(
+            f"{what} lies on {device} of process {device.process_index}, and this is process {jax.process_index()}: "
+            f"put it on devices of both, with a jax.sharding.NamedSharding."
+        )
     return device
 
 

@@ -26,11 +26,12 @@ from specop.objectives.refusals import (
 from specop.objectives.trees import Joined
 from specop.statistics.numbers import Floats, Integers
 from specop_jax import programs
+from specop_jax.alike import alike_on
 from specop_jax.arrays import alive, known, require_precision, require_transfers
 from specop_jax.form import Form
-from specop_jax.memory import bytes_on_device, free_memory, held_bytes, is_out_of_memory
+from specop_jax.memory import bytes_on_device, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
-from specop_jax.places import place_of
+from specop_jax.places import OnMesh, place_of
 from specop_jax.products import LossProgram, OutputProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
 from specop_jax.spread import is_spread
@@ -112,7 +113,6 @@ class JaxAutodiff(OneBatch):
     """`specop.objectives.Autodiff` on JAX."""
 
     trees = TREES
-    is_out_of_memory = staticmethod(is_out_of_memory)
 
     def __init__(
         self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None = None
@@ -149,14 +149,25 @@ class JaxAutodiff(OneBatch):
 
     def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
         """Return the loss and the identities of its arrays, which are immutable; of NumPy arrays a checksum."""
-        loss, arrays = self._read()
         replaced = set(self.names) if fixed else set()
-        kept = [array for name, array in arrays.items() if name not in replaced]
-        return (loss, *map(_version, kept))
+        processes = self.place.processes
+        alike = alike_on(self.place.mesh) if isinstance(self.place, OnMesh) and processes.count > 1 else None
+        with processes.together():
+            loss, arrays = self._read()
+            kept = {name: array for name, array in arrays.items() if name not in replaced}
+            if alike is not None:
+                alike.check_places(kept, "the model")
+        # Checksums, because all processes must find the same: whether the model has changed.
+        versions = map(_version, kept.values()) if alike is None else alike.checksums(kept, "the model")
+        return (loss, *versions)
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on the parameters' device."""
-        return free_memory(self.device)
+        """Return the bytes that are free on the parameters' device, or on the fullest one of all processes."""
+        return min(self.place.processes.exchange(self.backend.free_memory(self.layout)))
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Return whether smaller batches may help; several processes would have to agree on them."""
+        return self.place.processes.count == 1 and is_out_of_memory(error)
 
     def preserved(self) -> AbstractContextManager[None]:
         """JAX has no global random state."""
@@ -201,17 +212,17 @@ class JaxAutodiff(OneBatch):
     def loss(self, theta: Array | None, batch: Any) -> Array:
         """Return the loss."""
         program, arguments = self._program(LossProgram, theta, batch)
-        return self._finite(self.place.settled(program.loss)(*arguments), arguments)
+        return self._finite(program.loss(*arguments), arguments)
 
     def gradient(self, theta: Array | None, batch: Any) -> tuple[Array, Array]:
         """Return loss and gradient."""
         program, arguments = self._program(LossProgram, theta, batch)
-        loss, gradient = self.place.settled(program.gradient)(*arguments)
+        loss, gradient = program.gradient(*arguments)
         return self._finite(loss, arguments), gradient
 
     def check_trained(self, theta: Array | None, batch: Any, changed: Callable[[], list[str]]) -> None:
         """Raise unless two calls of the loss agree; its gradient is JAX's own."""
-        check_repeated(*self._program(LossProgram, theta, batch), changed)
+        check_repeated(*self._program(LossProgram, theta, batch), changed, self.place.processes)
 
     @contextmanager
     def _widened(self, batch: Any) -> Iterator[Any]:
@@ -227,16 +238,14 @@ class JaxAutodiff(OneBatch):
     def outputs(self, theta: Array | None, batch: Any) -> Array:
         """Return what the criterion is given as a vector."""
         program, arguments = self._program(OutputProgram, theta, batch)
-        return self.place.settled(program.flat)(*arguments)
+        return program.flat(*arguments)
 
     def output_gradient(self, theta: Array | None, batch: Any, shift: Array) -> Array:
         """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
         program, arguments = self._program(OutputProgram, theta, batch)
-        status, _, gradient = self.place.settled(program.slopes)(
-            *arguments, self.place.own(shift, self.place.plain(shift))
-        )
+        status, _, gradient = program.slopes(*arguments, self.place.own(shift, self.place.plain(shift)))
         self._sound(status, arguments)
-        return self.place.settled(program.flatten)(gradient)
+        return program.flatten(gradient)
 
     def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> list[tuple[list[int], Joined]]:
         """Return samples at these places of several batches, those of batches of the same kind together."""
@@ -268,20 +277,15 @@ class JaxAutodiff(OneBatch):
         else:
             program, arguments = self._program(OutputProgram, theta, batch)
             product = program.linearize(arguments, vector, *self._variant(program, arguments[2], batch, matrix))
-        self.place.settle((product.first, product.held))
         self._sound(product.status, arguments)
-        apply = (
-            product.apply
-            if order is None
-            else lambda other: self.place.settled(product.apply)(self.place.own(other, order))
-        )
+        apply = product.apply if order is None else lambda other: product.apply(self.place.own(other, order))
         return Linearization(product.first, apply, held_bytes(product.held, arguments[:2]))
 
     def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
         """Return the product with a vector and keep nothing."""
         if matrix.kind == "hessian":
             program, arguments = self._program(LossProgram, theta, batch)
-            loss, product = self.place.settled(program.product)(*arguments, self._own(vector))
+            loss, product = program.product(*arguments, self._own(vector))
             self._finite(loss, arguments)
             return product
         # By the same compiled functions: one for both would take as long to compile and does hardly less.
@@ -292,11 +296,11 @@ class JaxAutodiff(OneBatch):
         # Samples are cut out of arrays that each device has.
         program, arguments = self._program(OutputProgram, theta, self.place.gathered(batch))
         self._check_samples(program, batch)
-        status, outputs, gradient = self.place.settled(program.slopes)(*arguments, None)
+        status, outputs, gradient = program.slopes(*arguments, None)
         self._sound(status, arguments)
 
         def between(start: int, stop: int) -> Array:
-            rows, lengths = self.place.settled(program.rows)(stop - start, *arguments, outputs, gradient, start)
+            rows, lengths = program.rows(stop - start, *arguments, outputs, gradient, start)
             error, scale = self.backend.to_host(lengths)[0]
             # Not "greater": where a sample on its own gives NaN, this fails too.
             if not error <= self.precision**0.5 * scale:
@@ -335,11 +339,19 @@ class JaxAutodiff(OneBatch):
 
     def _program(self, kind: type[P], theta: Array | None, batch: Any) -> tuple[P, Arguments]:
         """Return compiled functions for a batch of this form, and their arguments."""
+        points = None if theta is None else self._split(theta)
+        known = len(self._programs)
+        with self.place.processes.together():
+            program, arguments = self._found_program(kind, points, batch)
+        if len(self._programs) > known:
+            programs.check_same(program, self.place.processes)
+        return program, arguments
+
+    def _found_program(self, kind: type[P], points: list[Array] | None, batch: Any) -> tuple[P, Arguments]:
         loss, leaves = self._read()
         arrays, frame = TREES.take_apart(batch)
         others = [None if name in self.parameters else self.place.leaf(leaf) for name, leaf in leaves.items()]
-        points = self._held(leaves) if theta is None else self._split(theta)
-        arguments = points, others, arrays
+        arguments = self._held(leaves) if points is None else points, others, arrays
         key = (kind, loss, frame, tuple((array.shape, array.dtype, self.place.cut_of(array)) for array in arrays))
         if key not in self._programs:
             program = programs.find(kind, loss, frame, self.form, arguments)

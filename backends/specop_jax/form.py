@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from specop_jax.order import Order
 from specop_jax.spread import SpreadArray, wrapped
@@ -36,6 +36,11 @@ class Form:
     kinds: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
     dtype: np.dtype[Any]
     order: Order | None = None
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices, if several."""
+        return None if self.order is None else self.order.mesh
 
     def split(self, vector: Any) -> list[Array]:
         """Return the parts of a vector as the parameters' shapes and dtypes."""

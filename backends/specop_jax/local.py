@@ -19,11 +19,12 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from specop_jax.compiled import compiled
+from specop_jax.finding import backend_on
 from specop_jax.form import Form, joined, pieces_of
 from specop_jax.order import Order, names_by_dimension
 from specop_jax.residuals import Residuals
 from specop_jax.spread import SpreadArray, wrapped
-from specop_jax.spread_backend import backend_on
 
 __all__ = ["LocalProducts", "are_samples_apart"]
 
@@ -82,7 +83,7 @@ class LocalProducts:
         entries = order.to_physical(np.random.default_rng(0).standard_normal(order.n).astype(self._form.dtype))
         rows = jax.make_array_from_callback(entries.shape, order.sharding(), lambda place: entries[place])
         vector = wrapped(rows, order)
-        found, expected = jax.block_until_ready(apply(vector)), jax.block_until_ready(product(vector))
+        found, expected = apply(vector), product(vector)
         size = backend.norm(expected)
         left, right = backend.to_host(backend.norm(backend.axpy_(found, -1.0, expected)), size)
         # Two programs round differently, and a batch that couples its samples differs by far more.
@@ -144,7 +145,7 @@ class LocalProducts:
             out_specs=(PartitionSpec(), self._vectors),
             check_vma=False,
         )
-        return jax.jit(made), jax.jit(applied)
+        return compiled(made, mesh), compiled(applied, mesh)
 
 
 def _gathered(array: Array, spec: PartitionSpec) -> Array:

@@ -16,8 +16,9 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from specop_jax import kernels
+from specop_jax.compiled import settled
 
-__all__ = ["mapped", "settled"]
+__all__ = ["mapped"]
 
 # Where the squares of what was taken away are more than this part of all, their difference has too few digits.
 _CANCELLED = 0.75
@@ -48,17 +49,6 @@ def mapped(
     outs = tuple(made) if len(made) > 1 else made[0]
     whole = jax.shard_map(function, mesh=mesh, in_specs=tuple(given), out_specs=outs, check_vma=False)
     return settled(jax.jit(whole, donate_argnums=0 if donate else ()), mesh)
-
-
-def settled(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Return a function whose results are there when it returns, on devices that share the threads of a processor.
-
-    A sum over such devices waits for all of them, and one that waits keeps its thread: two programs at a time wait for
-    each other for ever.
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return function
-    return lambda *arguments: jax.block_until_ready(function(*arguments))
 
 
 def dot(axes: Any, x: Array, y: Array) -> Array:

@@ -12,13 +12,17 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specop.arrays.layout import Layout
+from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError
 from specop.objectives.parameters import one_device
 from specop_jax.arrays import JaxBackend, alive, backend
-from specop_jax.mapped import settled
+from specop_jax.compiled import settled
+from specop_jax.finding import backend_on
+from specop_jax.groups import processes_on, put, refuse_own
 from specop_jax.order import Order, Spread, device_of_process, names_by_dimension
 from specop_jax.spread import SpreadArray, is_spread, mesh_of
-from specop_jax.spread_backend import SpreadBackend, backend_on
+from specop_jax.spread_backend import SpreadBackend
+from specop_jax.spread_rows import rows_of
 from specop_jax.structures import TREES, on_device, without_mesh
 
 __all__ = ["Place", "place_of"]
@@ -35,6 +39,7 @@ class OnDevice:
     """
 
     backend: JaxBackend = backend
+    processes: Processes = ALONE
 
     def __init__(self, device: jax.Device) -> None:
         self.device = device
@@ -109,6 +114,11 @@ class OnMesh:
         return backend_on(self.mesh)
 
     @property
+    def processes(self) -> Processes:
+        """Those that have devices of the mesh."""
+        return processes_on(self.mesh)
+
+    @property
     def device(self) -> jax.Device:
         """The first device of this process."""
         return device_of_process(self.mesh)
@@ -131,7 +141,7 @@ class OnMesh:
         assert order is not None
         if isinstance(vector, SpreadArray) and vector.order == order:
             return vector
-        rows = self.backend.rows_of(vector, order)
+        rows = rows_of(vector, order)
         self.settle(rows)
         return rows if order.is_whole else SpreadArray(rows, order)
 
@@ -139,7 +149,7 @@ class OnMesh:
         """Return an array as it was put on the mesh; others on each device."""
         if is_spread(array):
             return alive(array, "an array")
-        return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec()))
+        return put(array, NamedSharding(self.mesh, PartitionSpec()))
 
     def leaf(self, array: Any) -> Any:
         """Return one of the model's arrays that is no parameter, on the mesh."""
@@ -153,7 +163,7 @@ class OnMesh:
     def gathered(self, batch: Any) -> Any:
         """Return a batch of which samples can be cut out: all devices have all of it."""
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        found = TREES.map(lambda array: jax.device_put(array, everywhere), batch)
+        found = TREES.map(lambda array: put(array, everywhere), batch)
         self.settle(found)
         return found
 
@@ -180,7 +190,7 @@ class OnMesh:
         devices = int(self.mesh.devices.size)
         is_even = self.is_replicated and np.ndim(array) and len(array) == count and count % devices == 0
         spec = PartitionSpec(self.mesh.axis_names) if is_even else PartitionSpec()
-        return jax.device_put(array, NamedSharding(self.mesh, spec))
+        return put(array, NamedSharding(self.mesh, spec), "an array of the batch")
 
 
 Place = OnDevice | OnMesh
@@ -209,4 +219,6 @@ def place_of(arrays: Mapping[str, Any]) -> Place:
             raise InvalidInputError(
                 f"{name!r} lies on {next(iter(array.devices()))}, outside of the mesh of the others, {meshes[0]}."
             )
+    for name, array in native.items():
+        refuse_own(array, meshes[0], repr(name))
     return OnMesh(meshes[0], all(array.is_fully_replicated for array in spread.values()))

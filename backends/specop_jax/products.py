@@ -45,10 +45,10 @@ class LossProgram(Program):
 
     def __init__(self, *facts: Any) -> None:
         super().__init__(*facts)
-        self.loss = jax.jit(self._loss)
-        self.gradient = jax.jit(self._gradient)
-        self._linearized = Split(self._linear, self._apply)
-        self._products = {True: jax.jit(self._forward), False: jax.jit(self._reverse)}
+        self.loss = self.compiled(self._loss)
+        self.gradient = self.compiled(self._gradient)
+        self._linearized = Split(self._linear, self._apply, compile=self.compiled)
+        self._products = {True: self.compiled(self._forward), False: self.compiled(self._reverse)}
         self._is_forward = True
         self.local = None if self.form.order is None else LocalProducts(self._slope, self.form)
 
@@ -157,7 +157,7 @@ class OutputProgram(Program):
 
     def __init__(self, *facts: Any) -> None:
         super().__init__(*facts)
-        self._jacobian = Split(self._linear, self._push, self._pull)
+        self._jacobian = Split(self._linear, self._push, self._pull, compile=self.compiled)
         self._compiled: dict[Any, Any] = {}
 
     def linearize(
@@ -179,11 +179,12 @@ class OutputProgram(Program):
         loss: Array | float = 0.0
         multiply: Multiply
         if variant.kind == "jacobian":
-            multiply = _Chain((push, jax.jit(self.form.flat)))
+            multiply = _Chain((push, self.compiled(self.form.flat)))
         elif variant.kind == "transposed jacobian":
             multiply = pull
         else:
-            middle = self._once(variant, lambda: Split(functools.partial(self._middle, variant), _apply))
+            make = functools.partial(self._middle, variant)
+            middle = self._once(variant, lambda: Split(make, _apply, compile=self.compiled))
             loss, (between,), kept = _differentiated(middle, z, arguments[2], extra)
             multiply, held = _Chain((push, between, pull)), held + kept
         return Product((finite, loss), _differentiated(multiply, vector), multiply, held)
@@ -197,7 +198,7 @@ class OutputProgram(Program):
 
         tolerance = float(jnp.finfo(self.outputs.dtype).eps) ** 0.5
         for likelihood in readings(FUNCTIONS, name, self.outputs.ndim):
-            compiled = self._once("terms", lambda: jax.jit(measured, static_argnums=0))
+            compiled = self._once("terms", lambda: self.compiled(measured, static_argnums=0))
             weights, found = _differentiated(compiled, likelihood, arrays)
             if fits(found, tolerance):
                 return likelihood, weights
@@ -209,11 +210,11 @@ class OutputProgram(Program):
         def flat(*arguments: Any) -> Array:
             return self.form.flat(self.functions.outputs(*arguments))
 
-        return self._once("flat", lambda: jax.jit(flat))(*arguments)
+        return self._once("flat", lambda: self.compiled(flat))(*arguments)
 
     def flatten(self, z: Array) -> Array:
         """Return an array of the outputs' shape as a vector."""
-        return self._once("flatten", lambda: jax.jit(self.form.flat))(z)
+        return self._once("flatten", lambda: self.compiled(self.form.flat))(z)
 
     def slopes(self, *arguments: Any) -> tuple[Status, Array, Array]:
         """Return status, outputs moved by the last argument, a vector or None, and the gradient of the loss in them."""
@@ -225,7 +226,7 @@ class OutputProgram(Program):
             loss, gradient = jax.value_and_grad(self.functions.criterion(arrays))(z)
             return (jnp.isfinite(z).all(), loss), z, gradient
 
-        return self._once("slopes", lambda: jax.jit(slopes))(*arguments)
+        return self._once("slopes", lambda: self.compiled(slopes))(*arguments)
 
     def importance(self, terms: tuple[Likelihood, Array] | None, *arguments: Any) -> tuple[Status, Array]:
         """Return status, and what each row of the outputs may add to curvature."""
@@ -238,7 +239,7 @@ class OutputProgram(Program):
             found = importance(FUNCTIONS, gradient, z.ndim, known)
             return (jnp.isfinite(z).all(), loss), found.reshape(-1).astype(self.dtype)
 
-        return self._once(("importance", likelihood), lambda: jax.jit(rows))(*arguments, weights)
+        return self._once(("importance", likelihood), lambda: self.compiled(rows))(*arguments, weights)
 
     def rows(self, count: int, *arguments: Any) -> tuple[Array, Array]:
         """Return what `count` samples add to the gradient, and by how much their outputs depend on the others.
@@ -273,7 +274,7 @@ class OutputProgram(Program):
             lengths = [jnp.linalg.norm(x.reshape(-1).astype(self.dtype)) for x in (found - expected, expected)]
             return flat, jnp.stack(lengths)
 
-        return _differentiated(self._once(("rows", count), lambda: jax.jit(rows)), *arguments)
+        return _differentiated(self._once(("rows", count), lambda: self.compiled(rows)), *arguments)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._compiled:

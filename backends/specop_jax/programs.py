@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.objectives.refusals import no_scalar, not_real_outputs, refusing_global_draws
 from specop.objectives.trees import Frame
+from specop_jax.compiled import compiled
 from specop_jax.form import Form
 from specop_jax.models import Loss
 from specop_jax.spread import is_spread
 from specop_jax.structures import checksum
 
-__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "find", "shape_of"]
+__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "check_same", "find", "shape_of"]
 
 Arguments = tuple[list[Any], list[Any], list[Any]]
 """Selected leaves, all leaves with None for those, and leaves of the batch."""
@@ -46,16 +50,23 @@ class Program:
         Shape and dtype of the outputs, if the functions need them.
     captured : sequence of arrays
         What the loss captured, alive as long as their identities tell programs apart.
+    text : str
+        What the loss and its gradient compute.
     """
 
     needs_outputs = False
 
-    def __init__(self, functions: Functions, form: Form, outputs: Any, captured: Sequence[Any]) -> None:
+    def __init__(self, functions: Functions, form: Form, outputs: Any, captured: Sequence[Any], text: str) -> None:
         self.functions = functions
         self.form = form
         self.dtype = form.dtype
         self.outputs = outputs
         self.captured = captured
+        self.text = text
+
+    def compiled(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Return a compiled function of arrays that lie where vectors do."""
+        return compiled(function, self.form.mesh, **options)
 
 
 @dataclass(frozen=True)
@@ -132,16 +143,40 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, arguments: Argumen
     (_, z), _ = returned
     outputs = None if z is None else jax.ShapeDtypeStruct(z.shape, z.dtype, sharding=form.sharding_of(z))
     # JAX's own arrays are immutable; a NumPy array may have been written into.
+    for constant in found.consts:
+        if isinstance(constant, Array) and not constant.is_fully_addressable:
+            raise InvalidInputError(
+                f"the loss reads an array of shape {constant.shape} besides parameters and batch that is spread over "
+                f"several processes, which JAX does not compile. Put it into the batch, or into the parameters and "
+                f"leave it out by select=."
+            )
     captured = tuple((id(c), None if isinstance(c, Array) else checksum(c)) for c in found.consts)
     kept = _Unhashed((functions, outputs, found.consts))
     return _program(kind, loss, form, str(found.jaxpr), captured, kept)  # type: ignore[arg-type]
+
+
+def check_same(program: Program, processes: Processes) -> None:
+    """Raise InvalidInputError unless processes compute the same: their devices wait for each other in one program."""
+    if processes.count == 1:
+        return
+    # Functions are printed with their addresses.
+    text = re.sub("0x[0-9a-f]+", "", program.text)
+    told = processes.exchange((zlib.crc32(text.encode()), [*map(checksum, program.captured)]))
+    other = next((number for number, one in enumerate(told) if one != told[0]), None)
+    if other is not None:
+        what = "operations" if told[other][0] != told[0][0] else "the entries of an array that it reads besides them"
+        raise InvalidInputError(
+            f"the loss is another function of parameters and batch in process {other} of {processes.count} than in "
+            f"process 0, by {what}. Pass the same function in each; what differs between them, such as a part of the "
+            f"data, belongs into the batch, by jax.make_array_from_process_local_data."
+        )
 
 
 @functools.lru_cache(_KEPT)
 def _program(kind: type[Any], loss: Loss, form: Form, text: str, captured: Any, kept: _Unhashed) -> Any:
     # Frames with the same trace differ in constants that the loss does not use, such as file names.
     functions, outputs, constants = kept.value
-    return kind(functions, form, outputs, constants)
+    return kind(functions, form, outputs, constants, text)
 
 
 class _Unhashed:

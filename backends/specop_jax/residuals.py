@@ -21,9 +21,13 @@ class Split:
         ``make(*arguments) -> (facts, linear)``; `linear` is a pytree of functions.
     *uses : callable
         ``use(linear, operand)``.
+    compile : callable
+        What compiles them.
     """
 
-    def __init__(self, make: Callable[..., tuple[Any, Any]], *uses: Callable[..., Any]) -> None:
+    def __init__(
+        self, make: Callable[..., tuple[Any, Any]], *uses: Callable[..., Any], compile: Callable[..., Any] = jax.jit
+    ) -> None:
         def made(*arguments: Any) -> tuple[Any, Residuals]:
             facts, linear = make(*arguments)
             return facts, Residuals.of(linear, arguments)
@@ -31,8 +35,8 @@ class Split:
         def applied(use: Callable[..., Any], residuals: Residuals, given: list[Any], operand: Any) -> Any:
             return use(residuals.linear(given), operand)
 
-        self._made = jax.jit(made)
-        self._uses = [jax.jit(functools.partial(applied, use)) for use in uses]
+        self._made = compile(made)
+        self._uses = [compile(functools.partial(applied, use)) for use in uses]
 
     def __call__(self, *arguments: Any) -> tuple[Any, list[Callable[[Any], Any]], list[Any]]:
         """Return the facts, a function of an operand for each use, and the arrays that these hold."""

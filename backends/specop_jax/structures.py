@@ -15,6 +15,7 @@ from specop.objectives import checksums
 from specop.objectives.trees import Trees
 from specop_jax import kernels
 from specop_jax.arrays import alive
+from specop_jax.groups import put
 from specop_jax.spread import hosted, is_spread
 
 __all__ = ["TREES", "checksum", "names_of", "on_device", "outlined", "refuse_sparse", "without_mesh"]
@@ -45,7 +46,7 @@ def _whole(array: Any) -> Any:
     """Return an array that samples can be cut out of: each device has all of it."""
     if not is_spread(array) or array.is_fully_replicated:
         return array
-    return jax.block_until_ready(jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec())))
+    return jax.block_until_ready(put(array, NamedSharding(array.sharding.mesh, PartitionSpec())))
 
 
 TREES = Trees(

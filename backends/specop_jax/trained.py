@@ -10,6 +10,7 @@ import jax
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
+from specop.arrays.processes import ALONE, Processes
 from specop.objectives.refusals import changing_loss
 from specop_jax.products import LossProgram
 from specop_jax.programs import Arguments, shape_of
@@ -18,7 +19,9 @@ from specop_jax.structures import checksum
 __all__ = ["check_repeated"]
 
 
-def check_repeated(program: LossProgram, arguments: Arguments, changed: Callable[[], list[str]]) -> None:
+def check_repeated(
+    program: LossProgram, arguments: Arguments, changed: Callable[[], list[str]], processes: Processes = ALONE
+) -> None:
     """Raise NondeterministicError if the loss is another one in the next call.
 
     Two traces are compared, which takes a small part of the time of compiling: what Python draws, counts or remembers
@@ -31,6 +34,8 @@ def check_repeated(program: LossProgram, arguments: Arguments, changed: Callable
         (points, others, arrays).
     changed : callable
         Names what calls have changed in Python.
+    processes : Processes
+        Those that make this call together.
     """
     names: list[str] = []
 
@@ -41,12 +46,14 @@ def check_repeated(program: LossProgram, arguments: Arguments, changed: Callable
 
     shapes = jax.tree_util.tree_map(shape_of, arguments)
     # Functions of their own: JAX would find an earlier trace of the same one.
-    traces = [jax.make_jaxpr(call)(*shapes) for call in (lambda *given: program.functions.value(*given), again)]
-    described = [*map(_described, traces)]
+    with processes.together():
+        traces = [jax.make_jaxpr(call)(*shapes) for call in (lambda *given: program.functions.value(*given), again)]
+        described = [*map(_described, traces)]
     losses: list[Any] = []
-    if described[0] != described[1]:
-        losses = [jaxpr_as_fun(trace)(*jax.tree_util.tree_leaves(arguments))[0] for trace in traces]
-    elif "callback" in described[0][0]:
+    if processes.any(described[0] != described[1]):
+        leaves = jax.tree_util.tree_leaves(arguments)
+        losses = [program.compiled(jaxpr_as_fun(trace))(*leaves)[0] for trace in traces]
+    elif processes.any("callback" in described[0][0]):
         losses = [program.loss(*arguments) for _ in range(2)]
     if losses and float(losses[0]) != float(losses[1]):
         raise changing_loss(float(losses[0]), float(losses[1]), [*changed(), *names])

@@ -92,15 +92,16 @@ def objective(
         Seed under which every forward pass runs, for the curvature of a loss with dropout under one fixed mask, or
         with batch normalization in training mode. Without it both raise. Batches then count as they are given.
     parallel : bool or torch.distributed.device_mesh.DeviceMesh, optional
-        What one process of several is to do (torch.distributed, jax.distributed, tf.distribute): False looks at the
-        model and the data of this process alone, and sees through DistributedDataParallel. True, in torch, takes the
-        data of each process for its part of all, and the parameters for the same in each, as under
-        DistributedDataParallel; all processes then make each call together, and vectors are DTensors, n/R entries in
-        each of R processes. A one-dimensional mesh is the same for the processes in it; where parameters are DTensors
-        it must be the mesh that these lie on: those of fully_shard (FSDP2), passed as `params` of the same module
-        without hooks, go with a part of the data in each process and as many batches; those of a module that
-        parallelize_module has cut go with the same data in each. In a group of more than one process the default
-        raises.
+        What one process of several is to do. In JAX nothing is said where parameters lie on a mesh of the devices of
+        several processes, which then make each call together. Otherwise, in a group (torch.distributed,
+        jax.distributed, tf.distribute), False looks at the model and the data of this process alone, and sees through
+        DistributedDataParallel. True, in torch, takes the data of each process for its part of all, and the parameters
+        for the same in each, as under DistributedDataParallel; all processes then make each call together, and vectors
+        are DTensors, n/R entries in each of R processes. A one-dimensional mesh is the same for the processes in it;
+        where parameters are DTensors it must be the mesh that these lie on: those of fully_shard (FSDP2), passed as
+        `params` of the same module without hooks, go with a part of the data in each process and as many batches; those
+        of a module that parallelize_module has cut go with the same data in each. In a group of more than one process
+        the default raises.
     accept_stopped_gradients : bool
         Whether parts that the model detaches from its parameters, such as ``w.detach() * w**2``, are to count as
         constants. Otherwise a Hessian whose first product is not the derivative of the gradient raises.
@@ -155,7 +156,10 @@ def objective(
         )
     if batches not in (None, "as given"):
         raise InvalidInputError(f'batches must be "as given" or left out, got {batches!r}; data holds the batches.')
-    check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel, hasattr(adapter, "team"))
+    # Where arrays tell which processes hold them, nobody has to say it.
+    are_told = hasattr(adapter, "joined")
+    if not are_told:
+        check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel, hasattr(adapter, "team"))
     if data is None and params is None:
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
     if criterion is None and forward is None and params is None and (isinstance(data, tuple) or hasattr(data, "shape")):
@@ -185,10 +189,13 @@ def objective(
         weight = adapter.terms_of(model)
     # A mask under a fixed seed belongs to a batch, not to its samples.
     as_given = batches is not None or fixed_randomness is not None
+    joined = adapter.joined(autodiff, parallel) if are_told else None
+    if joined is not None:
+        data, weight = joined.data(data), joined.weight(weight)
     if spread is not None:
         weight = spread.weighing(data, weight, as_given)
     own = Objective(autodiff, Batches(data, autodiff, weight, budget, as_given), budget)
-    if spread is not None or parallel in (None, False):
+    if are_told or spread is not None or parallel in (None, False):
         return own
     return ParallelObjective(own, adapter.team(parallel, autodiff))
 

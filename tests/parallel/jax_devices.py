@@ -36,9 +36,10 @@ from specop.arrays import backend_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop_jax import kernels, mapped
+from specop_jax.finding import backend_on
 from specop_jax.order import Order, Spread
 from specop_jax.products import LossProgram
-from specop_jax.spread_backend import backend_on
+from specop_jax.spread_rows import rows_of
 
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 ORDERS = {
@@ -289,14 +290,12 @@ def check_what_crosses_devices_in_a_product():
 def check_what_crosses_devices_in_a_step_of_lanczos():
     on = mesh("data", EXPLICIT)
     backend, order = backend_on(on), Order.plain(on, 51)
-    x = backend.rows_of(vectors(on, order, np.ones((1, 51)))[1][0], order)
+    x = rows_of(vectors(on, order, np.ones((1, 51)))[1][0], order)
     rows = jnp.zeros((8, 52), device=order.sharding(2))
     own, buffer = jnp.zeros(4 * 64, device=order.sharding()), jnp.zeros(64, device=backend.everywhere)
 
     def moved(kernel, kinds, *arguments, static=()):
-        function = mapped.mapped(on, kernel, kinds, *static).__closure__
-        compiled = next(cell.cell_contents for cell in function if hasattr(cell.cell_contents, "lower"))
-        return collectives(compiled.lower(*arguments).compile())
+        return collectives(mapped.mapped(on, kernel, kinds, *static).lower(*arguments).compile())
 
     assert moved(kernels.coefficients, "vamav>v", own, 2, rows, 8, x) == []
     assert moved(kernels.subtract_rows, "vmaaa>v", x, rows, 8, buffer, 2) == []

@@ -4,16 +4,25 @@ import os
 import socket
 import sys
 
-from parallel.launch import outcomes, place, run
+from parallel.launch import outcomes, place, run, start
 
 
 def outcomes_on(tmp_path_factory, devices, modules, processes=1):
     """What each check raised in each of so many processes with so many devices each."""
+    return outcomes(tmp_path_factory, "jax_group", processes, modules, **_settings(devices))
+
+
+def start_on(folder, devices, module, end):
+    """What a module says in each of two processes with so many devices each."""
+    return start(folder, 2, module, end=end, **_settings(devices))
+
+
+def _settings(devices):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    return outcomes(tmp_path_factory, "jax_group", processes, modules, XLA_FLAGS=flags, SPECOP_ADDRESS=address)
+    return {"XLA_FLAGS": flags, "SPECOP_ADDRESS": address}
 
 
 def join():
@@ -33,6 +42,23 @@ def join():
         )
 
 
+def goes_on(name, outcome):
+    """Whether all processes have the same outcome: what one has raised alone may have left the others in a program."""
+    from jax._src import distributed
+
+    _, rank, count = place()
+    if count == 1:
+        return True
+    # JAX has no public way to tell something without a program of all devices.
+    told = distributed.global_state.client
+    told.key_value_set(f"{name}-{rank}", outcome)
+    outcomes = {told.blocking_key_value_get(f"{name}-{other}", 30_000) for other in range(count)}
+    return len(outcomes) == 1 and outcome != "ProcessError"
+
+
 if __name__ == "__main__":
     join()
-    run(sys.argv[1:])
+    if not run(sys.argv[1:], goes_on):
+        # Without a word to the other process, which waits in a program of both: the connection ends with this one.
+        sys.stdout.flush()
+        os._exit(1)

@@ -1,12 +1,16 @@
 """Four devices of one process, and two processes of two: each check runs there, one start for all of them."""
 
+import time
+
+import numpy as np
 import pytest
 
+import specop
 from parallel import jax_group, launch
 
 pytestmark = pytest.mark.jax
 
-FOUR, TWO = ("jax_devices",), ("jax_processes",)
+FOUR, TWO = ("jax_devices",), ("jax_processes", "jax_files")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +33,24 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO))
 def test_two_processes(two, module, name):
     launch.report(two, module, name)
+
+
+def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path):
+    pytest.importorskip("jax")
+    began = time.monotonic()
+    first, second = jax_group.start_on(tmp_path, 2, "parallel.jax_dying", end=60)
+    assert "ProcessError: process 0 of 2 has lost the others" in first and "dies\n" in second, (first, second)
+    assert time.monotonic() - began < 60
+    # What was saved before goes on in one process.
+    matrix = np.diag(np.arange(60.0))
+    found = specop.eigsh(matrix, k=2, ncv=14, tol=1e-8, checkpoint=tmp_path / "run.npz")
+    assert np.allclose(found.eigenvalues, [58, 59], atol=1e-6)
+    assert found.matvecs > 20
+
+
+def test_the_page_shows_the_example():
+    page, example = ((launch.ROOT / path).read_text() for path in ("docs/parallel.md", "examples/distributed_jax.py"))
+    page = page.partition("\n## JAX")[2]
+    (block,) = (block.partition("```")[0] for block in page.split("```py\n")[1:])
+    assert block in example
+    assert page.split("```sh\n")[2].partition("```")[0].strip() in example
