@@ -69,7 +69,7 @@ def has_loss_and_gradient(objective, params):
 def multiplies_as(A, matrix):
     """The first product, which is linearized, and those that replay it."""
     for v in np.random.default_rng(7).standard_normal((3, 51)):
-        close(A @ A.flatten(TREE(v)), matrix @ v)
+        close(A @ A.flatten(jax.tree.map(np.asarray, TREE(v))), matrix @ v)
 
 
 def check_parameters_cut_by_tensor_parallel_layers():
