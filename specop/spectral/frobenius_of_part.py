@@ -36,7 +36,7 @@ _STRATA, _SIZE = 4, 16
 # Blocks of each stratum behind a random vector, in two halves of at least two.
 _EACH = 4
 # As with all data, intervals from fewer values cover less often than they say.
-_FIRST = 16
+_FIRST = 32
 
 
 def frobenius_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> PartEstimate:
