@@ -11,9 +11,9 @@ from specop.arrays.backend import Array
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.eigen import EigenResult
+from specop.spectral.control import Control, control_of
 from specop.spectral.from_part import STRATA, Part, part_of, within_limit
 from specop.spectral.goals import Goal
-from specop.spectral.trace_of_part import Control
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Floats
 
@@ -58,7 +58,7 @@ def diagonal_of_part(run: Run, goal: Goal, deflate: EigenResult | None) -> PartD
     room = run.room()
     room.check(_EACH + _BESIDE, "data='part'", "Leave data= out: bekas holds two vectors beside the product.")
     count = max(1, min(STRATA, (room.rows - _BESIDE) // _EACH - 1))
-    part, control = part_of(run, run.seed, count), Control(run, deflate)
+    part, control = part_of(run, run.seed, count), control_of(run, deflate)
     total = _VectorSum(part, control.diagonal())
     counts = total.first(part.left)
     while True:

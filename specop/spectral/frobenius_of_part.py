@@ -23,9 +23,9 @@ from specop.arrays.backend import Array
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.eigen import EigenResult
+from specop.spectral.control import Control, control_of
 from specop.spectral.from_part import HELD, Part, PartEstimate, part_of
 from specop.spectral.goals import STAGE, Goal
-from specop.spectral.trace_of_part import Control
 from specop.statistics.estimate import Estimate, root_of_mean
 from specop.statistics.strata import Stratum
 
@@ -41,7 +41,7 @@ _FIRST = 32
 
 def frobenius_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> PartEstimate:
     """Return the Frobenius norm of the mean over all samples, by random vectors each of which has a part of its own."""
-    part, control = part_of(run, run.seed, _STRATA, _SIZE), Control(run, deflate)
+    part, control = part_of(run, run.seed, _STRATA, _SIZE), control_of(run, deflate)
     index, each = itertools.count(), _EACH
     nothing = Estimate(float("nan"), float("nan"), (0.0, float("inf")), confidence)
     estimate = PartEstimate(nothing, float("nan"), 0, np.zeros(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -137,7 +138,12 @@ class PartEstimate:
 
 
 def sum_of_part(
-    part: Part, total: GroupSum, goal: Goal, confidence: float, measure: Callable[[int, Group], tuple[float, float]]
+    part: Part,
+    total: GroupSum,
+    goal: Goal,
+    confidence: float,
+    measure: Callable[[int, Group], tuple[float, float]],
+    pilot: Sequence[int] | None = None,
 ) -> PartEstimate:
     """Return a sum over all samples from groups of some of them, as many as the goal takes.
 
@@ -151,10 +157,15 @@ def sum_of_part(
     measure : callable
         Takes the number of a stratum and a group of it; returns what the group adds to the sum, and the variance that
         random vectors give that.
+    pilot : sequence of int, optional
+        How many groups of each stratum come before all others, where that many are within the limit on products.
     """
     run, counts = part.run, total.first(part.left)
+    stages = [counts]
+    if pilot is not None and all(few <= count for few, count in zip(pilot, counts, strict=True)):
+        stages.insert(0, list(pilot))
     while True:
-        for i, group in part.next(counts):
+        for i, group in itertools.chain.from_iterable(map(part.next, stages)):
             total.add(i, *measure(i, group))
         value, sampling_error = total.estimate(confidence)
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {part.used} samples")
@@ -171,6 +182,7 @@ def sum_of_part(
         counts = within_limit(part, total.wanted(max(wished, reachable)))
         if counts == part.taken:
             break
+        stages = [counts]
     return PartEstimate(value, sampling_error, part.used, total.shown())
 
 

@@ -88,9 +88,10 @@ def trace(
         both kinds of chance, and the interval is still one for the trace of all samples; the result's
         `sampling_error` and `samples_used` say what the choice of samples contributes and how many there were.
         Groups count as their part of a product. A few hundred samples at least are multiplied; `method` is
-        "hutchinson". Eigenpairs in `deflate` may then be those of any similar matrix, such as the same Hessian on
-        fewer samples: they are taken out of each group's matrix and their trace is added in the end, which is right
-        whatever they are.
+        "hutchinson". Directions that the products of the first groups have in common are a control variate for the
+        others, which takes no product and holds up to 72 vectors, or none where these do not fit. Eigenpairs in
+        `deflate` take its place: they may be those of any similar matrix, such as the same Hessian on fewer samples,
+        and the estimate is right whatever they are.
     confidence : float
         Probability with which the interval covers the trace.
     seed : int

@@ -6,6 +6,7 @@ import pytest
 import specop
 from sample_means import KINDS, mean
 from specop.errors import ConvergenceWarning, InvalidInputError
+from specop.spectral import trace_of_part
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -20,6 +21,7 @@ def test_intervals_of_a_trace_cover_it(kind):
     assert abs(apart.mean()) < 4.0 * apart.std() / len(apart) ** 0.5
 
 
+@pytest.mark.slow
 def test_intervals_cover_where_few_samples_of_a_fitted_network_have_the_curvature():
     """Values are the squares of normal numbers there, and few of them may look alike by chance."""
     torch = pytest.importorskip("torch")
@@ -53,7 +55,7 @@ def test_importance_saves_products():
     for one in (A, B):
         for seed in range(5):
             specop.trace(one, rtol=0.05, data="part", seed=seed)
-    assert A.multiplied < 0.6 * B.multiplied
+    assert A.multiplied < 0.8 * B.multiplied
 
 
 def test_both_errors_are_told_apart():
@@ -74,7 +76,27 @@ def test_all_pairs_of_a_similar_matrix_leave_less_to_chance():
     truth = np.trace(A.dense)
     plain, deflated = (specop.trace(A, rtol=0.01, data="part", deflate=one) for one in (None, deflate))
     assert deflated.interval[0] <= truth <= deflated.interval[1]
-    assert deflated.matvecs < 0.5 * plain.matvecs
+    # What they have in common is found without them too.
+    assert deflated.matvecs < plain.matvecs
+
+
+def test_what_groups_have_in_common_is_taken_out(monkeypatch):
+    """One direction has most of the curvature of each sample, and samples of a tenth of the weight a tenth of it."""
+    A = mean("even", samples=4_000)
+    direction = np.random.default_rng(2).standard_normal(30)
+    A.x = A.x + np.random.default_rng(1).standard_normal((A.samples, 1)) * direction
+    A.c = np.repeat([0.1, 1.0], A.samples // 2)
+    A.claimed = A.c.copy()
+    taken = []
+    for allowed in (trace_of_part.LARGEST_SKETCH, 0):
+        monkeypatch.setattr(trace_of_part, "LARGEST_SKETCH", allowed)
+        A.multiplied = 0
+        found = [specop.trace(A, rtol=0.025, data="part", seed=seed) for seed in range(5)]
+        apart = np.array([one.estimate for one in found]) - np.trace(A.dense)
+        assert abs(apart.mean()) < 4.0 * apart.std() / len(apart) ** 0.5
+        assert sum(abs(apart) <= [one.interval[1] - one.estimate for one in found]) >= 4
+        taken.append(A.multiplied)
+    assert taken[0] < 0.6 * taken[1]
 
 
 def test_a_limit_on_products_holds():

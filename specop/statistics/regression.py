@@ -1,0 +1,37 @@
+"""Regression: how much of a control variate to take, from what came before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["Regression"]
+
+# As many pairs weigh as much as the prior: a slope from few of them would add more than it takes away.
+_WEIGHT = 4.0
+
+
+class Regression:
+    """The slope of values over a control variate, drawn towards a prior, updated by each pair.
+
+    A value that is corrected by the slope of those before it keeps its mean, whatever that slope is.
+    """
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+        self._controls: list[float] = []
+
+    def add(self, value: float, control: float) -> None:
+        """Take in a pair."""
+        self._values.append(value)
+        self._controls.append(control)
+
+    def slope(self, prior: float) -> float:
+        """Return the slope of all pairs so far and the prior together; the prior alone if there are no two."""
+        count = len(self._values)
+        if count < 2:
+            return prior
+        values, controls = np.array(self._values), np.array(self._controls)
+        apart = controls - controls.mean()
+        square, product = float(apart @ apart), float(apart @ (values - values.mean()))
+        weight = _WEIGHT * square / count
+        return (product + prior * weight) / (square + weight) if square > 0 else prior

@@ -1,0 +1,26 @@
+"""How much of a control variate to take: the slope, drawn towards a prior while few pairs tell."""
+
+import numpy as np
+import pytest
+
+from specop.statistics.regression import Regression
+
+
+def test_the_slope_is_that_of_least_squares_between_many_pairs_and_the_prior():
+    rng = np.random.default_rng(0)
+    controls = rng.standard_normal(400)
+    values = 3.0 * controls + 5.0 + 0.1 * rng.standard_normal(400)
+    found = Regression()
+    assert found.slope(2.0) == 2.0
+    for pair in zip(values, controls, strict=True):
+        found.add(*pair)
+    right = np.polyfit(controls, values, 1)[0]
+    assert found.slope(right) == pytest.approx(right)
+    assert found.slope(0.0) == pytest.approx(right / 1.01)
+
+
+def test_a_control_that_does_not_move_says_nothing():
+    found = Regression()
+    for value in range(10):
+        found.add(float(value), 1.0)
+    assert found.slope(0.5) == 0.5
