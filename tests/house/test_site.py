@@ -74,8 +74,9 @@ def test_each_message_has_a_reason(tmp_path):
         assert family, f"no reason for {words!r} of {path}: add its words to a family in docs/_extensions/reasons.py"
         by_family[family.title].append(words)
     assert all(by_family.values()) and len(by_family) == len(found.FAMILIES)
-    # The last one holds what is wrong by itself.
-    assert len([*by_family.values()][-1]) < 80
+    # The last family takes what no other has, such as a number out of its range: a reason of its own belongs elsewhere.
+    rest = [*by_family.values()][-1]
+    assert len(rest) < 90, f"give some of these a family in docs/_extensions/reasons.py: {rest}"
     extension("messages").write_page(tmp_path / "messages.rst")
     page = (tmp_path / "messages.rst").read_text()
     for family in found.FAMILIES:
