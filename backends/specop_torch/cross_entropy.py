@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from specop_torch.pullback import place_of
+
 __all__ = ["cross_entropy"]
 
 # With fewer classes the logits are small beside what a model holds, and torch's own function is as fast.
@@ -45,7 +47,7 @@ def cross_entropy(
     counted = target != ignore_index
     labels = target.where(counted, 0)
     factors = counted.to(input.dtype) if weight is None else weight[labels].where(counted, 0)
-    losses = _CrossEntropy.apply(_Place.apply(input), *_evaluated(input, labels), labels) * factors  # type: ignore[no-untyped-call]
+    losses = _CrossEntropy.apply(place_of(input), *_evaluated(input, labels), labels) * factors  # type: ignore[no-untyped-call]
     if reduction == "none":
         return losses
     return losses.sum() / factors.sum() if reduction == "mean" else losses.sum()
@@ -57,24 +59,6 @@ def _evaluated(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     at_once = max(1, _AT_ONCE // logits.shape[1])
     normalizers = torch.cat([rows.logsumexp(1) for rows in logits.split(at_once)])
     return (logits - normalizers[:, None]).exp_(), normalizers - logits.gather(1, labels[:, None])[:, 0]
-
-
-class _Place(torch.autograd.Function):
-    """The place of the logits in a graph, without their values, which nothing needs once probabilities are known."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits: Tensor) -> Tensor:
-        return logits.new_zeros(()).expand(logits.shape)
-
-    @staticmethod
-    def setup_context(context: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        return gradient
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from specop.errors import InvalidInputError
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.graph import refuse_first_order
+from specop_torch.pullback import place_of, pulled_back
 
 __all__ = [
     "Multiply",
@@ -33,7 +34,7 @@ def double_backward(gradients: Sequence[Tensor | None], points: Sequence[Tensor]
     def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         parts: list[Tensor | None] = [None] * len(points)
         if curved:
-            found = _differentiated(
+            found = pulled_back(
                 [gradients[i] for i in curved],
                 [points[i] for i in moving],
                 [vectors[i] for i in curved],
@@ -54,24 +55,24 @@ def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> tuple[Multiply, list[
     """
     weights = torch.zeros_like(outputs, requires_grad=True)
     moving = _moving(points)
-    pulled = torch.autograd.grad(outputs, [points[i] for i in moving], weights, create_graph=True, allow_unused=True)
+    pulled = pulled_back([outputs], [points[i] for i in moving], [weights], create_graph=True)
     reached = _moving(pulled)
 
     def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
         if not reached:
             return [None]
-        return _differentiated([pulled[i] for i in reached], [weights], [vectors[moving[i]] for i in reached])
+        return pulled_back([pulled[i] for i in reached], [weights], [vectors[moving[i]] for i in reached])
 
-    return multiply, [pulled[i] for i in reached]
+    return multiply, [one for one in pulled if one is not None and one.requires_grad]
 
 
 def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
     """Return [u] -> [(J'u)...], the parameters' parts."""
-    moving, end = _moving(points), get_gradient_edge(outputs)
+    moving, end = _moving(points), place_of(outputs)
 
     def multiply(weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         parts: list[Tensor | None] = [None] * len(points)
-        for i, part in zip(moving, _differentiated([end], [points[i] for i in moving], weights), strict=True):
+        for i, part in zip(moving, pulled_back([end], [points[i] for i in moving], weights), strict=True):
             parts[i] = part
         return parts
 
@@ -83,10 +84,10 @@ def output_hessian(criterion: Callable[[Tensor], Tensor], outputs: Tensor) -> Ca
     gradient, start = _output_gradient(criterion, outputs, create_graph=True)
     if not gradient.requires_grad:
         return torch.zeros_like
-    end = get_gradient_edge(gradient)
+    end = place_of(gradient)
 
     def multiply(u: Tensor) -> Tensor:
-        (product,) = _differentiated([end], [start], [u])
+        (product,) = pulled_back([end], [start], [u])
         return torch.zeros_like(u) if product is None else product
 
     return multiply
@@ -128,9 +129,3 @@ class _Start(torch.autograd.Function):
 def _moving(tensors: Sequence[Tensor | None]) -> list[int]:
     """Return the numbers of those that require grad."""
     return [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.requires_grad]
-
-
-def _differentiated(
-    values: Sequence[Any], points: Sequence[Any], weights: Sequence[Tensor], *, retain_graph: bool = True
-) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(values, points, weights, retain_graph=retain_graph, allow_unused=True)
