@@ -120,7 +120,7 @@ class Search:
             return True
         ritz = space.ritz()
         lagging = self._unconverged(ritz)
-        self._lagging = len(lagging)
+        self._lagging = len(lagging) + max(self.k - len(ritz.values), 0)
         if space.is_exhausted or (len(ritz.values) >= self.k and len(lagging) == 0):
             self._is_found = True
             return self.check is not None and not space.is_exhausted and self._begin_check(self.check, ritz)

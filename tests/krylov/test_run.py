@@ -70,6 +70,19 @@ def test_a_run_inside_moves_the_bar_around_it(monkeypatch):
     assert seen == [(True, "outer", 2, "half")]
 
 
+def test_a_search_says_of_no_pair_that_it_has_converged_before_it_has_it(monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def bar(show, name, total):
+        yield lambda products, note: seen.append((products, note))
+
+    monkeypatch.setattr("specop.krylov.run.progress_bar", bar)
+    specop.eigsh(np.diag(np.arange(1.0, 61.0)), k=5, progress=True)
+    early = {note for products, note in seen if 0 < products < 5}
+    assert early == {"0 of 5 converged"} and "checking for missed copies" in {note for _, note in seen}
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_is_positive(limit):
     with pytest.raises(InvalidInputError, match=f"max_matvecs must be positive, got {limit}"):
