@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
 import numpy as np
 import scipy.linalg
 
 from specop.arrays.backend import Array, add_, lengths_of
 from specop.krylov.run import Run
+from specop.krylov.space import KrylovSpace
 from specop.statistics.copies import NEXT_TO_NOTHING, without_copies
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
@@ -48,11 +53,36 @@ class ShortRecurrence:
         self.size = len(vectors)
         self.scale = 0.0
         self.moved = 0.0
-        self._known = vectors
+        self._outside: Callable[[Array], Array] = functools.partial(_without, run, vectors)
         self._layout = run.A.domain
         self._rows = self.backend.allocate(self._layout, 2, 2)
         self._diagonal: list[float] = []
         self._beside: list[float] = []
+
+    @classmethod
+    def of_chain(cls, space: KrylovSpace, first: int) -> Self:
+        """Return the newest run of a space, which goes on here; the space keeps the rows before it.
+
+        Parameters
+        ----------
+        space : KrylovSpace
+            Its last row is the run's and has not been multiplied.
+        first : int
+            The row that the run began with; it has been multiplied.
+        """
+        made, end = cls(space.run, []), space.size
+        made.scale = space.scale
+        for row in sorted((end - 2, end - 1), key=lambda row: (row - first) % 2):
+            made._rows = made.backend.set_row_(made._rows, (row - first) % 2, space.row(row), 1.0)
+        known = space.projected(slice(first, end), slice(first, end))
+        made._diagonal, made._beside = np.diagonal(known)[:-1].tolist(), np.diagonal(known, 1).tolist()
+        space.truncate(first)
+        made.avoid(space)
+        return made
+
+    def avoid(self, space: KrylovSpace) -> None:
+        """Leave out what products have along the rows of a space, which go on to be those that there are now."""
+        self.size, self._outside = space.size, space.outside
 
     @property
     def steps(self) -> int:
@@ -77,7 +107,7 @@ class ShortRecurrence:
     def start(self, vector: Array) -> None:
         """Begin a new run from a vector, without what it has along known eigenvectors."""
         self._diagonal, self._beside = [], []
-        unit = self._without_known(self.backend.copy(vector))
+        unit = self._outside(self.backend.copy(vector))
         (length,) = lengths_of(self.backend, unit)
         self._rows = self.backend.set_row_(self._rows, 0, unit, 1.0 / length)
 
@@ -89,7 +119,7 @@ class ShortRecurrence:
         run, steps = self.run, len(self._diagonal)
         newest, older = steps % 2, (steps + 1) % 2
         near = [older, newest] if steps else [newest]
-        product = self._without_known(run.multiply(self.backend.row(self._rows, newest)))
+        product = self._outside(run.multiply(self.backend.row(self._rows, newest)))
         rest, along, _, norm = self.backend.orthogonalize_(product, self._rows, 0, near)
         coefficients, left = run.to_host(along, norm)
         beta = float(left)
@@ -118,12 +148,27 @@ class ShortRecurrence:
         self.moved = (len(values) - len(rule.nodes)) * NEXT_TO_NOTHING / dimension
         return rule
 
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs: plain values, and functions that copy one row each to the host."""
+        rows = {f"row{i}": lambda i=i: self.backend.to_numpy(self.backend.row(self._rows, i)) for i in range(2)}
+        return {"diagonal": self._diagonal, "beside": self._beside, "scale": self.scale} | rows
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._diagonal, self._beside, self.scale = state["diagonal"], state["beside"], state["scale"]
+        for i in range(2):
+            self._rows = self.backend.set_row_(
+                self._rows, i, self.backend.from_host(state[f"row{i}"], self._layout), 1.0
+            )
+
     @property
     def _negligible(self) -> float:
         return max(10, len(self._diagonal)) * self._layout.epsilon * self.scale
 
-    def _without_known(self, vector: Array) -> Array:
-        if not self._known:
-            return vector
-        overlaps = self.backend.to_host(*(self.backend.dot(known, vector) for known in self._known))
-        return add_(self.backend, vector, (-float(overlap) for overlap in overlaps), self._known)
+
+def _without(run: Run, vectors: list[Array], vector: Array) -> Array:
+    """Return a vector without what it has along others, which are orthonormal; it is consumed."""
+    if not vectors:
+        return vector
+    overlaps = run.backend.to_host(*(run.backend.dot(known, vector) for known in vectors))
+    return add_(run.backend, vector, (-float(overlap) for overlap in overlaps), vectors)

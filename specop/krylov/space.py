@@ -363,6 +363,14 @@ class KrylovSpace:
         known = self._matrix.entries[: self.size, : self.size]
         return np.array(known[rows][:, columns])
 
+    def row(self, i: int) -> Array:
+        """Return a row, to be read only, and only until the space changes."""
+        return self.backend.row(self._basis, i)
+
+    def outside(self, vector: Array) -> Array:
+        """Return what a vector has outside of all rows; it is consumed."""
+        return self.backend.orthogonalize_(vector, self._basis, self.size, ())[0]
+
     def combine(self, coordinates: Floats) -> Array:
         """Return the sum of the first rows times these coordinates."""
         total = self.backend.zeros(self._layout)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from specop.krylov.projected import Ritz
+from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import KrylovSpace
 from specop.spectral.ends import End, share, wanted
-from specop.statistics.measure import is_ruled_out
+from specop.spectral.fitting import CHECK_VECTORS
+from specop.statistics.measure import GaussRule, is_ruled_out
 from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["CHECK_ROWS", "Check"]
@@ -20,6 +22,10 @@ CHECK_ROWS = 12
 """Rows that the check needs for itself."""
 
 _STEPS_TO_SETTLE = 12
+# A second chain with fewer rows seldom rules anything out before it is full, and with more it has a basis to restart.
+_FEW_ROWS = 24
+# Steps after which such a chain may end as one that was restarted does.
+_PATIENCE = 40
 # What a missed eigenvalue's probability is multiplied by in a space that has closed.
 _DOUBT_OF_CLOSED = 1e-4
 # Share of a copy's eigenvector that may lie in the space without being in the way.
@@ -54,6 +60,25 @@ class Chain:
     doubts: list[float | None]
     cleared: list[list[bool]]
     restarted: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a second chain shows.
+
+    Attributes
+    ----------
+    values : ndarray
+        Ritz values outside of the first space, ascending.
+    residuals : ndarray
+        Norms of their residuals there.
+    told : Ritz or GaussRule
+        What they were read off.
+    """
+
+    values: Floats
+    residuals: Floats
+    told: Ritz | GaussRule
 
 
 class Check:
@@ -94,6 +119,8 @@ class Check:
         self.levels: list[float] | None = None
         self._ladders: list[list[float]] = []
         self._chain: Chain | None = None
+        # The second chain where its rows do not fit.
+        self._short: ShortRecurrence | None = None
         self._is_completing = False
         # Whether copies were seen on their way into the space.
         self._is_doubted = False
@@ -106,8 +133,10 @@ class Check:
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain values."""
         chain = None if self._chain is None else asdict(self._chain)
-        return {
+        short = {} if self._short is None else self._short.state()
+        return short | {
             "chain": chain,
+            "is_short": self._short is not None,
             "ladders": self._ladders,
             "is_completing": self._is_completing,
             "is_doubted": self._is_doubted,
@@ -119,6 +148,10 @@ class Check:
         self._ladders = state["ladders"]
         self._is_completing = state["is_completing"]
         self._is_doubted = state["is_doubted"]
+        if state["is_short"]:
+            self._short = ShortRecurrence(self.space.run, [])
+            self._short.restore(state)
+            self._short.avoid(self.space)
 
     def begin(self, held: Ritz) -> bool:
         """Ask the space itself; return whether that is to be expanded by a product before it is asked again.
@@ -180,24 +213,58 @@ class Check:
                 space.start()
             space.expand(int(space.frontier[0]))
             return False
-        space.expand()
         chain.steps += 1
+        if self._short is not None:
+            self._step_without_rows(self._short, chain)
+            return False
+        space.expand()
         ritz = space.ritz(chain.first)
-        borders = [ladder[-1] for ladder in self._ladders]
-        if any((end.key(ritz.values) > key).any() for end, key in zip(self.ends, borders, strict=True)):
+        seen = Seen(ritz.values, ritz.inner_residuals, ritz)
+        if self._shows_wanted(seen):
             self._chain = None
             return True
         has_closed = space.is_closed or space.frontier[-1] < chain.first
-        if has_closed or self._has_ruled_out(ritz, chain) or self._has_settled(ritz, chain):
-            self.levels = [
-                self._level(ladder, np.array(cleared) | self._beyond(end, ladder, ritz, chain))
-                for (end, ladder), cleared in zip(self._by_end(), chain.cleared, strict=True)
-            ]
-            self._chain = None
+        if has_closed or self._has_ruled_out(seen, chain) or self._has_settled(seen, chain):
+            self._finish(seen, chain)
         elif not space.has_room_for(1):
+            if self._may_go_on_without_rows(chain):
+                self._short = ShortRecurrence.of_chain(space, chain.first)
+                return False
             space.restart(ritz, share(self.ends, ritz.values, max(1, len(ritz.values) // 2)))
             chain.restarted = True
         return False
+
+    def _may_go_on_without_rows(self, chain: Chain) -> bool:
+        is_interior = any(end.is_interior for end in self.ends)
+        return (
+            not (chain.restarted or is_interior)
+            and chain.steps < _FEW_ROWS
+            and self.space.run.room().rows >= CHECK_VECTORS
+        )
+
+    def _step_without_rows(self, short: ShortRecurrence, chain: Chain) -> None:
+        """Make a product of a chain that goes on where it was full."""
+        short.expand()
+        rule = short.gauss_rule(chain.first)
+        seen = Seen(rule.nodes, np.abs(rule.couplings), rule)
+        if self._shows_wanted(seen):
+            # Its eigenvector is not known: a chain of rows, restarted where it is full, finds it.
+            self._short = None
+            self._chain = replace(chain, steps=0, restarted=True)
+            self.space.start()
+        elif short.is_closed or self._has_ruled_out(seen, chain) or self._has_settled(seen, chain):
+            self._finish(seen, chain)
+
+    def _shows_wanted(self, seen: Seen) -> bool:
+        return any((end.key(seen.values) > ladder[-1]).any() for end, ladder in self._by_end())
+
+    def _finish(self, seen: Seen, chain: Chain) -> None:
+        """Note that nothing that is wanted was missed, and above which keys that is certain."""
+        self.levels = [
+            self._level(ladder, np.array(cleared) | self._beyond(end, ladder, seen, chain))
+            for (end, ladder), cleared in zip(self._by_end(), chain.cleared, strict=True)
+        ]
+        self._chain = self._short = None
 
     def _by_end(self) -> zip[tuple[End, Floats]]:
         return zip(self.ends, map(np.array, self._ladders), strict=True)
@@ -240,44 +307,48 @@ class Check:
         clear = self._excluded(end, grid, held).tolist()
         return float(grid[max(clear.index(False) - 1, 0)]) if False in clear else float(keys[0])
 
-    def _has_ruled_out(self, ritz: Ritz, chain: Chain) -> bool:
+    def _has_ruled_out(self, seen: Seen, chain: Chain) -> bool:
         """Whether the chain rules out what was in doubt."""
         doubts = [(end, key) for end, key in zip(self.ends, chain.doubts, strict=True) if key is not None]
-        return not chain.restarted and all(self._excluded(end, np.array([key]), ritz).all() for end, key in doubts)
+        return not chain.restarted and all(self._excluded(end, np.array([key]), seen).all() for end, key in doubts)
 
-    def _has_settled(self, ritz: Ritz, chain: Chain) -> bool:
+    def _has_settled(self, seen: Seen, chain: Chain) -> bool:
         """Whether the search has found what is outermost there, and it is not wanted.
 
         That is asked only where the chain cannot rule out: a Ritz value may converge to another eigenvalue before the
         outermost one shows, as it did on a cycle of 92 nodes.
         """
         may_rule_out = not chain.restarted and not any(end.is_interior for end in self.ends)
-        if may_rule_out or chain.steps < _STEPS_TO_SETTLE:
+        is_patient = self._short is None or chain.steps < _PATIENCE
+        if (may_rule_out and is_patient) or chain.steps < _STEPS_TO_SETTLE:
             return False
         for end, ladder in self._by_end():
-            top = int(end.best(ritz.values)[0])
-            room = ladder[-1] - end.key(ritz.values[top])
-            if ritz.inner_residuals[top] > min(room, self.space.tolerances(ritz.values[top], self.tol)):
+            top = int(end.best(seen.values)[0])
+            room = ladder[-1] - end.key(seen.values[top])
+            if seen.residuals[top] > min(room, self.space.tolerances(seen.values[top], self.tol)):
                 return False
         return True
 
-    def _beyond(self, end: End, ladder: Floats, ritz: Ritz, chain: Chain) -> Booleans:
+    def _beyond(self, end: End, ladder: Floats, seen: Seen, chain: Chain) -> Booleans:
         """Whether the second chain has ruled out each rung, and with it all that lies beyond."""
-        highest = float(end.key(ritz.values).max())
+        highest = float(end.key(seen.values).max())
         if chain.restarted or end.is_interior:
             return ladder == ladder[-1]
-        return (self._excluded(end, ladder, ritz) & (ladder > highest)) | (ladder == ladder[-1])
+        return (self._excluded(end, ladder, seen) & (ladder > highest)) | (ladder == ladder[-1])
 
     def _level(self, ladder: Any, cleared: Any) -> float:
         """Return the lowest rung from which on all are cleared; the last one always is."""
         open_rungs = np.flatnonzero(~np.array(cleared)[:-1])
         return float(ladder[open_rungs[-1] + 1 if len(open_rungs) else 0])
 
-    def _excluded(self, end: End, keys: Floats, chain: Ritz, *, each_side: bool = False) -> Booleans:
+    def _excluded(self, end: End, keys: Floats, seen: Seen | Ritz, *, each_side: bool = False) -> Booleans:
         """Whether a chain from a random vector rules out eigenvalues with these keys."""
-        dimension, confidence = self.space.n - int(chain.rows[0]), self.confidence
+        told = seen if isinstance(seen, Ritz) else seen.told
+        rule = self.space.rule(told) if isinstance(told, Ritz) else told
+        first = int(told.rows[0]) if isinstance(told, Ritz) else self.space.size
+        dimension, confidence = self.space.n - first, self.confidence
         if self.space.has_closed or self._is_doubted:
             # Copies are likely where a space closes early, or would but for rounding, and soon found.
             confidence = 1.0 - _DOUBT_OF_CLOSED * (1.0 - confidence)
-        found = is_ruled_out(self.space.rule(chain), end.values_at(keys), dimension, confidence)
+        found = is_ruled_out(rule, end.values_at(keys), dimension, confidence)
         return found if each_side else np.asarray(found.all(axis=0))

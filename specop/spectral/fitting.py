@@ -6,7 +6,7 @@ from specop.arrays.memory import free_host_memory, in_bytes
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 
-__all__ = ["LEAST_BESIDE", "FittedBasis", "may_store", "rows_that_fit"]
+__all__ = ["CHECK_VECTORS", "LEAST_BESIDE", "FittedBasis", "may_store", "rows_that_fit"]
 
 LEAST_BESIDE = 6
 """Rows beside the k wanted ones with which a restarted run still finds what a larger one does.
@@ -14,6 +14,10 @@ LEAST_BESIDE = 6
 Of 72 runs each on spectra with copies, bulks and pairs none was wrong with 6 or more, one was with 4 and six with 3;
 6 took up to two thirds more products than the default.
 """
+
+
+CHECK_VECTORS = 2
+"""Vectors that the check for missed eigenvalues takes beside the rows, where these are few."""
 
 
 class FittedBasis:
@@ -50,7 +54,7 @@ class FittedBasis:
         room = run.room()
         room.check(self.least + 1, self._what, self._remedy())
         self._is_settled = explicit is not None or wished < room.rows
-        self._rows = wished if self._is_settled else max(self.least, min(wished, room.rows - 1))
+        self._rows = wished if self._is_settled else max(self.least, min(wished, room.rows - 1 - CHECK_VECTORS))
 
     def fit(self, space: KrylovSpace) -> None:
         """Tell the space how large it may be; ask the device again, where that is needed, after the first product."""
@@ -69,7 +73,7 @@ class FittedBasis:
         fitting = room.rows + space.size - 1
         if fitting < self.least:
             raise room.refusal(self.least + 1, self._what, self._remedy())
-        self._rows = min(self.wished, fitting)
+        self._rows = self.wished if fitting >= self.wished else max(self.least, fitting - CHECK_VECTORS)
         if self._rows < self.wished:
             held, usual = room.told(self._rows + 1), self.wished + 1
             self._told = f"at most {held} were held instead of {usual}, as fit into the free memory"

@@ -15,7 +15,7 @@ from specop.results.tables import Column, html_table, text_table
 from specop.spectral.check import CHECK_ROWS
 from specop.spectral.diagonal import probes_together
 from specop.spectral.eigsh import default_ncv
-from specop.spectral.fitting import LEAST_BESIDE
+from specop.spectral.fitting import CHECK_VECTORS, LEAST_BESIDE
 from specop.spectral.goals import PRODUCTS, STAGE
 from specop.spectral.sampling import LARGEST_SKETCH
 from specop.spectral.spectral_density import STEPS
@@ -228,7 +228,7 @@ def _eigsh(room: Room, n: int, k: int, ncv: int | None) -> PlannedCall:
     # As eigsh raises it.
     wished = default_ncv(n, k) if ncv is None else min(n, max(checked_count("ncv", ncv, n), k + CHECK_ROWS))
     least = wished if ncv is not None else min(wished, k + LEAST_BESIDE)
-    rows = max(least, min(wished, room.rows - 1))
+    rows = wished if wished < room.rows else max(least, min(wished, room.rows - 1 - CHECK_VECTORS))
     how = "" if rows == wished else f"restarts come earlier: {wished + 1} do not fit"
     fits = rows + 1 <= room.rows
     return PlannedCall(

@@ -1,7 +1,8 @@
 """Curvature of a GPT-2 of 124 million parameters within 12 GiB: largest eigenvalue, trace and density on a CPU.
 
-python tests/benchmarks/gpt2.py [GiB] prints what each holds, its products and the peak of resident memory. The limit is
-that of the address space (``ulimit -v``), which every allocation counts against: what would take more ends the run.
+python tests/benchmarks/gpt2.py [GiB] prints what each product takes, then the products of each call and the peak of
+resident memory. The limit is that of the address space (``ulimit -v``), which every allocation counts against: what
+would take more ends the run. A call that has not finished after 80 products says so.
 """
 
 import resource
@@ -16,6 +17,7 @@ import transformers
 from torch.nn.functional import cross_entropy
 
 import specop
+from specop.operators.operator import Composite
 
 
 class LanguageModel(torch.nn.Module):
@@ -33,6 +35,22 @@ def next_token_loss(logits, tokens):
     return cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
+class Counted(Composite):
+    """The same matrix; says after each product which one it was, and what it took."""
+
+    def __init__(self, A):
+        super().__init__((A,), A.domain, A.codomain, is_symmetric=True)
+        self.count = 0
+
+    def _matvec(self, x):
+        cpu, wall = time.process_time(), time.perf_counter()
+        product = self.parts[0]._matvec(x)
+        self.count += 1
+        took = f"{time.process_time() - cpu:.1f} s of processor time, {time.perf_counter() - wall:.1f} s"
+        print(f"  product {self.count}: {took}, peak {peak():.2f} GiB", flush=True)
+        return product
+
+
 def peak():
     """Return the most resident memory so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -46,8 +64,9 @@ def main():
     print(
         f"{H.shape[0]:,} parameters, a vector takes {H.shape[0] * 4 / 2**30:.2f} GiB, limit {LIMIT:g} GiB", flush=True
     )
+    H = Counted(H)
     for name, call in {
-        "largest eigenvalue": lambda: specop.eigsh(H, k=1, which="LA", tol=0.05),
+        "largest eigenvalue": lambda: specop.eigsh(H, k=1, which="LA", tol=0.05, max_matvecs=80),
         "trace": lambda: specop.trace(H, max_matvecs=8),
         "density": lambda: specop.spectral_density(H, steps=10),
     }.items():

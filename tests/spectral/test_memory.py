@@ -59,6 +59,43 @@ def test_eigsh_restarts_earlier_where_its_default_does_not_fit(case, device_of):
     assert "restarts cost products" in found.notes
 
 
+FEW = {
+    "decay": 0.9 ** np.arange(N),
+    "slow decay": np.arange(1.0, N + 1) ** -0.5,
+    "a bulk": np.random.default_rng(3).standard_normal(N),
+    "beside each other": np.concatenate([np.random.default_rng(4).uniform(-1, 1, N - 12), 2 * 1.02 ** np.arange(12)]),
+    "copies": np.concatenate([np.random.default_rng(5).uniform(0, 1, N - 6), [4, 5, 5, 7, 7, 7]]),
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_fewest_vectors_take_about_twice_the_products(name, device_of):
+    values = FEW[name]
+    A = specop.DiagonalOperator(values.astype(np.float32))
+    for k, tol in (1, 0.05), (1, 1e-2), (2, 1e-2), (3, 1e-3):
+        usual, few = [], []
+        for seed in range(2):
+            device_of(NUMPY, 1000)
+            usual.append(specop.eigsh(A, k=k, which="LA", tol=tol, seed=seed).matvecs)
+            # A tenth is left free, and k + 6 rows, a product and what the check takes are the least.
+            device_of(NUMPY, 13 + k)
+            found = specop.eigsh(A, k=k, which="LA", tol=tol, seed=seed)
+            assert "instead of" in found.notes
+            assert found.converged
+            assert (np.abs(found.eigenvalues - np.sort(values)[-k:]) <= found.bounds + 1e-5).all()
+            few.append(found.matvecs)
+        assert np.mean(few) <= 2.1 * np.mean(usual) + 2, (k, tol)
+
+
+@each_algorithm_case
+def test_a_check_without_rows_finds_what_was_missed(case, device_of):
+    values = np.concatenate([np.random.default_rng(5).uniform(0.0, 3.0, N - 3), [6.0, 7.0, 7.0]])
+    device_of(case, 15)
+    found = specop.eigsh(specop.DiagonalOperator(case.array(values)), k=2, which="LA", tol=1e-3)
+    np.testing.assert_allclose(found.eigenvalues, [7.0, 7.0], rtol=1e-5)
+    assert found.check_matvecs > 8
+
+
 def test_where_memory_is_ample_nothing_changes(device_of):
     ample = specop.eigsh(operator(NUMPY), k=4)
     device = device_of(NUMPY, 140)
@@ -123,6 +160,19 @@ def test_a_checkpoint_keeps_the_number_of_vectors(device_of, tmp_path):
     again = specop.eigsh(operator(NUMPY), k=4, tol=1e-10, checkpoint=path)
     np.testing.assert_array_equal(again.eigenvalues, whole.eigenvalues)
     # A file takes one product for each start.
+    assert again.matvecs == whole.matvecs + 2
+
+
+def test_a_check_without_rows_goes_on_from_a_checkpoint(device_of, tmp_path):
+    device_of(NUMPY, 14)
+    A, arguments = specop.DiagonalOperator(FEW["beside each other"]), {"k": 1, "which": "LA", "tol": 1e-2}
+    whole = specop.eigsh(A, **arguments)
+    path = tmp_path / "run.npz"
+    with pytest.warns(specop.errors.ConvergenceWarning, match="check for missed copies did not finish"):
+        specop.eigsh(A, **arguments, max_matvecs=whole.matvecs - 2, checkpoint=path)
+    again = specop.eigsh(A, **arguments, checkpoint=path)
+    np.testing.assert_array_equal(again.eigenvalues, whole.eigenvalues)
+    np.testing.assert_array_equal(again.bounds, whole.bounds)
     assert again.matvecs == whole.matvecs + 2
 
 
