@@ -1,16 +1,17 @@
-"""Hessian-vector products of a mean over devices: each differentiates the mean over its own samples.
+"""Products that each device of a mesh computes for its own samples: with the Hessian of a mean, and with a Jacobian.
 
-One program for all devices adds up each product of two factors over the devices by itself, 1.7 n numbers for a small
-network on a processor. Where every device has as many samples as the others, and the loss is the mean over them, a
-product is one gathering of the vector and one sum that leaves each device its part: n numbers each. Whether the loss is
-such a mean is seen by one product with a random vector.
+One program for all devices adds up each product of two factors over the devices by itself, 1.7 n numbers for a Hessian
+of a small network on a processor, and leaves each device all of a sum of which it needs a part. Where every device has
+as many samples as the others, a product is one gathering of the vector and one sum that leaves each device its part: n
+numbers each. Whether the loss is the mean over the devices' own, and whether outputs depend on no other device's
+samples, is seen at each linearization.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,12 +22,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from specop_jax.compiled import compiled
 from specop_jax.finding import backend_on
-from specop_jax.form import Form, joined, pieces_of
+from specop_jax.form import Form, constrained, joined, pieces_of
 from specop_jax.order import Order, names_by_dimension
 from specop_jax.residuals import Residuals
 from specop_jax.spread import SpreadArray, wrapped
 
-__all__ = ["LocalProducts", "are_samples_apart"]
+__all__ = ["LocalJacobian", "LocalProducts", "are_samples_apart"]
 
 Slope = Callable[[list[Any], list[Array]], Callable[[list[Array]], tuple[list[Array], Array]]]
 
@@ -42,8 +43,87 @@ def are_samples_apart(order: Order, arrays: Sequence[Any]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Given:
+    """How parameters, constants and the arrays of a batch are cut, and which of the model's arrays are parameters.
+
+    Parameters
+    ----------
+    form : Form
+        Of vectors, on a mesh.
+    missing : tuple of bool
+        Of the model's arrays, whether each is a parameter.
+    specs : tuple of PartitionSpec
+        Of parameters, constants and the batch, in this order.
+    points, held : int
+        Numbers of parameters and of constants.
+    """
+
+    form: Form
+    missing: tuple[bool, ...]
+    specs: tuple[PartitionSpec, ...]
+    points: int
+    held: int
+
+    @classmethod
+    def of(cls, form: Form, points: list[Array], others: list[Any], arrays: list[Array]) -> tuple[_Given, list[Any]]:
+        """Return this and the arrays themselves."""
+        held = [other for other in others if other is not None]
+        given = [*points, *held, *arrays]
+        missing = tuple(other is None for other in others)
+        return cls(form, missing, tuple(map(_spec_of, given)), len(points), len(held)), given
+
+    @property
+    def order(self) -> Order:
+        """Where the entries of vectors lie."""
+        assert self.form.order is not None
+        return self.form.order
+
+    @property
+    def vectors(self) -> PartitionSpec:
+        """How a vector is cut, and what each device has of its own."""
+        return PartitionSpec(self.order.axes)
+
+    def mapped(self, function: Callable[..., Any], given: Any, made: Any) -> Callable[..., Any]:
+        """Return a function that each device runs on its parts."""
+        return jax.shard_map(function, mesh=self.order.mesh, in_specs=given, out_specs=made, check_vma=False)
+
+    # On each device
+    def whole(self, arrays: list[Array]) -> tuple[list[Array], list[Any], list[Array], list[Array]]:
+        """Return parameters, the model's other arrays, the device's own batch, and all of them in one list."""
+        last = self.points + self.held
+        own = arrays[: self.points] if self.order.is_plain else self.order.gather_pieces(arrays[: self.points])
+        pairs = zip(arrays[self.points : last], self.specs[self.points : last], strict=True)
+        constants = [_gathered(array, spec) for array, spec in pairs]
+        waiting = iter(constants)
+        others = [None if gone else next(waiting) for gone in self.missing]
+        batch = arrays[last:]
+        return own, others, batch, [*own, *constants, *batch]
+
+    def again(self, residuals: Residuals, given: list[Array]) -> list[Array]:
+        """Return those arrays that linear functions read, as `whole` gives them."""
+        places = [place for place in residuals.sources if place is not None]
+        return [
+            _gathered(array, self.specs[place]) if place < self.points + self.held else array
+            for array, place in zip(given, places, strict=True)
+        ]
+
+    def chosen(self, residuals: Residuals) -> list[PartitionSpec]:
+        """Return how the arrays are cut that linear functions read."""
+        return [self.specs[place] for place in residuals.sources if place is not None]
+
+    def along(self, local: Array) -> list[Array]:
+        """Return the whole parts of a vector, from the device's part of it."""
+        pieces = pieces_of(local, self.form)
+        return pieces if self.order.is_plain else self.order.gather_pieces(pieces)
+
+    def added(self, parts: list[Array]) -> Array:
+        """Return the device's part of the sum over devices of parts of a vector."""
+        return joined(parts if self.order.is_plain else self.order.scatter_sums(parts), self.form, is_sum=True)
+
+
 class LocalProducts:
-    """Products with the Hessian, linearized on each device.
+    """Products with the Hessian of a loss that is the mean over the devices' own samples.
 
     Parameters
     ----------
@@ -54,31 +134,26 @@ class LocalProducts:
     """
 
     def __init__(self, slope: Slope, form: Form) -> None:
-        assert form.order is not None
         self._slope = slope
         self._form = form
-        self._order = form.order
-        self._vectors = PartitionSpec(form.order.axes)
-        self._compiled: dict[Any, tuple[Any, Any]] = {}
+        self._compiled: dict[_Given, tuple[Any, Any]] = {}
 
     def linearize(
         self, points: list[Array], others: list[Any], arrays: list[Array]
     ) -> tuple[Array, Callable[[Any], Any], list[Any]]:
         """Return the loss, what multiplies vectors, and the arrays that this holds."""
-        missing = tuple(other is None for other in others)
-        held = [other for other in others if other is not None]
-        specs = tuple(map(_spec_of, [*points, *held, *arrays]))
-        key = (missing, specs, len(points), len(held))
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(*key)
-        make, apply = self._compiled[key]
-        loss, residuals = make([*points, *held, *arrays])
-        given = residuals.choose([*points, *held, *arrays])
-        return loss, functools.partial(apply, residuals, given), [*residuals.arrays, *given]
+        form, given = _Given.of(self._form, points, others, arrays)
+        if form not in self._compiled:
+            self._compiled[form] = self._compile(form)
+        make, apply = self._compiled[form]
+        loss, residuals = make(given)
+        read = residuals.choose(given)
+        return loss, functools.partial(apply, residuals, read), [*residuals.arrays, *read]
 
     def agrees(self, apply: Callable[[Any], Any], product: Callable[[Any], Any]) -> bool:
         """Whether a product with a random vector is what another function says."""
-        order = self._order
+        order = self._form.order
+        assert order is not None
         backend = backend_on(order.mesh)
         entries = order.to_physical(np.random.default_rng(0).standard_normal(order.n).astype(self._form.dtype))
         rows = jax.make_array_from_callback(entries.shape, order.sharding(), lambda place: entries[place])
@@ -89,63 +164,106 @@ class LocalProducts:
         # Two programs round differently, and a batch that couples its samples differs by far more.
         return bool(left <= float(np.finfo(self._form.dtype).eps) ** (2 / 3) * right)
 
-    def _compile(
-        self, missing: tuple[bool, ...], specs: tuple[PartitionSpec, ...], points: int, held: int
-    ) -> tuple[Any, Any]:
-        mesh, axes, form = self._order.mesh, self._order.axes, self._form
+    def _compile(self, form: _Given) -> tuple[Any, Any]:
+        mesh, axes = form.order.mesh, form.order.axes
         devices = int(mesh.devices.size)
 
-        def whole(arrays: list[Array]) -> list[Array]:
-            own = arrays[:points] if self._order.is_plain else self._order.gather_pieces(arrays[:points])
-            constants = [
-                _gathered(array, spec)
-                for array, spec in zip(arrays[points : points + held], specs[points:], strict=False)
-            ]
-            return [*own, *constants, *arrays[points + held :]]
-
         def make(arrays: list[Array]) -> tuple[Array, Residuals]:
-            arrays = whole(arrays)
-            waiting = iter(arrays[points : points + held])
-            others = [None if gone else next(waiting) for gone in missing]
-            at = self._slope(others, arrays[points + held :])
-            _, linear, loss = jax.linearize(at, arrays[:points], has_aux=True)
-            residuals = Residuals.of(linear, arrays)
-            kept = [jnp.asarray(leaf)[None] for leaf in residuals.arrays]
-            return lax.psum(loss, axes) / devices, replace(residuals, arrays=kept)
+            points, others, batch, given = form.whole(arrays)
+            _, linear, loss = jax.linearize(self._slope(others, batch), points, has_aux=True)
+            return lax.psum(loss, axes) / devices, _kept(linear, given)
 
         def apply(residuals: Residuals, given: list[Array], local: Array) -> Array:
-            residuals = replace(residuals, arrays=[leaf[0] for leaf in residuals.arrays])
-            pieces = pieces_of(local, form)
-            along = pieces if self._order.is_plain else self._order.gather_pieces(pieces)
-            places = [place for place in residuals.sources if place is not None]
-            given = [
-                _gathered(array, specs[place]) if place < points + held else array
-                for array, place in zip(given, places, strict=True)
-            ]
-            sums = residuals.linear(given)(along)
-            parts = sums if self._order.is_plain else self._order.scatter_sums(sums)
-            return joined(parts, form, is_sum=True) / devices
+            linear = _own(residuals).linear(form.again(residuals, given))
+            return form.added(linear(form.along(local))) / devices
 
         def applied(residuals: Residuals, given: list[Array], vector: Any) -> Any:
-            rows = vector.rows if isinstance(vector, SpreadArray) else vector
-            chosen = [specs[place] for place in residuals.sources if place is not None]
-            run = jax.shard_map(
-                apply,
-                mesh=mesh,
-                in_specs=(self._vectors, chosen, self._vectors),
-                out_specs=self._vectors,
-                check_vma=False,
-            )
-            return wrapped(run(residuals, given, rows), self._order)
+            specs = (form.vectors, form.chosen(residuals), form.vectors)
+            return wrapped(form.mapped(apply, specs, form.vectors)(residuals, given, _rows(vector)), form.order)
 
-        made = jax.shard_map(
-            make,
-            mesh=mesh,
-            in_specs=([*specs],),
-            out_specs=(PartitionSpec(), self._vectors),
-            check_vma=False,
-        )
+        made = form.mapped(make, ([*form.specs],), (PartitionSpec(), form.vectors))
         return compiled(made, mesh), compiled(applied, mesh)
+
+
+class LocalJacobian:
+    """Products with the Jacobian of outputs that come sample by sample, and with its transpose.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(points, others, arrays)`` returns the outputs.
+    outputs : jax.ShapeDtypeStruct
+        Shape and dtype of the outputs of all devices.
+    form : Form
+        Of vectors, on a mesh.
+    """
+
+    def __init__(self, function: Callable[..., Array], outputs: Any, form: Form) -> None:
+        assert form.order is not None
+        self._function = function
+        self._form = form
+        count, *shape = outputs.shape or (0,)
+        self._own = jax.ShapeDtypeStruct((count // int(form.order.mesh.devices.size), *shape), outputs.dtype)
+        self._compiled: dict[_Given, tuple[Any, ...]] = {}
+
+    def __call__(
+        self, points: list[Array], others: list[Any], arrays: list[Array]
+    ) -> tuple[tuple[Array, Array], list[Callable[[Any], Any]], list[Any]]:
+        """Return (whether all outputs are finite, outputs), what multiplies by J and by J', and the arrays held."""
+        form, given = _Given.of(self._form, points, others, arrays)
+        if form not in self._compiled:
+            self._compiled[form] = self._compile(form)
+        make, *uses = self._compiled[form]
+        facts, residuals = make(given)
+        read = residuals.choose(given)
+        return facts, [functools.partial(use, residuals, read) for use in uses], [*residuals.arrays, *read]
+
+    def _compile(self, form: _Given) -> tuple[Any, ...]:
+        mesh, axes = form.order.mesh, form.order.axes
+
+        def make(arrays: list[Array]) -> tuple[tuple[Array, Array], Residuals]:
+            points, others, batch, given = form.whole(arrays)
+            z, pull = jax.vjp(lambda points: self._function(points, others, batch), points)
+            if z.shape != self._own.shape:
+                raise ValueError(f"outputs of shape {z.shape} on each device, where {self._own.shape} were expected")
+            finite = lax.psum((~jnp.isfinite(z).all()).astype(jnp.int32), axes) == 0
+            return (finite, z), _kept(pull, given)
+
+        def push(residuals: Residuals, given: list[Array], local: Array) -> Array:
+            pull = _own(residuals).linear(form.again(residuals, given))
+            (found,) = jax.linear_transpose(pull, self._own)((form.along(local),))
+            return found
+
+        def pull(residuals: Residuals, given: list[Array], u: Array) -> Array:
+            (parts,) = _own(residuals).linear(form.again(residuals, given))(u)
+            return form.added(parts)
+
+        def pushed(residuals: Residuals, given: list[Array], vector: Any) -> Array:
+            specs = (form.vectors, form.chosen(residuals), form.vectors)
+            found: Array = form.mapped(push, specs, form.vectors)(residuals, given, _rows(vector))
+            return found
+
+        def pulled(residuals: Residuals, given: list[Array], u: Array) -> Any:
+            specs = (form.vectors, form.chosen(residuals), form.vectors)
+            u = constrained(u, NamedSharding(mesh, form.vectors))
+            return wrapped(form.mapped(pull, specs, form.vectors)(residuals, given, u), form.order)
+
+        made = form.mapped(make, ([*form.specs],), ((PartitionSpec(), form.vectors), form.vectors))
+        return compiled(made, mesh), compiled(pushed, mesh), compiled(pulled, mesh)
+
+
+def _kept(linear: Any, given: list[Array]) -> Residuals:
+    """Return linear functions of one device with a leading dimension for the devices."""
+    residuals = Residuals.of(linear, given)
+    return replace(residuals, arrays=[jnp.asarray(leaf)[None] for leaf in residuals.arrays])
+
+
+def _own(residuals: Residuals) -> Residuals:
+    return replace(residuals, arrays=[leaf[0] for leaf in residuals.arrays])
+
+
+def _rows(vector: Any) -> Array:
+    return vector.rows if isinstance(vector, SpreadArray) else vector
 
 
 def _gathered(array: Array, spec: PartitionSpec) -> Array:

@@ -31,10 +31,18 @@ _HUGE, _SMALL = 1e12, 1e-12
 _LATE = 10**9
 # Float32 has seven digits, of which powers of decays cost four.
 _SAME = 1e-2
+# What two readings of one setting may differ by.
+_ROUNDED = 1e-6
 
 
 def update_rule(autodiff: JaxAutodiff, optimizer: Any, gradient: Array) -> UpdateRule:
     """Return what a transformation of optax does with the gradient of the selected parameters."""
+    count = autodiff.place.processes.count
+    if count > 1:
+        raise InvalidInputError(
+            f"what an optimizer does is read off its steps, operation by operation, which is not available over "
+            f"{count} processes. Pass lr= and momentum= for the limit without it, or look at it in one process."
+        )
     call = Transformation(autodiff, *_parts_of(optimizer))
     name = DIVIDING.get(call.dividing, "SGD")
     decays = _second_decays(call, name, autodiff.names) if call.dividing else None
@@ -243,7 +251,11 @@ def _constants(parts: Mapping[str, Array], name: str, what: str) -> dict[str, fl
     for one, (low, high) in zip(parts, ends, strict=True):
         if not high - low <= _SAME * max(abs(low), abs(high)):
             raise _unlike(name, f"differs within {one!r} in {what}")
-    return dict(zip(parts, map(float, ends.mean(1)), strict=True))
+    found: dict[str, float] = {}
+    for one, value in zip(parts, map(float, ends.mean(1)), strict=True):
+        # One setting is read from each parameter, with roundings of its own where that is cut over devices.
+        found[one] = next((known for known in found.values() if abs(value - known) <= _ROUNDED * abs(known)), value)
+    return found
 
 
 def _are_constant(parts: Mapping[str, Array]) -> bool:

@@ -8,6 +8,7 @@ import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
@@ -23,6 +24,7 @@ from parallel.jax_problems import (
     LOSS,
     RAW,
     THETA,
+    TREE,
     P,
     close,
     criterion,
@@ -38,7 +40,7 @@ from specop.errors import InvalidInputError
 from specop_jax import kernels, mapped
 from specop_jax.finding import backend_on
 from specop_jax.order import Order, Spread
-from specop_jax.products import LossProgram
+from specop_jax.products import LossProgram, OutputProgram, Variant
 from specop_jax.spread_rows import rows_of
 
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
@@ -287,6 +289,26 @@ def check_what_crosses_devices_in_a_product():
         assert collectives(apply.func.lower(*apply.args, autodiff.point()).compile()) == wanted, kind
 
 
+def check_what_crosses_devices_in_a_gauss_newton_product():
+    for kind, wanted in {
+        # Of all numbers a gathering and a sum that leaves each device its part; nothing between the Jacobians.
+        "data": [("all-gather", 52), ("reduce-scatter", 13)],
+        # The same, parameter by parameter, b2 in common; w2 besides, which J and its transpose read.
+        "fsdp": [
+            *[("all-gather", size) for size in (4, 4, 12, 12, 12, 32)],
+            *[("reduce-scatter", size) for size in (1, 1, 3, 8)],
+        ],
+    }.items():
+        params, batch = spread(kind, mesh(kind, EXPLICIT if kind == "data" else AUTO))
+        autodiff = specop.objective(outputs, criterion, batch, params=params)._autodiff
+        program, arguments = autodiff._program(OutputProgram, None, batch)
+        x, found = autodiff.point(), []
+        for part in program.linearize(arguments, x, Variant("ggn")).apply.parts:
+            found += collectives(part.func.lower(*part.args, x).compile())
+            x = part(x)
+        assert sorted(found) == wanted, (kind, found)
+
+
 def check_what_crosses_devices_in_a_step_of_lanczos():
     on = mesh("data", EXPLICIT)
     backend, order = backend_on(on), Order.plain(on, 51)
@@ -320,6 +342,57 @@ def check_a_loss_that_couples_its_samples():
     objective = specop.objective(coupled, params=params, data=batch)
     close(objective.gradient(), gradient)
     close(objective.hessian().to_dense(), hessian)
+
+
+def check_outputs_that_couple_their_samples():
+    def coupled(params, batch):
+        z = outputs(params, batch)
+        return z - z.mean(0)
+
+    here = {name: jnp.asarray(value) for name, value in RAW.items()}
+    params, batch = spread("data", mesh("data"))
+    ours, alone = (
+        specop.objective(coupled, criterion, data, params=own)
+        for own, data in ((params, batch), (here, tuple(map(jnp.asarray, DATA))))
+    )
+    v = np.random.default_rng(5).standard_normal(51)
+    close(ours.ggn() @ ours.flatten(TREE(v)), alone.ggn() @ jnp.asarray(v))
+
+
+def check_what_the_shape_means_on_several_devices():
+    here, batch_here = {name: jnp.asarray(value) for name, value in RAW.items()}, tuple(map(jnp.asarray, DATA))
+    params, batch = spread("fsdp", mesh("fsdp"))
+    told = []
+    for own, data in ((params, batch), (here, batch_here)):
+        objective = specop.objective(outputs, criterion, data, params=own, likelihood="categorical")
+        point, noise = specop.landscape.critical_point(objective), specop.landscape.noise(objective)
+        cuts, stable = specop.landscape.slices(objective), specop.landscape.stability(objective, lr=0.1)
+        told.append(
+            [
+                [point.decrement, point.negative.estimate, point.smallest.estimate, point.largest.estimate],
+                [noise.simple_scale.estimate, noise.curvature_scale.estimate],
+                [stable.sharpness.estimate, stable.limit],
+                cuts.losses,
+                cuts.curvatures,
+            ]
+        )
+    for found, expected in zip(*told, strict=True):
+        close(found, expected, 1e-9)
+
+
+def check_an_optimizer_whose_state_is_cut():
+    # Of one setting each parameter tells another rounding.
+    params = {name: spread("fsdp", mesh("fsdp"))[0][name] for name in ("b1", "b2")}
+    optimizer, state = optax.adam(1e-3), None
+
+    def square(params, batch):
+        return sum((batch.sum() * one**2).sum() for one in params.values())
+
+    objective = specop.objective(square, params=params, data=np.ones(3))
+    state = optimizer.update(jax.grad(square)(params, np.ones(3)), optimizer.init(params), params)[1]
+    rule = objective.update_rule((optimizer, state), objective.gradient())
+    assert rule.steps[0] == rule.steps[1]
+    close(rule.steps[0].momentum, 0.9, 1e-6)
 
 
 def check_the_example():
