@@ -55,4 +55,4 @@ def team(parallel: Any, autodiff: TorchAutodiff) -> Any:
     """Return the processes that share a model's data, of the default group or of a mesh."""
     from specop_torch.teams import make_team
 
-    return make_team(parallel, autodiff.device)
+    return make_team(parallel, autodiff)

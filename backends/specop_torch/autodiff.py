@@ -77,9 +77,16 @@ def make_autodiff(
 
 
 class TorchAutodiff(OneBatch):
-    """`specop.objectives.Autodiff` on torch autograd."""
+    """`specop.objectives.Autodiff` on torch autograd.
+
+    Attributes
+    ----------
+    sharing : int
+        How many processes ask at the same time for what is free on the device, each for its own.
+    """
 
     backend: TorchBackend = backend
+    sharing = 1
     trees = TREES
     witness_samples = 4
     is_out_of_memory = staticmethod(is_out_of_memory)
@@ -134,7 +141,7 @@ class TorchAutodiff(OneBatch):
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the parameters' device; of several, on the one that has least."""
-        return min(map(free_memory, self.devices))
+        return min(map(free_memory, self.devices)) // self.sharing
 
     def preserved(self) -> contextlib.AbstractContextManager[None]:
         """Put torch's random state back on leaving."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -41,6 +43,11 @@ class Group(Processes):
     mesh : DeviceMesh
         One-dimensional.
 
+    Attributes
+    ----------
+    sharing : int
+        How many processes have the memory of this one's device, or machine, together with it.
+
     Raises
     ------
     InvalidInputError
@@ -54,6 +61,10 @@ class Group(Processes):
         self.count = distributed.get_world_size(self.handle)
         self.device = _device(mesh.device_type)
         self._specs: dict[tuple[torch.Size, torch.dtype, int], DTensorSpec] = {}
+        places = self.exchange(_place(self.device)) if self.count > 1 else [""]
+        # Processes outside of this group may share the memory, too.
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.device.type == "cpu" else 1
+        self.sharing = max(places.count(places[self.index]), beside)
         if self.count > 1:
             self.check_arithmetic()
 
@@ -149,6 +160,30 @@ class Group(Processes):
         self._call(_scatter, received, sent.view(-1))
         return received[: own.stop - own.start].clone(), bool(received[width] != 0)
 
+    def deal(self, rows: Tensor | None, owner: int, count: int, n: int, like: Tensor) -> Tensor:
+        """Return this process's entries of rows that one process has whole.
+
+        Parameters
+        ----------
+        rows : tensor (count, n) or None
+            In the process that has them.
+        owner : int
+            Which one that is.
+        count, n : int
+            Their number and their length.
+        like : tensor
+            Of their dtype and device.
+        """
+        width, own = self.width(n), self.own(n)
+        sent = None
+        if rows is not None:
+            padded = like.new_zeros(count, self.count * width)
+            padded[:, :n] = rows
+            sent = [part.contiguous() for part in padded.split(width, dim=1)]
+        received = like.new_empty(count, width)
+        self._call(distributed.scatter, received, sent, group_src=owner)
+        return received[:, : own.stop - own.start].clone()
+
     def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         try:
             collective(*arguments, group=self.handle, **options)
@@ -158,6 +193,12 @@ class Group(Processes):
                 f"them has ended, hangs, or does something else: look at what it said last. The group cannot be used "
                 f"any more."
             ) from error
+
+
+def _place(device: torch.device) -> str:
+    """Return a name of the memory that a device has."""
+    own = "" if device.type != "cuda" else f" {torch.cuda.get_device_properties(device).uuid}"
+    return f"{socket.gethostname()} {device}{own}"
 
 
 def _device(kind: str) -> torch.device:

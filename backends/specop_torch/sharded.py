@@ -95,7 +95,7 @@ class ShardedBackend(Backend):
 
     # Memory, of this process
     def free_memory(self, layout: Layout) -> int:
-        return backend.free_memory(layout)
+        return backend.free_memory(layout) // group_of(layout.sharding[0]).sharing
 
     def row_bytes(self, layout: Layout) -> int:
         return group_of(layout.sharding[0]).width(layout.n) * layout.dtype.itemsize

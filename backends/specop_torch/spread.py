@@ -86,6 +86,7 @@ class SpreadAutodiff(TorchAutodiff):
                 "layers that run again other ones. Call model.eval()."
             )
         super().__init__(model, selected, likelihood, None)
+        self.sharing = self.group.sharing
         self.layout = sharded_layout(self.layout, self.group)
         self.places = {name: place_of(name, one, self.group) for name, one in self.parameters.items()}
         self._exchange = Exchange(self.group, list(self.places.values()))
@@ -156,9 +157,8 @@ class SpreadAutodiff(TorchAutodiff):
         )
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on the device of the process that has least, in its share of a machine."""
-        free = super().free_memory()
-        return min(self.group.exchange(free // self.group.count if self.device.type == "cpu" else free))
+        """Return the bytes that are free for the process that has least."""
+        return min(self.group.exchange(super().free_memory()))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether smaller batches may help: processes would have to agree on them, which is not built."""

@@ -8,30 +8,29 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
-from torch.utils.data.distributed import DistributedSampler
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop_torch.arrays import torch_dtype
+from specop_torch.autodiff import TorchAutodiff
 from specop_torch.groups import Group, group_of
+from specop_torch.loaders import check_parts
 from specop_torch.sharded import sharded, sharded_layout
 
 __all__ = ["TorchTeam", "make_team"]
 
-_RANDOM = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-
-def make_team(parallel: Any, device: torch.device) -> TorchTeam:
+def make_team(parallel: Any, autodiff: TorchAutodiff) -> TorchTeam:
     """Return the processes of the default group, or of a mesh.
 
     Parameters
     ----------
     parallel : True or DeviceMesh
         As the user gave it.
-    device : torch.device
-        Of the parameters.
+    autodiff : TorchAutodiff
+        Of this process; it is told who shares its memory.
     """
+    device = autodiff.device
     if not distributed.is_initialized():
         raise InvalidInputError(
             "parallel=True is for processes that torch.distributed has joined, and this one is not. Start them with "
@@ -46,7 +45,9 @@ def make_team(parallel: Any, device: torch.device) -> TorchTeam:
             f"parallel must be a mesh of one dimension on {device.type!r}, where the parameters are, got {parallel!r}. "
             f"Take a dimension of it, such as mesh['data']."
         )
-    return TorchTeam(group_of(parallel))
+    group = group_of(parallel)
+    autodiff.sharing = group.sharing
+    return TorchTeam(group)
 
 
 class TorchTeam:
@@ -80,34 +81,18 @@ class TorchTeam:
         own, any_failed = self.processes.reduce(part, factor, whole.n, like, failed)
         return self.processes.spread(own, whole.n), any_failed
 
+    def rows(self, block: Tensor | None, owner: int, count: int, whole: Layout) -> DTensor:
+        """Return as many rows, which one process has whole, as rows that they hold together."""
+        like = torch.empty(0, dtype=torch_dtype(whole.dtype), device=whole.device)
+        return self.processes.spread(self.processes.deal(block, owner, count, whole.n, like), whole.n)
+
     def total(self, part: Tensor | None, factor: float, failed: bool) -> tuple[Tensor, bool]:
         """Return the sum of each process's scalar times its factor, and whether any of them has failed."""
-        value = torch.zeros((), device=self.processes.device) if part is None else part.detach()
+        value = torch.zeros((), dtype=torch.float64, device=self.processes.device) if part is None else part.detach()
         sent = torch.stack([value.double() * factor, torch.full_like(value, float(failed), dtype=torch.float64)])
         found = self.processes.sum(sent)
         return found[0].to(value.dtype), bool(found[1] != 0)
 
     def check_data(self, data: Any) -> None:
         """Raise InvalidInputError for a sampler that shuffles, that repeats samples, or that is of other processes."""
-        sampler = getattr(data.batch_sampler, "sampler", data.sampler) if isinstance(data, DataLoader) else None
-        shuffles = isinstance(sampler, _RANDOM) or bool(getattr(sampler, "shuffle", False))
-        if shuffles:
-            raise InvalidInputError(
-                f"the loader's {type(sampler).__name__} shuffles: which samples a process has would change, and with "
-                f"it the matrix. Pass shuffle=False to the sampler and to the loader."
-            )
-        if not isinstance(sampler, DistributedSampler):
-            return
-        count, index, total = self.processes.count, self.processes.index, len(sampler.dataset)  # type: ignore[arg-type]
-        if (sampler.num_replicas, sampler.rank) != (count, index):
-            raise InvalidInputError(
-                f"the loader's sampler is that of process {sampler.rank} of {sampler.num_replicas}, and this is "
-                f"process {index} of {count}. Pass num_replicas={count} and rank={index}."
-            )
-        if sampler.total_size > total:
-            raise InvalidInputError(
-                f"the loader's DistributedSampler repeats samples: {total} over {count} processes become "
-                f"{sampler.total_size}, and those that come twice count twice in the mean. Give each process its own "
-                f"part, such as torch.utils.data.Subset(dataset, range({index}, {total}, {count})) without a sampler; "
-                f"parts need not be of the same size."
-            )
+        check_parts(data, self.processes.index, self.processes.count)

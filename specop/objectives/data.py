@@ -18,7 +18,7 @@ from specop.objectives.calling import is_pair
 from specop.objectives.source import Source
 from specop.objectives.trees import lengths
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "no_terms"]
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class Batches:
 
     def _like(self, data: Any) -> Batches:
         made = Batches(data, self._autodiff, self._weight, self._budget, self._are_as_given)
-        made.is_verified = self.is_verified
+        made.is_verified, made.is_part = self.is_verified, self.is_part
         return made
 
     def picked(self, indices: NDArray[np.intp]) -> Iterator[Any]:
@@ -256,8 +256,9 @@ class Batches:
                 weights.append(self._checked_weight(batch, number))
         if not weights:
             raise InvalidInputError("the data holds no batch. Check the length of the data set and drop_last.")
-        if not sum(weights) > 0:
-            raise InvalidInputError("all batches have weight zero: no loss term counts.")
+        # What other processes have may count all the same.
+        if not sum(weights) > 0 and not self.is_part:
+            raise no_terms()
         if doubts and (len(weights) > 1 or self.is_part):
             raise _doubtful(doubts[0])
         self._counts, self._weights, self._entries = counts, weights, entries
@@ -310,6 +311,11 @@ def _doubtful(why: str) -> InvalidInputError:
         f"number of terms in the batch's mean loss, such as len(batch[1]) where time comes first in x, or the number "
         f"of tokens."
     )
+
+
+def no_terms() -> InvalidInputError:
+    """Return what is said of data that have samples and no loss."""
+    return InvalidInputError("all batches have weight zero: no loss term counts.")
 
 
 class _Subset:

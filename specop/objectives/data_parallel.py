@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
+
+import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
 from specop.objectives.curvature import CurvatureOperator
+from specop.objectives.parallel_part import ParallelSampleMean
 from specop.objectives.products import Plan
 from specop.objectives.team import Shared
 from specop.operators.operator import LinearOperator
 
-__all__ = ["DataParallel", "ParallelCurvature"]
+__all__ = ["DataParallel", "ParallelCurvature", "ParallelJacobian"]
 
 _COUNTS = ("batches", "kept", "linearized", "recomputed", "bytes")
 
@@ -125,19 +127,17 @@ class ParallelCurvature(DataParallel):
     own: CurvatureOperator
 
     @property
-    def sample_mean(self) -> NoReturn:
-        raise InvalidInputError(
-            "data='part' is not available with parallel=True: which samples are heaviest is known to no process. Leave "
-            "data= out, or give one process all data and pass parallel=False there."
-        )
+    def sample_mean(self) -> ParallelSampleMean:
+        """The same matrix as a mean over the samples of all processes."""
+        return ParallelSampleMean(self.own.sample_mean, self.objective)
 
     def plan(self) -> Plan:
         """Return how all processes compute products; batches that are not linearized yet are."""
         with self.session():
-            plans = self.objective.all_together(self.own.plan)
-        shares = self.objective.shares
-        cost = sum(share * plan.cost for share, plan in zip(shares, plans, strict=True))
-        return Plan(**{name: sum(getattr(plan, name) for plan in plans) for name in _COUNTS}, cost=cost)
+            plans = self.objective.all_together(lambda: None if self.objective.is_idle else self.own.plan())
+        known = [(share, plan) for share, plan in zip(self.objective.shares, plans, strict=True) if plan is not None]
+        cost = sum(share * plan.cost for share, plan in known)
+        return Plan(**{name: sum(getattr(plan, name) for _, plan in known) for name in _COUNTS}, cost=cost)
 
     def block_diagonal(self, blocks: Sequence[Any] | None = None) -> LinearOperator:
         """Return the matrix without what couples different blocks; see `CurvatureOperator.block_diagonal`."""
@@ -151,3 +151,35 @@ class ParallelCurvature(DataParallel):
         with self.objective.team.processes.together():
             own = make()
         return DataParallel(own, self.objective, self.factor)
+
+
+class ParallelJacobian(DataParallel):
+    """The Jacobian of the outputs of all processes, those of one after the other's.
+
+    A product takes the vector whole in each process; one process's outputs are added to zeros of all the others'.
+
+    Parameters
+    ----------
+    own : LinearOperator
+        The Jacobian of this process's outputs.
+    objective : Shared
+        Which has it.
+    """
+
+    def __init__(self, own: LinearOperator, objective: Shared) -> None:
+        super().__init__(own, objective, 1.0)
+        counts = objective.all_together(lambda: 0 if objective.is_idle else own.codomain.n)
+        first = sum(counts[: objective.team.processes.index])
+        self._places = np.arange(first, first + own.codomain.n, dtype=np.intp)
+        self._outputs = own.codomain.of_length(sum(counts))
+        self.codomain = objective.team.layout(self._outputs)
+
+    def _matvec(self, x: Array) -> Array:
+        whole, backend = self.objective.team.whole(x), self.own.backend
+        return self.objective.sum(
+            lambda: backend.scatter(self.own._matvec(whole), self._places, self._outputs), 1.0, self._outputs
+        )
+
+    def _rmatvec(self, y: Array) -> Array:
+        whole, backend = self.objective.team.whole(y), self.own.backend
+        return self.objective.sum(lambda: self.own._rmatvec(backend.gather(whole, self._places)), 1.0, self.own.domain)

@@ -1,33 +1,29 @@
-"""ParallelObjective: the mean loss over the data of several processes, each of which has the parameters and a part.
-
-Each process computes for its own part, as if it were alone, and never waits meanwhile for the others: where one halves
-its batches or looks at a first product, they need not. What they have found is added up, each times its share of all
-loss terms; an error of one is an error of all.
-"""
+"""ParallelObjective: the mean loss over the data of several processes, each of which has the parameters and a part."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, Self, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.arrays.layout import Layout
-from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.objectives.curvature import CurvatureOperator
-from specop.objectives.data import Batches
-from specop.objectives.data_parallel import DataParallel, ParallelCurvature
-from specop.objectives.mean import Objective
-from specop.objectives.team import Team, attempt
+from specop.objectives.data_parallel import DataParallel, ParallelCurvature, ParallelJacobian
+from specop.objectives.parallel_loss import ParallelLoss
+from specop.objectives.part import known_weights, weights_of
+from specop.objectives.select import checked_samples
+from specop.objectives.update_rule import UpdateRule
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["ParallelObjective"]
 
-T = TypeVar("T")
 
-
-class ParallelObjective(Objective):
+class ParallelObjective(ParallelLoss):
     """The mean loss over the data of several processes; made by ``objective(..., parallel=True)``.
 
     All processes make each call together. Vectors are held by all of them together, n/R entries each; parameters, and
@@ -40,138 +36,96 @@ class ParallelObjective(Objective):
     team : Team
     """
 
-    def __init__(self, own: Objective, team: Team) -> None:
-        # Not that of the base, so that what this class does not know fails instead of answering for a part.
-        self.own = own
-        self.team = team
-        processes = team.processes
-        self._data: Batches = own._data
-        with processes.together():
-            team.check_data(own._data.given)
-            own._data.is_part = processes.count > 1
-            counts = own.terms, own.samples, own._data.first_shapes, own._data.fingerprint()
-        told = processes.exchange(counts)
-        self._terms = [terms for terms, *_ in told]
-        self._samples = [samples for _, samples, *_ in told]
-        own._data.first_sample = sum(self._samples[: processes.index])
-        _check_parts(own._data, told)
+    # Samples
+    def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
+        """Yield the gradients of single samples, rows that all processes hold together, one process after the other.
+
+        Those of a process are computed there while the others wait. See `MeanLoss.per_sample_gradients`.
+        """
+        at = self._at_all(theta)
+        self.check_alike()
+        with self.processes.together():
+            blocks = self.own.per_sample_gradients(at, block_bytes=block_bytes)
+        return self._dealt(iter(()) if self.is_idle else blocks)
+
+    def _dealt(self, blocks: Iterator[Array]) -> Iterator[Array]:
+        processes, backend = self.processes, self.own._autodiff.backend
+        for owner, (share, samples) in enumerate(zip(self.shares, self._samples, strict=True)):
+            while True:
+                with processes.together():
+                    block = next(blocks, None) if owner == processes.index else None
+                count = processes.exchange(0 if block is None else backend.shape(block)[0])[owner]
+                if not count:
+                    break
+                rows = self.team.rows(block, owner, count, self._layout)
+                yield self.team.backend.scale_(rows, share * self.samples / samples)
+
+    def importance(self, theta: Array | None = None) -> Floats:
+        """Return how much each sample may add to the curvature; see `MeanLoss.importance`."""
+        at = self._at_all(theta)
         self.check_alike()
 
-    # What is shared by all
-    def check_alike(self) -> None:
-        """Raise InvalidInputError, naming arrays, unless all processes have the same model."""
-        processes, autodiff = self.team.processes, self.own._autodiff
-        if processes.count == 1:
-            return
-        told = processes.exchange((autodiff.names, zlib.crc32(repr(autodiff.fingerprint()).encode())))
-        if all(one == told[0] for one in told):
-            return
-        states = processes.exchange(autodiff.named_checksums())
-        other = next(number for number, one in enumerate(told) if one != told[0])
-        names = [name for name in states[0] if states[other].get(name) != states[0][name]]
-        names += [name for name in states[other] if name not in states[0]]
-        if not names:
-            raise InvalidInputError(
-                f"the models of processes 0 and {other} of {processes.count} differ in the modes of their layers or in "
-                f"what is selected: call model.eval() in each process, and select the same parameters."
+        def own() -> Floats | None:
+            point = self.own._at(at)
+            with point.staying():
+                return weights_of(point)
+
+        return self.importance_of(own)
+
+    def importance_of(self, own: Callable[[], Floats | None]) -> Floats:
+        """Return the importance of all samples, of what each process finds for its own."""
+        idle = np.zeros(self._samples[self.processes.index])
+        told = self.all_together(lambda: idle if self.is_idle else own())
+        if any(one is None for one in told):
+            return known_weights(None, self.samples)
+        scaled = [share * one for share, one in zip(self.shares, told, strict=True) if one is not None]
+        return known_weights(np.concatenate(scaled), self.samples)
+
+    def batches(self) -> list[Self]:
+        """Return an objective of each batch, those of one process after the other's.
+
+        In each of them one process computes, and the others wait. See `MeanLoss.batches`.
+        """
+        with self.processes.together():
+            own = [] if self.is_idle else self.own.batches()
+            counts = [(one.terms, one.samples) for one in own]
+        told = self.processes.exchange(counts)
+        nothing = [(0.0, 0)] * self.processes.count
+        return [
+            self._of(
+                own[number] if owner == self.processes.index else None,
+                [*nothing[:owner], count, *nothing[owner + 1 :]],
             )
-        raise InvalidInputError(
-            f"the models of processes 0 and {other} of {processes.count} differ in {len(names)} parameters or buffers, "
-            f"such as {names[0]!r}: their curvature would be that of no model. Send those of one to all, such as by "
-            f"torch.distributed.broadcast(tensor, 0) for each; batch normalization keeps other running statistics in "
-            f"each process."
-        )
+            for owner, counts in enumerate(told)
+            for number, count in enumerate(counts)
+        ]
 
-    @property
-    def processes(self) -> Processes:
-        """Those that make each call together."""
-        return self.team.processes
+    def subset(self, indices: ArrayLike) -> Self:
+        """Return the mean loss over some of the samples, the same in each process; see `MeanLoss.subset`.
 
-    @property
-    def shares(self) -> list[float]:
-        """Each process's share of all loss terms."""
-        total = sum(self._terms)
-        return [terms / total for terms in self._terms]
+        A process that has none of them waits for the others.
+        """
+        with self.processes.together():
+            chosen = np.sort(checked_samples(indices, self.samples))
+            mine = self.own_numbers(chosen)
+            own = self.own.subset(mine) if len(mine) else None
+            counts = (0.0, 0) if own is None else (own.terms, own.samples)
+        told = self.processes.exchange((counts, zlib.crc32(chosen.tobytes())))
+        other = next((number for number, (_, sum_) in enumerate(told) if sum_ != told[0][1]), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"processes 0 and {other} of {self.processes.count} have chosen different samples: all of them pass "
+                f"the same indices, which count the samples of one process after the other's. Seed what draws them."
+            )
+        return self._of(own, [one for one, _ in told])
 
-    def sum(self, compute: Callable[[], Array], factor: float, whole: Layout) -> Array:
-        """Return the sum over processes of what each computes, a vector, times its factor."""
-        part, error = attempt(compute)
-        found, failed = self.team.sum(part, factor, whole, error is not None)
-        if failed:
-            self.team.processes.raise_together(error)
-        return found
+    def own_numbers(self, chosen: Integers) -> Integers:
+        """Return those of some samples that this process has, by their numbers here."""
+        first = self.first
+        count = self._samples[self.processes.index]
+        return chosen[(chosen >= first) & (chosen < first + count)] - first
 
-    def all_together(self, compute: Callable[[], T]) -> list[T]:
-        """Return what each process computes."""
-        with self.team.processes.together():
-            found = compute()
-        return self.team.processes.exchange(found)
-
-    # What an objective is
-    @property
-    def n(self) -> int:
-        """Number of selected parameters."""
-        return self.own.n
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the selected parameters, in the order of the vector."""
-        return self.own.names
-
-    @property
-    def slices(self) -> dict[str, slice]:
-        """Where the entries of each parameter stand in a vector."""
-        return self.own.slices
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each parameter."""
-        return self.own.shapes
-
-    @property
-    def samples(self) -> int:
-        """Number of samples in the data of all processes."""
-        return sum(self._samples)
-
-    @property
-    def terms(self) -> float:
-        """Number of loss terms in the data of all processes."""
-        return sum(self._terms)
-
-    @property
-    def theta(self) -> Array:
-        """The current values of the selected parameters, a copy as a vector that all processes hold together."""
-        return self.team.own(self.own.theta)
-
-    def flatten(self, tree: Any) -> Array:
-        """Return a parameter structure, the same in each process, as a vector that they hold together."""
-        return self.team.own(self.own.flatten(tree))
-
-    def unflatten(self, vector: Array) -> Any:
-        """Return a vector in the structure of the parameters, whole in each process."""
-        self._check(vector, "the vector")
-        return self.own.unflatten(self.team.whole(vector))
-
-    def loss(self, theta: Array | None = None) -> Array:
-        """Return the mean loss as a native scalar, the same bits in each process; see `MeanLoss.loss`."""
-        at = self._at_all(theta)
-        self.check_alike()
-        return self._total(*attempt(lambda: self.own.loss(at)))
-
-    def gradient(self, theta: Array | None = None) -> Array:
-        """Return the gradient of the mean loss as a vector that all processes hold together."""
-        at = self._at_all(theta)
-        self.check_alike()
-        return self.sum(lambda: self.own.gradient(at), self._share, self._layout)
-
-    def loss_and_gradient(self, theta: Array | None = None) -> tuple[Array, Array]:
-        """Return the mean loss and its gradient from one pass over the data."""
-        at = self._at_all(theta)
-        self.check_alike()
-        found, error = attempt(lambda: self.own.loss_and_gradient(at))
-        loss = self._total(None if found is None else found[0], error)
-        return loss, self.team.sum(None if found is None else found[1], self._share, self._layout, False)[0]
-
+    # Matrices
     def hessian(self, theta: Array | None = None) -> Any:
         """Return the Hessian of the mean loss over the data of all processes; see `Matrices.hessian`."""
         return self._curvature(lambda at: self.own.hessian(at), theta)
@@ -203,104 +157,40 @@ class ParallelObjective(Objective):
         self.check_alike()
         with self.processes.together():
             own = self.own.finite_difference_hessian(at)
-        return DataParallel(own, self, self._share)
+        return DataParallel(own, self, self.share)
 
-    def restrict(self, select: Any) -> Self:
-        """Return the objective as a function of a part of its parameters; the others stay where they are."""
+    def jacobian(self, theta: Array | None = None) -> Any:
+        """Return the Jacobian of all outputs, those of one process after the other's; see `Matrices.jacobian`."""
+        at = self._at_all(theta)
+        self.check_alike()
         with self.processes.together():
-            own = self.own.restrict(select)
-        return type(self)(own, self.team)
+            own = self.own.jacobian(at)
+        return ParallelJacobian(own, self)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Hold the model of each process in evaluation mode; see `MeanLoss.evaluating`."""
-        with self.own.evaluating():
-            yield
-
-    def release(self) -> None:
-        """Free the linearizations that are kept for further products; they are made again when needed."""
-        self.own.release()
-
-    def __repr__(self) -> str:
-        return f"{repr(self.own)[:-1]}, data of {self.processes.count} processes>"
-
-    # What would answer for a part
-    def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> NoReturn:
-        """Refused: they are not available over several processes yet."""
-        raise self._missing("per_sample_gradients")
-
-    def importance(self, theta: Array | None = None) -> NoReturn:
-        """Refused: each process knows that of its own samples only."""
-        raise self._missing("importance")
-
-    def inverse_fisher(self, **options: Any) -> NoReturn:
-        """Refused: it is made of samples' gradients."""
-        raise self._missing("inverse_fisher")
-
-    def jacobian(self, theta: Array | None = None) -> NoReturn:
-        """Refused: its rows would be of all processes' outputs."""
-        raise self._missing("jacobian")
-
-    def batches(self) -> NoReturn:
-        """Refused: a batch belongs to one process."""
-        raise self._missing("batches")
-
-    def subset(self, indices: Any) -> NoReturn:
-        """Refused: a process may be left without samples."""
-        raise self._missing("subset")
-
-    def update_rule(self, optimizer: Any, gradient: Array) -> NoReturn:
-        """Refused: an optimizer's state may be a part of it."""
-        raise self._missing("update_rule")
-
-    def _missing(self, name: str) -> InvalidInputError:
-        return InvalidInputError(
-            f"{name} is not available with parallel=True, over the data of {self.processes.count} processes. Give one "
-            f"process all data, and pass parallel=False there."
-        )
-
-    @property
-    def _share(self) -> float:
-        return self.shares[self.processes.index]
-
-    @property
-    def _layout(self) -> Layout:
-        return self.own._autodiff.layout
-
-    def _check(self, vector: Array, what: str) -> None:
-        self.team.backend.check_vector(vector, self.team.layout(self._layout), what)
-
-    def _at_all(self, theta: Array | None) -> Array | None:
-        if theta is None:
-            return None
-        self._check(theta, "theta")
-        return self.team.whole(theta)
-
-    def _total(self, part: Array | None, error: BaseException | None) -> Array:
-        found, failed = self.team.total(part, self._share, error is not None)
-        if failed:
-            self.processes.raise_together(error)
-        return found
+    def update_rule(self, optimizer: Any, gradient: Array) -> UpdateRule:
+        """Return what an optimizer that is the same in each process does; see `MeanLoss.update_rule`."""
+        whole = self.team.whole(gradient)
+        with self.processes.together():
+            rule = self.own.update_rule(optimizer, whole)
+            vectors = [one for one in (rule.scale, rule.average) if one is not None]
+            state = self.own._autodiff.batch_fingerprint(vectors)
+        told = self.processes.exchange((rule.name, rule.steps, rule.scale is None, rule.average is None, state))
+        other = next((number for number, one in enumerate(told) if one != told[0]), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"the optimizers of processes 0 and {other} of {self.processes.count} differ in their settings or in "
+                f"their state: {rule.name} would take other steps in each. Load the state of one in all, "
+                f"optimizer.load_state_dict(...)."
+            )
+        own = [None if one is None else self.team.own(one) for one in (rule.scale, rule.average)]
+        return replace(rule, scale=own[0], average=own[1])
 
     def _curvature(self, make: Callable[[Any], CurvatureOperator], theta: Array | None) -> ParallelCurvature:
         at = self._at_all(theta)
         with self.processes.together():
             own = make(at)
-        factor = self._share
-        if own.products[0].matrix.kind == "empirical fisher of samples":
+        factor = self.share
+        if own.products[0].matrix.kind == "empirical fisher of samples" and not self.is_idle:
             # The mean over samples of g g', where g is the number of samples times what one adds to the mean gradient.
             factor *= factor * self.samples / self._samples[self.processes.index]
         return ParallelCurvature(own, self, factor)
-
-
-def _check_parts(data: Batches, told: Sequence[tuple[float, int, Any, Any]]) -> None:
-    for number, (_, _, shapes, seen) in enumerate(told):
-        if number and shapes != told[0][2] and None not in (shapes, told[0][2]):
-            raise data.unlike(f"the first batch of process {number}", shapes, told[0][2])
-        for earlier in range(number):
-            if told[earlier][3] == seen:
-                raise InvalidInputError(
-                    f"processes {earlier} and {number} of {len(told)} have the same data, to the last bit. With "
-                    f"parallel=True each is to have a part of all, as by torch.utils.data.DistributedSampler(dataset, "
-                    f"shuffle=False); where each has all data pass parallel=False."
-                )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array
+from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingOutputsError
 from specop.objectives.autodiff import Linearization, Matrix
 from specop.objectives.point import Point
@@ -18,7 +19,7 @@ from specop.objectives.trained import check_separable
 from specop.objectives.witness import verify
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Group", "SampleMean", "importance"]
+__all__ = ["Group", "SampleMean", "importance", "known_weights", "weights_of"]
 
 # Matrices that groups of samples do not add up to as the criterion's own do.
 _REFUSED = {
@@ -122,9 +123,18 @@ class SampleMean:
         """Return the bytes that groups may still hold."""
         return self._point.budget.room()
 
+    @property
+    def layout(self) -> Layout:
+        """Of vectors."""
+        return self._point.autodiff.layout
+
     def importance(self) -> Floats:
         """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
         return importance(self._point)
+
+    def weights(self) -> Floats | None:
+        """Return the same as parts of the mean loss; None where outputs are not known."""
+        return weights_of(self._point)
 
     def groups(self, chosen: Sequence[Integers]) -> Iterator[Group]:
         """Give groups of samples, by one pass over the data.
@@ -186,11 +196,21 @@ def _places(known: Integers, wanted: Integers) -> Integers:
 
 def importance(point: Point) -> Floats:
     """Return how much each sample may add to curvature, up to a common factor; ones where outputs are not known."""
+    return known_weights(weights_of(point), point.data.samples)
+
+
+def weights_of(point: Point) -> Floats | None:
+    """Return how much each sample may add to curvature, as its part of the mean loss; None without outputs."""
     try:
-        found = fitting(point, _importance, point)
+        found: Floats = fitting(point, _importance, point)
     except MissingOutputsError:
-        return np.ones(point.data.samples)
-    return found if found.any() else np.ones(point.data.samples)
+        return None
+    return found
+
+
+def known_weights(found: Floats | None, samples: int) -> Floats:
+    """Return weights of samples, or ones where there are none that tell them apart."""
+    return found if found is not None and found.any() else np.ones(samples)
 
 
 def _importance(point: Point) -> Floats:
@@ -200,5 +220,7 @@ def _importance(point: Point) -> Floats:
             rows, count = point.autodiff.importance(point.theta, batch), point.autodiff.count(batch)
             # Rows that belong to no sample in particular say something of all of them only.
             each = rows.reshape(count, -1).sum(axis=1) if len(rows) % count == 0 else rows.sum() / count
-            weights[first : first + count] = share * each
+            # Numbers count the samples of other processes, too.
+            start = first - point.data.first_sample
+            weights[start : start + count] = share * each
     return weights

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["Shared", "Team", "attempt"]
 
@@ -34,7 +35,13 @@ class Team(Protocol):
         """Return the sum of each process's vector times its factor, and whether any of them has failed."""
 
     def total(self, part: Array | None, factor: float, failed: bool) -> tuple[Array, bool]:
-        """Return the sum of each process's scalar times its factor, and whether any of them has failed."""
+        """Return the sum of each process's scalar times its factor, and whether any of them has failed.
+
+        A process without a part gives None; its dtype is then float64, as that of the others must be.
+        """
+
+    def rows(self, block: Array | None, owner: int, count: int, whole: Layout) -> Array:
+        """Return rows that they hold together, of as many that one process has whole and the others give None for."""
 
     def check_data(self, data: Any) -> None:
         """Raise InvalidInputError if data are known to be no part, such as those of a sampler that shuffles."""
@@ -44,6 +51,18 @@ class Shared(Protocol):
     """What an operator asks of the objective that it belongs to."""
 
     team: Team
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether this process has no part of the data, and only waits for what the others add up."""
+
+    @property
+    def first(self) -> int:
+        """Number of this process's first sample."""
+
+    @property
+    def share(self) -> float:
+        """The share of this process in all loss terms."""
 
     @property
     def samples(self) -> int:
@@ -61,6 +80,12 @@ class Shared(Protocol):
 
     def all_together(self, compute: Callable[[], T]) -> list[T]:
         """Return what each process computes."""
+
+    def importance_of(self, own: Callable[[], Floats | None]) -> Floats:
+        """Return the importance of all samples, of what each process finds for its own."""
+
+    def own_numbers(self, chosen: Integers) -> Integers:
+        """Return those of some samples that this process has, by their numbers here."""
 
 
 def attempt(compute: Callable[[], T]) -> tuple[T | None, BaseException | None]:

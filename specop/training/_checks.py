@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError, check_choice
 from specop.objectives.mean import Objective
 from specop.results.history import HistoryResult
@@ -15,7 +16,15 @@ from specop.results.result import load
 from specop.results.structure import Structure
 from specop.training._quantities import QUANTITIES
 
-__all__ = ["check_model", "checked_step", "checked_what", "earlier_history"]
+__all__ = [
+    "check_model",
+    "check_schedule",
+    "check_together",
+    "checked_step",
+    "checked_what",
+    "earlier_history",
+    "shared_history",
+]
 
 
 def checked_what(what: Any) -> dict[str, dict[str, Any]]:
@@ -51,6 +60,37 @@ def earlier_history(history: Any) -> HistoryResult | None:
             f"{type(history).__name__}."
         )
     return history
+
+
+def shared_history(processes: Processes, history: Any) -> HistoryResult | None:
+    """Return the history that goes on in all processes, as the first one sees the file."""
+    with processes.together():
+        found = earlier_history(history) if processes.index == 0 else None
+    earlier: HistoryResult | None = processes.of_first(found)
+    return earlier
+
+
+def check_schedule(processes: Processes, every: int | None) -> None:
+    """Raise InvalidInputError if clocks would say when several processes record."""
+    if processes.count > 1 and every is None:
+        raise InvalidInputError(
+            f"Monitor needs every= where {processes.count} processes record together: by their clocks one would record "
+            f"where another does not, and wait for it. Pass every=200, say, in all of them."
+        )
+
+
+def check_together(processes: Processes, step: int, last_step: int | None) -> None:
+    """Raise InvalidInputError unless all processes record the same step, after the same last one."""
+    if processes.count == 1:
+        return
+    told = processes.exchange((step, last_step))
+    other = next((number for number, one in enumerate(told) if one != told[0]), None)
+    if other is not None:
+        raise InvalidInputError(
+            f"processes 0 and {other} of {processes.count} record different steps, {told[0][0]} after {told[0][1]} and "
+            f"{told[other][0]} after {told[other][1]}: each calls record(step) with the same numbers, and begins with "
+            f"the same history."
+        )
 
 
 def check_model(whose: str, structure: Structure, samples: int, objective: Objective) -> None:

@@ -19,7 +19,15 @@ from specop.results.history import HistoryResult, Moment
 from specop.results.result import versions
 from specop.results.structure import Structure
 from specop.statistics.estimate import Estimate, exact
-from specop.training._checks import check_model, checked_step, checked_what, earlier_history
+from specop.training._checks import (
+    check_model,
+    check_schedule,
+    check_together,
+    checked_step,
+    checked_what,
+    earlier_history,
+    shared_history,
+)
 from specop.training._quantities import CONFIDENCE, QUANTITIES, Point
 from specop.training._rows import Rows
 from specop.training._schedule import Schedule
@@ -43,9 +51,12 @@ class Monitor:
     ----------
     objective : Objective or callable
         The loss, made by `specop.objective`. It follows a module through training: compiled modules and those in
-        DistributedDataParallel (``parallel=False``, in one of the processes) are seen through, ``autocast`` is switched
-        off. Or a function that returns an objective, called for each record; with `params` it is given these. That is
-        for models that become other objects while they are trained, or that move to another device first.
+        DistributedDataParallel are seen through, ``autocast`` is switched off. Or a function that returns an objective,
+        called for each record; with `params` it is given these. That is for models that become other objects while
+        they are trained, or that move to another device first.
+        Of several processes (``parallel=True`` or a mesh) each makes its monitor and calls `record` at each step, with
+        the same `every`; the first one reads and writes the file. With ``parallel=False`` one process records alone,
+        while the others wait.
     every : int, optional
         Steps between records. What that costs is said by ``history.share``.
     budget : float
@@ -140,8 +151,6 @@ class Monitor:
                 f"Monitor takes an objective, made by specop.objective(model, criterion, data), or a function that "
                 f"returns one; got {type(objective).__name__}."
             )
-        if isinstance(objective, Objective):
-            _check_alone(objective)
         self._objective = objective
         self._what = checked_what(what)
         self._may_lack_limit = what is _USUAL
@@ -149,7 +158,11 @@ class Monitor:
         self._lr = lr
         self._seed = check_seed(seed)
         self._path = Path(history) if isinstance(history, (str, os.PathLike)) else None
-        earlier = earlier_history(history)
+        if isinstance(objective, Objective):
+            check_schedule(objective.processes, every)
+            earlier = shared_history(objective.processes, history)
+        else:
+            earlier = earlier_history(history)
         self._rows = Rows.of(earlier)
         self._schedule = Schedule(
             every,
@@ -199,6 +212,8 @@ class Monitor:
         if not self._schedule.is_due(step) or step == self._rows.last_step:
             return None
         objective = self._objective_now(params)
+        processes = objective.processes
+        check_together(processes, step, self._rows.last_step)
         self._check_model(objective)
         with objective.evaluating():
             theta = objective.flatten(params) if params is not None and isinstance(self._objective, Objective) else None
@@ -213,12 +228,14 @@ class Monitor:
                     objective, theta, len(self._rows.steps), self._seed, self._known, steps_by, self._rate(step)
                 )
                 estimates, gap = self._measured(point, step, length)
-        moment = Moment(step, estimates, point.results, task.products, self._schedule.lap(), gap)
+        moment = Moment(step, estimates, point.results, task.products, self._schedule.lap(), processes.of_first(gap))
         self._rows.append(moment)
         self._framework = backend.name
         self._notes |= task.notes
         if self._path is not None:
-            self.history.save(self._path)
+            with processes.together():
+                if processes.index == 0:
+                    self.history.save(self._path)
             self._schedule.lap()
         return moment
 
@@ -268,7 +285,7 @@ class Monitor:
         numbers, gap = dict[str, dict[str, Estimate]](), ""
         try:
             (loss,) = numbers_of(point.hessian.backend, point.objective.loss(point.theta))
-            self._warn_of_standstill(step, loss, length)
+            self._warn_of_standstill(point.objective, step, loss, length)
             found = {"loss": exact(loss, CONFIDENCE)} | found
             for name, quantity in QUANTITIES.items():
                 if name in self._what and not self._lacks_limit(name, point):
@@ -279,11 +296,11 @@ class Monitor:
         except NonFiniteError as error:
             gap = str(error)
             if not self._rows.ends_in_gap:
-                warnings.warn(
+                _warn(
+                    point.objective,
                     f"at step {step} nothing could be recorded: {gap} Training goes on; so does the history, once the "
                     f"loss is finite.",
                     NonFiniteWarning,
-                    stacklevel=level_of_user(),
                 )
         finally:
             # What linearizations hold, training needs.
@@ -309,7 +326,7 @@ class Monitor:
                 f"the function that Monitor was given returned {type(made).__name__}; it must return what "
                 f"specop.objective(model, criterion, data) makes."
             )
-        _check_alone(made)
+        check_schedule(made.processes, self._schedule.every)
         return made
 
     def _check_model(self, objective: Objective) -> None:
@@ -332,24 +349,23 @@ class Monitor:
         self._may_go_back = False
         return found
 
-    def _warn_of_standstill(self, step: int, loss: float, length: float) -> None:
+    def _warn_of_standstill(self, objective: Objective, step: int, loss: float, length: float) -> None:
         """Warn if loss and parameters are exactly those of the last record: they may be a copy from before training."""
         if self._at_last == (loss, length) and not self._is_still:
             self._is_still = True
-            warnings.warn(
+            _warn(
+                objective,
                 f"at step {step} the parameters are those of the last record. Where training makes new ones in each "
                 f"step, as in JAX, pass them: monitor.record(step, params=params), or give Monitor a function that "
                 f"returns an objective of the present ones.",
                 UserWarning,
-                stacklevel=level_of_user(),
             )
         self._at_last = loss, length
 
 
-def _check_alone(objective: Objective) -> None:
-    count = objective.processes.count
-    if count > 1:
-        raise InvalidInputError(
-            f"Monitor is not available with parallel=True, over the data of {count} processes. Pass an objective of "
-            f"parallel=False in one process, of data that it has."
-        )
+def _warn(objective: Objective, message: str, category: type[Warning]) -> None:
+    """Warn the user, once for all processes."""
+    processes = objective.processes
+    with processes.together():
+        if processes.index == 0:
+            warnings.warn(message, category, stacklevel=level_of_user())

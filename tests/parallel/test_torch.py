@@ -17,6 +17,8 @@ pytestmark = pytest.mark.torch
 TWO = (
     "torch_arrays",
     "torch_objectives",
+    "torch_samples",
+    "torch_functions",
     "torch_refusals",
     "torch_files",
     "torch_sharded",
@@ -51,10 +53,12 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path):
 
 def test_every_method_of_an_objective_is_known_or_refused():
     from specop.objectives.parallel import ParallelObjective
+    from specop.objectives.parallel_loss import ParallelLoss
 
-    inherited = {name for name in dir(specop.Objective) if not name.startswith("_")} - set(vars(ParallelObjective))
+    own = set(vars(ParallelObjective)) | set(vars(ParallelLoss))
+    inherited = {name for name in dir(specop.Objective) if not name.startswith("_")} - own
     # These are made of the others.
-    assert inherited == {"matrix", "solve", "gradient_covariance", "plan"}
+    assert inherited == {"matrix", "solve", "gradient_covariance", "plan", "inverse_fisher"}
 
 
 def test_the_example_under_torchrun(tmp_path):

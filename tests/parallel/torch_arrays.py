@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import specop
 from specop.arrays import backend_of
 from specop.arrays.layout import Layout
+from specop.arrays.memory import free_host_memory
 from specop.testing import check_backend
 
 MESH = init_device_mesh("cpu", (distributed.get_world_size(),))
@@ -37,6 +38,14 @@ def same_everywhere(*arrays):
 def check_all_laws_of_a_backend():
     # In float64 all that follows computes.
     check_backend(backend_of(spread(np.zeros(3))), spread, dtypes=["float32"])
+
+
+def check_processes_of_a_machine_share_what_is_free():
+    x = spread(np.zeros(3))
+    backend = backend_of(x)
+    share = backend.free_memory(backend.layout(x)) * distributed.get_world_size() / free_host_memory()
+    # Others take and leave memory meanwhile.
+    assert 0.7 < share < 1.4, share
 
 
 def check_a_dtensor_has_a_backend_of_its_own():

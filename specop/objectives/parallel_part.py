@@ -1,0 +1,101 @@
+"""ParallelSampleMean: a matrix by groups of its samples, which several processes have in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from specop.arrays.backend import Array
+from specop.arrays.layout import Layout
+from specop.objectives.part import Group, SampleMean
+from specop.objectives.team import Shared
+from specop.statistics.numbers import Floats, Integers
+
+__all__ = ["ParallelGroup", "ParallelSampleMean"]
+
+
+@dataclass(eq=False)
+class ParallelGroup:
+    """Samples that are multiplied together, each in the process that has it.
+
+    Parameters
+    ----------
+    own : Group or None
+        Those of this process; None where it is idle.
+    objective : Shared
+    whole : Layout
+        Of a vector that each process has whole.
+    factor : float
+        Of this process's samples in the mean over all of the group.
+    share : float
+        Of all loss terms.
+    samples, bytes : int
+        How many they are, and the memory that those of one process take at most.
+    """
+
+    own: Group | None
+    objective: Shared
+    whole: Layout
+    factor: float
+    share: float
+    samples: int
+    bytes: int
+
+    def multiply(self, vector: Array) -> Array:
+        """Return the product of the mean over these samples with a vector, in fresh storage."""
+        own, whole = self.own, self.objective.team.whole(vector)
+        found = self.objective.sum(lambda: None if own is None else own.multiply(whole), self.factor, self.whole)
+        return found
+
+
+class ParallelSampleMean:
+    """The mean over the samples of all processes that a curvature matrix is.
+
+    Samples are numbered process after process. All processes make each call together.
+
+    Parameters
+    ----------
+    own : SampleMean
+        Over this process's samples.
+    objective : Shared
+        Which has it.
+    """
+
+    def __init__(self, own: SampleMean, objective: Shared) -> None:
+        self._own = own
+        self._objective = objective
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self._objective.samples
+
+    @property
+    def largest(self) -> int:
+        """Number of samples that are known to fit into the memory of each process together."""
+        return min(self._objective.all_together(lambda: self._own.largest))
+
+    def room(self) -> int:
+        """Return the bytes that groups may still hold in the process that has least."""
+        return min(self._objective.all_together(self._own.room))
+
+    def importance(self) -> Floats:
+        """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
+        return self._objective.importance_of(self._own.weights)
+
+    def groups(self, chosen: Sequence[Integers]) -> Iterator[ParallelGroup]:
+        """Give groups of samples, by one pass over the data of each process; see `SampleMean.groups`."""
+        objective, processes = self._objective, self._objective.team.processes
+        with processes.together():
+            own = iter(()) if objective.is_idle else self._own.groups([objective.own_numbers(one) for one in chosen])
+        for numbers in chosen:
+            with processes.together():
+                group = next(own, None)
+            told = processes.exchange((0.0, 0) if group is None else (group.share, group.bytes))
+            shares = [part * share for (part, _), share in zip(told, objective.shares, strict=True)]
+            share = sum(shares)
+            factor = shares[processes.index] / share if share else 0.0
+            largest = max(size for _, size in told)
+            yield ParallelGroup(
+                group if factor else None, objective, self._own.layout, factor, share, len(numbers), largest
+            )
