@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specop.errors import InvalidInputError
-from specop.objectives.autodiff import Matrix
+from specop.objectives.autodiff import Linearization, Matrix
 from specop_torch.evaluation import Evaluation
 from specop_torch.groups import Group
 from specop_torch.sharded_modules import ShardedModule
@@ -104,11 +104,32 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
-        return self.group.sum(super().loss(theta, batch).clone())
+        with self.group.inside():
+            return self.group.sum(self._own_loss(theta, batch).clone())
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
-        loss, gradient = super().gradient(theta, batch)
-        return self.group.sum(loss.clone()), gradient
+        with self.group.inside():
+            loss, gradient = super().gradient(theta, batch)
+            return self.group.sum(loss.clone()), gradient
+
+    def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
+        with self.group.inside():
+            made = super().linearize(theta, batch, vector, matrix)
+
+        def apply(other: Tensor) -> Tensor:
+            with self.group.inside():
+                product: Tensor = made.apply(other)
+                return product
+
+        return replace(made, apply=apply)
+
+    def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:
+        with self.group.inside():
+            return super().product(theta, batch, vector, matrix)
+
+    def output_gradient(self, theta: Tensor | None, batch: Any, shift: Tensor) -> Tensor:
+        with self.group.inside():
+            return super().output_gradient(theta, batch, shift)
 
     def importance(self, theta: Tensor | None, batch: Any) -> Any:
         raise InvalidInputError(
@@ -117,6 +138,17 @@ class FullyShardedAutodiff(SpreadAutodiff):
         )
 
     def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
+        self._check_parts(batch)
+        with self.group.inside():
+            super().check_trained(theta, batch, changed)
+            self._check_additive(theta, batch)
+
+    def _own_loss(self, theta: Tensor | None, batch: Any) -> Tensor:
+        """Return this process's part of the loss."""
+        return super().loss(theta, batch)
+
+    def _check_parts(self, batch: Any) -> None:
+        """Raise InvalidInputError if two processes have the same batch."""
         told = self._told(batch)
         twice = next((number for number, one in enumerate(told) if one in told[:number]), None)
         if twice is not None:
@@ -125,9 +157,6 @@ class FullyShardedAutodiff(SpreadAutodiff):
                 f"the last bit. With fully sharded parameters each is to have a part of all data, as by "
                 f"torch.utils.data.DistributedSampler(dataset, shuffle=False)."
             )
-        with self.group.together():
-            super().check_trained(theta, batch, changed)
-            self._check_additive(theta, batch)
 
     def _check_additive(self, theta: Tensor | None, batch: Any) -> None:
         """Raise unless the loss of a process's batch is the mean over those of its halves, where it can be cut."""
@@ -138,8 +167,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
         weights = [float(self.weigh(part)) for part in (batch, *parts)]
         if min(min(one) for one in self.group.exchange(weights)) <= 0:
             return
-        loss = super().loss
-        losses = [float(loss(theta, one)) / self.share(one) for one in (batch, *parts)]
+        losses = [float(self._own_loss(theta, one)) / self.share(one) for one in (batch, *parts)]
         mean = (weights[1] * losses[1] + weights[2] * losses[2]) / (weights[1] + weights[2])
         off = abs(mean - losses[0])
         if off > max(1e-5, min(self.precision**0.5, 0.03)) * max(map(abs, losses)) + 10.0 * self.precision:
@@ -151,7 +179,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
             )
 
     def outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
-        with self._evaluation.running(twice_differentiable=False), torch.no_grad():
+        with self.group.inside(), self._evaluation.running(twice_differentiable=False), torch.no_grad():
             found = self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch)
             return self._flat(found, found.numel())
 
@@ -223,20 +251,11 @@ class _Shared(Evaluation):
         self.share = share
 
     def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
-        share = self.share(batch)
-        # Before others wait for this process in a derivative.
-        with self.model.group.together():  # type: ignore[union-attr]
-            loss = super().loss(points, batch)
-        return loss * share
+        return super().loss(points, batch) * self.share(batch)
 
     def again(self, points: dict[str, Tensor], batch: Any) -> tuple[Tensor, list[str]]:
-        share = self.share(batch)
         loss, changed = super().again(points, batch)
-        return loss * share, changed
-
-    def outputs(self, points: dict[str, Tensor], batch: Any) -> Tensor:
-        with self.model.group.together():  # type: ignore[union-attr]
-            return super().outputs(points, batch)
+        return loss * self.share(batch), changed
 
     def criterion(self, points: dict[str, Tensor], batch: Any) -> Callable[[Tensor], Tensor]:
         share, compare = self.share(batch), super().criterion(points, batch)

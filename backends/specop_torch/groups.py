@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -61,6 +62,8 @@ class Group(Processes):
         self.count = distributed.get_world_size(self.handle)
         self.device = _device(mesh.device_type)
         self._specs: dict[tuple[torch.Size, torch.dtype, int], DTensorSpec] = {}
+        self._inner: Any = None
+        self._is_inside = self._has_left = self._is_reopened = False
         places = self.exchange(_place(self.device)) if self.count > 1 else [""]
         # Processes outside of this group may share the memory, too.
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.device.type == "cpu" else 1
@@ -81,6 +84,56 @@ class Group(Processes):
 
     def any(self, holds: bool) -> bool:
         return bool(self.sum(torch.tensor(float(holds), dtype=torch.float32, device=self.device)))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        # The block around it ends together.
+        with nullcontext() if self._is_inside else super().together():
+            yield
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """End a block in which the processes wait for each other: an error in one is raised in all.
+
+        On a CPU its collectives go over connections of their own. A process that fails closes these, so that whoever
+        waits there hears of it at once; why, it is told over the group's, which can be used further. Elsewhere the
+        others wait for the group's timeout.
+        """
+        if self.count == 1 or self._is_inside:
+            yield
+            return
+        error: BaseException | None = None
+        self._open()
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            self._close()
+        finally:
+            self._is_inside = False
+        if not self.any(error is not None):
+            return
+        self._close()
+        has_cause = error is not None and not isinstance(error, _LeftError)
+        if any(self.exchange(has_cause)) and not has_cause:
+            error = None
+        self.raise_together(error)
+
+    def _open(self) -> None:
+        self._is_inside, self._has_left = True, False
+        # Some of all processes get a group of the same name again, and with it addresses that are none any more.
+        is_whole = self.count == distributed.get_world_size()
+        if self._inner is not None or self.device.type != "cpu" or (self._is_reopened and not is_whole):
+            return
+        ranks = None if is_whole else distributed.get_process_group_ranks(self.handle)
+        timeout = getattr(self.handle._get_backend(self.device).options, "_timeout", None)
+        self._inner = distributed.new_group(ranks, timeout, "gloo", use_local_synchronization=not is_whole)
+        self._is_reopened = True
+
+    def _close(self) -> None:
+        if self._inner is not None:
+            distributed.destroy_process_group(self._inner)
+            self._inner, self._has_left = None, True
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over processes, the same bits in each; the tensor is consumed."""
@@ -185,14 +238,21 @@ class Group(Processes):
         return received[:, : own.stop - own.start].clone()
 
     def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        if self._is_inside and self._has_left:
+            raise _LeftError(f"process {self.index} of {self.count} has left the others.")
+        is_own = self._is_inside and self._inner is not None
         try:
-            collective(*arguments, group=self.handle, **options)
+            collective(*arguments, group=self._inner if is_own else self.handle, **options)
         except RuntimeError as error:
-            raise ProcessError(
+            raise (_LeftError if is_own else ProcessError)(
                 f"process {self.index} of {self.count} has lost the others in {collective.__name__}: {error}. One of "
                 f"them has ended, hangs, or does something else: look at what it said last. The group cannot be used "
                 f"any more."
             ) from error
+
+
+class _LeftError(ProcessError):
+    """Another process has closed the connections that models use, and says why over the group's."""
 
 
 def _place(device: torch.device) -> str:

@@ -1,5 +1,7 @@
 """Checks of what is refused, in all processes, where two hold the parameters in parts."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import specop
-from parallel.torch_arrays import MESH
+from parallel.torch_arrays import MESH, hosted
 from parallel.torch_shards import (
     COUNT,
     ERROR,
@@ -38,6 +40,7 @@ def check_refusals_of_models():
     plain = bare()
     for parallel in (False, True, MESH):
         refused("FSDP1", lambda: specop.objective(flat, F.cross_entropy, whole, parallel=parallel))  # noqa: B023
+    for parallel in (False, True):
         refused("FSDP2.*params=dict", lambda: specop.objective(hooked, F.cross_entropy, whole, parallel=parallel))  # noqa: B023
     refused("pass parallel=mesh", lambda: specop.objective(plain, **batches, params=params, parallel=True))
     refused(
@@ -98,6 +101,56 @@ def check_an_error_of_one_is_an_error_of_all():
         fsdp(given=labels).loss()
     # The group can be used further.
     close(fsdp().gradient(), dense().gradient)
+
+
+class Failing(nn.Linear):
+    """Fails in the last process, after so many of its calls."""
+
+    left = None
+
+    def forward(self, x):
+        if Failing.left is not None and RANK == COUNT - 1:
+            Failing.left -= 1
+            if Failing.left < 0:
+                raise KeyError("one layer")
+        return super().forward(x)
+
+
+class Fragile(Words):
+    def __init__(self):
+        super().__init__()
+        self.up = Failing(5, 8)
+
+
+def check_an_error_inside_of_a_layer_is_told_at_once():
+    params = dict(fully_sharded(model()).named_parameters())
+    objective = specop.objective(bare(Fragile), F.cross_entropy, PARTS[RANK], params=params, parallel=MESH)
+    x = objective.theta
+    H = objective.hessian()
+    expected, longest = hosted(H @ x), 0.0
+
+    def raises(call, after):
+        nonlocal longest
+        Failing.left, began = after, time.monotonic()
+        try:
+            with pytest.raises(KeyError, match="one layer") as caught:
+                call()
+        finally:
+            Failing.left = None
+        longest = max(longest, time.monotonic() - began)
+        assert RANK == COUNT - 1 or f"process {COUNT - 1} of {COUNT}" in str(caught.value)
+
+    # In a forward pass, in the gradient and in its derivative, in which layers run again.
+    raises(objective.loss, 0)
+    for after in range(2):
+        raises(objective.gradient, after)
+    with H.session():
+        for after in range(4):
+            raises(lambda: H @ x, after)
+    # The group goes on, with the same numbers.
+    close(H @ x, expected)
+    print(f"an error inside of a layer is raised in all within {longest:.3f} s", flush=True)
+    assert longest < 5.0
 
 
 def check_models_that_differ():
