@@ -284,8 +284,15 @@ def refuse_sharded(module: nn.Module) -> None:
         )
 
 
-def refuse_hooks(module: nn.Module) -> None:
-    """Raise InvalidInputError if hooks gather the module's parameters: nothing can be differentiated twice there."""
+def refuse_hooks(module: nn.Module, *, may_be_second: bool = False) -> None:
+    """Raise InvalidInputError if hooks gather the module's parameters: nothing can be differentiated twice there.
+
+    Parameters
+    ----------
+    module : nn.Module
+    may_be_second : bool
+        Whether the hooks may be those of FSDP2.
+    """
     for name, layer in module.named_modules():
         kinds = {kind.__name__ for kind in type(layer).__mro__}
         where = f"layer {name!r}" if name else "the model"
@@ -298,11 +305,12 @@ def refuse_hooks(module: nn.Module) -> None:
                 f"with params=dict(sharded.named_parameters()) and parallel=mesh; or gather the parameters into a "
                 f"plain module by FullyShardedDataParallel.summon_full_params."
             )
-        if "FSDPModule" in kinds:
+        if "FSDPModule" in kinds and not may_be_second:
             raise InvalidInputError(
                 f"{where} is in FSDP2 (fully_shard), whose hooks hide the parameters from second derivatives. Pass the "
                 f"same model without hooks, such as one built anew, with the sharded parameters: objective(model, "
-                f"criterion, data, params=dict(sharded.named_parameters()), parallel=mesh)."
+                f"criterion, data, params=dict(sharded.named_parameters()), parallel=mesh). With parallel=mesh alone "
+                f"there are loss, gradient and objective.finite_difference_hessian()."
             )
 
 

@@ -13,6 +13,8 @@ from specop.errors import InvalidInputError
 from specop.objectives.likelihoods import recognise
 from specop_torch.fully_sharded import FullyShardedAutodiff
 from specop_torch.groups import Group, group_of
+from specop_torch.hooked import HookedAutodiff
+from specop_torch.hooked_modules import HookedModule, is_hooked
 from specop_torch.likelihoods import likelihood_of
 from specop_torch.models import FunctionModel, Model, ModuleModel, refuse_hooks
 from specop_torch.sharded_modules import ShardedModule
@@ -37,12 +39,18 @@ def make_spread(
     """Return derivatives of a model with sharded parameters, or None where each process has all of them.
 
     A module with `params` is one without hooks that stands for a fully sharded one: each process has its part of the
-    data. DTensors that are a module's own, or a function's, are of tensor parallelism: each process has all data.
+    data, as it has for one inside of its hooks, which has a gradient and no more. DTensors that are a module's own, or
+    a function's, are of tensor parallelism: each process has all data.
     """
     is_module = isinstance(model, nn.Module)
+    is_run_by_hooks = is_module and params is None and isinstance(parallel, DeviceMesh) and is_hooked(model)
     if is_module:
-        refuse_hooks(model)
-    if is_module and params is not None:
+        refuse_hooks(model, may_be_second=is_run_by_hooks)
+    if is_run_by_hooks:
+        group = _group(parallel, _first_sharded(model))
+        described: Model = HookedModule(model, criterion, forward, group)
+        kind: type[SpreadAutodiff] = HookedAutodiff
+    elif is_module and params is not None:
         if not isinstance(params, Mapping) or not all(isinstance(one, Tensor) for one in params.values()):
             raise InvalidInputError(
                 "params= of a module is a mapping from the names of its parameters to DTensors, such as "
@@ -55,8 +63,8 @@ def make_spread(
                 "into the module."
             )
         group = _group(parallel, sharded[0])
-        described: Model = ShardedModule(model, criterion, forward, params, group)
-        kind: type[SpreadAutodiff] = FullyShardedAutodiff
+        described = ShardedModule(model, criterion, forward, params, group)
+        kind = FullyShardedAutodiff
     else:
         held = model.parameters() if is_module else TREES.arrays(params)
         sharded = [one for one in held if isinstance(one, DTensor)]
@@ -71,6 +79,14 @@ def make_spread(
         kind = TensorParallelAutodiff
     name = recognise(criterion, likelihood, likelihood_of)
     return kind(described, described.select(select), name, fixed_randomness, group)
+
+
+def _first_sharded(model: nn.Module) -> DTensor:
+    for layer in model.modules():
+        if is_hooked(layer):
+            # What a forward pass has gathered.
+            layer.reshard()  # type: ignore[operator]
+    return next(one for one in model.parameters() if isinstance(one, DTensor))
 
 
 def _group(parallel: Any, parameter: DTensor) -> Group:

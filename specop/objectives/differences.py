@@ -40,6 +40,10 @@ class DifferenceOperator(Watched):
     def precision(self) -> float:
         return max(self._error, super().precision)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*super().notes, f"products by differences of gradients, to about {self.precision:.0e} of their size")
+
     def _matvec(self, x: Array) -> Array:
         return self._difference(x, self.step)
 

@@ -100,8 +100,9 @@ def objective(
         are DTensors, n/R entries in each of R processes. A one-dimensional mesh is the same for the processes in it;
         where parameters are DTensors it must be the mesh that these lie on: those of fully_shard (FSDP2), passed as
         `params` of the same module without hooks, go with a part of the data in each process and as many batches; those
-        of a module that parallelize_module has cut go with the same data in each. In a group of more than one process
-        the default raises.
+        of a module that parallelize_module has cut go with the same data in each. A module inside of fully_shard's
+        hooks is taken too: it has loss, gradient and `Objective.finite_difference_hessian`. In a group of more than one
+        process the default raises.
     accept_stopped_gradients : bool
         Whether parts that the model detaches from its parameters, such as ``w.detach() * w**2``, are to count as
         constants. Otherwise a Hessian whose first product is not the derivative of the gradient raises.

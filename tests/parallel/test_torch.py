@@ -23,6 +23,7 @@ TWO = (
     "torch_files",
     "torch_sharded",
     "torch_layers",
+    "torch_hooked",
     "torch_sharded_refusals",
 )
 
