@@ -92,9 +92,9 @@ def test_the_page_shows_the_example():
     page, example = ((launch.ROOT / path).read_text() for path in ("docs/parallel.md", "examples/ddp_torch.py"))
     page = page.partition("## torch")[2].partition("\n## JAX")[0]
     blocks = [block.partition("```")[0] for block in page.split("```py\n")[1:]]
-    assert len(blocks) == 5
+    assert len(blocks) == 8
     assert blocks[0] in example and blocks[1] in example
     command, other = (block.partition("```")[0].strip() for block in page.split("```sh\n")[1:])
     assert command in example
     sharded = (launch.ROOT / "examples/sharded_parameters.py").read_text()
-    assert blocks[3] in sharded and other in sharded
+    assert blocks[5] in sharded and other in sharded

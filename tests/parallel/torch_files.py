@@ -2,11 +2,16 @@
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import distributed
+from torch.distributed import checkpoint as checkpoint_of_torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import specop
 from parallel.torch_arrays import hosted, same_everywhere, spread, symmetric
@@ -48,6 +53,39 @@ def check_results_are_saved_once_and_read_anywhere():
     # A folder that is not there is an error in both.
     told = told_by_all(lambda: found.save(FOLDER / "nowhere" / "result.npz"), FileNotFoundError)
     assert all("nowhere" in text for text in told)
+
+
+def check_vectors_are_saved_in_parts_and_read_by_other_numbers():
+    """As torch.distributed.checkpoint does, in which each process writes and reads what it holds."""
+    folder = FOLDER / "parts"
+    found = specop.eigsh(operator(), k=3, tol=1e-10)
+    checkpoint_of_torch.save({"rows": found.rows}, checkpoint_id=folder)
+
+    def goes_on(A, rows):
+        known = replace(found, rows=rows)
+        again = specop.eigsh(A, k=3, v0=known, tol=1e-8, check_multiplicity=False)
+        assert again.matvecs <= 8 and np.allclose(again.eigenvalues, found.eigenvalues, atol=1e-9)
+        left = specop.trace(A, deflate=known, max_matvecs=30, method="hutchinson")
+        assert left.estimate == pytest.approx(np.trace(MATRIX), abs=5.0 * left.standard_error)
+
+    as_many = spread(np.zeros((3, 83)))
+    checkpoint_of_torch.load({"rows": as_many}, checkpoint_id=folder)
+    assert torch.equal(as_many.to_local(), found.rows.to_local())
+    goes_on(operator(), as_many)
+    # One process, in a mesh of its own, and without one.
+    alone = init_device_mesh("cpu", (COUNT, 1), mesh_dim_names=("other", "own"))["own"]
+    rows = distribute_tensor(torch.zeros(3, 83, dtype=torch.float64), alone, [Shard(1)])
+    checkpoint_of_torch.load({"rows": rows}, checkpoint_id=folder, process_group=alone.get_group())
+    assert np.array_equal(hosted(rows), hosted(found.rows))
+    matrix = distribute_tensor(torch.from_numpy(MATRIX), alone, [Shard(1)])
+    goes_on(specop.DenseOperator(matrix, is_symmetric=True), rows)
+    whole = torch.zeros(3, 83, dtype=torch.float64)
+    checkpoint_of_torch.load({"rows": whole}, checkpoint_id=folder, no_dist=True)
+    goes_on(ALONE, whole)
+    # Each gives the other's vectors to its own operator, too.
+    goes_on(operator(), whole)
+    goes_on(ALONE, as_many)
+    distributed.barrier()
 
 
 OPTIONS = {"k": 3, "ncv": 16, "tol": 1e-9, "seed": 4}
