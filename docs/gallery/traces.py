@@ -18,7 +18,8 @@ goals = [0.1, 0.05, 0.02]
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True)
 for ax, (name, eigenvalues) in zip(axes, spectra.items(), strict=True):
-    A = specop.DenseOperator((Q * eigenvalues) @ Q.T, is_symmetric=True)
+    # A multiple has no entries to be read: it is known by its products, as a model's Hessian is.
+    A = 1.0 * specop.DenseOperator((Q * eigenvalues) @ Q.T, is_symmetric=True)
     for method in ("hutchinson", "auto"):
         products = [specop.trace(A, method=method, rtol=goal, max_matvecs=40_000).matvecs for goal in goals]
         ax.loglog(goals, products, "o-", label=method)

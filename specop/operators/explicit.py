@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from specop.arrays.backend import Array, Backend, backend_of, shape_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.operators.operator import LinearOperator
+from specop.statistics.numbers import Floats
 
 __all__ = ["DenseOperator", "DiagonalOperator", "FunctionOperator", "LowRankOperator"]
 
@@ -98,6 +101,22 @@ class DenseOperator(LinearOperator):
     def _rmatvec(self, y: Array) -> Array:
         return self.backend.combine_rows(self.matrix, y)
 
+    def read_diagonal(self) -> Floats | None:
+        """Return the diagonal on the host."""
+        if self.domain != self.codomain or self.domain.sharding is not None:
+            return None
+        rows = (self.backend.index(self.matrix, i) for i in range(self.shape[0]))
+        entries = [self.backend.gather(row, np.array([i])) for i, row in enumerate(rows)]
+        return np.concatenate(self.backend.to_host(*entries)).astype(np.float64)
+
+    def read_square(self) -> float | None:
+        """Return the sum of all squared entries."""
+        if self.domain.sharding is not None:
+            return None
+        rows = (self.backend.index(self.matrix, i) for i in range(self.shape[0]))
+        lengths = np.array(self.backend.to_host(*map(self.backend.norm, rows)), dtype=np.float64)
+        return float(np.sum(lengths**2))
+
 
 class DiagonalOperator(LinearOperator):
     """``diag(entries)``.
@@ -123,6 +142,16 @@ class DiagonalOperator(LinearOperator):
 
     def _matvec(self, x: Array) -> Array:
         return self.backend.multiply(self.entries, x)
+
+    def read_diagonal(self) -> Floats | None:
+        """Return the diagonal on the host."""
+        (entries,) = self.backend.to_host(self.entries)
+        return np.asarray(entries, dtype=np.float64)
+
+    def read_square(self) -> float | None:
+        """Return the sum of all squared entries."""
+        (length,) = self.backend.to_host(self.backend.norm(self.entries))
+        return float(length) ** 2
 
 
 class LowRankOperator(LinearOperator):

@@ -17,6 +17,7 @@ from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError, MissingTransposeError
 from specop.operators.sample_mean import MappedMean, SampleMean
 from specop.operators.scipy_view import ScipyView
+from specop.statistics.numbers import Floats
 
 __all__ = [
     "Composite",
@@ -121,6 +122,14 @@ class LinearOperator(abc.ABC):
     @property
     def sample_mean(self) -> SampleMean | None:
         """The same matrix as a mean over data samples that can be looked at in part; None where it is none."""
+        return None
+
+    def read_diagonal(self) -> Floats | None:
+        """Return the diagonal on the host where the matrix is there to be read, without a product; else None."""
+        return None
+
+    def read_square(self) -> float | None:
+        """Return the sum of all squared entries where the matrix is there to be read, without a product; else None."""
         return None
 
     @property

@@ -14,6 +14,7 @@ from specop.errors import InvalidInputError, MissingTransposeError
 from specop.operators.explicit import DenseOperator
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy_view import ScipyView
+from specop.statistics.numbers import Floats
 
 __all__ = ["ScipyOperator", "aslinearoperator"]
 
@@ -69,9 +70,22 @@ class ScipyOperator(LinearOperator):
         super().__init__(backend_of(np.empty(0)), Layout(columns, dtype, "cpu"), Layout(rows, dtype, "cpu"))
         self._wrapped = operator
         self.entries: int | None = getattr(wrapped, "nnz", None)
+        self._sparse: Any = wrapped if scipy.sparse.issparse(wrapped) else None
 
     def _matvec(self, x: Array) -> Array:
         return np.array(self._wrapped.matvec(x), dtype=self.dtype)
+
+    def read_diagonal(self) -> Floats | None:
+        """Return the diagonal on the host."""
+        return None if self._sparse is None else np.asarray(self._sparse.diagonal(), dtype=np.float64)
+
+    def read_square(self) -> float | None:
+        """Return the sum of all squared entries."""
+        return (
+            None
+            if self._sparse is None
+            else float(scipy.sparse.linalg.norm(self._sparse.tocsr().astype(np.float64))) ** 2
+        )
 
     def _rmatvec(self, y: Array) -> Array:
         if self.is_symmetric:

@@ -54,9 +54,10 @@ def diagonal(
           of :math:`Q Q^\top A` is then known, and each probe in turn is left out and probes the rest. Far better where
           eigenvalues decay. Holds up to 5/2 m vectors.
         - "exact": n unit vectors.
-        - "auto": "exact" for n up to 16, where the limit allows that and there is no tolerance, and where estimates
-          would take more products; otherwise "xdiag" if the first eight products show that a sketch pays, and takes at
-          most 1e8 entries; else "bekas".
+        - "auto": reads the diagonal of an array, a SciPy sparse matrix or a `DiagonalOperator`, without a product, if
+          a tolerance or nothing is given. Otherwise "exact" for n up to 16, where the limit allows that and there is
+          no tolerance, and where estimates would take more products; otherwise "xdiag" if the first eight products show
+          that a sketch pays, and takes at most 1e8 entries; else "bekas".
     rtol : float, optional
         Goal for the standard error of the whole diagonal in the Euclidean norm, relative to the diagonal's norm. With
         neither `rtol` nor `atol` it is 0.1, or the whole of `max_matvecs` is used if that is given.
@@ -122,8 +123,12 @@ def diagonal(
     ) as run:
         if data == "part":
             return _of_part(run, goal, deflate)
+        entries = run.A.read_diagonal() if goal.may_read(method, deflate) else None
         space = Complement(run, deflate)
-        if space.dimension == 0:
+        if entries is not None and np.isfinite(entries).all():
+            read = run.backend.from_host(entries.astype(run.A.dtype), run.A.domain)
+            moments, used = _Moments(space, read), "exact"
+        elif space.dimension == 0:
             moments, used = _Moments(space, space.known_diagonal()), "exact"
         elif goal.begins_exact(run, method, 2 * STAGE):
             moments, used = _Moments(space, _entries(run)), "exact"

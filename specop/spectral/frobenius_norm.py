@@ -51,8 +51,9 @@ def frobenius_norm(
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Of any shape.
     method : {"auto", "hutchinson", "exact"}
-        "exact" multiplies n unit vectors; "auto" does so for n up to 16, where the limit allows that and there is no
-        tolerance, and where the tolerance would take more than n probes.
+        "auto" reads the entries of an array, a SciPy sparse matrix or a `DiagonalOperator`, without a product, if a
+        tolerance or nothing is given. "exact" multiplies n unit vectors; "auto" does so for n up to 16, where the limit
+        allows that and there is no tolerance, and where the tolerance would take more than n probes.
     rtol : float, optional
         Goal for the standard error, relative to the norm. With neither `rtol` nor `atol` it is 0.02, or the whole of
         `max_matvecs` is used if that is given.
@@ -94,7 +95,7 @@ def frobenius_norm(
     --------
     >>> import numpy as np, specop
     >>> specop.frobenius_norm(np.ones((3, 4)))
-    Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 4 products, 0.00 s
+    Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 0 products, 0.00 s
     """
     check_choice("method", method, _METHODS)
     check_choice("data", data, DATA)
@@ -106,7 +107,11 @@ def frobenius_norm(
     with Run(A, "frobenius_norm", limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure) as run:
         if data == "part":
             return _of_part(run, goal, confidence, deflate)
+        square = run.A.read_square() if goal.may_read(method, deflate) else None
         estimation = _Squares(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
+        if square is not None and 0.0 < square < np.inf:
+            estimation.settle(square**0.5, "")
+            return _result(run, estimation, goal, "exact", "the entries of the matrix were read")
         is_exact = estimation.space.dimension == 0 or goal.begins_exact(run, method, _FIRST)
         if not is_exact:
             used, message = hutchinson(estimation)
@@ -114,6 +119,10 @@ def frobenius_norm(
         if is_exact:
             total = _exact(run) if estimation.space.dimension else float(np.sqrt(estimation.known))
             used, message = estimation.settle(total, f"n={run.n} products give the norm exactly")
+    return _result(run, estimation, goal, used, message)
+
+
+def _result(run: Run, estimation: _Squares, goal: Goal, used: str, message: str) -> NormResult:
     value, converged = estimation.value, goal.is_budget or estimation.accepted
     if not converged:
         message = (

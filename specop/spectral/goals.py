@@ -63,6 +63,13 @@ class Goal:
         enough = self.is_budget or run.n <= 2 * STAGE or run.left < run.n + stage
         return method == "exact" or (method == "auto" and run.n <= run.left and enough)
 
+    def may_read(self, method: str, deflate: object) -> bool:
+        """Whether entries of a matrix take the place of an estimate: where a goal is set and nothing else is asked for.
+
+        A number of products that is given is spent, so that methods can be compared.
+        """
+        return method == "auto" and not self.is_budget and deflate is None
+
 
 def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None, default: float) -> Goal:
     """Return the goal that the arguments of an estimator describe, with `default` as rtol where all are missing."""

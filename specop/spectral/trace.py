@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from specop.errors import DomainError, InvalidInputError, check_choice
 from specop.krylov.known import Complement
 from specop.krylov.run import Run
@@ -60,11 +62,12 @@ def trace(
         - "xnystrace" [3]_: all for the Nystrom approximation of a positive semidefinite A, each probe left out in turn.
           The best where eigenvalues decay exponentially; where they fall to a flat bulk it is worse than "xtrace".
         - "exact": n unit vectors.
-        - "auto": sees from the products how fast the eigenvalues decay. It grows a sketch as in "xtrace" while that
-          pays and then probes the rest, which includes plain Hutchinson and plain XTrace as its two ends. It takes
-          "exact" for n up to 16, where the limit allows that and there is no tolerance, where the tolerance would take
-          more than n further probes, and where the first eight would leave too few products for it. The result's
-          `method` and `message` say what was done and why.
+        - "auto": reads the diagonal of an array, a SciPy sparse matrix or a `DiagonalOperator`, without a product, if
+          a tolerance or nothing is given. Otherwise it sees from the products how fast the eigenvalues decay, grows a
+          sketch as in "xtrace" while that pays, and then probes the rest, which includes plain Hutchinson and plain
+          XTrace as its two ends. It takes "exact" for n up to 16, where the limit allows that and there is no
+          tolerance, where the tolerance would take more than n further probes, and where the first eight would leave
+          too few products for it. The result's `method` and `message` say what was done and why.
 
         With m products the sketching methods hold at most about m vectors (two for each of m / 2 probes, three if A is
         not known to be symmetric), "xnystrace" 2 m. "auto" holds at most 1e8 entries; where n leaves no room for a
@@ -129,7 +132,7 @@ def trace(
     >>> import numpy as np, specop
     >>> rng = np.random.default_rng(0)
     >>> G = rng.normal(size=(200, 200)) / 200**0.5
-    >>> result = specop.trace(G @ G.T, rtol=0.05)
+    >>> result = specop.trace(G @ G.T, max_matvecs=50)
     >>> low, high = result.interval
     >>> bool(low < np.trace(G @ G.T) < high)
     True
@@ -154,8 +157,11 @@ def trace(
             )
         if data == "part":
             return _of_part(run, goal, confidence, deflate)
+        entries = run.A.read_diagonal() if goal.may_read(method, deflate) else None
         estimation = sampling.Estimation(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
-        if estimation.space.dimension == 0:
+        if entries is not None and np.isfinite(entries).all():
+            used, message = estimation.settle(float(entries.sum()), "the diagonal of the matrix was read")
+        elif estimation.space.dimension == 0:
             used, message = estimation.settle(estimation.space.known, "all eigenvalues were given")
         else:
             used, message = _METHODS[method](estimation)

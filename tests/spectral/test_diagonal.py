@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import specop
 import spectra
@@ -109,7 +110,8 @@ def test_one_probe_of_a_diagonal_has_no_error():
 
 def covered(name, runs, **goal):
     truth = np.linalg.norm(SPECTRA[name])
-    intervals = [specop.frobenius_norm(MATRICES[name], seed=seed, **goal).interval for seed in range(runs)]
+    A = spectra.by_products(MATRICES[name])
+    intervals = [specop.frobenius_norm(A, seed=seed, **goal).interval for seed in range(runs)]
     return np.mean([low <= truth <= high for low, high in intervals])
 
 
@@ -179,3 +181,42 @@ def test_results_are_saved_and_say_what_they_are(estimate, tmp_path):
     np.testing.assert_equal(again.summary(), result.summary())
     if estimate is specop.diagonal:
         np.testing.assert_array_equal(again.x, result.x)
+
+
+@each_algorithm_case
+def test_entries_that_are_there_are_read(case):
+    matrix = np.random.default_rng(0).normal(size=(40, 40)).astype(case.dtype)
+    vector = case.array(matrix[0])
+    for A, dense in ((case.array(matrix), matrix), (specop.DiagonalOperator(vector), np.diag(matrix[0]))):
+        trace, norm, entries = specop.trace(A), specop.frobenius_norm(A, rtol=1e-3), specop.diagonal(A)
+        for found in (trace, norm, entries):
+            assert found.method == "exact" and found.matvecs == 0 and found.converged
+        assert trace.estimate == pytest.approx(np.trace(dense.astype(float)), rel=1e-6)
+        assert norm.estimate == pytest.approx(np.linalg.norm(dense.astype(float)), rel=1e-6)
+        assert case.numpy(entries.x) == pytest.approx(np.diag(dense)) and entries.error_norm == 0.0
+        assert "read" in trace.message and "read" in norm.message
+        # What says how it is to be found, or by how many products, is done that way.
+        assert specop.trace(A, max_matvecs=20).matvecs == 20 and specop.trace(A, method="exact").matvecs == 40
+
+
+def test_entries_of_sparse_matrices_are_read():
+    dense = np.where(np.random.default_rng(0).random((50, 50)) < 0.1, 3.0, 0.0)
+    # Two entries at one place add up.
+    for A in (scipy.sparse.csr_matrix(dense), scipy.sparse.coo_matrix(dense) + scipy.sparse.coo_matrix(dense) * 0):
+        assert specop.trace(A).estimate == np.trace(dense) and specop.trace(A).matvecs == 0
+        assert specop.frobenius_norm(A).estimate == pytest.approx(np.linalg.norm(dense))
+        assert specop.diagonal(A).x == pytest.approx(np.diag(dense))
+    twice = scipy.sparse.coo_matrix(([1.0, 2.0], ([0, 0], [0, 0])), shape=(30, 30))
+    assert specop.trace(twice).estimate == specop.frobenius_norm(twice).estimate == 3.0
+
+
+def test_a_rectangular_matrix_has_a_norm_that_is_read():
+    assert specop.frobenius_norm(np.ones((30, 40))).matvecs == 0
+
+
+def test_entries_that_are_not_finite_are_found_by_products():
+    broken = np.eye(30)
+    broken[3, 3] = np.nan
+    for call in (specop.trace, specop.diagonal, specop.frobenius_norm):
+        with pytest.raises(NonFiniteError):
+            call(broken)

@@ -24,7 +24,7 @@ def random_matrix(n=60, seed=0):
 @each_algorithm_case
 def test_interval_and_error_of_a_dense_matrix(case):
     matrix = random_matrix(300).astype(case.dtype)
-    result = specop.trace(case.array(matrix), rtol=0.02)
+    result = specop.trace(spectra.by_products(case.array(matrix)), rtol=0.02)
     assert result.converged and result.standard_error <= 0.02 * abs(result.estimate)
     assert abs(result.estimate - np.trace(matrix)) < 5 * result.standard_error
     assert result.interval[0] < result.estimate < result.interval[1]
@@ -150,7 +150,7 @@ def test_auto_is_nowhere_far_from_the_best_method(name):
 def test_auto_gives_exact_traces_of_small_matrices():
     within = specop.trace(random_matrix(), max_matvecs=60)
     assert within.method == "exact" and within.matvecs == 60
-    sharp = specop.trace(spectra.with_spectrum(np.linspace(1, 3, 60)), rtol=1e-9)
+    sharp = specop.trace(spectra.by_products(spectra.with_spectrum(np.linspace(1, 3, 60))), rtol=1e-9)
     assert sharp.method == "exact" and sharp.converged and sharp.matvecs == 68
     assert sharp.estimate == pytest.approx(120, rel=1e-12)
 
@@ -236,10 +236,10 @@ def test_one_probe_has_no_error_bar():
 
 def test_running_out_of_products_is_said():
     with pytest.warns(ConvergenceWarning, match="standard error of"):
-        result = specop.trace(random_matrix(), rtol=1e-6, max_matvecs=24)
+        result = specop.trace(spectra.by_products(random_matrix()), rtol=1e-6, max_matvecs=24)
     assert not result.converged and result.matvecs == 24
     with pytest.raises(NotConvergedError) as caught:
-        specop.trace(random_matrix(), rtol=1e-6, max_matvecs=24, raise_on_failure=True)
+        specop.trace(spectra.by_products(random_matrix()), rtol=1e-6, max_matvecs=24, raise_on_failure=True)
     assert caught.value.result.matvecs == 24
 
 
