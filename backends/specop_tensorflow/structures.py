@@ -23,6 +23,11 @@ def _as_tensor(leaf: Any) -> Any:
     """Return a tensor, a variable or a NumPy array as it is."""
     if isinstance(leaf, _ARRAYS):
         return leaf.value if isinstance(leaf, keras.Variable) else leaf
+    if isinstance(leaf, tf.distribute.DistributedValues):
+        raise InvalidInputError(
+            f"a batch holds a {type(leaf).__name__}, a part for each replica, as experimental_distribute_dataset gives "
+            f"them. Pass the data set that it was made of: all samples are then read where the parameters are."
+        )
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
         raise InvalidInputError(
             f"a batch holds a {type(leaf).__name__}; only dense tensors are supported. Convert it, with "
