@@ -14,11 +14,11 @@ _CHUNK = 16_384
 
 
 class Basis:
-    """Rows of equal length in blocks of at most eight, each one tensor of shape (chunks, rows, width).
+    """Rows of equal length in blocks as `rows_of_block` says, each one tensor of shape (chunks, rows, width).
 
     TensorFlow copies a whole variable on each read after the first write into a part of it, so rows are appended, not
-    written. A new row is a block of its own, and two blocks of equal size become one: three copies of a row in
-    all, and never more than three blocks beside the full ones.
+    written. A new row is a block of its own, and two blocks of equal size become one: of eight rows to a block, three
+    copies of a row in all, and never more than three blocks beside the full ones.
 
     A row is cut into chunks, padded with zeros, so that one batched matrix product adds up each chunk by itself.
 
@@ -37,6 +37,7 @@ class Basis:
         self._of_block = rows_of_block(layout)
         self.chunks = max(1, -(-layout.n // _CHUNK))
         self.width = -(-layout.n // self.chunks)
+        self._shape = tf.constant([self.chunks, self.width])
 
     def __len__(self) -> int:
         return sum(int(block.shape[1]) for block in self.blocks)
@@ -45,21 +46,21 @@ class Basis:
         """Return a vector as a (chunks, width) array, padded with zeros."""
         missing = self.chunks * self.width - self.layout.n
         padded = tf.pad(vector, [[0, missing]]) if missing else vector
-        return tf.reshape(padded, [self.chunks, self.width])
+        return tf.reshape(padded, self._shape)
 
     def unfold(self, folded: Tensor) -> Tensor:
         """Return the vector that `fold` was given."""
-        vector = tf.reshape(folded, [-1])
+        vector = tf.squeeze(folded, 0) if self.chunks == 1 else tf.reshape(folded, [-1])
         return vector if vector.shape[0] == self.layout.n else vector[: self.layout.n]
 
     def row(self, i: int) -> Tensor:
         """Return row `i` as a vector."""
         number, offset = self._place(i)
-        return self.unfold(self.blocks[number][:, offset])
+        return self.unfold(tf.gather(self.blocks[number], offset, axis=1))
 
     def set_row(self, i: int, folded: Tensor) -> None:
         """Append row `i`, or put it in the place of the one that is there."""
-        new = folded[:, None]
+        new = tf.expand_dims(folded, 1)
         if i < len(self):
             number, offset = self._place(i)
             block = self.blocks[number]

@@ -10,14 +10,18 @@ from specop.arrays.layout import Layout
 
 __all__ = ["RowBlocks", "rows_of_block"]
 
-_BLOCK_ROWS = 8
+_BLOCK_ROWS, _MOST_BLOCK_ROWS = 8, 64
+# Where a block is as small as this, what counts is how many blocks a step calls kernels for, not how much they read.
+_SMALL_BYTES = 2**18
 _BLOCK_BYTES = 2**28
 
 
 def rows_of_block(layout: Layout) -> int:
-    """Return how many rows are taken from memory together: eight, fewer where those are large; a power of two."""
-    rows = _BLOCK_ROWS
-    while rows > 1 and rows * layout.n * layout.dtype.itemsize > _BLOCK_BYTES:
+    """Return how many rows are taken from memory together, a power of two: 64 short ones to eight, fewer large ones."""
+    rows, size = _BLOCK_ROWS, layout.n * layout.dtype.itemsize
+    while rows < _MOST_BLOCK_ROWS and 2 * rows * size <= _SMALL_BYTES:
+        rows *= 2
+    while rows > 1 and rows * size > _BLOCK_BYTES:
         rows //= 2
     return rows
 

@@ -62,7 +62,7 @@ def test_combine_of_long_rows(case):
     np.testing.assert_allclose(rows_of(case, basis, 2), coefficients.T @ rows, atol=20 * case.tol)
 
 
-def blocks(lead, capacity, columns=4):
+def blocks(lead, capacity, columns=20_000):
     return RowBlocks(CASES[0].layout(columns), capacity, lead, lambda *shape: np.zeros(shape))
 
 
@@ -77,6 +77,13 @@ def test_rows_take_memory_as_they_come():
     assert len(basis.blocks) == 2
     basis.grow(20)
     assert [len(block) for block in basis.blocks] == [3, 8, 8, 1]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 64), (1024, 64), (1025, 32), (4096, 16), (8192, 8), (20_000, 8)])
+def test_short_rows_come_more_at_a_time(columns, rows):
+    basis = blocks(lead=2, capacity=200, columns=columns)
+    basis.grow(3)
+    assert [len(block) for block in basis.blocks] == [2, rows]
 
 
 def test_lead_never_exceeds_capacity():

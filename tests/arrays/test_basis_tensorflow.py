@@ -16,9 +16,15 @@ def basis(rows, n=5, capacity=40):
     return made
 
 
-@pytest.mark.parametrize(("rows", "sizes"), [(0, []), (1, [1]), (2, [2]), (7, [4, 2, 1]), (8, [8]), (21, [8, 8, 4, 1])])
-def test_equal_blocks_become_one(rows, sizes):
-    made = basis(rows)
+@pytest.mark.parametrize(
+    ("n", "rows", "sizes"),
+    [
+        *[(5, 0, []), (5, 1, [1]), (5, 2, [2]), (5, 7, [4, 2, 1]), (5, 8, [8]), (5, 21, [16, 4, 1])],
+        *[(5, 135, [64, 64, 4, 2, 1]), (5000, 8, [8]), (5000, 21, [8, 8, 4, 1])],
+    ],
+)
+def test_equal_blocks_become_one(n, rows, sizes):
+    made = basis(rows, n, capacity=150)
     assert [block.shape[1] for block in made.blocks] == sizes and len(made) == rows
     assert [made.row(i).numpy()[0] for i in range(rows)] == list(range(rows))
 

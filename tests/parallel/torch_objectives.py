@@ -164,9 +164,10 @@ def check_a_step_takes_four_collectives_and_its_share_of_the_basis():
     # tells of errors. The two sums are over coefficients along rows.
     assert (gather, scatter) == (8 * (16 + 32), 8 * (2 * 17 + 17))
     assert max(size for name, size in calls if name == "all_reduce") <= 8 * 9
-    # As RowBlocks takes them: eight rows at a time, of no more entries than this process holds.
+    # As RowBlocks takes short rows: all that fit, which are one more than are multiplied, and of no more entries than
+    # this process holds.
     held = sum(block.untyped_storage().nbytes() for block in space._basis.blocks)
-    assert held == 8 * 8 * (16, 15)[RANK]
+    assert held == 8 * 21 * (16, 15)[RANK]
 
 
 def check_loaders_of_parts():
