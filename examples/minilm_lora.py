@@ -93,9 +93,9 @@ def analyse(quick: bool) -> Answer:
     torch.manual_seed(0)
     model, tokenizer = pretrained(len(SOURCES))
     texts, labels = data.docstrings(SOURCES, each=8 if quick else 128)
-    tokens = tokenizer(texts, truncation=True, max_length=16 if quick else 32, padding=True, return_tensors="pt")
+    tokens = tokenizer(texts, truncation=True, max_length=8 if quick else 32, padding=True, return_tensors="pt")
     whole = {**tokens, "labels": torch.from_numpy(labels)}
-    seen = {name: tensor[: 8 if quick else 48] for name, tensor in whole.items()}
+    seen = {name: tensor[: 4 if quick else 48] for name, tensor in whole.items()}
     model.eval()
 
     # LoRA's adapters are parameters like any others. As long as B = 0, a change of A changes nothing.

@@ -28,7 +28,8 @@ def test_import_is_quick(tmp_path):
     # In processor time, beside what NumPy and SciPy take themselves: both grow alike on a slow or busy machine. From
     # bytecode, as Python keeps it by default: where it is told not to, every process compiles what pip has not.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    if sys.dont_write_bytecode:
+        env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
     code = (
         "from time import process_time; start = process_time()\n"
         "import numpy, scipy.linalg, scipy.sparse.linalg, scipy.special; between = process_time()\n"

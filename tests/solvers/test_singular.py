@@ -21,8 +21,10 @@ def graph_laplacian(n, rng, share=0.25):
 
 
 def least_norm(matrix, b):
-    """Return the least-squares solution of least norm, and the norms of its residuals."""
-    x = np.linalg.lstsq(matrix, b, rcond=1e-10)[0]
+    """Return the least-squares solution of least norm for a symmetric matrix, and the norms of its residuals."""
+    values, vectors = np.linalg.eigh(matrix)
+    kept = np.abs(values) > 1e-10 * np.abs(values).max()
+    x = (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ b)
     return x, np.linalg.norm(b - matrix @ x, axis=0)
 
 
