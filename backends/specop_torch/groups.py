@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -213,29 +213,32 @@ class Group(Processes):
         self._call(_scatter, received, sent.view(-1))
         return received[: own.stop - own.start].clone(), bool(received[width] != 0)
 
-    def deal(self, rows: Tensor | None, owner: int, count: int, n: int, like: Tensor) -> Tensor:
-        """Return this process's entries of rows that one process has whole.
+    def deal(self, rows: Tensor | None, counts: Sequence[int], n: int, like: Tensor) -> Tensor:
+        """Return this process's entries of rows that processes have whole, those of one after the other's.
 
         Parameters
         ----------
         rows : tensor (count, n) or None
-            In the process that has them.
-        owner : int
-            Which one that is.
-        count, n : int
-            Their number and their length.
+            This process's; None for none.
+        counts : sequence of int
+            How many each process has.
+        n : int
+            Their length.
         like : tensor
             Of their dtype and device.
         """
         width, own = self.width(n), self.own(n)
-        sent = None
+        count = counts[self.index]
+        padded = like.new_zeros(count, self.count * width)
         if rows is not None:
-            padded = like.new_zeros(count, self.count * width)
             padded[:, :n] = rows
-            sent = [part.contiguous() for part in padded.split(width, dim=1)]
-        received = like.new_empty(count, width)
-        self._call(distributed.scatter, received, sent, group_src=owner)
-        return received[:, : own.stop - own.start].clone()
+        sent = torch.cat([part.reshape(-1) for part in padded.split(width, dim=1)])
+        received = like.new_empty(sum(counts) * width)
+        if self.count == 1:
+            return padded[:, :n]
+        sizes = [one * width for one in counts]
+        self._call(distributed.all_to_all_single, received, sent, sizes, [count * width] * self.count)
+        return received.view(-1, width)[:, : own.stop - own.start].clone()
 
     def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         if self._is_inside and self._has_left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,10 +82,10 @@ class TorchTeam:
         own, any_failed = self.processes.reduce(part, factor, whole.n, like, failed)
         return self.processes.spread(own, whole.n), any_failed
 
-    def rows(self, block: Tensor | None, owner: int, count: int, whole: Layout) -> DTensor:
-        """Return as many rows, which one process has whole, as rows that they hold together."""
+    def rows(self, block: Tensor | None, counts: Sequence[int], whole: Layout) -> DTensor:
+        """Return rows that each process has whole, one process's after the other's, as rows that they hold together."""
         like = torch.empty(0, dtype=torch_dtype(whole.dtype), device=whole.device)
-        return self.processes.spread(self.processes.deal(block, owner, count, whole.n, like), whole.n)
+        return self.processes.spread(self.processes.deal(block, counts, whole.n, like), whole.n)
 
     def total(self, part: Tensor | None, factor: float, failed: bool) -> tuple[Tensor, bool]:
         """Return the sum of each process's scalar times its factor, and whether any of them has failed."""

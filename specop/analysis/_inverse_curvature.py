@@ -138,7 +138,7 @@ def _of_dense(curvature: LinearOperator, matrix: str, damping: float | None, lef
 def _sample_gradients(objective: Objective, theta: Array, left: Integers) -> Iterator[Array]:
     backend = backend_of(theta)
     whole = len(left) == objective.n
-    for block in objective.per_sample_gradients(theta):
+    for _, block in objective.numbered_gradients(theta):
         yield block if whole else backend.gather(block, left)
 
 

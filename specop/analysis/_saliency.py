@@ -193,7 +193,7 @@ def warn_of_point(objective: Objective, method: str, theta: Array) -> None:
         return
     backend = backend_of(theta)
     try:
-        norms = [row_norms(backend, rows) for rows in objective.per_sample_gradients(theta)]
+        norms = [row_norms(backend, rows) for _, rows in objective.numbered_gradients(theta)]
     except InvalidInputError:
         # Samples that depend on each other have no gradients of their own.
         return

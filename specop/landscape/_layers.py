@@ -101,7 +101,7 @@ def fisher_rao(objective: Objective, point: PointOfLoss) -> tuple[float | None, 
     if units.size > 1:
         return None, units.note
     squares, seen = 0.0, 0
-    for block in units.rows:
+    for _, block in units.rows:
         (along,) = backend.to_host(backend.apply_rows(block, theta))
         squares += float(along @ along)
         seen += len(along)

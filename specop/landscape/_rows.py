@@ -41,29 +41,26 @@ def read_rows(backend: Backend, objective: Objective, theta: Array | None, units
     mean = objective.gradient(theta)
     layout = backend.layout(mean)
     ones = backend.from_host(np.ones(layout.n, layout.dtype), layout)
-    squares, along, combined, start = [], [], None, 0
-    for block in units.rows:
-        stop = start + backend.shape(block)[0]
-        weights = coefficients[start:stop].astype(layout.dtype)
+    squares, along = np.full(units.count, np.nan), np.full(units.count, np.nan)
+    combined, seen = None, 0
+    for numbers, block in units.rows:
         norms = backend.apply_rows(backend.multiply(block, block), ones)
-        found = backend.to_host(backend.apply_rows(block, mean), norms)
-        along.append(found[0])
-        squares.append(found[1])
-        if len(weights) == stop - start:
-            mixed = backend.combine_rows(block, backend.from_host(weights, layout.of_length(stop - start)))
-            columns = backend.columns(mixed)
-            combined = (
-                columns
-                if combined is None
-                else [backend.axpy_(total, 1.0, one) for total, one in zip(combined, columns, strict=True)]
-            )
-        start = stop
-    if start != units.count or combined is None:
+        along[numbers], squares[numbers] = backend.to_host(backend.apply_rows(block, mean), norms)
+        weights = coefficients[numbers].astype(layout.dtype)
+        mixed = backend.combine_rows(block, backend.from_host(weights, layout.of_length(len(numbers))))
+        columns = backend.columns(mixed)
+        combined = (
+            columns
+            if combined is None
+            else [backend.axpy_(total, 1.0, one) for total, one in zip(combined, columns, strict=True)]
+        )
+        seen += len(numbers)
+    if seen != units.count or combined is None:
         raise InvalidInputError(
-            f"{start} of {units.count} samples have gradients: batches whose weight is zero hold the others. Leave "
+            f"{seen} of {units.count} samples have gradients: batches whose weight is zero hold the others. Leave "
             f"those batches out of the data."
         )
-    rows = Rows(mean, np.concatenate(squares), np.concatenate(along), combined)
+    rows = Rows(mean, squares, along, combined)
     bad = np.flatnonzero(~np.isfinite(rows.squares + rows.along))
     if len(bad):
         raise NonFiniteError(

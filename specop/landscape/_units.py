@@ -33,14 +33,14 @@ class Units:
     size : int
         Number of samples in each.
     rows : iterator
-        Gives blocks of their gradients, once, in the order of the data.
+        Gives their numbers and their gradients in blocks, once, in any order.
     note : str
         Why they are not samples; empty where they are.
     """
 
     count: int
     size: int
-    rows: Iterator[Array]
+    rows: Iterator[tuple[Integers, Array]]
     note: str = ""
 
     def samples(self, numbers: Integers) -> Integers:
@@ -64,7 +64,7 @@ def units_of(objective: Objective, theta: Array | None) -> Units:
     """
     samples = objective.samples
     try:
-        blocks = objective.per_sample_gradients(theta)
+        blocks = objective.numbered_gradients(theta)
         first = next(blocks)
     except MissingOutputsError:
         return Units(samples, 1, _one_by_one(objective, theta))
@@ -73,11 +73,11 @@ def units_of(objective: Objective, theta: Array | None) -> Units:
     return Units(samples, 1, itertools.chain([first], blocks))
 
 
-def _one_by_one(objective: Objective, theta: Array | None) -> Iterator[Array]:
+def _one_by_one(objective: Objective, theta: Array | None) -> Iterator[tuple[Integers, Array]]:
     """Yield the gradients of single samples of a loss that tells no outputs."""
     for number in range(objective.samples):
         row = objective.subset([number]).gradient(theta)
-        yield backend_of(row).stack([row])
+        yield np.array([number]), backend_of(row).stack([row])
 
 
 def _batches(objective: Objective, theta: Array | None, error: InvalidInputError) -> Units:
@@ -88,7 +88,8 @@ def _batches(objective: Objective, theta: Array | None, error: InvalidInputError
             f"{error} The noise of batches' gradients can be had instead, from {LEAST} or more batches of one size: "
             f"the data has {len(batches)} of {' to '.join(map(str, (sizes[0], sizes[-1])[: len(sizes)]))} samples."
         ) from error
-    rows = (backend_of(row).stack([row]) for row in (batch.gradient(theta) for batch in batches))
+    gradients = enumerate(batch.gradient(theta) for batch in batches)
+    rows = ((np.array([number]), backend_of(row).stack([row])) for number, row in gradients)
     note = (
         f"gradients are those of {len(batches)} batches of {sizes[0]} samples, because samples have none of their own"
     )

@@ -24,7 +24,7 @@ from specop.objectives.splitting import block_bytes as default_block_bytes
 from specop.objectives.splitting import fitting, gradient_blocks
 from specop.objectives.trained import reading, verified
 from specop.objectives.update_rule import UpdateRule, no_rule
-from specop.statistics.numbers import Floats
+from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["MeanLoss", "mean_gradient"]
 
@@ -161,6 +161,22 @@ class MeanLoss:
             raise InvalidInputError(f"block_bytes must be a positive number of bytes, got {block_bytes!r}.")
         point = self._at(theta)
         return _sample_gradients(point, block_bytes or default_block_bytes(point))
+
+    def numbered_gradients(self, theta: Array | None = None) -> Iterator[tuple[Integers, Array]]:
+        """Yield the numbers of samples and their gradients, as `per_sample_gradients` does but in any order.
+
+        Several processes compute theirs at the same time.
+
+        Parameters
+        ----------
+        theta : native vector (n,), optional
+            Where; default: the model's current parameters.
+        """
+        start = 0
+        for block in self.per_sample_gradients(theta):
+            count = self._autodiff.backend.shape(block)[0]
+            yield np.arange(start, start + count), block
+            start += count
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

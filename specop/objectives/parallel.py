@@ -42,23 +42,42 @@ class ParallelObjective(ParallelLoss):
 
         Those of a process are computed there while the others wait. See `MeanLoss.per_sample_gradients`.
         """
+        blocks = self._own_rows(theta, block_bytes)
+        nothing = [0] * self.processes.count
+        for owner in range(self.processes.count):
+            while True:
+                block, counts = self._next_rows(blocks if owner == self.processes.index else iter(()))
+                if counts == nothing:
+                    break
+                yield self.team.rows(block, counts, self._layout)
+
+    def numbered_gradients(self, theta: Array | None = None) -> Iterator[tuple[Integers, Array]]:
+        """Yield the same with the samples' numbers, in blocks of what all processes compute at the same time."""
+        blocks = self._own_rows(theta, None)
+        starts = np.cumsum([0, *self._samples])[:-1]
+        while True:
+            block, counts = self._next_rows(blocks)
+            if not any(counts):
+                return
+            numbers = [start + np.arange(count) for start, count in zip(starts, counts, strict=True)]
+            starts = starts + counts
+            yield np.concatenate(numbers), self.team.rows(block, counts, self._layout)
+
+    def _own_rows(self, theta: Array | None, block_bytes: int | None) -> Iterator[Array]:
         at = self._at_all(theta)
         self.check_alike()
         with self.processes.together():
             blocks = self.own.per_sample_gradients(at, block_bytes=block_bytes)
-        return self._dealt(iter(()) if self.is_idle else blocks)
+        return iter(()) if self.is_idle else blocks
 
-    def _dealt(self, blocks: Iterator[Array]) -> Iterator[Array]:
-        processes, backend = self.processes, self.own._autodiff.backend
-        for owner, (share, samples) in enumerate(zip(self.shares, self._samples, strict=True)):
-            while True:
-                with processes.together():
-                    block = next(blocks, None) if owner == processes.index else None
-                count = processes.exchange(0 if block is None else backend.shape(block)[0])[owner]
-                if not count:
-                    break
-                rows = self.team.rows(block, owner, count, self._layout)
-                yield self.team.backend.scale_(rows, share * self.samples / samples)
+    def _next_rows(self, blocks: Iterator[Array]) -> tuple[Array | None, list[int]]:
+        """Return the next block of this process's, as parts of the mean over all samples, and the sizes of all."""
+        backend, own = self.own._autodiff.backend, self._samples[self.processes.index]
+        with self.processes.together():
+            block = next(blocks, None)
+            if block is not None:
+                block = backend.scale_(block, self.share * self.samples / own)
+        return block, self.processes.exchange(0 if block is None else backend.shape(block)[0])
 
     def importance(self, theta: Array | None = None) -> Floats:
         """Return how much each sample may add to the curvature; see `MeanLoss.importance`."""

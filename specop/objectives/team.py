@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from specop.arrays.backend import Array, Backend
@@ -40,8 +40,11 @@ class Team(Protocol):
         A process without a part gives None; its dtype is then float64, as that of the others must be.
         """
 
-    def rows(self, block: Array | None, owner: int, count: int, whole: Layout) -> Array:
-        """Return rows that they hold together, of as many that one process has whole and the others give None for."""
+    def rows(self, block: Array | None, counts: Sequence[int], whole: Layout) -> Array:
+        """Return rows that they hold together, of those that each has whole, one process's after the other's.
+
+        A process that has none gives None; `counts` are the numbers of rows.
+        """
 
     def check_data(self, data: Any) -> None:
         """Raise InvalidInputError if data are known to be no part, such as those of a sampler that shuffles."""

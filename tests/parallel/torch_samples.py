@@ -37,6 +37,11 @@ def check_gradients_of_samples():
                 blocks = list(ours.per_sample_gradients(mine, block_bytes=size))
                 rows = torch.cat(list(own.per_sample_gradients(theta)))
                 close(np.concatenate([hosted(block) for block in blocks]), rows.numpy())
+            # In any order, from all processes at once.
+            numbers, blocks = zip(*ours.numbered_gradients(mine), strict=True)
+            order = np.argsort(np.concatenate(numbers))
+            assert sorted(np.concatenate(numbers)) == list(range(11)) and len(blocks) <= 2
+            close(np.concatenate([hosted(block) for block in blocks])[order], rows.numpy())
         inverse, alone = (one.inverse_fisher(damping=0.1) for one in (ours, own))
         close(inverse @ ours.gradient(), hosted(alone @ own.gradient()), 1e3)
         close(inverse.diagonal(), hosted(alone.diagonal()), 1e3)
