@@ -34,7 +34,8 @@ class MonitorCallback(Callback):
     """Records before training and after each step in which a record is due, and logs it to all loggers of the trainer.
 
     Numbers are logged under "curvature/", such as "curvature/lambda_max", with the number of steps. In a run of several
-    processes only the first one records, and the others wait for it in the next step.
+    processes all record where the monitor's objective is of all of them (``parallel=True``). Otherwise, and where it is
+    given a function, only the first one does, and the others wait for it in the next step.
 
     Parameters
     ----------
@@ -66,10 +67,10 @@ class MonitorCallback(Callback):
         self._record(trainer)
 
     def _record(self, trainer: Any) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero and self.monitor.processes.count == 1:
             return
         optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
         found = self.monitor.record(trainer.global_step, optimizer=optimizer)
-        if found is not None:
+        if found is not None and trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(found.metrics, step=found.step)

@@ -15,7 +15,8 @@ class MonitorCallback(TrainerCallback):
     """Records before training and after each step in which a record is due, and logs it by ``trainer.log``.
 
     Numbers are logged under "curvature/", such as "curvature/lambda_max": they stand in ``trainer.state.log_history``
-    and go wherever ``report_to`` says. In a run of several processes only the first one records.
+    and go wherever ``report_to`` says. In a run of several processes all record where the monitor's objective is of all
+    of them (``parallel=True``). Otherwise, and where it is given a function, only the first one does.
 
     Parameters
     ----------
@@ -51,8 +52,8 @@ class MonitorCallback(TrainerCallback):
         self._record(state, kwargs.get("optimizer"))
 
     def _record(self, state: Any, optimizer: Any) -> None:
-        if not state.is_world_process_zero:
+        if not state.is_world_process_zero and self.monitor.processes.count == 1:
             return
         found = self.monitor.record(state.global_step, optimizer=optimizer)
-        if found is not None:
+        if found is not None and state.is_world_process_zero:
             self.trainer.log(found.metrics)

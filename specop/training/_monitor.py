@@ -12,6 +12,7 @@ import numpy as np
 
 from specop.arrays.backend import backend_of, numbers_of
 from specop.arrays.probes import check_seed
+from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError, MissingStateError, NonFiniteError, NonFiniteWarning
 from specop.krylov.run import Task, level_of_user
 from specop.objectives.mean import Objective
@@ -267,6 +268,11 @@ class Monitor:
             notes="; ".join(self._notes),
             gaps=dict(rows.gaps),
         )
+
+    @property
+    def processes(self) -> Processes:
+        """Those that record together: of the objective; a function that makes one is taken to be of this process."""
+        return self._objective.processes if isinstance(self._objective, Objective) else ALONE
 
     def plot(self, ax: Any = None, *, label: str | None = None, color: Any = None, quantity: str | None = None) -> Any:
         """Draw the history so far, as `specop.results.HistoryResult.plot` does."""

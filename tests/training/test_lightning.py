@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -85,3 +86,21 @@ def test_the_name_of_lightning_that_is_in_use_is_taken(monkeypatch):
     assert issubclass(MonitorCallback, lightning.pytorch.Callback) and not issubclass(MonitorCallback, other.Callback)
     monkeypatch.delitem(sys.modules, "lightning.pytorch")
     assert specop_torch.lightning._callbacks().Callback is other.Callback
+
+
+def test_all_processes_record_what_is_of_all_of_them():
+    moment = types.SimpleNamespace(step=3, metrics={"curvature/loss": 1.0})
+    for count, of_others in ((1, []), (2, [3])):
+        recorded = []
+        monitor = types.SimpleNamespace(
+            processes=types.SimpleNamespace(count=count),
+            record=lambda step, optimizer, kept=recorded: kept.append(step) or moment,
+        )
+        logged = []
+        logger = types.SimpleNamespace(log_metrics=lambda metrics, step, kept=logged: kept.append(step))
+        trainer = types.SimpleNamespace(is_global_zero=False, optimizers=[], global_step=3, loggers=[logger])
+        MonitorCallback(monitor).on_train_start(trainer, None)
+        assert recorded == of_others and logged == []
+        trainer.is_global_zero = True
+        MonitorCallback(monitor).on_train_start(trainer, None)
+        assert recorded == [*of_others, 3] and logged == [3]
