@@ -210,3 +210,29 @@ def check_the_example():
     largest = values[np.argsort(-np.abs(values))[:2]]
     assert np.allclose(np.sort(found.eigen.eigenvalues), np.sort(largest), rtol=1e-3)
     assert abs(found.trace.estimate - values.sum()) < 5 * found.trace.standard_error + 1e-3 * abs(values).sum()
+
+
+def check_a_monitor_beside_training():
+    """The model without hooks has the parameters that the optimizer of the sharded one moves."""
+    sharded, alone = fully_sharded(model()), model()
+    params = dict(sharded.named_parameters())
+    ours = specop.objective(bare(), F.cross_entropy, PARTS[RANK], params=params, parallel=MESH)
+    own = specop.objective(alone, F.cross_entropy, WHOLE, parallel=False)
+    x, y = PARTS[RANK][0]
+    first = [torch.cat(arrays) for arrays in zip(*(part[0] for part in PARTS), strict=True)]
+    histories = []
+    for net, objective, (inputs, labels), factor in ((sharded, ours, (x, y), COUNT), (alone, own, first, 1)):
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        monitor = specop.training.Monitor(
+            objective, every=2, what={"lambda_max": {"tol": 1e-6}, "stability": {"tol": 1e-6}}, optimizer=optimizer
+        )
+        for step in range(3):
+            monitor.record(step)
+            optimizer.zero_grad()
+            # The hooks take the mean over processes.
+            (F.cross_entropy(net(inputs), labels, reduction="sum") * factor / len(first[1])).backward()
+            optimizer.step()
+        histories.append(monitor.history)
+    assert histories[0].quantities == histories[1].quantities and "ratio" in histories[0].quantities
+    assert np.allclose(histories[0].values, histories[1].values, rtol=1e-4, equal_nan=True)
+    same_everywhere(histories[0].values, histories[0].errors)
