@@ -36,6 +36,8 @@ nitpicky = True
 default_role = "name"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+# Beside a page of one class its name before each method leaves no room for the method's.
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 

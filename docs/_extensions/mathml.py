@@ -5,6 +5,7 @@ import re
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from formulas import mended
 from short_fractions import braced
 from sphinx.util import logging
 
@@ -32,6 +33,7 @@ def _write(writer, node, tag, as_block):
         _LOG.warning("%s In the formula %s", error, node.astext(), location=node)
         raise nodes.SkipNode from None
     # Bars of norms are as high as their line, and not as the highest fraction in it.
+    formula = mended(formula)
     formula = re.sub("<mo>([‖∣|])</mo>", r'<mo stretchy="false">\1</mo>', formula)
     writer.body.append(f"{writer.starttag(node, tag, '', CLASS='math')}{formula}</{tag}>")
     raise nodes.SkipNode

@@ -112,6 +112,29 @@ def test_messages_stand_under_their_reasons(words, title):
 
 
 @pytest.mark.parametrize(
+    ("inside", "mended"),
+    [
+        (
+            "<msub><munder><mi>J</mi><mo>⏟</mo></munder><mi>G</mi></msub>",
+            "<munder><munder><mi>J</mi><mo>⏟</mo></munder><mi>G</mi></munder>",
+        ),
+        ("<msub><mi>J</mi><mi>G</mi></msub>", "<msub><mi>J</mi><mi>G</mi></msub>"),
+        (
+            "<mi>n</mi><mi>log</mi><mo>&ApplyFunction;</mo><mi>p</mi>",
+            '<mi>n</mi><mspace width="0.17em" /><mi>log</mi><mo>\u2061</mo><mspace width="0.17em" /><mi>p</mi>',
+        ),
+        (
+            "<mo>=</mo><mi>log</mi><mo>&ApplyFunction;</mo><mo>(</mo>",
+            "<mo>=</mo><mi>log</mi><mo>\u2061</mo><mo>(</mo>",
+        ),
+    ],
+)
+def test_formulas_have_labels_and_spaces(inside, mended):
+    start = '<math xmlns="http://www.w3.org/1998/Math/MathML">'
+    assert extension("formulas").mended(f"{start}{inside}</math>") == f"<math>{mended}</math>"
+
+
+@pytest.mark.parametrize(
     ("short", "full"),
     [
         (r"\frac12 x", r"\frac{1}{2} x"),
