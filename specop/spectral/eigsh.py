@@ -18,7 +18,7 @@ from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
 from specop.spectral.check import CHECK_ROWS, Check
-from specop.spectral.eigsh_of_part import Asked, check_part, result_of_part
+from specop.spectral.eigsh_of_part import LOOSEST, Asked, check_part, result_of_part
 from specop.spectral.ends import End, wanted
 from specop.spectral.fitting import LEAST_BESIDE, FittedBasis
 from specop.spectral.from_part import DATA
@@ -135,7 +135,8 @@ def eigsh(
         number that is too small on average and one that is too large, and parts are doubled until their distance and
         both chances meet `rtol`. The result has `intervals` for the eigenvalues of A on all samples, with the
         probability `confidence` for each, `sampling_errors`, and `samples_used`. Products with a part count as that.
-        Parts of less than about a thousand samples are not looked at, and 4 k vectors are held beside the basis.
+        `tol` is that of the parts' pairs, and at most 2e-3: where it is larger, near eigenvalues are taken for each
+        other. Parts of less than about a thousand samples are not looked at, and 4 k vectors are held beside the basis.
     rtol : float, optional
         Goal for the standard error of each eigenvalue, relative to it, with ``data="part"`` alone; default 0.05.
     progress : bool
@@ -205,7 +206,7 @@ def eigsh(
         goal = 0.05 if rtol is None else rtol
         solve = functools.partial(
             eigsh,
-            tol=max(tol, goal / 4.0),
+            tol=min(tol, LOOSEST),
             ncv=ncv,
             block_size=block_size,
             confidence=confidence,

@@ -18,7 +18,13 @@ from specop.spectral.sampled_mean import SampledMean, halves_of, samples_of
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Asked", "check_part", "result_of_part"]
+__all__ = ["LOOSEST", "Asked", "check_part", "result_of_part"]
+
+LOOSEST = 2e-3
+"""Relative residual of pairs of parts, at most.
+
+On eigenvalues five percent apart, 16 of 100 runs with 0.05 returned the one below in place of the last, 4 with 0.005.
+"""
 
 # Blocks of each stratum in each half before the first look.
 _FIRST = 6
