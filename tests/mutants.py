@@ -40,6 +40,9 @@ BLOCKS = [f"tests/solvers/test_{name}.py" for name in ("sherman_morrison", "row_
 MODULES = {
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/projected.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
+    "specop/krylov/recurrence.py": EIGENPAIRS,
+    "specop/krylov/orthonormal.py": EIGENPAIRS,
+    "specop/krylov/orthogonality.py": EIGENPAIRS,
     "specop/spectral/search.py": EIGENPAIRS,
     "specop/spectral/check.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
     "specop/spectral/sketch.py": [f"tests/spectral/test_{name}.py" for name in ("sketch", "trace", "diagonal")],

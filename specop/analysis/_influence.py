@@ -13,7 +13,7 @@ from specop.analysis._leave_one_out import ROWS, curvature_solves, newton_change
 from specop.analysis._quadratic_model import row_norms, warn_of_slope
 from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of, shape_of
 from specop.errors import InvalidInputError, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.influence import InfluenceResult

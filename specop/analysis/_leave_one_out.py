@@ -11,7 +11,7 @@ from specop.analysis._changed_losses import ChangedLoss, check_separable, check_
 from specop.analysis._quadratic_model import warn_of_slope
 from specop.arrays.backend import Array, backend_of, lengths_of
 from specop.errors import InvalidInputError, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.leave_one_out import LeaveOneOutResult

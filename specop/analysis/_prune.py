@@ -13,7 +13,7 @@ from specop.analysis._quadratic_model import FAR, far_behind
 from specop.analysis._saliency import Scores, check_method, scores_at, warn_of_point, without
 from specop.arrays.backend import Array, backend_of, numbers_of
 from specop.errors import InvalidInputError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.checked_point import checked_point
 from specop.results.prune import PruneResult
 from specop.results.structure import Structure

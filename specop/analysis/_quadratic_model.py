@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend
 from specop.errors import QuadraticModelWarning
-from specop.krylov.run import level_of_user
+from specop.krylov.task import level_of_user
 from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["FAR", "far_behind", "row_norms", "warn_of_slope"]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
 from specop.arrays.backend import Array, shape_of
 from specop.errors import InvalidInputError, checked_count, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.mean import Objective
 from specop.objectives.select import checked_samples
 from specop.results.retrain import RetrainResult

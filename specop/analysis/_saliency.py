@@ -13,7 +13,7 @@ from specop.analysis._inverse_curvature import InverseCurvature, curvature_diago
 from specop.analysis._quadratic_model import far_behind, row_norms, warn_of_slope
 from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
 from specop.errors import InvalidInputError, QuadraticModelWarning
-from specop.krylov.run import Task, level_of_user
+from specop.krylov.task import Task, level_of_user
 from specop.objectives.checked_point import checked_point
 from specop.results.saliency import SaliencyResult
 from specop.results.structure import Structure

@@ -11,7 +11,7 @@ from specop.analysis._changed_losses import ChangedLoss, check_same_point, check
 from specop.analysis._retrain import minimized, shortfall
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of, shape_of
 from specop.errors import InvalidInputError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.mean import Objective
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck

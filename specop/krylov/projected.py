@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
-from scipy.linalg import lapack
 
+from specop.krylov.recurrence import Recurrence
 from specop.statistics.numbers import Booleans, Floats, Integers
 
 __all__ = ["ProjectedMatrix", "Ritz"]
@@ -144,36 +145,13 @@ class ProjectedMatrix:
         known = np.linalg.norm(coupling, axis=0)
         return Ritz(rows, values, coefficients, np.hypot(known, self.lost[rows] @ np.abs(coefficients)), inner)
 
-    def pair(self, side: int, rank: int) -> tuple[float, float] | None:
-        """Return one Ritz value and its residual, or None where that takes no less than all of them.
-
-        Parameters
-        ----------
-        side : int
-            1 to count from the largest Ritz value, -1 from the smallest.
-        rank : int
-            Its number, from 1.
-        """
-        m = self.size - 1
-        if self.chain or rank > m or self.multiplied[m] or self.lost[:m].any():
+    def recurrence(self) -> Recurrence | None:
+        """Return the recurrence that the rows follow, where G is tridiagonal and no part of a product was given up."""
+        m = self.size - len(self.frontier)
+        if self.chain or m == 0 or m < self.size - 1 or self.lost[:m].any():
             return None
-        diagonal, beside = self._tridiagonal(m)
-        wanted = m + 1 - rank if side > 0 else rank
-        found, values, block, split, failed = lapack.dstebz(diagonal, beside, 2, 0.0, 0.0, wanted, wanted, 0.0, b"B")
-        if found != 1 or failed:
-            return None
-        vector, failed = lapack.dstein(diagonal, beside, values[:1], block, split)
-        return None if failed else (float(values[0]), abs(float(self.entries[m, m - 1] * vector[-1, 0])))
-
-    def count(self, side: int, value: float) -> int:
-        """Return the number of Ritz values above a value (side 1) or below it (side -1), where `pair` returns one."""
-        m = self.size - 1
-        low, high = (value, np.inf) if side > 0 else (-np.inf, value)
-        # A tolerance that is never missed: Sturm sequences count, and nothing is bisected.
-        return int(lapack.dstebz(*self._tridiagonal(m), 1, low, high, 0, 0, np.finfo(float).max, b"E")[0])
-
-    def _tridiagonal(self, m: int) -> tuple[Floats, Floats]:
-        return np.diagonal(self.entries)[:m], np.diagonal(self.entries, 1)[: m - 1]
+        diagonal, beside = np.diagonal(self.entries), np.diagonal(self.entries, 1)
+        return Recurrence(diagonal[:m], beside[: m - 1], float(beside[m - 1]) if m < self.size else 0.0)
 
     def next_for(self, ritz: Ritz, pair: int) -> tuple[int, bool]:
         """Return the row whose product reduces a pair's residual most, and whether it is on the frontier."""
@@ -185,51 +163,8 @@ class ProjectedMatrix:
             return int(frontier[np.argmax(along)]), True
         return int(ritz.rows[np.argmax(missing)]), False
 
-    def drift(self, values: Floats, noise: float) -> Floats:
-        """Return what rounding may have put into the rows of eigenvectors that the start vector has nothing of.
-
-        Such an eigenvector, a copy of a Ritz value's, has no part in the rows of a Lanczos run but for rounding, which
-        the recurrence carries on: once that eigenvalue has converged, it grows as the residual falls.
-
-        Parameters
-        ----------
-        values : ndarray (k,)
-            Eigenvalues.
-        noise : float
-            Rounding error of a product.
-
-        Returns
-        -------
-        ndarray (rows, k)
-            About the largest coordinates along each row; of no meaning beyond 1, but for their ratios.
-        """
-        diagonal, beside = self._tridiagonal(self.size)
-        drift = np.zeros((self.size, len(values)))
-        for j in range(1, self.size):
-            carried = (values - diagonal[j - 1]) * drift[j - 1]
-            if j > 1:
-                carried -= beside[j - 2] * drift[j - 2]
-            drift[j] = (carried + np.copysign(noise, carried)) / beside[j - 1]
-            drift[: j + 1] /= np.where(np.abs(drift[j]) > 1e100, 1e50, 1.0)
-        return drift
-
     def remove(self, ritz: Ritz, keep: Integers, directions: Floats) -> Floats:
-        """Give up the frontier, and directions in the span of the rows but for what chosen Ritz vectors have there.
-
-        Parameters
-        ----------
-        ritz : Ritz
-            Of all rows.
-        keep : ndarray of int
-            The chosen pairs.
-        directions : ndarray
-            Coordinates along `ritz.rows`, in columns.
-
-        Returns
-        -------
-        ndarray
-            Coordinates of the new rows along the old ones, in columns.
-        """
+        """Give up rows, as `KrylovSpace.remove` says; return coordinates of the new ones along the old, in columns."""
         kept, frontier = ritz.coefficients[:, keep], self.frontier
         rest = directions - kept @ (kept.T @ directions)
         lengths = np.linalg.norm(rest, axis=0)
@@ -252,15 +187,10 @@ class ProjectedMatrix:
         return change
 
     def compress(self, ritz: Ritz, keep: Integers, forget_frontier: bool) -> Floats:
-        """Replace the rows that Ritz pairs were made of by fewer that span the chosen Ritz vectors.
+        """Replace rows, as `KrylovSpace.restart` says; return coordinates of the new ones along the old, in columns.
 
-        Rows before them stay, and so does the frontier unless it is to be forgotten. With one frontier row the new
-        rows are chosen so that G is tridiagonal again.
-
-        Returns
-        -------
-        ndarray
-            Coordinates of the new rows along the old ones from the first of `ritz.rows` on, in columns.
+        The old ones count from the first of `ritz.rows` on. With one frontier row the new rows are chosen so that G is
+        tridiagonal again.
         """
         first = int(ritz.rows[0])
         frontier = self.frontier[self.frontier >= first]
@@ -292,6 +222,18 @@ class ProjectedMatrix:
         self.multiplied[kept] = True
         self.lost[kept] = lost
         return change
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain values and arrays."""
+        m = self.size
+        small = {"multiplied": self.multiplied[:m], "lost": self.lost[:m], "entries": self.entries[:m, :m].copy()}
+        return {"size": m, "chain": self.chain} | small
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.size, self.chain = m, _ = state["size"], state["chain"]
+        self.entries[:m, :m] = state["entries"]
+        self.multiplied[:m], self.lost[:m] = state["multiplied"], state["lost"]
 
 
 def _eigh(G: Floats, is_tridiagonal: bool) -> tuple[Floats, Floats]:

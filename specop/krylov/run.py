@@ -1,205 +1,40 @@
-"""Run and Task: one object for each call of a public function, which owns what the function needs and is not about.
+"""Run: a task with one operator, whose products it makes, counts and limits, and whose symmetry it watches.
 
-A `Task` has the seed, the clock and the progress bar of a call, and stamps its result. A `Run` is a task with one
-operator: it opens the operator's session, makes, counts and limits the products, moves scalars to the host and finds
-the product that is not finite, and watches whether the operator is as symmetric as it must be.
+It opens the operator's session, moves scalars to the host and finds the product that is not finite.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import numpy as np
 
-from specop.arrays import probes
-from specop.arrays.backend import Array, Backend
+from specop.arrays.backend import Array
 from specop.arrays.memory import in_bytes
-from specop.arrays.processes import ALONE
 from specop.errors import (
     AsymmetryError,
-    ConvergenceWarning,
     InvalidInputError,
     NoiseWarning,
     NondeterministicError,
     NonFiniteError,
-    NotConvergedError,
     NotEnoughMemoryError,
 )
-from specop.krylov.progress import progress_bar
 from specop.krylov.room import Room
+from specop.krylov.task import Task
 from specop.operators.operator import LinearOperator
 from specop.operators.sample_mean import Group
 from specop.operators.scipy import aslinearoperator
-from specop.results.result import Result, versions
 from specop.statistics.numbers import Floats
 
-__all__ = ["Run", "Task", "level_of_user"]
-
-_AnyResult = TypeVar("_AnyResult", bound=Result)
-_innermost: ContextVar[Task | None] = ContextVar("specop_task", default=None)
+__all__ = ["Run"]
 
 # Bytes worth the fraction of a millisecond that asking for free memory takes.
 _LARGE = 2**24
 # The host forms fourth powers in float64; vectors in float32 are divided by their lengths.
 _LARGEST = {8: 1e70, 4: 1e30}
-
-
-class Task:
-    """One call of a public function: its seed, its clock, its bar, and the stamp of its result.
-
-    A task that begins inside another one shows no bar of its own, and the outer one counts its products.
-
-    Parameters
-    ----------
-    name : str
-        Stands before the bar.
-    backend : Backend
-        Of the arrays that the call works on.
-    seed : int
-        Of all random vectors.
-    samples : int, optional
-        Number of data samples behind the result, where there are any.
-    progress : bool
-        Whether to show a bar if standard error is a terminal.
-    raise_on_failure : bool
-        Whether `result` raises NotConvergedError instead of warning.
-    operators : sequence of LinearOperator
-        Those that `multiply_by` is called with; their sessions are open while the task runs.
-
-    Attributes
-    ----------
-    products : int
-        Products so far, those of tasks inside this one included.
-    notes : dict
-        Its own and those of tasks inside this one and of their operators, as its keys.
-    processes : Processes
-        Those that make this call together.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        backend: Backend,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        progress: bool = False,
-        raise_on_failure: bool = False,
-        operators: Sequence[LinearOperator] = (),
-    ) -> None:
-        self.name = name
-        self.backend = backend
-        self.seed = probes.check_seed(seed)
-        self.samples = samples
-        self.products = 0
-        self.notes: dict[str, None] = {}
-        self.total: int | None = None
-        self._progress = progress
-        self._raise_on_failure = raise_on_failure
-        self._operators = operators
-        self.processes = operators[0].processes if operators else ALONE
-        self._outer: Task | None = None
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        self._outer = _innermost.get()
-        with ExitStack() as stack:
-            for operator in self._operators:
-                stack.enter_context(operator.session())
-            show = self._progress and self._outer is None and self.processes.index == 0
-            self._bar = stack.enter_context(progress_bar(show, self.name, self.total))
-            self._token = _innermost.set(self)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _innermost.reset(self._token)
-        if self._outer is not None:
-            self._outer.notes |= self._noted()
-        self._stack.__exit__(kind, error, trace)
-
-    def multiply_by(self, A: LinearOperator, x: Array) -> Array:
-        """Return A x in fresh storage, for one of the task's operators."""
-        self._count(1)
-        return A._matvec(x)
-
-    def note(self, text: str) -> None:
-        """Let the result say something beside what its operators do."""
-        self.notes[text] = None
-
-    def update(self, note: str = "") -> None:
-        """Move the bar to the number of products, with a note behind it; inside another task, that task's bar."""
-        if self._outer is None:
-            self._bar(self.products, note)
-        else:
-            self._outer.update(note)
-
-    def result(
-        self, kind: type[_AnyResult], /, *, converged: bool, message: str, stopped: bool = False, **fields: Any
-    ) -> _AnyResult:
-        """Return a result of this kind with its provenance; without convergence warn the user, or raise.
-
-        Parameters
-        ----------
-        kind : type
-            A subclass of `Result`.
-        converged : bool
-            Whether the requested accuracy was reached.
-        message : str
-            Why the method stopped; where it failed, also what to do.
-        stopped : bool
-            Whether it ended where the caller wanted it to, by a callback or after some steps, which is no failure.
-        **fields
-            What the kind adds to the fields of `Result`.
-
-        Raises
-        ------
-        NotConvergedError
-            Where ``raise_on_failure`` was asked for.
-        """
-        made = kind(
-            **fields,
-            converged=converged,
-            message=message,
-            matvecs=self.products,
-            seconds=time.perf_counter() - self._started,
-            samples=self.samples,
-            seed=self.seed,
-            versions=versions(self.backend.name),
-            notes="; ".join(self._noted()),
-        )
-        if not converged and not stopped:
-            if self._raise_on_failure:
-                raise NotConvergedError(message, made)
-            self.warn(message, ConvergenceWarning)
-        return made
-
-    def warn(self, message: str, category: type[Warning]) -> None:
-        """Warn the user, once for all processes."""
-        with self.processes.together():
-            if self.processes.index == 0:
-                warnings.warn(message, category, stacklevel=level_of_user())
-
-    def _noted(self) -> dict[str, None]:
-        return self.notes | dict.fromkeys(note for A in self._operators for note in A.notes)
-
-    def _count(self, products: int) -> None:
-        self.products += products
-        if self._outer is not None:
-            self._outer._count_inside(self, products)
-
-    def _count_inside(self, inner: Task, products: int) -> None:
-        self._count(products)
 
 
 class Run(Task):
@@ -451,11 +286,3 @@ class Run(Task):
                 f"two products of {self.A!r} with the same vector differ by {float(deviation / length):.1e} relative. "
                 f"Look for dropout, sampling, data augmentation or a shuffling loader behind the product."
             )
-
-
-def level_of_user() -> int:
-    """Return the stacklevel, for a warning from the caller, of the first frame outside of this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "specop":
-        level, frame = level + 1, frame.f_back
-    return level

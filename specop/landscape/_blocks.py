@@ -10,7 +10,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, check_choice, checked_count, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.matrices import MATRICES
 from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict

@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.arrays.backend import backend_of
 from specop.errors import InvalidInputError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._flatness import flatness
 from specop.objectives.mean import Objective
 from specop.results.comparison import ComparisonResult, Difference

@@ -10,7 +10,7 @@ import numpy as np
 from specop.arrays import probes
 from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
 from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._ends import outermost
 from specop.objectives.checked_point import checked_point
 from specop.results.covariance import CovarianceResult

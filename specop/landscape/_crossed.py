@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, add_, numbers_of
 from specop.errors import NonFiniteError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._units import Units
 from specop.statistics.numbers import Floats, Integers
 from specop.statistics.ratio import pseudo_covariance

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, checked_count, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._layers import layer_named
 from specop.landscape._measures import MEASURES, Maker
 from specop.landscape._point import point_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, backend_of, numbers_of
 from specop.errors import InvalidInputError, checked_count, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.checked_point import checked_point
 from specop.results.eigen import EigenResult
 from specop.results.hessian_spread import HessianSpreadResult

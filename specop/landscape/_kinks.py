@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend, add_, lengths_of, numbers_of
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from specop.arrays import probes
 from specop.arrays.backend import Array, numbers_of
 from specop.errors import NonFiniteError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, check_choice, checked_count, checked_number
-from specop.krylov.run import Run, Task
+from specop.krylov.run import Run
+from specop.krylov.task import Task
 from specop.landscape._ends import outermost
 from specop.landscape._langevin import Target, walk
 from specop.landscape._minimum import check_minimum, saddle

@@ -9,7 +9,7 @@ import numpy as np
 from specop.arrays import probes
 from specop.arrays.backend import Array, lengths_of, numbers_of
 from specop.errors import DomainError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._kinks import REACH, kink
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import scipy.special
 
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of
 from specop.errors import InvalidInputError, checked_count
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._crossed import Crossed, finite
 from specop.landscape._rows import Rows, random_signs, read_rows
 from specop.landscape._units import LEAST, Units, parts_of, units_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of
 from specop.errors import InvalidInputError, check_choice, checked_count
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.objectives.matrices import MATRICES
 from specop.results.eigen import EigenResult
 from specop.results.outliers import OutliersResult

@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.arrays.backend import backend_of, lengths_of, numbers_of
 from specop.errors import InvalidInputError, checked_count
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._directions import Direction, as_vector, check_independent, directions_of, directions_to
 from specop.landscape._paths import PATH_NODES, barrier_on, bent, path_weights
 from specop.landscape._surface import Surface, SurfaceModel, model_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, numbers_of
 from specop.errors import InvalidInputError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._dynamics import Dynamics, dynamics_at, plain_dynamics
 from specop.landscape._ends import bounded, outermost, smallest_eigenvalue
 from specop.landscape._inputs import input_conditions

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend, numbers_of
 from specop.errors import NonFiniteError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._dynamics import Dynamics
 from specop.operators.operator import LinearOperator
 from specop.statistics.numbers import Floats

@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.arrays.backend import Array, Backend, add_, lengths_of, numbers_of
 from specop.errors import NonFiniteError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._taylor import Model
 from specop.operators.operator import LinearOperator
 from specop.statistics.numbers import Floats

@@ -9,7 +9,7 @@ import numpy as np
 
 from specop.arrays.backend import Array
 from specop.errors import NotConvergedError
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.operators.operator import LinearOperator
 from specop.solvers.decompositions import Decomposition, decomposed
 from specop.solvers.solve import solve

@@ -10,7 +10,7 @@ import numpy as np
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend, add_, lengths_of
 from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.results.lissa import LissaResult

@@ -189,7 +189,10 @@ class Check:
             self._is_completing = True
             return
         best = wanted(self.ends, held.values)
-        drift = space.drift(held.values[best]) if is_trusted else np.zeros((1, 0))
+        recurrence = space.recurrence() if is_trusted else None
+        drift = np.zeros((1, 0))
+        if recurrence is not None:
+            drift = recurrence.drift(held.values[best], space.noise_floor / 4)
         drift = drift[:, np.abs(drift).max(axis=0) > _LARGEST_DRIFT]
         self._is_doubted |= bool(drift.size)
         if drift.size and space.size <= room:

@@ -12,6 +12,7 @@ import numpy as np
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, check_choice
+from specop.krylov.beginning import begin
 from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
@@ -230,7 +231,7 @@ def eigsh(
         if file is not None and file.resume():
             fitted.keep(space)
         else:
-            space.begin(v0, k, block_size, tol)
+            begin(space, v0, k, block_size, tol)
         stopped = _take_steps(search, fitted, file, callback)
         fitted.tell(space)
         found = eigen_fields(search)

@@ -188,13 +188,14 @@ class Search:
         if self._slowest is None:
             return False
         end, side, rank = self._slowest
-        pair = self.space.pair(side, rank)
-        if pair is None:
+        recurrence = self.space.recurrence()
+        pair = None if recurrence is None else recurrence.pair(side, rank)
+        if recurrence is None or pair is None:
             return False
         value, residual = pair
         if residual <= self.space.tolerances(value, self.tol):
             return False
-        before = sum(self.space.count(s, s * float(end.key(value))) for s in end.sides)
+        before = sum(recurrence.count(s, s * float(end.key(value))) for s in end.sides)
         return before < end.count
 
     def _what_is_unchecked(self) -> str:

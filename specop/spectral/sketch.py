@@ -8,7 +8,7 @@ import scipy.linalg
 from specop.arrays import probes
 from specop.arrays.backend import Array, Basis
 from specop.krylov.known import Complement
-from specop.krylov.space import coefficient_norm
+from specop.krylov.orthonormal import coefficient_norm
 from specop.statistics.numbers import Floats
 
 __all__ = ["Sketch"]

@@ -14,7 +14,7 @@ from specop.arrays.backend import backend_of, numbers_of
 from specop.arrays.probes import check_seed
 from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError, MissingStateError, NonFiniteError, NonFiniteWarning
-from specop.krylov.run import Task, level_of_user
+from specop.krylov.task import Task, level_of_user
 from specop.objectives.mean import Objective
 from specop.results.history import HistoryResult, Moment
 from specop.results.result import versions

@@ -8,6 +8,7 @@ import specop
 import specop_numpy
 from specop.errors import NoiseWarning
 from specop.krylov import orthogonality
+from specop.krylov.beginning import begin
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from tests import spectra
@@ -48,7 +49,7 @@ def test_rows_and_residuals_are_those_of_full_orthogonalization(values, block):
     matrix, scale = spectra.with_spectrum(values), np.abs(values).max()
     with Run(matrix, "test", symmetric=True) as run:
         space = KrylovSpace(run, 60)
-        space.begin(None, 4, block, 1e-3)
+        begin(space, None, 4, block, 1e-3)
         for _ in range(3):
             while space.has_room_for(1) and not space.is_closed:
                 space.expand(int(space.frontier[0]))

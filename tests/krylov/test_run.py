@@ -18,7 +18,8 @@ from specop.errors import (
     NotConvergedError,
 )
 from specop.krylov.progress import progress_bar
-from specop.krylov.run import Run, Task
+from specop.krylov.run import Run
+from specop.krylov.task import Task
 from specop.results import FunctionResult
 
 A = specop.DiagonalOperator(np.array([1.0, 2.0, 3.0]))
@@ -61,7 +62,7 @@ def test_a_run_inside_moves_the_bar_around_it(monkeypatch):
     def bar(show, name, total):
         yield lambda products, note: seen.append((show, name, products, note))
 
-    monkeypatch.setattr("specop.krylov.run.progress_bar", bar)
+    monkeypatch.setattr("specop.krylov.task.progress_bar", bar)
     with Run(A, "outer", progress=True) as outer:
         outer.multiply(np.ones(3))
         with Run(A, "inner", progress=True) as inner:
@@ -77,7 +78,7 @@ def test_a_search_says_of_no_pair_that_it_has_converged_before_it_has_it(monkeyp
     def bar(show, name, total):
         yield lambda products, note: seen.append((products, note))
 
-    monkeypatch.setattr("specop.krylov.run.progress_bar", bar)
+    monkeypatch.setattr("specop.krylov.task.progress_bar", bar)
     specop.eigsh(np.diag(np.arange(1.0, 61.0)), k=5, progress=True)
     early = {note for products, note in seen if 0 < products < 5}
     assert early == {"0 of 5 converged"} and "checking for missed copies" in {note for _, note in seen}

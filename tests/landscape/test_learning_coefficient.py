@@ -8,7 +8,7 @@ import pytest
 import specop
 from landscape_cases import FRAMEWORKS, each_framework, functions, host, objective_of
 from specop.arrays.backend import backend_of
-from specop.krylov.run import Task
+from specop.krylov.task import Task
 from specop.landscape._kinks import kink
 from specop.landscape._langevin import Target, walk
 
