@@ -36,10 +36,10 @@ class NumpyBackend(Backend):
     def shape(self, x: Any) -> tuple[int, ...]:
         return tuple(getattr(x, "shape", ()))
 
+    # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
+    @np.errstate(invalid="ignore", over="ignore")
     def dot(self, x: Array, y: Array) -> Any:
-        # Not finite in, not finite out: whoever asked looks at the scalars, and NumPy need not warn as well.
-        with np.errstate(invalid="ignore", over="ignore"):
-            return sum((np.float64(np.dot(x[part], y[part])) for part in _chunks(x)), np.float64(0.0))
+        return _dot(x, y)
 
     def norm(self, x: Array) -> Any:
         square, limits = self.dot(x, x), np.finfo(x.dtype)
@@ -91,15 +91,16 @@ class NumpyBackend(Backend):
     def orthogonalize_(
         self, x: Array, basis: RowBlocks, k: int, near: Sequence[int]
     ) -> tuple[Array, Array, Array, Any]:
+        c, h, along = np.empty(len(near)), np.empty(k, dtype=x.dtype), np.empty_like(x)
         with np.errstate(invalid="ignore", over="ignore"):
-            c = np.empty(len(near))
-            for i, row in enumerate(near):
-                c[i] = self.dot(basis.row(row), x)
-                self.axpy_(x, -c[i], basis.row(row))
+            for i, row in enumerate(map(basis.row, near)):
+                c[i] = _dot(row, x)
+                x -= np.multiply(row, x.dtype.type(c[i]), out=along)
             parts = basis.parts(0, k)
-            h = np.concatenate([x[:0], *(_products(rows, x) for _, rows in parts)])
             for where, rows in parts:
-                x -= h[where] @ rows
+                h[where] = _products(rows, x)
+            for where, rows in parts:
+                x -= np.dot(h[where], rows, out=along)
             return x, c, h, self.norm(x)
 
     def combine_(self, basis: RowBlocks, coefficients: NDArray[np.float64], start: int) -> RowBlocks:
@@ -155,8 +156,16 @@ class NumpyBackend(Backend):
         return np.array(x)
 
 
+def _dot(x: Array, y: Array) -> Any:
+    if x.dtype == np.float64:
+        return np.dot(x, y)
+    return sum((np.float64(np.dot(x[part], y[part])) for part in _chunks(x)), np.float64(0.0))
+
+
 def _products(rows: Array, x: Array) -> Array:
     """Return ``rows @ x``, added up as exactly as `NumpyBackend.dot`."""
+    if x.dtype == np.float64:
+        return np.dot(rows, x)
     return np.sum([rows[:, part] @ x[part] for part in _chunks(x)], axis=0, dtype=np.float64).astype(x.dtype)
 
 

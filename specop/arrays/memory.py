@@ -143,11 +143,13 @@ def _left_by_control_groups() -> Iterator[int]:
 
 def _left_in_group(folder: Path, limit: str, usage: str) -> Iterator[int]:
     try:
-        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        most = (folder / limit).read_text().strip()
+        if most == "max":
+            return
+        used = int((folder / usage).read_text())
         pages = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # No such folder, or nothing that limits.
         return
     # What is only kept of files is given up for whoever asks.
     cached = int(pages.get("total_inactive_file", pages.get("inactive_file", 0)))
-    if most != "max":
-        yield int(most) - used + cached
+    yield int(most) - used + cached

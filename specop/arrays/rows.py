@@ -81,8 +81,8 @@ class RowBlocks:
 
     def parts(self, start: int, stop: int) -> list[tuple[slice, Any]]:
         """Return, for every block that meets rows `start` to `stop`, its place in that range and a view."""
-        found = []
-        for number, first in self.meeting(start, stop):
+        found: list[tuple[slice, Any]] = []
+        for number, first in self.meeting(start, stop) if start < stop else ():
             block = self.blocks[number]
             low, high = max(start, first), min(stop, self._ends[number + 1])
             found.append((slice(low - start, high - start), block[low - first : high - first]))

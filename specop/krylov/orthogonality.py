@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from specop.krylov.projected import ProjectedMatrix
 from specop.statistics.numbers import Floats
 
 __all__ = ["Orthogonality"]
 
 # Far below the root of the rounding error, up to which the projected matrix is as exact as that of orthonormal rows:
 # here Ritz vectors and their residuals are too. What is predicted exceeds what is true a hundredfold.
-_LARGEST_OVERLAP = 1e-13
+_LARGEST_OVERLAP = 1e-12
 # A pass over so few entries takes no longer than what would show that it is not needed.
 _SMALL_BASIS = 2**18
 # Such a pass also shows that a matrix is not symmetric: it is never put off for long.
@@ -60,30 +61,34 @@ class Orthogonality:
         is_worth_it = self._is_allowed and size * self._n > _SMALL_BASIS
         return is_worth_it and not self._due and self._waited < _LONGEST_WAIT
 
-    def accept(self, G: Floats, row: int, column: Floats, beta: float, noise: float) -> bool:
+    def accept(self, G: ProjectedMatrix, row: int, near: list[int], column: Floats, beta: float, noise: float) -> bool:
         """Return whether the next row overlaps the others by little; if so, take it in.
 
         Parameters
         ----------
-        G : ndarray (size, size)
+        G : ProjectedMatrix
             A projected on the rows.
         row : int
             The row that was multiplied.
+        near : list of int
+            The rows that its product was made orthogonal to.
         column : ndarray (size,)
-            What its product has along the rows; zero but for those that it was made orthogonal to.
+            What it has along the rows; zero but for those.
         beta : float
             Norm of what is left of the product.
         noise : float
             Rounding error of the product.
         """
-        near, E = np.flatnonzero(column), self._overlaps[: len(G), : len(G)]
-        # No BLAS, whose threads would spin beside those of a framework.
-        carried = np.einsum("ij,j->i", G, E[:, row]) - np.einsum("ij,j->i", E[:, near], column[near])
+        E = self._overlaps[: G.size, : G.size]
+        # Rows for columns of a symmetric matrix; no BLAS, whose threads would spin beside those of a framework.
+        carried = G.multiply(E[row])
+        for i in near:
+            carried -= column[i] * E[i]
         carried[near] = 0.0
         if not float(np.abs(carried).max()) + noise < _LARGEST_OVERLAP * beta:
             self._due = _PASSES
             return False
-        self._set(len(G), (carried + np.copysign(noise, carried)) / beta)
+        self._set(G.size, (carried + np.copysign(noise, carried)) / beta)
         return True
 
     def renew(self, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ class OrthonormalRows:
         self._run = run
         self._backend = run.backend
         self._layout = run.A.domain
+        self._epsilon = self._layout.epsilon
         self._matrix = matrix
-        self._orthogonality = Orthogonality(capacity, run.n, max(self._layout.epsilon, run.A.precision))
+        self._orthogonality = Orthogonality(capacity, run.n, max(self._epsilon, run.A.precision))
         self._basis = self._backend.allocate(self._layout, capacity, lead)
         self._paid = 0
 
@@ -74,16 +76,17 @@ class OrthonormalRows:
         """
         size, orthogonality = self._matrix.size, self._orthogonality
         expected, known = self._matrix.expected(row)
-        near, unknown = np.flatnonzero(known & (expected != 0)).tolist(), np.flatnonzero(~known).tolist()
-        if 4 * len(near + unknown) > size or not orthogonality.may_wait(size):
+        near, unknown = np.flatnonzero(known & (expected != 0)).tolist(), size - int(np.count_nonzero(known))
+        if 4 * (len(near) + unknown) > size or not orthogonality.may_wait(size):
             return self.orthogonalize(product, [*near, row], scale)
-        near, column = near + unknown, np.zeros(size)
+        near += np.flatnonzero(~known).tolist()
+        column = np.zeros(size)
         rest, *scalars = self._backend.orthogonalize_(product, self._basis, 0, near)
         column[near], _, left = self._run.to_host(*scalars)
         beta = float(left)
-        scale = max(scale, float(np.hypot(coefficient_norm(column), beta)))
-        noise = max(self._layout.epsilon, self._run.asymmetry) * scale
-        if not orthogonality.accept(self._matrix.entries[:size, :size], row, column, beta, noise):
+        scale = max(scale, math.hypot(coefficient_norm(column), beta))
+        noise = max(self._epsilon, self._run.asymmetry) * scale
+        if not orthogonality.accept(self._matrix, row, near, column, beta, noise):
             rest, more, beta = self.orthogonalize(rest, [], scale)
             column += more
         return rest, column, beta
@@ -108,7 +111,7 @@ class OrthonormalRows:
             beta, removed = float(left), coefficient_norm(second)
             column[near] += first
             column += second
-            scale = max(scale, float(np.hypot(coefficient_norm(column), beta)))
+            scale = max(scale, math.hypot(coefficient_norm(column), beta))
             # Where a pass removed no more than it left, its own rounding is small beside what is left (Daniel, Gragg,
             # Kaufman and Stewart, 1976).
             if removed <= beta or beta <= self.negligible(scale):
@@ -117,9 +120,13 @@ class OrthonormalRows:
         self._orthogonality.renew(size)
         return vector, column, beta
 
+    def outside(self, vector: Array) -> Array:
+        """Return a vector after one pass of Gram-Schmidt against all rows; it is consumed."""
+        return self._backend.orthogonalize_(vector, self._basis, self._matrix.size, ())[0]
+
     def negligible(self, scale: float) -> float:
         """Return the length below which what is left of a vector this long is rounding."""
-        return max(10, self._matrix.size) * self._layout.epsilon * scale
+        return max(10, self._matrix.size) * self._epsilon * scale
 
     def turn(self, change: Floats, first: int) -> None:
         """Replace the rows from `first` on by ``change.T @ rows``."""
@@ -152,6 +159,5 @@ class OrthonormalRows:
 
 
 def coefficient_norm(x: Floats) -> float:
-    """Return the norm of coefficients: infinity where their squares overflow, which `Run.check_size` then refuses."""
-    with np.errstate(over="ignore"):
-        return float(np.linalg.norm(x))
+    """Return the norm of coefficients, also where their squares overflow."""
+    return math.hypot(*x.tolist())

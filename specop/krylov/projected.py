@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from specop.krylov.recurrence import Recurrence
+from specop.krylov.recurrence import Recurrence, eigenpairs
 from specop.statistics.numbers import Booleans, Floats, Integers
 
 __all__ = ["ProjectedMatrix", "Ritz"]
@@ -79,16 +79,20 @@ class ProjectedMatrix:
         self.multiplied = np.zeros(capacity, dtype=bool)
         self.lost = np.zeros(capacity)
         self.chain = 0
+        self._frontier: Integers | None = None
 
     @property
     def frontier(self) -> Integers:
         """Rows that have not been multiplied, oldest first."""
-        return np.flatnonzero(~self.multiplied[: self.size])
+        if self._frontier is None:
+            self._frontier = np.flatnonzero(~self.multiplied[: self.size])
+        return self._frontier
 
     def append(self) -> None:
         """Add a row to the frontier."""
         self.chain = self.size
         self.size += 1
+        self._frontier = None
 
     def append_eigenvector(self, value: float, residual: float) -> None:
         """Add a row that need not be multiplied."""
@@ -96,6 +100,7 @@ class ProjectedMatrix:
         self.multiplied[self.size] = True
         self.lost[self.size] = residual
         self.size += 1
+        self._frontier = None
 
     def expected(self, row: int) -> tuple[Floats, Booleans]:
         """Return what a row's product has along all rows, and where that is known before it is measured."""
@@ -105,6 +110,7 @@ class ProjectedMatrix:
         """Count a row as multiplied; `column` is what its product has along all rows."""
         self.entries[: self.size, row] = self.entries[row, : self.size] = column
         self.multiplied[row] = True
+        self._frontier = None
         if column[self.chain : max(row - 1, 0)].any():
             self.chain = row
 
@@ -114,6 +120,7 @@ class ProjectedMatrix:
         if row != self.size - 1:
             self.chain = self.size
         self.size += 1
+        self._frontier = None
 
     def neglect(self) -> None:
         """Give up the newest row, which is not multiplied; what products have along it is lost."""
@@ -126,32 +133,58 @@ class ProjectedMatrix:
         self.multiplied[rows] = False
         self.lost[rows] = 0.0
         self.chain = self.size
+        self._frontier = None
 
     def truncate(self, size: int) -> None:
         """Forget all rows from this one on."""
         self.size = size
         self.chain = min(self.chain, size)
+        self._frontier = None
         self.entries[size:] = self.entries[:, size:] = 0.0
         self.multiplied[size:] = False
         self.lost[size:] = 0.0
 
     def ritz(self, first: int = 0) -> Ritz:
         """Return the Ritz pairs of the multiplied rows from `first` on."""
-        rows = first + np.flatnonzero(self.multiplied[first : self.size])
-        values, coefficients = _eigh(self.entries[np.ix_(rows, rows)], first >= self.chain)
-        frontier = self.frontier
-        coupling = self.entries[np.ix_(frontier, rows)] @ coefficients
-        inner = np.linalg.norm(coupling[frontier >= first], axis=0)
-        known = np.linalg.norm(coupling, axis=0)
+        rows, frontier = first + np.flatnonzero(self.multiplied[first : self.size]), self.frontier
+        if first >= self.chain:
+            diagonal, beside = self._tridiagonal(first, first + len(rows))
+            values, coefficients = eigenpairs(diagonal, beside)
+        else:
+            values, coefficients = _eigh(self.entries[np.ix_(rows, rows)])
+        if len(frontier) == 1 and frontier[0] > first >= self.chain:
+            # Of a recurrence only the last row leads on.
+            inner = known = np.abs(self.entries[frontier[0], frontier[0] - 1] * coefficients[-1])
+        else:
+            coupling = self.entries[np.ix_(frontier, rows)] @ coefficients
+            inner = np.linalg.norm(coupling[frontier >= first], axis=0)
+            known = np.linalg.norm(coupling, axis=0)
         return Ritz(rows, values, coefficients, np.hypot(known, self.lost[rows] @ np.abs(coefficients)), inner)
 
-    def recurrence(self) -> Recurrence | None:
-        """Return the recurrence that the rows follow, where G is tridiagonal and no part of a product was given up."""
-        m = self.size - len(self.frontier)
-        if self.chain or m == 0 or m < self.size - 1 or self.lost[:m].any():
+    def recurrence(self, first: int = 0) -> Recurrence | None:
+        """Return the recurrence that the rows from one on follow, where G is tridiagonal there; else None."""
+        size, ahead = self.size, self.frontier
+        ahead = ahead[ahead >= first] if first else ahead
+        m = size - 1 if len(ahead) and ahead[-1] == size - 1 else size
+        if first < self.chain or m <= first or len(ahead) > size - m or self.lost[first:m].any():
             return None
-        diagonal, beside = np.diagonal(self.entries), np.diagonal(self.entries, 1)
-        return Recurrence(diagonal[:m], beside[: m - 1], float(beside[m - 1]) if m < self.size else 0.0)
+        return Recurrence(*self._tridiagonal(first, m), float(self.entries[m - 1, m]) if m < size else 0.0)
+
+    def _tridiagonal(self, first: int, last: int) -> tuple[Floats, Floats]:
+        """Return the diagonal of some rows of G, and what stands beside it."""
+        return np.diagonal(self.entries)[first:last], np.diagonal(self.entries, 1)[first : max(last - 1, first)]
+
+    def multiply(self, x: Floats) -> Floats:
+        """Return G x."""
+        G = self.entries[: self.size, : self.size]
+        if self.chain:
+            # No BLAS, whose threads would spin beside those of a framework.
+            return np.einsum("ij,j->i", G, x)
+        beside = np.diagonal(G, 1)
+        product = np.diagonal(G) * x
+        product[:-1] += beside * x[1:]
+        product[1:] += beside * x[:-1]
+        return product
 
     def next_for(self, ritz: Ritz, pair: int) -> tuple[int, bool]:
         """Return the row whose product reduces a pair's residual most, and whether it is on the frontier."""
@@ -184,6 +217,7 @@ class ProjectedMatrix:
         self.entries[: self.size, : self.size] = inside
         self.multiplied[: self.size] = True
         self.lost[: self.size] = lost
+        self._frontier = None
         return change
 
     def compress(self, ritz: Ritz, keep: Integers, forget_frontier: bool) -> Floats:
@@ -221,6 +255,7 @@ class ProjectedMatrix:
         self.entries[:first, ahead], self.entries[ahead, :first] = beyond, beyond.T
         self.multiplied[kept] = True
         self.lost[kept] = lost
+        self._frontier = None
         return change
 
     def state(self) -> dict[str, Any]:
@@ -231,23 +266,22 @@ class ProjectedMatrix:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.size, self.chain = m, _ = state["size"], state["chain"]
+        m = self.size = state["size"]
+        self.chain = state["chain"]
         self.entries[:m, :m] = state["entries"]
         self.multiplied[:m], self.lost[:m] = state["multiplied"], state["lost"]
+        self._frontier = None
 
 
-def _eigh(G: Floats, is_tridiagonal: bool) -> tuple[Floats, Floats]:
+def _eigh(G: Floats) -> tuple[Floats, Floats]:
     """Return the eigenvalues and eigenvectors of a small symmetric matrix.
 
-    A dense solver wakes the threads of NumPy's or SciPy's BLAS, which then spin beside those of a framework on the same
-    cores: products ran at half their speed for it. The tridiagonal one calls no BLAS.
+    This wakes the threads of SciPy's BLAS, which then spin beside those of a framework on the same cores: products ran
+    at half their speed for it.
     """
     if len(G) == 0:
         return np.zeros(0), np.zeros((0, 0))
-    if is_tridiagonal:
-        values, vectors = scipy.linalg.eigh_tridiagonal(np.diagonal(G), np.diagonal(G, 1), check_finite=False)
-    else:
-        values, vectors = scipy.linalg.eigh(G, driver="evr", check_finite=False)
+    values, vectors = scipy.linalg.eigh(G, driver="evr", check_finite=False)
     return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
 
 

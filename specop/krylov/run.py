@@ -5,6 +5,7 @@ It opens the operator's session, moves scalars to the host and finds the product
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -269,7 +270,10 @@ class Run(Task):
             self._count(products)
 
     def _finite(self, numbers: list[Floats], product: int) -> list[Floats]:
-        if all(np.isfinite(part).all() for part in numbers):
+        # A sum is finite only if all terms are; the terms may be without it.
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = sum([float(part.sum() if part.ndim else part) for part in numbers])
+        if math.isfinite(total) or all(np.isfinite(part).all() for part in numbers):
             return numbers
         raise NonFiniteError(
             f"product {product} with {self.A!r} holds NaN or infinity, or its norm overflows {self.A.dtype}. Check "

@@ -5,6 +5,7 @@ Every spectral algorithm grows one `KrylovSpace`; none has a recurrence of its o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ class KrylovSpace:
         product = self.run.multiply(self._rows.row(row))
         expected, known = self._matrix.expected(row)
         rest, column, beta = self._rows.remainder(product, row, self.scale)
-        self.scale = max(self.scale, float(np.hypot(coefficient_norm(column), beta)))
+        self.scale = max(self.scale, math.hypot(coefficient_norm(column), beta))
         self.run.check_size(self.scale)
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
@@ -275,9 +276,9 @@ class KrylovSpace:
         """Return the Ritz pairs of the multiplied rows from `first` on."""
         return self._matrix.ritz(first)
 
-    def recurrence(self) -> Recurrence | None:
-        """Return the tridiagonal V A V' of a Lanczos run, restarted or not; None where it is not that of one run."""
-        return self._matrix.recurrence()
+    def recurrence(self, first: int = 0) -> Recurrence | None:
+        """Return the tridiagonal matrix of the rows from `first` on; None where they do not follow one recurrence."""
+        return self._matrix.recurrence(first)
 
     def rule(self, ritz: Ritz) -> GaussRule:
         """Return the Gauss rule of the newest Lanczos run, from its Ritz pairs."""
@@ -303,11 +304,11 @@ class KrylovSpace:
 
     def row(self, i: int) -> Array:
         """Return a row, to be read only, and only until the space changes."""
-        return self.backend.row(self._basis, i)
+        return self._rows.row(i)
 
     def outside(self, vector: Array) -> Array:
         """Return what a vector has outside of all rows; it is consumed."""
-        return self.backend.orthogonalize_(vector, self._basis, self.size, ())[0]
+        return self._rows.outside(vector)
 
     def combine(self, coordinates: Floats) -> Array:
         """Return the sum of the first rows times these coordinates."""

@@ -73,6 +73,9 @@ class ScipyOperator(LinearOperator):
         self._sparse: Any = wrapped if scipy.sparse.issparse(wrapped) else None
 
     def _matvec(self, x: Array) -> Array:
+        if self._sparse is not None:
+            # What a sparse matrix returns is nobody else's: it need not be copied.
+            return np.asarray(self._sparse @ x, dtype=self.dtype)
         return np.array(self._wrapped.matvec(x), dtype=self.dtype)
 
     def read_diagonal(self) -> Floats | None:

@@ -13,7 +13,7 @@ from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import KrylovSpace
 from specop.spectral.ends import End, share, wanted
 from specop.spectral.fitting import CHECK_VECTORS
-from specop.statistics.measure import GaussRule, is_ruled_out
+from specop.statistics.measure import GaussRule, is_ruled_out, least_weight
 from specop.statistics.numbers import Booleans, Floats
 
 __all__ = ["CHECK_ROWS", "Check"]
@@ -221,6 +221,8 @@ class Check:
             self._step_without_rows(self._short, chain)
             return False
         space.expand()
+        if space.has_room_for(1) and self._says_nothing(chain):
+            return False
         ritz = space.ritz(chain.first)
         seen = Seen(ritz.values, ritz.inner_residuals, ritz)
         if self._shows_wanted(seen):
@@ -268,6 +270,19 @@ class Check:
             for (end, ladder), cleared in zip(self._by_end(), chain.cleared, strict=True)
         ]
         self._chain = self._short = None
+
+    def _says_nothing(self, chain: Chain) -> bool:
+        """Whether the recurrence of the chain tells that its Ritz pairs neither show nor rule out anything."""
+        recurrence = None if chain.restarted else self.space.recurrence(chain.first)
+        if recurrence is None or not recurrence.coupling or any(end.is_interior for end in self.ends):
+            return False
+        unseen, rules_out = least_weight(self.space.n - chain.first, self._certainty), True
+        for end, ladder, doubt in zip(self.ends, self._ladders, chain.doubts, strict=True):
+            for side in end.sides:
+                if recurrence.count(side, side * ladder[-1]):
+                    return False
+                rules_out = rules_out and (doubt is None or recurrence.christoffel(side * doubt) <= unseen)
+        return not rules_out
 
     def _by_end(self) -> zip[tuple[End, Floats]]:
         return zip(self.ends, map(np.array, self._ladders), strict=True)
@@ -349,9 +364,12 @@ class Check:
         told = seen if isinstance(seen, Ritz) else seen.told
         rule = self.space.rule(told) if isinstance(told, Ritz) else told
         first = int(told.rows[0]) if isinstance(told, Ritz) else self.space.size
-        dimension, confidence = self.space.n - first, self.confidence
-        if self.space.has_closed or self._is_doubted:
-            # Copies are likely where a space closes early, or would but for rounding, and soon found.
-            confidence = 1.0 - _DOUBT_OF_CLOSED * (1.0 - confidence)
-        found = is_ruled_out(rule, end.values_at(keys), dimension, confidence)
+        found = is_ruled_out(rule, end.values_at(keys), self.space.n - first, self._certainty)
         return found if each_side else np.asarray(found.all(axis=0))
+
+    @property
+    def _certainty(self) -> float:
+        """Probability with which a chain is to show an eigenvalue that is there."""
+        # Copies are likely where a space closes early, or would but for rounding, and soon found.
+        doubt = _DOUBT_OF_CLOSED if self.space.has_closed or self._is_doubted else 1.0
+        return 1.0 - doubt * (1.0 - self.confidence)

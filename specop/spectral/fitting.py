@@ -52,7 +52,8 @@ class FittedBasis:
         self._begun = run.products
         self._told = ""
         room = run.room()
-        room.check(self.least + 1, self._what, self._remedy())
+        if self.least + 1 > room.most:
+            raise room.refusal(self.least + 1, self._what, self._remedy())
         self._is_settled = explicit is not None or wished < room.rows
         self._rows = wished if self._is_settled else max(self.least, min(wished, room.rows - 1 - CHECK_VECTORS))
 
@@ -139,12 +140,13 @@ def rows_that_fit(run: Run, wished: int, least: int) -> int:
         If not even the least number fits.
     """
     room, least = run.room(), min(wished, least)
-    room.check(
-        least + 1,
-        f"{run.name} with at least {least} rows",
-        f"Free memory on the device, or pass specop.on_host(A), which holds them in host memory, where "
-        f"{in_bytes(free_host_memory())} are free, for two copies of a vector with each product.",
-    )
+    if least + 1 > room.most:
+        raise room.refusal(
+            least + 1,
+            f"{run.name} with at least {least} rows",
+            f"Free memory on the device, or pass specop.on_host(A), which holds them in host memory, where "
+            f"{in_bytes(free_host_memory())} are free, for two copies of a vector with each product.",
+        )
     rows = max(least, min(wished, room.rows - 1))
     if rows < wished:
         run.note(f"at most {room.told(rows + 1)} fit of {wished + 1}: more would tell more")

@@ -134,7 +134,9 @@ class Search:
         sweep = space.frontier if in_turns else space.frontier[-1:]
         if not space.has_room_for(max(1, len(sweep))):
             most = space.capacity - 2 * len(space.frontier) - 1
-            space.restart(ritz, share(self.ends, ritz.values, min((self.k + len(ritz.values)) // 2, most)))
+            # How many are kept makes next to no difference to the products, and fewer take less time.
+            kept = self.k + (len(ritz.values) - self.k) // 4
+            space.restart(ritz, share(self.ends, ritz.values, min(kept, most)))
             return True
         self._watch_slowest(ritz, lagging)
         if not in_turns and len(lagging):
@@ -195,7 +197,8 @@ class Search:
         value, residual = pair
         if residual <= self.space.tolerances(value, self.tol):
             return False
-        before = sum(recurrence.count(s, s * float(end.key(value))) for s in end.sides)
+        # Those on its own side are known by its number.
+        before = rank - 1 + sum(recurrence.count(s, s * abs(value)) for s in end.sides if s != side)
         return before < end.count
 
     def _what_is_unchecked(self) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from specop.statistics.numbers import Booleans, Floats
 
-__all__ = ["GaussRule", "christoffel", "cumulative_bounds", "is_ruled_out", "share_interval"]
+__all__ = ["GaussRule", "christoffel", "cumulative_bounds", "is_ruled_out", "least_weight", "share_interval"]
 
 
 # Arrow matrices that are decomposed at once.
@@ -78,8 +78,12 @@ def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: floa
     """
     if not rule.couplings.any():
         return np.ones(np.shape(x), dtype=bool)
-    smallest = 2.0 * float(scipy.special.gammaincinv(0.5, 1.0 - confidence))
-    return dimension * christoffel(rule, x) <= smallest
+    return christoffel(rule, x) <= least_weight(dimension, confidence)
+
+
+def least_weight(dimension: int, confidence: float) -> float:
+    """Return the weight above which that of a random vector along a unit vector lies with this probability."""
+    return 2.0 * float(scipy.special.gammaincinv(0.5, 1.0 - confidence)) / dimension
 
 
 def cumulative_bounds(rule: GaussRule, x: Floats, rounding: float) -> tuple[Floats, Floats]:

@@ -36,6 +36,7 @@ from pathlib import Path
 
 import torch
 
+from cheap_products import compare_cheap_products
 from costs import measure_costs
 from density import compare_densities
 from eigenvalues import compare_eigenvalues
@@ -53,6 +54,7 @@ from traces import compare_traces
 
 SECTIONS = (
     "products",
+    "cheap",
     "traces",
     "costs",
     "overhead",
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     sections: dict[str, Callable[[], list[Row]]] = {
         "products": lambda: count_products(options.seeds or 20),
+        "cheap": lambda: compare_cheap_products(options.repeats),
         "traces": lambda: compare_traces(options.seeds or 200),
         "costs": lambda: [
             *measure_costs(options.repeats),
