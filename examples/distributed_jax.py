@@ -21,8 +21,7 @@ from sharded_jax import SAMPLES, loss, start, train, waves
 PROCESSES = 2
 
 
-def main(index: int, address: str = "localhost:29500") -> specop.results.EigenResult:
-    jax.distributed.initialize(address, PROCESSES, index)
+def main(index: int) -> specop.results.EigenResult:
     mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
     whole, cut = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("devices"))
 
@@ -35,7 +34,6 @@ def main(index: int, address: str = "localhost:29500") -> specop.results.EigenRe
     hessian = objective.hessian()
     eigen = specop.eigsh(hessian, k=3, tol=1e-4)
     trace = specop.trace(hessian, rtol=0.05)
-    step = objective.solve(objective.gradient(), matrix="ggn", damping=0.1)
 
     # All processes save together; the first one writes the file, which one process alone can read.
     eigen.save("eigen.npz")
@@ -43,9 +41,10 @@ def main(index: int, address: str = "localhost:29500") -> specop.results.EigenRe
         print(f"{jax.process_count()} processes, {jax.device_count()} devices, {objective.samples} samples")
         print("largest eigenvalues", *(f"{value:.4f}" for value in eigen.eigenvalues))
         print(f"trace {trace.estimate:.3f} +- {trace.standard_error:.3f}")
-        print(f"Newton step: {step.matvecs} products, converged: {step.converged}")
     return eigen
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    own = int(sys.argv[1])
+    jax.distributed.initialize("localhost:29500", PROCESSES, own)
+    main(own)

@@ -21,7 +21,7 @@ __all__ = ["Joined", "joined"]
 _END = object()
 
 
-def joined(autodiff: JaxAutodiff, parallel: Any) -> Joined | None:
+def joined(autodiff: JaxAutodiff, parallel: Any, said: dict[str, Any]) -> Joined | None:
     """Return what processes share that hold a model's parameters together, or None where one has them alone.
 
     Parameters
@@ -29,6 +29,8 @@ def joined(autodiff: JaxAutodiff, parallel: Any) -> Joined | None:
     autodiff : JaxAutodiff
     parallel : object
         As the user gave it.
+    said : dict
+        Other arguments, by name, that must be the same in all processes.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def joined(autodiff: JaxAutodiff, parallel: Any) -> Joined | None:
                 f"which make each call together. Leave parallel= out; for a look at the data of one process alone put "
                 f"its parameters on a mesh of jax.local_devices()."
             )
-        return Joined(autodiff, place)
+        return Joined(autodiff, place, said)
     ways = (
         "to work together, put parameters and batches on a mesh of all processes' devices with jax.sharding."
         "NamedSharding, batches with jax.make_array_from_process_local_data; nothing else has to be said"
@@ -70,18 +72,22 @@ class Joined:
         With parameters on a mesh of several processes.
     place : OnMesh
         Where they are.
+    said : dict
+        Arguments, by name, that must be the same in all of them.
     """
 
-    def __init__(self, autodiff: JaxAutodiff, place: OnMesh) -> None:
+    def __init__(self, autodiff: JaxAutodiff, place: OnMesh, said: dict[str, Any]) -> None:
         self._mesh = place.mesh
         self._processes = place.processes
-        told = self._processes.exchange((autodiff.names, autodiff.likelihood, autodiff.fixed_randomness))
-        other = next((number for number, one in enumerate(told) if one != told[0]), None)
-        if other is not None:
-            raise InvalidInputError(
-                f"processes 0 and {other} of {self._processes.count} have selected other parameters, or pass another "
-                f"likelihood= or fixed_randomness=: {told[0]} and {told[other]}. Make the same call in each."
-            )
+        own = {"likelihood": autodiff.likelihood, "fixed_randomness": autodiff.fixed_randomness}
+        told = self._processes.exchange({"the selected parameters": autodiff.names, **own, **said})
+        for number, one in enumerate(told):
+            for name, value in one.items():
+                if value != told[0][name]:
+                    raise InvalidInputError(
+                        f"{name} differs between processes 0 and {number} of {self._processes.count}: "
+                        f"{told[0][name]!r} and {value!r}. Make the same call in each."
+                    )
         autodiff.fingerprint()
 
     def data(self, data: Any) -> Any:

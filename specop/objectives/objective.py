@@ -190,7 +190,8 @@ def objective(
         weight = adapter.terms_of(model)
     # A mask under a fixed seed belongs to a batch, not to its samples.
     as_given = batches is not None or fixed_randomness is not None
-    joined = adapter.joined(autodiff, parallel) if are_told else None
+    said = {"memory_budget": memory_budget, "batches": batches, "accept_stopped_gradients": accept_stopped_gradients}
+    joined = adapter.joined(autodiff, parallel, said) if are_told else None
     if joined is not None:
         data, weight = joined.data(data), joined.weight(weight)
     if spread is not None:

@@ -184,6 +184,7 @@ def check_what_differs_between_processes_is_refused():
     refused(lambda: specop.objective(lambda p, b: shift + loss(p, b), params=params, data=batch).loss(), "entries")
     refused(lambda: specop.objective(loss, params=params, data=batch, select=("w1", "w2")[RANK]), "'w1'", "'w2'")
     refused(lambda: specop.objective(loss, params=params, data=batch, weight=lambda b: 1 + RANK).loss(), "weight")
+    refused(lambda: specop.objective(loss, params=params, data=batch, memory_budget=1 + RANK), "memory_budget")
     # All of it leaves the processes as they were.
     close(specop.objective(loss, params=params, data=batch).loss(), LOSS)
 
