@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,30 @@ from specop.objectives.calling import is_pair
 from specop.objectives.source import Source
 from specop.objectives.trees import lengths
 
-__all__ = ["Batches", "no_terms"]
+__all__ = ["Batches", "Fingerprint", "no_terms"]
 
 T = TypeVar("T")
 
 # Samples of a batch that tell it from another one.
 _LOOKED_AT = 16
+
+
+class Fingerprint(NamedTuple):
+    """Checksums that tell a data set from another one.
+
+    Attributes
+    ----------
+    batches : tuple
+        Of the first samples of each batch.
+    ahead : list
+        Of single samples, the first ones.
+    last : object
+        Of the last one; None where there is none.
+    """
+
+    batches: tuple[Any, ...]
+    ahead: list[Any]
+    last: Any
 
 
 class Batches:
@@ -206,15 +224,23 @@ class Batches:
         self._read_once()
         return self._entries[0] if self._entries else None
 
-    def fingerprint(self) -> tuple[Any, ...]:
-        """Return checksums of the first samples of all batches."""
-        found = []
+    def fingerprint(self) -> Fingerprint:
+        """Return checksums of the first samples of all batches, and of single ones at both ends."""
+        found: list[Any] = []
+        ahead: list[Any] = []
+        last: Any = None
         with self.reading() as batches:
             for batch, _, _ in batches:
+                count = self._autodiff.count(batch)
                 # A copy: a look at an array by way of NumPy could make it one that others may write into.
-                some = self._autodiff.pick(batch, np.arange(min(_LOOKED_AT, self._autodiff.count(batch))))
+                some = self._autodiff.pick(batch, np.arange(min(_LOOKED_AT, count)))
                 found.append(self._autodiff.batch_fingerprint(some))
-        return tuple(found)
+                ahead = ahead or [self._of_sample(batch, i) for i in range(min(_LOOKED_AT, count))]
+                last = self._of_sample(batch, count - 1)
+        return Fingerprint(tuple(found), ahead, last)
+
+    def _of_sample(self, batch: Any, number: int) -> tuple[int, ...]:
+        return self._autodiff.batch_fingerprint(self._autodiff.pick(batch, np.array([number])))
 
     @property
     def are_as_given(self) -> bool:

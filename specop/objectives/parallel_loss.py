@@ -7,6 +7,7 @@ loss terms; an error of one is an error of all.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from specop.arrays.backend import Array
 from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
-from specop.objectives.data import Batches, no_terms
+from specop.krylov.task import level_of_user
+from specop.objectives.data import Batches, Fingerprint, no_terms
 from specop.objectives.mean import Objective
 from specop.objectives.team import Team, attempt
 
@@ -51,6 +53,10 @@ class ParallelLoss(Objective):
             counts = own.terms, own.samples, own._data.first_shapes, own._data.fingerprint()
         told = processes.exchange(counts)
         _check_parts(own._data, told)
+        doubt = _repeated([samples for _, samples, *_ in told], [seen for *_, seen in told])
+        with processes.together():
+            if doubt and processes.index == 0:
+                warnings.warn(doubt, UserWarning, stacklevel=level_of_user())
         self._count([(terms, samples) for terms, samples, *_ in told])
         self.check_alike()
 
@@ -248,14 +254,36 @@ class ParallelLoss(Objective):
         return found
 
 
-def _check_parts(data: Batches, told: Sequence[tuple[float, int, Any, Any]]) -> None:
+def _check_parts(data: Batches, told: Sequence[tuple[float, int, Any, Fingerprint]]) -> None:
     for number, (_, _, shapes, seen) in enumerate(told):
         if number and shapes != told[0][2] and None not in (shapes, told[0][2]):
             raise data.unlike(f"the first batch of process {number}", shapes, told[0][2])
         for earlier in range(number):
-            if seen and told[earlier][3] == seen:
+            if seen.batches and told[earlier][3].batches == seen.batches:
                 raise InvalidInputError(
                     f"processes {earlier} and {number} of {len(told)} have the same data, to the last bit. With "
                     f"parallel=True each is to have a part of all, as by torch.utils.data.DistributedSampler(dataset, "
                     f"shuffle=False); where each has all data pass parallel=False."
                 )
+
+
+def _repeated(samples: Sequence[int], seen: Sequence[Fingerprint]) -> str:
+    """Return why samples may come twice, as in lists of batches that were made by a sampler which fills them up."""
+    last = len(seen) - 1
+    if len(set(samples)) > 1 or seen[last].last is None:
+        return ""
+    places = [
+        (number, one.ahead.index(seen[last].last))
+        for number, one in enumerate(seen[:last])
+        if seen[last].last in one.ahead
+    ]
+    if not places:
+        return ""
+    number, place = places[0]
+    return (
+        f"the last sample of process {last} is sample {place} of process {number} to the last bit, and all {len(seen)} "
+        f"processes have {samples[0]}: so fill samplers up what cannot be divided (DistributedSampler, even_batches of "
+        f"accelerate), and what comes twice counts twice in the mean. Then give each process its own part, such as "
+        f"torch.utils.data.Subset(dataset, range(rank, len(dataset), {len(seen)})) without a sampler; parts need not "
+        f"be of the same size. Where your data hold equal samples, there is nothing to do."
+    )

@@ -2,12 +2,13 @@
 
 import math
 import time
+import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SubsetRandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset, SubsetRandomSampler, TensorDataset
 
 import specop
 from parallel.torch_parts import COUNT, RANK, close, cut, network, pair, samples, told_by_all
@@ -46,6 +47,23 @@ def check_data_that_are_no_parts_are_refused():
     tokens = [(x[:4], torch.zeros(4, 2 + RANK))]
     told = told_by_all(lambda: specop.objective(model, lambda z, y: z.mean(), tokens, parallel=True), InvalidInputError)
     assert all("shapes" in text and "weight=" in text for text in told)
+
+
+def check_lists_that_a_sampler_has_filled_up_are_told():
+    whole = TensorDataset(*samples(33))
+    model = network()
+
+    def told(data):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            specop.objective(model, F.cross_entropy, data, parallel=True)
+        return [str(one.message) for one in caught]
+
+    filled = list(DataLoader(whole, batch_size=5, sampler=DistributedSampler(whole, shuffle=False)))
+    (text,) = told(filled) if RANK == 0 else (*told(filled), "")
+    assert RANK or ("last sample of process 1 is sample 0 of process 0" in text and "have 17" in text)
+    own = list(DataLoader(Subset(whole, range(RANK, 33, COUNT)), batch_size=5))
+    assert told(own) == []
 
 
 def check_models_that_differ_are_refused():
