@@ -1,5 +1,7 @@
 """The recurrence of a Lanczos run: what it says of a point or of a pair is what its matrix says."""
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,23 @@ def test_what_the_recurrence_says_of_a_check_spares_no_product_and_costs_none(na
     np.testing.assert_array_equal(found.eigenvalues, every.eigenvalues)
     np.testing.assert_array_equal(found.bounds, every.bounds)
     assert any(looked)
+
+
+def test_drift_follows_the_recurrence_from_rounding_on_however_far_it_grows():
+    m, noise = 60, 1e-16
+    rng = np.random.default_rng(3)
+    found = Recurrence(rng.normal(size=m), rng.uniform(0.5, 1.0, m - 1), 0.7)
+    drift = found.drift(np.array([100.0, 0.3]), noise)
+    after = [Decimal(b) for b in (*found.beside, found.coupling)]
+    for column, value in zip(drift.T, (100.0, 0.3), strict=True):
+        exact = [Decimal(0)]
+        for j in range(m):
+            carried = (Decimal(value) - Decimal(found.diagonal[j])) * exact[j]
+            carried -= after[j - 1] * exact[j - 1] if j else 0
+            exact.append((carried + Decimal(noise).copy_sign(carried)) / after[j])
+        # Only ratios count where numbers leave their range: a hundred a row for sixty rows.
+        ratios = [float(one / exact[-1]) for one in exact]
+        np.testing.assert_allclose(column / column[-1], ratios, rtol=1e-8, atol=1e-300)
+        if exact[-1] < Decimal("1e90"):
+            np.testing.assert_allclose(column[-1], float(exact[-1]), rtol=1e-8)
+    assert np.isfinite(drift).all() and len(drift) == m + 1
