@@ -73,7 +73,9 @@ def plot_density(
     curve, at_nodes = smoothed(x), smoothed(nodes)
     floor = 0.2 * float(at_nodes.min())
     seen = np.flatnonzero(curve > floor)
-    x, curve = x[seen[0] : seen[-1] + 1], curve[seen[0] : seen[-1] + 1]
+    # With a point on either side at which the curve leaves the picture.
+    shown = slice(max(seen[0] - 1, 0), seen[-1] + 2)
+    x, curve = x[shown], curve[shown]
 
     # symlog with this linscale has no kink at the threshold.
     threshold = pen.linear_until(scale.threshold)
