@@ -19,14 +19,12 @@ def calls(labels, optimizer):
     analysis, landscape = specop.analysis, specop.landscape
     return {
         "influence": lambda o: analysis.influence(o, damping=0.3),
-        "influence of rows": lambda o: analysis.influence(o, damping=0.3, matrix="empirical fisher"),
         "influence on each of some": lambda o: analysis.influence(o, o.subset([1, 7]), damping=0.3, per_sample=True),
         "leave_one_out": lambda o: analysis.leave_one_out(o, damping=0.3),
         "prune": lambda o: analysis.prune(o, 0.2, steps=1),
         "prune of rows": lambda o: analysis.prune(o, 0.3, groups="rows", method="magnitude"),
         "retrain": lambda o: analysis.retrain(o, damping=0.3, without=[0, 8], steps=1),
         "saliency": lambda o: analysis.saliency(o, damping=0.3),
-        "saliency by the diagonal": lambda o: analysis.saliency(o, method="obd", matrix="ggn"),
         "validate_influence": lambda o: analysis.validate_influence(
             o, o, analysis.influence(o, damping=0.3, indices=[0, 9])
         ),
@@ -37,7 +35,6 @@ def calls(labels, optimizer):
         "flatness": lambda o: landscape.flatness(o, measures=FEW),
         "hessian_spread": lambda o: landscape.hessian_spread(o, batches=3),
         "learning_coefficient": landscape.learning_coefficient,
-        "learning_coefficient by chains": lambda o: landscape.learning_coefficient(o, "sgld", chains=2, steps=20),
         "noise": landscape.noise,
         "noise of these data": lambda o: landscape.noise(o, population=False),
         "outliers": lambda o: landscape.outliers(o, labels),

@@ -28,7 +28,7 @@ def pair(model=None, criterion=F.cross_entropy, data=None, **options):
 
 def check_gradients_of_samples():
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64))
-    for criterion in (F.cross_entropy, weighted, nn.CrossEntropyLoss(reduction="mean", ignore_index=1)):
+    for criterion in (weighted, nn.CrossEntropyLoss(ignore_index=1)):
         ours, own = pair(criterion=criterion)
         for theta in (None, 0.5 * own.theta):
             mine = None if theta is None else ours.flatten(own.unflatten(theta))
@@ -71,7 +71,8 @@ def check_samples_that_fit_leave_the_weights_to_the_others():
 def check_parts_of_the_samples():
     # Labels that do not count make terms other than samples.
     ours, own = pair(criterion=nn.CrossEntropyLoss(ignore_index=1))
-    for chosen in ([0, 3, 7, 10], [4, 5], [9, 8, 6]):
+    # In both processes, and in one of them only.
+    for chosen in ([0, 3, 7, 10], [9, 8, 6]):
         part, alone = ours.subset(chosen), own.subset(chosen)
         assert (part.samples, part.terms) == (alone.samples, alone.terms)
         close(part.loss(), alone.loss())
