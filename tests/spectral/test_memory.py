@@ -55,7 +55,7 @@ def test_eigsh_restarts_earlier_where_its_default_does_not_fit(case, device_of):
     # Nine tenths of twenty, less what a product takes, and the two that were held when the device was asked again.
     assert 11 <= device.most <= 18
     assert "vectors of " in str(found)
-    assert "instead of 49" in found.notes
+    assert "instead of 121" in found.notes
     assert "restarts cost products" in found.notes
 
 
