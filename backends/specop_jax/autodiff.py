@@ -15,6 +15,7 @@ from jax import Array
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.calling import calling_function
+from specop.objectives.keras_models import likelihood_of
 from specop.objectives.likelihoods import Likelihood, label_noise, recognise
 from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import (
@@ -55,17 +56,8 @@ def make_autodiff(
 ) -> JaxAutodiff:
     """Return the one-batch derivatives of a module or of a function of a pytree."""
     described = _describe(model, criterion, params, forward, fixed_randomness)
-    name = recognise(criterion, likelihood, _likelihood_of)
+    name = recognise(criterion, likelihood, likelihood_of)
     return JaxAutodiff(described, described.select(select), name, fixed_randomness)
-
-
-def _likelihood_of(criterion: Any) -> str | None:
-    """Return the likelihood of a loss of Keras; JAX has no losses of its own."""
-    if not any(base.__module__.partition(".")[0] == "keras" for base in type(criterion).__mro__):
-        return None
-    from specop_jax.keras_models import keras_likelihood
-
-    return keras_likelihood(criterion)
 
 
 def _describe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,30 +11,25 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax import Array
+from keras.src.backend import get_keras_mask
 
 from specop.errors import InvalidInputError
-from specop.objectives.calling import Calling, Criterion, Forward, calling_module, inputs
+from specop.objectives.calling import Calling, Criterion, Forward, calling_module
 from specop.objectives.hidden import HiddenState, hidden_state
+from specop.objectives.keras_models import (
+    calling_layer,
+    in_order,
+    is_keras_loss,
+    named_variables,
+    refuse_mixed_precision,
+    refuse_unbuilt,
+)
 from specop.objectives.parameters import by_name, trained
-from specop.objectives.refusals import criterion_of_parameters, no_mean
+from specop.objectives.refusals import criterion_of_parameters
 from specop.objectives.trees import Constant
 from specop_jax.models import CRITERION, Loss, real
 
-__all__ = ["KerasModel", "keras_likelihood"]
-
-_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
-_LIKELIHOODS = {
-    keras.losses.SparseCategoricalCrossentropy: "categorical",
-    keras.losses.CategoricalCrossentropy: "categorical",
-    keras.losses.BinaryCrossentropy: "bernoulli",
-    keras.losses.MeanSquaredError: "gaussian",
-}
-
-
-def keras_likelihood(criterion: Any) -> str | None:
-    """Return the likelihood of a loss of Keras; of probabilities the second derivative is another one."""
-    found = _LIKELIHOODS.get(type(criterion))
-    return found if found == "gaussian" or getattr(criterion, "from_logits", False) else None
+__all__ = ["KerasModel"]
 
 
 class KerasModel:
@@ -48,19 +42,16 @@ class KerasModel:
     widens = False
 
     def __init__(self, module: Any, criterion: Criterion | None, forward: Forward | None) -> None:
-        if not module.built:
-            raise InvalidInputError(
-                f"{module.name!r} has no variables yet: Keras creates them when the model first sees data. Call "
-                f"model(x) once, or give it an Input layer."
-            )
-        _refuse_mixed_precision(module)
+        refuse_unbuilt(module)
+        refuse_mixed_precision(module, "JAX")
         self.module = module
-        self.penalized = isinstance(criterion, keras.losses.Loss)
-        self.calling = calling_module(_in_order(criterion), forward, CRITERION, _called)
+        self.penalized = is_keras_loss(criterion)
+        call = calling_layer(criterion)
+        self.calling = calling_module(in_order(criterion), forward, CRITERION, call, weighs=self.penalized)
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and the values of all variables."""
-        variables = self._variables()
+        variables = named_variables(self.module)
         loss = _KerasLoss(self.calling, Constant(self.module), tuple(map(Constant, variables.values())), self.penalized)
         return loss, {name: variable.value for name, variable in variables.items()}
 
@@ -77,7 +68,7 @@ class KerasModel:
 
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return the trainable weights, or those that `select` names."""
-        variables = {name: one for name, one in self._variables().items() if among is None or name in among}
+        variables = {name: one for name, one in named_variables(self.module).items() if among is None or name in among}
         if isinstance(select, keras.Layer):
             select = list(select.weights)
         if isinstance(select, keras.Variable):
@@ -96,16 +87,6 @@ class KerasModel:
     def structure_of(self, values: dict[str, Array]) -> dict[str, Array]:
         """Return a mapping by parameter name."""
         return values
-
-    def _variables(self) -> dict[str, Any]:
-        prefix = f"{self.module.name}/"
-        found: dict[str, Any] = {}
-        for variable in {id(one): one for one in self.module.variables}.values():
-            name, number = variable.path.removeprefix(prefix), 0
-            while (unique := f"{name}_{number}" if number else name) in found:
-                number += 1
-            found[unique] = variable
-        return found
 
 
 @dataclass(frozen=True)
@@ -128,6 +109,12 @@ class _KerasLoss:
             found = self.calling.outputs(self.module.value, batch)
             if self._penalties():
                 raise criterion_of_parameters()
+            if get_keras_mask(found) is not None:
+                raise InvalidInputError(
+                    "a layer masks a part of the outputs, and Keras' loss leaves that out by a mark on the very array, "
+                    "which matrices of the outputs do not see on its JAX backend. Loss, gradient and Hessian exist; "
+                    "for the others mask in a criterion of your own, or take another backend."
+                )
             return found
 
     def compare(self, outputs: Any, batch: Any) -> Any:
@@ -140,34 +127,3 @@ class _KerasLoss:
     def _scope(self, leaves: list[Any]) -> Any:
         pairs = [(variable.value, leaf) for variable, leaf in zip(self.variables, leaves, strict=True)]
         return keras.StatelessScope(pairs, collect_losses=True)
-
-
-def _refuse_mixed_precision(module: Any) -> None:
-    """Raise InvalidInputError where a layer computes less precisely than its variables are."""
-    waiting = [module]
-    while waiting:
-        layer = waiting.pop()
-        waiting += getattr(layer, "layers", [])
-        if layer.compute_dtype not in ("float32", "float64"):
-            raise InvalidInputError(
-                f"layer {layer.name!r} computes in {layer.compute_dtype}, which is not supported on Keras' JAX "
-                f"backend. Load the weights into a model of the dtype policy 'float32'."
-            )
-
-
-def _called(module: Any, batch: Any) -> Any:
-    return module(inputs(batch), training=False)
-
-
-def _in_order(criterion: Criterion | None) -> Criterion | None:
-    """Return a criterion of (outputs, y), or raise InvalidInputError unless it takes a mean."""
-    if not isinstance(criterion, keras.losses.Loss):
-        return criterion
-    if criterion.reduction not in _MEANS:
-        raise no_mean(criterion.reduction, _MEANS[0])
-    return functools.partial(_turned_round, criterion)
-
-
-def _turned_round(criterion: Any, outputs: Any, target: Any) -> Any:
-    # Keras writes its losses the other way round: loss(y_true, y_pred).
-    return criterion(target, outputs)

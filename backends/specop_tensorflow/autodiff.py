@@ -19,6 +19,7 @@ from tensorflow import Tensor
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
+from specop.objectives.keras_models import likelihood_of
 from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
@@ -31,7 +32,7 @@ from specop.statistics.numbers import Floats
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
-from specop_tensorflow.likelihoods import FUNCTIONS, likelihood_of
+from specop_tensorflow.likelihoods import FUNCTIONS
 from specop_tensorflow.memory import free_memory, is_out_of_memory, on_gpu
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.outputs import moved_gradient

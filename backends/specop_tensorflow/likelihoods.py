@@ -1,30 +1,13 @@
-"""What the core's likelihoods take from TensorFlow: its array functions, and the losses that Keras brings."""
+"""What the core's likelihoods take from TensorFlow: its array functions."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
 from specop.objectives.likelihoods import ArrayFunctions
 
-__all__ = ["FUNCTIONS", "likelihood_of"]
-
-_LOSSES: dict[Any, str] = {
-    keras.losses.SparseCategoricalCrossentropy: "categorical",
-    keras.losses.CategoricalCrossentropy: "categorical",
-    keras.losses.BinaryCrossentropy: "bernoulli",
-    keras.losses.MeanSquaredError: "gaussian",
-}
-
-
-def likelihood_of(criterion: Any) -> str | None:
-    """Return the likelihood of a loss of Keras."""
-    found = _LOSSES.get(type(criterion))
-    # Of probabilities the second derivative is another one.
-    return found if found == "gaussian" or getattr(criterion, "from_logits", False) else None
+__all__ = ["FUNCTIONS"]
 
 
 def _steps(like: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,15 +10,14 @@ import keras
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
-from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module, inputs
+from specop.objectives.calling import Criterion, Forward, call_on_inputs, calling_function, calling_module
 from specop.objectives.hidden import HiddenState, hidden_state
+from specop.objectives.keras_models import calling_layer, in_order, is_keras_loss, layers_of, refuse_unbuilt
 from specop.objectives.parameters import ParameterTree, by_name, trained
-from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, no_mean, not_trainable
+from specop.objectives.refusals import criterion_of_parameters, layer_mixes_samples, not_trainable
 from specop_tensorflow.structures import TREES
 
 __all__ = ["FunctionModel", "KerasModel", "Model", "ModuleModel"]
-
-_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 class ModuleModel:
@@ -34,10 +31,11 @@ class ModuleModel:
         self.module = module
         self.criterion = criterion
         self.calling = calling_module(
-            _in_order(criterion),
+            in_order(criterion),
             forward,
             "for example keras.losses.SparseCategoricalCrossentropy(from_logits=True)",
             call,
+            weighs=is_keras_loss(criterion),
         )
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
@@ -118,13 +116,9 @@ class KerasModel(ModuleModel):
                 f"this Keras model runs on the {keras.backend.backend()} backend, and its arrays are not TensorFlow's. "
                 f"Set KERAS_BACKEND=tensorflow before Keras is imported."
             )
-        super().__init__(module, criterion, forward, functools.partial(_called, training=training))
+        super().__init__(module, criterion, forward, calling_layer(criterion, training=training))
         self.training = training
-        if not module.built:
-            raise InvalidInputError(
-                f"{module.name!r} has no variables yet: Keras creates them when the model first sees data. Call "
-                f"model(x) once, or give it an Input layer."
-            )
+        refuse_unbuilt(module)
 
     def loss(self, values: Mapping[str, tf.Tensor], batch: Any) -> tf.Tensor:
         """Return the mean loss, with what the layers add to a loss of Keras as `fit` does."""
@@ -140,7 +134,7 @@ class KerasModel(ModuleModel):
     def _penalties(self) -> list[tf.Tensor]:
         """Return regularizers, activity losses and what `add_loss` added in the latest call."""
         # A criterion of the user's own may hold them already.
-        return list(self.module.losses) if isinstance(self.criterion, keras.losses.Loss) else []
+        return list(self.module.losses) if is_keras_loss(self.criterion) else []
 
     def select(self, select: Any, among: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the trainable weights, or those that `select` names."""
@@ -169,11 +163,7 @@ class KerasModel(ModuleModel):
         return _named([(one.path.removeprefix(prefix), one.value, one.trainable) for one in weights])
 
     def _layers(self) -> Iterator[Any]:
-        waiting = [self.module]
-        while waiting:
-            layer = waiting.pop()
-            waiting += getattr(layer, "layers", [])
-            yield layer
+        yield from layers_of(self.module)
 
 
 class FunctionModel:
@@ -182,7 +172,7 @@ class FunctionModel:
     reads_variables = False
 
     def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
-        self.calling = calling_function(function, _in_order(criterion), forward)
+        self.calling = calling_function(function, in_order(criterion), forward)
         self.criterion = criterion
         for name, leaf in zip(TREES.names(params), TREES.flatten(params)[0], strict=True):
             if leaf is not None and not isinstance(leaf, (tf.Tensor, tf.Variable, keras.Variable)):
@@ -243,31 +233,8 @@ Model = ModuleModel | FunctionModel
 """A loss as a function of parameters and a batch: variables that it reads by itself, or tensors that it is given."""
 
 
-def _criterion_dtypes(criterion: Criterion | None) -> set[str]:
-    return {criterion.dtype} if isinstance(criterion, keras.losses.Loss) else set()
-
-
-def _in_order(criterion: Criterion | None) -> Criterion | None:
-    """Return a criterion of (outputs, y), or raise InvalidInputError unless it takes a mean."""
-    if isinstance(criterion, keras.losses.Loss):
-        if criterion.reduction not in _MEANS:
-            raise no_mean(criterion.reduction, _MEANS[0])
-        return functools.partial(_turned_round, criterion)
-    if inspect.isfunction(criterion) and criterion.__module__.partition(".")[0] == "keras":
-        raise InvalidInputError(
-            f"{criterion.__name__} of Keras takes (y_true, y_pred) and returns one loss a sample. Pass the class from "
-            f"keras.losses that belongs to it, which is recognized and returns the mean, or a function of (outputs, y)."
-        )
-    return criterion
-
-
-def _turned_round(criterion: Any, outputs: Any, target: Any) -> Any:
-    # Keras writes its losses the other way round: loss(y_true, y_pred).
-    return criterion(target, outputs)
-
-
-def _called(module: Any, batch: Any, *, training: bool) -> Any:
-    return module(inputs(batch), training=training)
+def _criterion_dtypes(criterion: Any) -> set[str]:
+    return {criterion.dtype} if is_keras_loss(criterion) else set()
 
 
 def _is_real(tensor: Any) -> bool:

@@ -66,14 +66,33 @@ def make_autodiff(
     fixed_randomness: int | None = None,
 ) -> TorchAutodiff:
     """Return the one-batch derivatives of a module or of a function of a parameter structure."""
+    described: Model
     if isinstance(model, nn.Module):
         if params is not None:
             raise InvalidInputError("params= is for plain functions; a module brings its own. Use select= for a part.")
-        described: Model = ModuleModel(model, criterion, forward, check_modes=fixed_randomness is None)
+        described = _module(model, criterion, forward, fixed_randomness)
     else:
         described = FunctionModel(model, criterion, params, forward)
     name = recognise(criterion, likelihood, likelihood_of)
     return TorchAutodiff(described, described.select(select), name, fixed_randomness)
+
+
+def _module(
+    model: nn.Module,
+    criterion: Callable[..., Any] | None,
+    forward: Callable[[Any, Any], Any] | None,
+    fixed_randomness: int | None,
+) -> Model:
+    if not any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
+        return ModuleModel(model, criterion, forward, check_modes=fixed_randomness is None)
+    if fixed_randomness is not None:
+        raise InvalidInputError(
+            "fixed_randomness is not available on Keras' torch backend, whose layers draw from seeds of their own. "
+            "Leave it out: layers are then called with training=False, where nothing is drawn."
+        )
+    from specop_torch.keras_models import KerasModel
+
+    return KerasModel(model, criterion, forward)
 
 
 class TorchAutodiff(OneBatch):

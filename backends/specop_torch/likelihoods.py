@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specop.objectives.keras_models import likelihood_of as of_keras
 from specop.objectives.likelihoods import ArrayFunctions
 
 __all__ = ["FUNCTIONS", "likelihood_of"]
@@ -23,8 +24,9 @@ _LOSSES: dict[Any, str] = {
 
 
 def likelihood_of(criterion: Any) -> str | None:
-    """Return the likelihood of one of torch's own losses."""
-    return next((name for loss, name in _LOSSES.items() if criterion is loss or type(criterion) is loss), None)
+    """Return the likelihood of one of torch's own losses, or of Keras'."""
+    own = (name for loss, name in _LOSSES.items() if criterion is loss or type(criterion) is loss)
+    return next(own, None) or of_keras(criterion)
 
 
 def _sum(x: Tensor, axis: int | tuple[int, ...]) -> Tensor:

@@ -23,6 +23,8 @@ __all__ = ["FunctionModel", "Model", "ModuleModel", "refuse_hooks", "refuse_shar
 class ModuleModel:
     """A `torch.nn.Module`; ``criterion(outputs, y)`` or, with `forward`, ``criterion(outputs, batch)``."""
 
+    widens = True
+
     def __init__(
         self,
         module: nn.Module,
@@ -180,6 +182,7 @@ class FunctionModel:
     """``fun(params, batch) -> loss``, or with a criterion ``-> outputs``; params is any structure of tensors."""
 
     constants: frozenset[str] = frozenset()
+    widens = True
 
     def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
         self.calling = calling_function(function, criterion, forward)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from specop.errors import InvalidInputError
 from specop.objectives.trees import Constant
 from specop_torch.models import FunctionModel, Model, ModuleModel
 
@@ -19,6 +20,8 @@ __all__ = ["widened"]
 
 def widened(model: Model) -> Model:
     """Return the same model with all of its tensors in float64; a criterion that is a module is copied."""
+    if not model.widens:
+        raise InvalidInputError("variables of Keras keep their own precision")
     made: Any = _WideFunction() if isinstance(model, FunctionModel) else _WideModule()
     made.__dict__.update(model.__dict__)
     criterion = model.calling.criterion.value

@@ -291,9 +291,9 @@ def framework_adapter(thing: object) -> Any:
 def _keras_adapter() -> str:
     """Return the adapter of the framework that Keras runs on; an object of Keras has imported it."""
     framework = sys.modules["keras"].config.backend()
-    if framework not in ("tensorflow", "jax"):
+    if framework not in ("tensorflow", "jax", "torch"):
         raise InvalidInputError(
-            f"this model of Keras runs on the {framework} backend, where its variables are not seen through. Set "
-            f"KERAS_BACKEND=tensorflow or KERAS_BACKEND=jax before Keras is imported, and load its weights there."
+            f"this model of Keras runs on the {framework} backend, which has no derivatives. Set KERAS_BACKEND to "
+            f"tensorflow, jax or torch before Keras is imported, and load its weights there."
         )
     return _BUILT_IN[framework]

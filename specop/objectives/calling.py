@@ -22,6 +22,7 @@ __all__ = [
     "calling_module",
     "inputs",
     "is_pair",
+    "is_weighted",
     "needs_criterion",
 ]
 
@@ -46,11 +47,14 @@ class Calling:
         ``criterion(outputs, y)`` of a batch (x, y), or ``criterion(outputs, batch)``; or None.
     is_whole : bool
         Whether the criterion is given every batch whole.
+    weighs : bool
+        Whether a batch may be (x, y, weights of samples), which the criterion then takes as a third argument.
     """
 
     function: Constant
     criterion: Constant
     is_whole: bool
+    weighs: bool = False
 
     def loss(self, model: Any, batch: Any) -> Any:
         """Return the mean loss."""
@@ -65,8 +69,11 @@ class Calling:
 
     def compare(self, outputs: Any, batch: Any) -> Any:
         """Return the criterion's value."""
+        given = (batch,)
+        if not self.is_whole and (is_pair(batch) or (self.weighs and is_weighted(batch))):
+            given = tuple(batch[1:])
         with _explaining(batch):
-            return self.criterion.value(outputs, batch[1] if is_pair(batch) and not self.is_whole else batch)
+            return self.criterion.value(outputs, *given)
 
     def _called(self, model: Any, batch: Any) -> Any:
         with _explaining(batch):
@@ -130,7 +137,12 @@ def call_on_inputs(model: Any, batch: Any) -> Any:
 
 
 def calling_module(
-    criterion: Criterion | None, forward: Forward | None, example: str, call: Forward = call_on_inputs
+    criterion: Criterion | None,
+    forward: Forward | None,
+    example: str,
+    call: Forward = call_on_inputs,
+    *,
+    weighs: bool = False,
 ) -> Calling:
     """Return how a module is called.
 
@@ -145,12 +157,14 @@ def calling_module(
         A criterion, for the error where there must be one.
     call : callable
         ``call(module, batch) -> outputs`` for a batch (x, y).
+    weighs : bool
+        Whether the criterion takes weights of samples, too.
     """
     if criterion is None and forward is None:
         return Calling(Constant(_OwnLoss(example)), Constant(None), True)
     _check_takes_two(criterion, "the criterion", "(outputs, y)" if forward is None else "(outputs, batch)")
     _check_takes_two(forward, "forward", "(model, batch)")
-    return Calling(Constant(call if forward is None else forward), Constant(criterion), forward is not None)
+    return Calling(Constant(call if forward is None else forward), Constant(criterion), forward is not None, weighs)
 
 
 def needs_criterion(example: str) -> InvalidInputError:
@@ -207,20 +221,25 @@ def is_pair(batch: Any) -> bool:
     return isinstance(batch, (tuple, list)) and len(batch) == 2
 
 
-def inputs(batch: Any) -> Any:
-    """Return x of a batch (x, y)."""
-    if is_pair(batch):
+def is_weighted(batch: Any) -> bool:
+    """Whether a batch may be (x, y, weights of samples)."""
+    return isinstance(batch, (tuple, list)) and len(batch) == 3
+
+
+def inputs(batch: Any, *, weighted: bool = False) -> Any:
+    """Return x of a batch (x, y), or where that is allowed of (x, y, weights of samples)."""
+    if is_pair(batch) or (weighted and is_weighted(batch)):
         return batch[0]
-    weighted = ""
+    advice = ""
     if isinstance(batch, (tuple, list)) and len(batch) == 3:
-        weighted = (
+        advice = (
             " If the third part holds weights of samples: forward=lambda model, batch: model(batch[0]) and, with the "
             "loss of each sample, lambda outputs, batch: (batch[2] * losses(outputs, batch[1])).mean()."
         )
     raise InvalidInputError(
         f"a batch must be a pair (x, y), for model(x) and criterion(outputs, y); got {_kind(batch)}. For other batches "
         f"pass forward=lambda model, batch: ..., and a criterion of (outputs, batch). If the data is one batch "
-        f"[x, y], pass it as a tuple.{weighted}"
+        f"[x, y], pass it as a tuple.{advice}"
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
-from specop.objectives.calling import is_pair
+from specop.objectives.calling import is_pair, is_weighted
 from specop.objectives.source import Source
 from specop.objectives.trees import lengths
 
@@ -62,6 +62,8 @@ class Batches:
         What kept batches may take.
     are_as_given : bool
         Whether the mean over the batches' losses is meant, whatever the loss of all data at once is.
+    are_weighted : bool
+        Whether a batch may be (x, y, weights of samples).
 
     Attributes
     ----------
@@ -88,11 +90,13 @@ class Batches:
         weight: Callable[[Any], Any] | None,
         budget: MemoryBudget,
         are_as_given: bool = False,
+        are_weighted: bool = False,
     ) -> None:
         self._autodiff = autodiff
         self._weight = weight
         self._budget = budget
         self._are_as_given = are_as_given
+        self._are_weighted = are_weighted
         self.is_verified = False
         self.limit = None
         self.given = data
@@ -138,7 +142,7 @@ class Batches:
         return self._like(_Subset(self, indices))
 
     def _like(self, data: Any) -> Batches:
-        made = Batches(data, self._autodiff, self._weight, self._budget, self._are_as_given)
+        made = Batches(data, self._autodiff, self._weight, self._budget, self._are_as_given, self._are_weighted)
         made.is_verified, made.is_part = self.is_verified, self.is_part
         return made
 
@@ -185,8 +189,13 @@ class Batches:
 
     def competing(self, batch: Any) -> list[int]:
         """Return the leading dimensions that may be the number of a batch's samples; one where that is clear."""
-        targets = self._autodiff.array_shapes(batch[1]) if is_pair(batch) else []
+        targets = self._targets(batch)
         return [*dict.fromkeys([*lengths(self._autodiff.array_shapes(batch)), *lengths(targets)])]
+
+    def _targets(self, batch: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays that outputs are compared with, where a batch tells."""
+        is_known = is_pair(batch) or (self._are_weighted and is_weighted(batch))
+        return self._autodiff.array_shapes(batch[1]) if is_known else []
 
     def _shared(self) -> Iterator[tuple[Any, float, int]]:
         total = sum(self._weights)
@@ -292,7 +301,7 @@ class Batches:
     def _doubts(self, batch: Any, number: int, entries: list[Any]) -> Iterator[str]:
         """Yield why a batch may count by something else than its samples; `entries` are the shapes of those before."""
         shapes = self._autodiff.array_shapes(batch)
-        targets = self._autodiff.array_shapes(batch[1]) if is_pair(batch) else []
+        targets = self._targets(batch)
         competing = self.competing(batch)
         if len(competing) > 1:
             yield f"the leading dimensions of the arrays in batch {number} are {' and '.join(map(str, competing))}"

@@ -13,6 +13,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.calling import is_pair, needs_criterion
 from specop.objectives.data import Batches
+from specop.objectives.keras_models import compiled_loss, is_keras_loss, weight_of
 from specop.objectives.mean import Objective
 from specop.objectives.parallel import ParallelObjective
 from specop.objectives.refusals import check_processes
@@ -54,7 +55,9 @@ def objective(
         Mean loss ``criterion(outputs, y)`` of a batch ``(x, y)``; with `forward`, ``criterion(outputs, batch)``.
         A module without one returns the mean loss itself, as those of Hugging Face do: batches are mappings, and
         ``model(**batch).loss`` or ``["loss"]`` is it. Then there are loss, gradient and Hessian.
-        A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``. In torch and
+        A ``keras.losses.Loss`` is called as Keras does, ``criterion(y, outputs)``, with the weights of samples where a
+        batch is ``(x, y, weights)``; weights of classes, which `fit` takes apart, are given as such. A compiled model
+        of Keras without one takes the loss that it was compiled with, times its ``loss_weights``. In torch and
         TensorFlow it may read the model's parameters, as a penalty does; then there are loss, gradient and Hessian,
         but no matrices of the outputs and no gradients of samples, which would lack it.
     data : batch or re-iterable of batches
@@ -163,6 +166,8 @@ def objective(
         check_processes(adapter.processes() if hasattr(adapter, "processes") else 1, parallel, hasattr(adapter, "team"))
     if data is None and params is None:
         raise InvalidInputError("data is missing: objective(model, criterion, data).")
+    if criterion is None and forward is None:
+        criterion = compiled_loss(model)
     if criterion is None and forward is None and params is None and (isinstance(data, tuple) or hasattr(data, "shape")):
         raise needs_criterion("with the mean loss criterion(outputs, y)")
     if memory_budget is not None and memory_budget < 0:
@@ -184,6 +189,8 @@ def objective(
     budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
     if weight is None and batches is not None:
         weight = _equally
+    if weight is None and forward is None:
+        weight = weight_of(criterion)
     if weight is None and forward is None and hasattr(adapter, "normalizer"):
         weight = _own_weight(adapter.normalizer(criterion), autodiff)
     if weight is None and criterion is None and forward is None and hasattr(adapter, "terms_of"):
@@ -196,7 +203,8 @@ def objective(
         data, weight = joined.data(data), joined.weight(weight)
     if spread is not None:
         weight = spread.weighing(data, weight, as_given)
-    own = Objective(autodiff, Batches(data, autodiff, weight, budget, as_given), budget)
+    weighs = forward is None and is_keras_loss(criterion)
+    own = Objective(autodiff, Batches(data, autodiff, weight, budget, as_given, weighs), budget)
     if are_told or spread is not None or parallel in (None, False):
         return own
     return ParallelObjective(own, adapter.team(parallel, autodiff))
