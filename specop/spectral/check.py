@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -33,6 +32,8 @@ _LARGEST_DRIFT = 1e-2
 _GRID = 33
 # Where to look between two eigenvalues: next to one, its own weight hides another's.
 _INSIDE_GAP = np.array([0.3, 0.5, 0.7])
+# Within so many residuals of an eigenvalue, another of the least weight that a random vector has does not stand out.
+_HIDDEN_WITHIN = 160.0
 # From the last wanted eigenvalue to the border, closest at the eigenvalue.
 _LADDER = np.concatenate([[0.0], 0.5 ** np.arange(20.0, -1.0, -1.0)])
 
@@ -109,6 +110,9 @@ class Check:
     ----------
     levels : list of float or None
         Once the check is clean, for each end the key above which no eigenvalue was missed.
+    open_gaps : list of set of int
+        For each end the numbers of wanted eigenvalues, from 0 for the outermost, below which one that is near to the
+        next wanted one may have been missed.
     """
 
     def __init__(self, space: KrylovSpace, ends: list[End], tol: float, confidence: float) -> None:
@@ -117,6 +121,7 @@ class Check:
         self.tol = tol
         self.confidence = confidence
         self.levels: list[float] | None = None
+        self.open_gaps: list[set[int]] = [set() for _ in ends]
         self._ladders: list[list[float]] = []
         self._chain: Chain | None = None
         # The second chain where its rows do not fit.
@@ -140,6 +145,7 @@ class Check:
             "ladders": self._ladders,
             "is_completing": self._is_completing,
             "is_doubted": self._is_doubted,
+            "open_gaps": [sorted(gaps) for gaps in self.open_gaps],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -148,6 +154,7 @@ class Check:
         self._ladders = state["ladders"]
         self._is_completing = state["is_completing"]
         self._is_doubted = state["is_doubted"]
+        self.open_gaps = [set(gaps) for gaps in state["open_gaps"]]
         if state["is_short"]:
             self._short = ShortRecurrence(self.space.run, [])
             self._short.restore(state)
@@ -164,6 +171,7 @@ class Check:
         cleared, doubts = [[False] * len(_LADDER)] * len(self.ends), list[float | None](borders)
         # A chain says nothing about eigenvalues inside the spectrum before it has shown all of it.
         is_trusted = space.is_chain and not any(end.is_interior for end in self.ends)
+        self.open_gaps = [set() for _ in self.ends]
         if is_trusted and not self._shows_all(held):
             if space.has_room_for(1):
                 return True
@@ -300,17 +308,24 @@ class Check:
         """Whether the first chain rules out eigenvalues between the wanted ones, and beyond them.
 
         A Ritz value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
-        eigenvalues a percent apart, one missed one of them.
+        eigenvalues a percent apart, one missed one of them. Between two whose errors meet nothing can be ruled out.
         """
-        for end, ladder in self._by_end():
-            border, keys = ladder[-1], np.sort(end.keys(held.values))
-            margin = 2.0 * self.tol * abs(float(keys[0])) + self.space.error_floor
-            beyond = keys[keys > border]
-            for low, high in itertools.pairwise([border, *beyond]):
-                inside = self._excluded(end, low + _INSIDE_GAP * (high - low), held, each_side=True)
-                if high - low > 2 * margin and not inside.any(axis=1).all():
+        for gaps in self.open_gaps:
+            gaps.clear()
+        for (end, ladder), gaps in zip(self._by_end(), self.open_gaps, strict=True):
+            border, floor, best = ladder[-1], self.space.error_floor, end.best(held.values)[: end.count]
+            keys, errors = end.key(held.values[best]), held.residuals[best] + floor
+            margin = 2.0 * self.tol * abs(float(keys[0])) + floor
+            for i in range(int(np.count_nonzero(keys > border))):
+                is_last = i + 1 == len(keys) or keys[i + 1] <= border
+                low, error = (border, errors[i]) if is_last else (keys[i + 1], errors[i] + errors[i + 1])
+                if keys[i] - low <= min(2.0 * margin, error):
+                    gaps.add(i)
+                    continue
+                inside = self._excluded(end, low + _INSIDE_GAP * (keys[i] - low), held, each_side=True)
+                if not inside.any(axis=1).all():
                     return False
-            highest = max([border, *(beyond[-1:] + margin)])
+            highest = max(border, keys[0] + min(margin, _HIDDEN_WITHIN * errors[0])) if keys[0] > border else border
             if not self._excluded(end, np.array([highest]), held).all():
                 return False
         return True

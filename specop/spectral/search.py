@@ -92,14 +92,21 @@ class Search:
             return bounds
         position, taken = {int(i): at for at, i in enumerate(chosen)}, 0
         order = wanted(self.ends, ritz.values)
-        for end, level in zip(self.ends, levels, strict=True):
-            for i in order[taken : taken + end.count]:
+        for number, (end, level) in enumerate(zip(self.ends, levels, strict=True)):
+            open_gaps = set() if self.check is None else self.check.open_gaps[number]
+            above = np.inf
+            for rank, i in enumerate(order[taken : taken + end.count]):
                 key, at = float(end.key(ritz.values[i])), position[int(i)]
                 apart = np.abs(np.delete(ritz.values, i) - ritz.values[i]) - np.delete(ritz.residuals, i)
                 gap = min(float(apart.min(initial=np.inf)), key - level)
-                if gap > bounds[at]:
+                is_apart = not open_gaps & {rank - 1, rank}
+                if is_apart and gap > bounds[at]:
                     bounds[at] *= bounds[at] / gap
                 bounds[at] = max(bounds[at], level - key)
+                if rank - 1 in open_gaps:
+                    # The next one above may be the one of this number.
+                    bounds[at] = max(bounds[at], above - key)
+                above = key
             taken += end.count
         return bounds
 
