@@ -19,7 +19,7 @@ from specop.results.structure import Structure
 from specop.spectral.below import count_below
 from specop.spectral.counting import widest_gap
 from specop.spectral.edges import Edges, edges_of_spectrum
-from specop.spectral.parts import Parts, parts_by_sign, parts_of
+from specop.spectral.shares import Parts, parts_by_sign, parts_of
 from specop.statistics.estimate import Estimate, check_confidence, exact
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.diagonal import DiagonalResult
 from specop.results.eigen import EigenResult
-from specop.spectral.diagonal_of_part import diagonal_of_part
-from specop.spectral.from_part import DATA
 from specop.spectral.goals import PRODUCTS, STAGE, Goal, checked_goal, exact_diagonal, turns_exact
+from specop.spectral.part.diagonal import diagonal_of_part
+from specop.spectral.part.part import DATA
 from specop.spectral.sketch import Sketch
 
 __all__ = ["diagonal", "probes_together"]

@@ -19,10 +19,10 @@ from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
 from specop.spectral.check import CHECK_ROWS, Check
-from specop.spectral.eigsh_of_part import LOOSEST, Asked, check_part, result_of_part
 from specop.spectral.ends import End, wanted
 from specop.spectral.fitting import LEAST_BESIDE, FittedBasis
-from specop.spectral.from_part import DATA
+from specop.spectral.part.eigenpairs import LOOSEST, Asked, check_part, result_of_part
+from specop.spectral.part.part import DATA
 from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
 from specop.statistics.numbers import Floats

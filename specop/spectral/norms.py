@@ -14,8 +14,8 @@ from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
-from specop.spectral.from_part import DATA
-from specop.spectral.norm_of_part import norm_of_part
+from specop.spectral.part.norm import norm_of_part
+from specop.spectral.part.part import DATA
 from specop.statistics.estimate import check_confidence
 
 __all__ = ["condition_number", "spectral_norm"]
@@ -112,7 +112,7 @@ def _of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormResult
     with run:
         if run.A.sample_mean is not None and not run.A.is_symmetric:
             raise InvalidInputError(f"data='part' needs a symmetric mean over samples, got {run.A!r}.")
-        found = norm_of_part(run, rtol, tol, confidence)
+        found = norm_of_part(run, rtol, tol, confidence, eigsh)
     value = found.value
     converged = not found.is_limited and value.standard_error <= rtol * value.estimate
     message = (

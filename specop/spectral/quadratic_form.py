@@ -11,8 +11,8 @@ from specop.errors import InvalidInputError, check_choice
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.number import NumberResult
-from specop.spectral.from_part import DATA, part_of, sum_of_part
 from specop.spectral.goals import PRODUCTS, Goal, checked_goal
+from specop.spectral.part.part import DATA, part_of, sum_of_part
 from specop.statistics.estimate import check_confidence, within
 from specop.statistics.group_sums import GroupSum
 

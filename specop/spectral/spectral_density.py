@@ -19,9 +19,9 @@ from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.results.result import Result
 from specop.results.spectral_density import SpectralDensity
-from specop.spectral.density_of_part import density_of_part
 from specop.spectral.fitting import may_store
-from specop.spectral.from_part import DATA
+from specop.spectral.part.density import density_of_part
+from specop.spectral.part.part import DATA
 from specop.statistics.estimate import check_confidence
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats

@@ -12,9 +12,9 @@ from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.trace import TraceResult
 from specop.spectral import sampling
-from specop.spectral.from_part import DATA
 from specop.spectral.goals import PRODUCTS, Goal, checked_goal
-from specop.spectral.trace_of_part import trace_of_part
+from specop.spectral.part.part import DATA
+from specop.spectral.part.trace import trace_of_part
 from specop.statistics.estimate import check_confidence
 
 __all__ = ["trace"]

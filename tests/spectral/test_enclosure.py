@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from specop.spectral import enclosure
+from specop.spectral.part import enclosure
 from specop_numpy import backend
 
 

@@ -6,7 +6,7 @@ import pytest
 import specop
 from sample_means import KINDS, mean
 from specop.errors import ConvergenceWarning, InvalidInputError
-from specop.spectral import trace_of_part
+from specop.spectral.part import trace
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,8 +88,8 @@ def test_what_groups_have_in_common_is_taken_out(monkeypatch):
     A.c = np.repeat([0.1, 1.0], A.samples // 2)
     A.claimed = A.c.copy()
     taken = []
-    for allowed in (trace_of_part.LARGEST_SKETCH, 0):
-        monkeypatch.setattr(trace_of_part, "LARGEST_SKETCH", allowed)
+    for allowed in (trace.LARGEST_SKETCH, 0):
+        monkeypatch.setattr(trace, "LARGEST_SKETCH", allowed)
         A.multiplied = 0
         found = [specop.trace(A, rtol=0.025, data="part", seed=seed) for seed in range(5)]
         apart = np.array([one.estimate for one in found]) - np.trace(A.dense)

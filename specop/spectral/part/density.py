@@ -20,9 +20,9 @@ from specop.arrays import probes
 from specop.krylov.run import Run
 from specop.operators.operator import LinearOperator
 from specop.results.spectral_density import SpectralDensity
-from specop.spectral.from_part import part_of
 from specop.spectral.goals import STAGE
-from specop.spectral.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.part import part_of
+from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
 from specop.statistics.estimate import root_of_mean
 
 __all__ = ["PartDensity", "density_of_part"]

@@ -23,9 +23,9 @@ from specop.arrays.backend import Array
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.eigen import EigenResult
-from specop.spectral.control import Control, control_of
-from specop.spectral.from_part import HELD, Part, PartEstimate, part_of
 from specop.spectral.goals import STAGE, Goal
+from specop.spectral.part.control import Control, control_of
+from specop.spectral.part.part import HELD, Part, PartEstimate, part_of
 from specop.statistics.estimate import Estimate, root_of_mean
 from specop.statistics.strata import Stratum
 

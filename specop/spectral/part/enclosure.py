@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from specop.arrays.backend import Array, Backend
-from specop.spectral.from_part import Part
-from specop.spectral.sampled_mean import SampledMean
+from specop.spectral.part.part import Part
+from specop.spectral.part.sampled_mean import SampledMean
 from specop.statistics.estimate import Estimate, normal_error, within
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Floats

@@ -19,9 +19,9 @@ from specop.arrays.backend import Array
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.eigen import EigenResult
-from specop.spectral.control import Control, control_of, shared
-from specop.spectral.from_part import PartEstimate, part_of, sum_of_part
 from specop.spectral.goals import Goal
+from specop.spectral.part.control import Control, control_of, shared
+from specop.spectral.part.part import PartEstimate, part_of, sum_of_part
 from specop.spectral.sampling import LARGEST_SKETCH
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.regression import Regression

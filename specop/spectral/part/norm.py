@@ -12,16 +12,15 @@ disagree about their order.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
-from specop.spectral.eigsh import eigsh
-from specop.spectral.from_part import Part, part_of
-from specop.spectral.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.part import Part, part_of
+from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
 from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 
@@ -55,7 +54,7 @@ class NormOfPart:
     is_limited: bool
 
 
-def norm_of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormOfPart:
+def norm_of_part(run: Run, rtol: float, tol: float, confidence: float, solve: Callable[..., EigenResult]) -> NormOfPart:
     """Return the largest size of an eigenvalue of the mean over all samples.
 
     Parameters
@@ -67,6 +66,8 @@ def norm_of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormOf
     tol : float
         Relative residual of eigenpairs of parts, at least a quarter of the goal.
     confidence : float
+    solve : callable
+        `specop.eigsh`, for the parts.
     """
     part = part_of(run, run.seed)
     nothing = Estimate(float("nan"), float("nan"), (0.0, float("inf")), confidence)
@@ -75,7 +76,7 @@ def norm_of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormOf
     starts: Sequence[EigenResult | None] = (None, None)
     while True:
         halves = halves_of(part, count)
-        found = _found(part, halves, starts, tol if len(halves) == 1 else max(tol, rtol / 4.0))
+        found = _found(part, halves, starts, tol if len(halves) == 1 else max(tol, rtol / 4.0), solve)
         if len(found) < len(halves):
             # Not even two products of each part are left: what was found before stands.
             return replace(estimate, is_limited=True)
@@ -89,25 +90,36 @@ def norm_of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormOf
 
 
 def _found(
-    part: Part, halves: list[SampledMean], starts: Sequence[EigenResult | None], tol: float
+    part: Part,
+    halves: list[SampledMean],
+    starts: Sequence[EigenResult | None],
+    tol: float,
+    solve: Callable[..., EigenResult],
 ) -> list[EigenResult]:
     """Return the outermost eigenpair of each half, or of fewer where products run out."""
     found: list[EigenResult] = []
     for number, (half, start) in enumerate(zip(halves, starts, strict=False)):
         if half.affordable < 2:
             return found
-        found.append(_outermost(part, half, start, tol, number))
+        found.append(_outermost(part, half, start, tol, number, solve))
     for i, half in enumerate(halves if len(halves) > 1 else []):
         # A random start may miss the outermost eigenvalue: the other half's eigenvector then shows a larger one.
         along = _along(part, half, found[1 - i], 0.5).estimate
         if along > abs(found[i].eigenvalues[0]) + found[i].bounds[0] and half.affordable >= 2:
-            found[i] = _outermost(part, half, found[1 - i], tol, i)
+            found[i] = _outermost(part, half, found[1 - i], tol, i, solve)
     return found
 
 
-def _outermost(part: Part, half: SampledMean, start: EigenResult | None, tol: float, number: int) -> EigenResult:
+def _outermost(
+    part: Part,
+    half: SampledMean,
+    start: EigenResult | None,
+    tol: float,
+    number: int,
+    solve: Callable[..., EigenResult],
+) -> EigenResult:
     # Copies of an eigenvalue do not change a norm, so nobody looks for them where another half shows what was missed.
-    return eigsh(
+    return solve(
         half,
         k=1,
         tol=tol,

@@ -11,9 +11,9 @@ from specop.arrays.backend import Array
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.eigen import EigenResult
-from specop.spectral.control import Control, control_of
-from specop.spectral.from_part import STRATA, Part, part_of, within_limit
 from specop.spectral.goals import Goal
+from specop.spectral.part.control import Control, control_of
+from specop.spectral.part.part import STRATA, Part, part_of, within_limit
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Floats
 

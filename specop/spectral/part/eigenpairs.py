@@ -12,9 +12,9 @@ from specop.errors import InvalidInputError, NotConvergedError
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
-from specop.spectral.enclosure import End, enclosed_by
-from specop.spectral.from_part import Part, part_of
-from specop.spectral.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.enclosure import End, enclosed_by
+from specop.spectral.part.part import Part, part_of
+from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats, Integers
 
@@ -86,6 +86,61 @@ class PartPairs:
     def accepts(self, rtol: float) -> bool:
         """Whether all standard errors are within the goal."""
         return all(one.standard_error <= rtol * abs(one.estimate) for one in self.values)
+
+
+def check_part(which: str, rtol: float | None, callback: object, checkpoint: object) -> None:
+    """Refuse arguments that mean nothing for a part of the data."""
+    if rtol is not None and not rtol > 0:
+        raise InvalidInputError(f"rtol must be a number > 0, got {rtol!r}.")
+    if which == "SM":
+        raise InvalidInputError("which='SM' finds eigenvalues that parts of the data do not enclose: leave data= out.")
+    if callback is not None or checkpoint is not None:
+        raise InvalidInputError("callback= and checkpoint= are for a search with all data: leave them or data= out.")
+
+
+def result_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None) -> EigenResult:
+    """Return the eigenpairs of a part, with what they say of all data.
+
+    Raises
+    ------
+    InvalidInputError
+        If the limit on products ends before anything is found.
+    """
+    with run:
+        found = _found(run, asked, v0)
+    if found is None:
+        raise InvalidInputError(
+            f"max_matvecs={run.limit} ran out before two parts of the {run.samples} samples had {asked.k} eigenpairs "
+            f"each. Raise it or tol, or leave data= out."
+        )
+    intervals = np.array([one.interval for one in found.values])
+    values, errors = (np.array([getattr(one, name) for one in found.values]) for name in ("estimate", "standard_error"))
+    converged = not found.is_limited and found.accepts(asked.rtol)
+    message = "converged"
+    if not converged:
+        message = (
+            f"eigsh stopped after {run.products} products on {found.samples_used} of {run.samples} samples, with "
+            f"standard errors of up to {np.max(errors / np.abs(values)):.1e} relative to the eigenvalues, above "
+            f"rtol={asked.rtol:g}. Raise max_matvecs or rtol, ask for fewer eigenvalues, or leave data= out."
+        )
+    return run.result(
+        EigenResult,
+        eigenvalues=values,
+        rows=found.rows,
+        residuals=found.residuals,
+        bounds=np.abs(intervals - values[:, None]).max(axis=1),
+        check_matvecs=found.check_matvecs,
+        which=asked.which,
+        tol=asked.rtol,
+        structure=Structure(run.A.parameter_shapes, run.A.unflatten),
+        intervals=intervals,
+        standard_errors=errors,
+        sampling_errors=found.sampling_errors,
+        confidence=asked.confidence,
+        samples_used=found.samples_used,
+        converged=converged,
+        message=message,
+    )
 
 
 def _found(run: Run, asked: Asked, v0: Array | EigenResult | None) -> PartPairs | None:
@@ -177,59 +232,4 @@ def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], a
         np.concatenate([side.bounds for side in sides])[order],
         sum(one.check_matvecs for one in pairs),
         used,
-    )
-
-
-def check_part(which: str, rtol: float | None, callback: object, checkpoint: object) -> None:
-    """Refuse arguments that mean nothing for a part of the data."""
-    if rtol is not None and not rtol > 0:
-        raise InvalidInputError(f"rtol must be a number > 0, got {rtol!r}.")
-    if which == "SM":
-        raise InvalidInputError("which='SM' finds eigenvalues that parts of the data do not enclose: leave data= out.")
-    if callback is not None or checkpoint is not None:
-        raise InvalidInputError("callback= and checkpoint= are for a search with all data: leave them or data= out.")
-
-
-def result_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None) -> EigenResult:
-    """Return the eigenpairs of a part, with what they say of all data.
-
-    Raises
-    ------
-    InvalidInputError
-        If the limit on products ends before anything is found.
-    """
-    with run:
-        found = _found(run, asked, v0)
-    if found is None:
-        raise InvalidInputError(
-            f"max_matvecs={run.limit} ran out before two parts of the {run.samples} samples had {asked.k} eigenpairs "
-            f"each. Raise it or tol, or leave data= out."
-        )
-    intervals = np.array([one.interval for one in found.values])
-    values, errors = (np.array([getattr(one, name) for one in found.values]) for name in ("estimate", "standard_error"))
-    converged = not found.is_limited and found.accepts(asked.rtol)
-    message = "converged"
-    if not converged:
-        message = (
-            f"eigsh stopped after {run.products} products on {found.samples_used} of {run.samples} samples, with "
-            f"standard errors of up to {np.max(errors / np.abs(values)):.1e} relative to the eigenvalues, above "
-            f"rtol={asked.rtol:g}. Raise max_matvecs or rtol, ask for fewer eigenvalues, or leave data= out."
-        )
-    return run.result(
-        EigenResult,
-        eigenvalues=values,
-        rows=found.rows,
-        residuals=found.residuals,
-        bounds=np.abs(intervals - values[:, None]).max(axis=1),
-        check_matvecs=found.check_matvecs,
-        which=asked.which,
-        tol=asked.rtol,
-        structure=Structure(run.A.parameter_shapes, run.A.unflatten),
-        intervals=intervals,
-        standard_errors=errors,
-        sampling_errors=found.sampling_errors,
-        confidence=asked.confidence,
-        samples_used=found.samples_used,
-        converged=converged,
-        message=message,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from specop.arrays.backend import Array
 from specop.operators.operator import Composite
 from specop.operators.sample_mean import Group
-from specop.spectral.from_part import Part
+from specop.spectral.part.part import Part
 from specop.statistics.numbers import Integers
 
 __all__ = ["SampledMean", "halves_of", "samples_of"]
