@@ -116,7 +116,8 @@ def eigenpairs(diagonal: Floats, beside: Floats) -> tuple[Floats, Floats]:
     m = len(diagonal)
     if m < 2:
         return np.array(diagonal), np.ones((m, m))
-    values, vectors, failed = lapack.dstevd(diagonal, beside)
+    # Older SciPy has no divide and conquer here.
+    values, vectors, failed = getattr(lapack, "dstevd", lapack.dstev)(diagonal, beside)
     if failed:
         values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside, lapack_driver="stev", check_finite=False)
     return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)

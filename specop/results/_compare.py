@@ -125,7 +125,7 @@ def compare(a: Result | str | os.PathLike[str], b: Result | str | os.PathLike[st
     >>> one, other = (specop.trace(np.diag([1.0, 2.0, top])) for top in (3.0, 3.5))
     >>> print(specop.results.compare(one, other))
     TraceResult a and b: 1 of 1 numbers differ by more than their joint errors
-    products: 3 and 3
+    products: 0 and 0
     quantity  a    b  difference  joint error  differs
        trace  6  6.5         0.5            0      yes
     """

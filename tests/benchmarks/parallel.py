@@ -57,7 +57,7 @@ def measured(n, steps):
         for _ in range(steps - 2):
             space.expand()
         ms = 1e3 * (time.perf_counter() - began - spent[0]) / (steps - 2)
-    basis = sum(block.untyped_storage().nbytes() for block in space._basis.blocks)
+    basis = sum(block.untyped_storage().nbytes() for block in space._rows._basis.blocks)
     local = torch.zeros(group.own(n).stop - group.own(n).start)
     exchanges = []
     for _ in range(5):

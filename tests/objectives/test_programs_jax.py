@@ -52,7 +52,7 @@ def test_nothing_is_compiled_twice(compilations):
 
 def test_steps_and_restarts_compile_nothing_new(compilations):
     slow = specop.aslinearoperator(jnp.diag(jnp.arange(200.0)))
-    few = specop.eigsh(slow, k=2, ncv=15, tol=1e-3).matvecs
+    few = specop.eigsh(slow, k=2, ncv=15, tol=1e-2).matvecs
     with compilations:
         assert specop.eigsh(slow, k=2, ncv=15, tol=1e-8, seed=1).matvecs > 1.5 * few
     assert compilations.count == 0

@@ -166,7 +166,7 @@ def check_a_step_takes_four_collectives_and_its_share_of_the_basis():
     assert max(size for name, size in calls if name == "all_reduce") <= 8 * 9
     # As RowBlocks takes short rows: all that fit, which are one more than are multiplied, and of no more entries than
     # this process holds.
-    held = sum(block.untyped_storage().nbytes() for block in space._basis.blocks)
+    held = sum(block.untyped_storage().nbytes() for block in space._rows._basis.blocks)
     assert held == 8 * 21 * (16, 15)[RANK]
 
 

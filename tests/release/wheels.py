@@ -38,6 +38,12 @@ assert abs(specop.eigsh(objective.hessian(), k=2, which="LA").eigenvalues - righ
 assert abs(specop.trace(objective.hessian()).estimate - float(dense.trace())) < 1e-8
 objective.ggn() @ torch.ones(objective.n).double(), objective.fisher() @ torch.ones(objective.n).double()
 specop.landscape.stability(objective, lr=0.1)
+# More classes than torch's own cross-entropy is used for.
+weight, v = torch.randn(4200, 3).double(), torch.randn(12600).double()
+y = torch.arange(20) * 211
+many = specop.objective(lambda w, batch: torch.nn.functional.cross_entropy(x @ w.T, batch), params=weight, data=y)
+_, right = torch.autograd.functional.hvp(lambda w: torch.nn.functional.cross_entropy(x @ w.T, y), weight, v.view(4200, 3))
+assert (many.hessian() @ v - right.flatten()).norm() < 1e-10
 """,
     "jax": """
 import jax, jax.flatten_util, jax.numpy as jnp, numpy, specop
