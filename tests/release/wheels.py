@@ -41,8 +41,10 @@ specop.landscape.stability(objective, lr=0.1)
 # More classes than torch's own cross-entropy is used for.
 weight, v = torch.randn(4200, 3).double(), torch.randn(12600).double()
 y = torch.arange(20) * 211
-many = specop.objective(lambda w, batch: torch.nn.functional.cross_entropy(x @ w.T, batch), params=weight, data=y)
-_, right = torch.autograd.functional.hvp(lambda w: torch.nn.functional.cross_entropy(x @ w.T, y), weight, v.view(4200, 3))
+def many_classes(w, batch=y):
+    return torch.nn.functional.cross_entropy(x @ w.T, batch)
+many = specop.objective(many_classes, params=weight, data=y)
+_, right = torch.autograd.functional.hvp(many_classes, weight, v.view(4200, 3))
 assert (many.hessian() @ v - right.flatten()).norm() < 1e-10
 """,
     "jax": """
