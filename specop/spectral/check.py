@@ -172,10 +172,12 @@ class Check:
         # A chain says nothing about eigenvalues inside the spectrum before it has shown all of it.
         is_trusted = space.is_chain and not any(end.is_interior for end in self.ends)
         self.open_gaps = [set() for _ in self.ends]
-        if is_trusted and not self._shows_all(held):
-            if space.has_room_for(1):
+        if is_trusted:
+            found = [self._open_gaps(*each, held) for each in self._by_end()]
+            is_trusted = None not in found
+            if not is_trusted and space.has_room_for(1):
                 return True
-            is_trusted = False
+            self.open_gaps = [gaps or set() for gaps in found]
         if is_trusted:
             cleared = [self._excluded(end, ladder, held).tolist() for end, ladder in self._by_end()]
             doubts = [self._first_doubt(end, border, held) for end, border in zip(self.ends, borders, strict=True)]
@@ -304,31 +306,27 @@ class Check:
             width = min(width, 2.0 * float(held.residuals[last]))
         return list(keys[-1] + _LADDER * width + floor * (_LADDER > 0))
 
-    def _shows_all(self, held: Ritz) -> bool:
-        """Whether the first chain rules out eigenvalues between the wanted ones, and beyond them.
+    def _open_gaps(self, end: End, ladder: Floats, held: Ritz) -> set[int] | None:
+        """Return the numbers of the wanted values below which the first chain can rule out nothing at all.
 
-        A Ritz value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
-        eigenvalues a percent apart, one missed one of them. Between two whose errors meet nothing can be ruled out.
+        None while it does not rule out eigenvalues in each other gap between wanted values, and beyond them. A Ritz
+        value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
+        eigenvalues a percent apart, one missed one of them. Nothing can be ruled out between two whose errors meet.
         """
-        for gaps in self.open_gaps:
-            gaps.clear()
-        for (end, ladder), gaps in zip(self._by_end(), self.open_gaps, strict=True):
-            border, floor, best = ladder[-1], self.space.error_floor, end.best(held.values)[: end.count]
-            keys, errors = end.key(held.values[best]), held.residuals[best] + floor
-            margin = 2.0 * self.tol * abs(float(keys[0])) + floor
-            for i in range(int(np.count_nonzero(keys > border))):
-                is_last = i + 1 == len(keys) or keys[i + 1] <= border
-                low, error = (border, errors[i]) if is_last else (keys[i + 1], errors[i] + errors[i + 1])
-                if keys[i] - low <= min(2.0 * margin, error):
-                    gaps.add(i)
-                    continue
-                inside = self._excluded(end, low + _INSIDE_GAP * (keys[i] - low), held, each_side=True)
-                if not inside.any(axis=1).all():
-                    return False
-            highest = max(border, keys[0] + min(margin, _HIDDEN_WITHIN * errors[0])) if keys[0] > border else border
-            if not self._excluded(end, np.array([highest]), held).all():
-                return False
-        return True
+        border, floor, best = ladder[-1], self.space.error_floor, end.best(held.values)[: end.count]
+        keys, errors = end.key(held.values[best]), held.residuals[best] + floor
+        margin, open_gaps = 2.0 * self.tol * abs(float(keys[0])) + floor, set()
+        for i in range(int(np.count_nonzero(keys > border))):
+            is_last = i + 1 == len(keys) or keys[i + 1] <= border
+            low, error = (border, errors[i]) if is_last else (keys[i + 1], errors[i] + errors[i + 1])
+            if keys[i] - low <= min(2.0 * margin, error):
+                open_gaps.add(i)
+                continue
+            inside = self._excluded(end, low + _INSIDE_GAP * (keys[i] - low), held, each_side=True)
+            if not inside.any(axis=1).all():
+                return None
+        highest = max(border, keys[0] + min(margin, _HIDDEN_WITHIN * errors[0])) if keys[0] > border else border
+        return open_gaps if self._excluded(end, np.array([highest]), held).all() else None
 
     def _first_doubt(self, end: End, border: float, held: Ritz) -> float | None:
         """Return the lowest key beyond the border that the first chain does not rule out, or None."""
