@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 from specop.plotting.axes import Axes, Place
@@ -9,7 +10,7 @@ from specop.plotting.axes import Axes, Place
 __all__ = ["Plotted"]
 
 
-class Plotted:
+class Plotted(abc.ABC):
     """What results have in common that can be drawn. What a picture shows stands in the description of each class."""
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None, color: Any = None) -> Axes:
@@ -43,5 +44,6 @@ class Plotted:
         """
         return self._draw(Place(ax, label, color))
 
+    @abc.abstractmethod
     def _draw(self, place: Place) -> Axes:
-        raise NotImplementedError
+        """Draw the result there and return the axes."""
