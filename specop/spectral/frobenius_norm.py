@@ -12,9 +12,9 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
-from specop.spectral.goals import PRODUCTS, Goal, checked_goal, unit_products
+from specop.spectral.goals import PRODUCTS, Goal, checked_goal, told, unit_products
 from specop.spectral.part.frobenius import frobenius_of_part
-from specop.spectral.part.part import DATA
+from specop.spectral.part.part import DATA, DEFLATE, told_of_part
 from specop.spectral.sampling import Estimation, hutchinson
 from specop.statistics.estimate import check_confidence, root_of_mean
 from specop.statistics.numbers import Floats
@@ -123,45 +123,20 @@ def frobenius_norm(
 
 
 def _result(run: Run, estimation: _Squares, goal: Goal, used: str, message: str) -> NormResult:
-    value, converged = estimation.value, goal.is_budget or estimation.accepted
-    if not converged:
-        message = (
-            f"frobenius_norm stopped after {run.products} products with a standard error of "
-            f"{value.standard_error:.3g} at {value.estimate:.6g}. Raise max_matvecs or rtol, or pass "
-            f"deflate=specop.eigsh(A) to take the largest eigenvalues out."
-        )
+    remedy = "Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take the largest eigenvalues out."
     return run.result(
         NormResult,
         quantity="Frobenius norm",
-        **vars(value),
+        **told(run, estimation.value, goal.is_budget or estimation.accepted, message, remedy),
         method=used,
         estimates=estimation.samples,
-        converged=converged,
-        message=message,
     )
 
 
 def _of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> NormResult:
     found = frobenius_of_part(run, goal, confidence, deflate)
-    value = found.value
-    converged = goal.is_budget or goal.accepts(value.estimate, value.standard_error)
-    message = f"{found.samples_used} of {run.samples} samples, {len(found.estimates)} probes"
-    if not converged:
-        message = (
-            f"frobenius_norm stopped after {run.products} products with a standard error of "
-            f"{value.standard_error:.3g} at {value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass "
-            f"deflate=specop.eigsh(A) of a smaller objective to take the largest eigenvalues out."
-        )
     return run.result(
-        NormResult,
-        quantity="Frobenius norm",
-        **vars(value),
-        method="hutchinson",
-        estimates=found.estimates,
-        sampling_error=found.sampling_error,
-        samples_used=found.samples_used,
-        converged=converged,
-        message=message,
+        NormResult, quantity="Frobenius norm", **told_of_part(run, found, goal, DEFLATE), method="hutchinson"
     )
 
 

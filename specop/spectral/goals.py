@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
+from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
 
-__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal", "exact_diagonal", "turns_exact", "unit_products"]
+__all__ = ["PRODUCTS", "STAGE", "Goal", "checked_goal", "exact_diagonal", "told", "turns_exact", "unit_products"]
 
 PRODUCTS = 1000
 """Limit on products where none is given."""
@@ -77,6 +79,28 @@ def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None
         if value is not None and not value >= 0:
             raise InvalidInputError(f"{name} must be a number >= 0, got {value!r}.")
     return Goal(default if rtol is None and atol is None and max_matvecs is None else rtol, atol)
+
+
+def told(run: Run, value: Estimate, is_met: bool, message: str, remedy: str) -> dict[str, Any]:
+    """Return the fields of a result that tell an estimate, and whether it is accurate enough.
+
+    Parameters
+    ----------
+    run : Run
+    value : Estimate
+    is_met : bool
+        Whether the goal is met.
+    message : str
+        How the estimate was made.
+    remedy : str
+        What to do where the goal is not met.
+    """
+    if not is_met:
+        message = (
+            f"{run.name} stopped after {run.products} products with a standard error of {value.standard_error:.3g} at "
+            f"{value.estimate:.6g} ({message}). {remedy}"
+        )
+    return {**vars(value), "converged": is_met, "message": message}
 
 
 def unit_products(run: Run) -> Iterator[tuple[Array, Array]]:

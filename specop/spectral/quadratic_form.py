@@ -12,7 +12,7 @@ from specop.krylov.run import Run
 from specop.operators.sample_mean import Group
 from specop.results.number import NumberResult
 from specop.spectral.goals import PRODUCTS, Goal, checked_goal
-from specop.spectral.part.part import DATA, part_of, sum_of_part
+from specop.spectral.part.part import DATA, part_of, sum_of_part, told_of_part
 from specop.statistics.estimate import check_confidence, within
 from specop.statistics.group_sums import GroupSum
 
@@ -85,7 +85,8 @@ def quadratic_form(
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
     if data == "all" and (rtol is not None or atol is not None):
         raise InvalidInputError(
-            "rtol= and atol= are for data='part': with all data one product gives the form exactly."
+            "rtol= and atol= are for data='part': with all data one product gives the form exactly. Leave them out, or "
+            "pass data='part'."
         )
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     run = Run(
@@ -126,22 +127,5 @@ def _of_part(run: Run, v: Array, goal: Goal, confidence: float) -> NumberResult:
         return group.share * float(form), 0.0
 
     found = sum_of_part(part, GroupSum(part.strata, is_noisy=False), goal, confidence, measure)
-    value = found.value
-    converged = goal.is_budget or goal.accepts(value.estimate, value.standard_error)
-    message = f"{found.samples_used} of {run.samples} samples"
-    if not converged:
-        message = (
-            f"quadratic_form stopped after {run.products} products with a standard error of {value.standard_error:.3g} "
-            f"at {value.estimate:.6g} ({message}). Raise max_matvecs, rtol or atol, or leave data= out."
-        )
-    return run.result(
-        NumberResult,
-        quantity="v'Av",
-        **vars(value),
-        method="groups",
-        estimates=found.estimates,
-        sampling_error=found.sampling_error,
-        samples_used=found.samples_used,
-        converged=converged,
-        message=message,
-    )
+    remedy = "Raise max_matvecs, rtol or atol, or leave data= out."
+    return run.result(NumberResult, quantity="v'Av", **told_of_part(run, found, goal, remedy), method="groups")

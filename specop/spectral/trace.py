@@ -12,8 +12,8 @@ from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.trace import TraceResult
 from specop.spectral import sampling
-from specop.spectral.goals import PRODUCTS, Goal, checked_goal
-from specop.spectral.part.part import DATA
+from specop.spectral.goals import PRODUCTS, Goal, checked_goal, told
+from specop.spectral.part.part import DATA, DEFLATE, told_of_part
 from specop.spectral.part.trace import trace_of_part
 from specop.statistics.estimate import check_confidence
 
@@ -165,42 +165,15 @@ def trace(
             used, message = estimation.settle(estimation.space.known, "all eigenvalues were given")
         else:
             used, message = _METHODS[method](estimation)
-    value = estimation.value
-    converged = goal.is_budget or estimation.accepted
-    if not converged:
-        message = (
-            f"trace stopped after {run.products} products with a standard error of {value.standard_error:.3g} at "
-            f"{value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take "
-            f"the largest eigenvalues out."
-        )
+    remedy = "Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) to take the largest eigenvalues out."
     return run.result(
         TraceResult,
-        **vars(value),
+        **told(run, estimation.value, goal.is_budget or estimation.accepted, message, remedy),
         method=used,
         estimates=estimation.samples,
-        converged=converged,
-        message=message,
     )
 
 
 def _of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> TraceResult:
     found = trace_of_part(run, goal, confidence, deflate)
-    value = found.value
-    converged = goal.is_budget or goal.accepts(value.estimate, value.standard_error)
-    message = f"{found.samples_used} of {run.samples} samples, {len(found.estimates)} probes"
-    if not converged:
-        message = (
-            f"trace stopped after {run.products} products with a standard error of {value.standard_error:.3g} at "
-            f"{value.estimate:.6g} ({message}). Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) of a "
-            f"smaller objective to take the largest eigenvalues out."
-        )
-    return run.result(
-        TraceResult,
-        **vars(value),
-        method="hutchinson",
-        estimates=found.estimates,
-        sampling_error=found.sampling_error,
-        samples_used=found.samples_used,
-        converged=converged,
-        message=message,
-    )
+    return run.result(TraceResult, **told_of_part(run, found, goal, DEFLATE), method="hutchinson")

@@ -5,20 +5,38 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group, SampleMean
-from specop.spectral.goals import Goal
+from specop.spectral.goals import Goal, told
 from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.numbers import Floats
 from specop.statistics.strata import Stratum, stratified
 
-__all__ = ["DATA", "HELD", "STRATA", "Part", "PartEstimate", "part_of", "sum_of_part", "within_limit"]
+__all__ = [
+    "DATA",
+    "DEFLATE",
+    "HELD",
+    "STRATA",
+    "Part",
+    "PartEstimate",
+    "part_of",
+    "sum_of_part",
+    "told_of_part",
+    "within_limit",
+]
 
 DATA = ("all", "part")
 """What an estimator may be allowed to look at."""
+
+DEFLATE = (
+    "Raise max_matvecs or rtol, or pass deflate=specop.eigsh(A) of a smaller objective to take the largest eigenvalues "
+    "out."
+)
+"""What to do where random vectors leave an error that is too large."""
 
 HELD = 8192
 """Samples that are held at once."""
@@ -184,6 +202,18 @@ def sum_of_part(
             break
         stages = [counts]
     return PartEstimate(value, sampling_error, part.used, total.shown())
+
+
+def told_of_part(run: Run, found: PartEstimate, goal: Goal, remedy: str) -> dict[str, Any]:
+    """Return the fields of a result that tell what a part says, and whether that is accurate enough."""
+    value = found.value
+    is_met = goal.is_budget or goal.accepts(value.estimate, value.standard_error)
+    message = f"{found.samples_used} of {run.samples} samples, {len(found.estimates)} estimates"
+    return told(run, value, is_met, message, remedy) | {
+        "estimates": found.estimates,
+        "sampling_error": found.sampling_error,
+        "samples_used": found.samples_used,
+    }
 
 
 def within_limit(part: Part, counts: list[int]) -> list[int]:
