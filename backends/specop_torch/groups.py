@@ -127,8 +127,10 @@ class Group(Processes):
             return
         ranks = None if is_whole else distributed.get_process_group_ranks(self.handle)
         timeout = getattr(self.handle._get_backend(self.device).options, "_timeout", None)
-        self._inner = distributed.new_group(ranks, timeout, "gloo", use_local_synchronization=not is_whole)
-        self._is_reopened = True
+        inner = distributed.new_group(ranks, timeout, "gloo", use_local_synchronization=not is_whole)
+        # Who has all its connections may fail at once, and must not close them while others still make theirs.
+        self.any(False)
+        self._inner, self._is_reopened = inner, True
 
     def _close(self) -> None:
         if self._inner is not None:

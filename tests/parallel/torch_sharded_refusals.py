@@ -1,10 +1,11 @@
 """Checks of what is refused, in all processes, where two hold the parameters in parts."""
 
 import time
+from datetime import timedelta
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import specop
+from parallel.launch import place
 from parallel.torch_arrays import MESH, hosted
 from parallel.torch_shards import (
     COUNT,
@@ -30,6 +32,7 @@ from parallel.torch_shards import (
     refused,
     tensor_parallel,
 )
+from specop_torch.groups import Group
 
 
 def check_refusals_of_models():
@@ -151,6 +154,28 @@ def check_an_error_inside_of_a_layer_is_told_at_once():
     close(H @ x, expected)
     print(f"an error inside of a layer is raised in all within {longest:.3f} s", flush=True)
     assert longest < 5.0
+
+
+def check_no_process_goes_on_before_all_are_connected():
+    store = distributed.FileStore(f"{place()[0]}/connected", COUNT)
+    store.set_timeout(timedelta(seconds=0.3))
+    own = distributed.new_group
+
+    def slow(*arguments, **options):
+        made = own(*arguments, **options)
+        if RANK == 0:
+            with pytest.raises(RuntimeError, match="Wait timeout"):
+                store.wait(["inside"])
+        return made
+
+    group = Group(MESH)
+    distributed.new_group = slow
+    try:
+        with group.inside():
+            store.set("inside", "1")
+    finally:
+        distributed.new_group = own
+        group._close()
 
 
 def check_models_that_differ():
