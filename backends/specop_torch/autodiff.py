@@ -282,6 +282,15 @@ class TorchAutodiff(OneBatch):
 
     def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], Tensor]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
+        rows = self._samples(theta, batch)
+
+        def between(start: int, stop: int) -> Tensor:
+            with self._evaluation.running(), torch.enable_grad():
+                return self._join(rows(start, stop), (stop - start,))
+
+        return between
+
+    def _samples(self, theta: Tensor | None, batch: Any) -> SampleGradients:
         with self._evaluation.running(), torch.enable_grad():
             points = self._leaves(theta, requires_grad=True)
             with torch.set_grad_enabled(not self._seen_through):
@@ -290,13 +299,7 @@ class TorchAutodiff(OneBatch):
             outputs = outputs.detach()
             check_samples(self.model, outputs, self.trees.count(batch))
             gradient = output_gradient(self._evaluation.criterion(points, batch), outputs)
-        rows = SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
-
-        def between(start: int, stop: int) -> Tensor:
-            with self._evaluation.running(), torch.enable_grad():
-                return self._join(rows(start, stop), (stop - start,))
-
-        return between
+        return SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
     def _product(self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool) -> _Product:
         leaves, own = self._leaves(theta, requires_grad=True), self.current()

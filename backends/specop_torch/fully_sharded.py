@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from specop.arrays.memory import in_bytes
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Linearization, Matrix
-from specop_torch.evaluation import Evaluation
+from specop.statistics.numbers import Floats, Integers
+from specop_torch.arrays import torch_dtype
+from specop_torch.autodiff import TorchAutodiff
 from specop_torch.groups import Group
 from specop_torch.sharded_modules import ShardedModule
+from specop_torch.sharded_samples import SharedRows
+from specop_torch.shared_batches import SharedBatches, Weightless
+from specop_torch.shared_evaluation import SharedEvaluation
 from specop_torch.spread import SpreadAutodiff, local
 from specop_torch.structures import TREES
 from specop_torch.teams import TorchTeam
@@ -31,8 +39,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
     Attributes
     ----------
-    weigh : callable
-        ``weigh(batch)``: number of terms of this process's part.
+    batches : SharedBatches
     """
 
     # All of a batch: processes would have to agree on a few.
@@ -49,13 +56,13 @@ class FullyShardedAutodiff(SpreadAutodiff):
         weigh: Callable[[Any], float] | None = None,
     ) -> None:
         super().__init__(model, selected, likelihood, fixed_randomness, group or model.group)
-        self.weigh: Callable[[Any], float] = weigh or self.trees.count
-        self._evaluation = _Shared(model, self.devices, self.share)
+        self.batches = SharedBatches(self.group, weigh or TREES.count)
+        self._evaluation = SharedEvaluation(model, self.devices, self.batches)
 
     def restrict(self, select: Any) -> FullyShardedAutodiff:
         part = super().restrict(select)
         assert isinstance(part, FullyShardedAutodiff)
-        part.weigh = self.weigh
+        part.batches.weigh = self.batches.weigh
         return part
 
     # Batches
@@ -69,38 +76,34 @@ class FullyShardedAutodiff(SpreadAutodiff):
             )
         super().weighing(data, weight, are_as_given)
         TorchTeam(self.group).check_data(data)
-        self.weigh = weight or self.trees.count
-        return self.weight
+        self.batches.weigh = weight or TREES.count
+        return self.batches.weight
 
     def count(self, batch: Any) -> int:
         """Return the number of samples in all parts of a batch."""
-        return sum(self.group.exchange(self.trees.count(batch)))
+        return sum(self.batches.counts(batch))
 
-    def weight(self, batch: Any) -> float:
-        """Return the number of terms in all parts of a batch."""
-        return float(sum(self.group.exchange(float(self.weigh(batch)))))
+    def array_shapes(self, structure: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays in this process's part."""
+        return super().array_shapes(structure.stand_in if isinstance(structure, Weightless) else structure)
 
-    def share(self, batch: Any) -> float:
-        """Return the share of this process's part in the terms of a batch."""
-        weights = self.group.exchange(float(self.weigh(batch)))
-        if min(weights) <= 0:
-            raise InvalidInputError(
-                f"process {weights.index(min(weights))} of {self.group.count} has a batch of weight {min(weights)}, "
-                f"and with sharded parameters all of them must have a loss of each batch. Spread the data otherwise."
-            )
-        return weights[self.group.index] / sum(weights)
+    def batch_bytes(self, batch: Any) -> int:
+        """Return the memory that the arrays take in the process that has most, by which all of them decide alike."""
+        return max(self.group.exchange(super().batch_bytes(batch)))
 
     def take(self, batch: Any, start: int, stop: int) -> Any:
-        raise self._uncut()
-
-    def pick(self, batch: Any, indices: Any) -> Any:
-        raise self._uncut()
-
-    def _uncut(self) -> InvalidInputError:
-        return InvalidInputError(
-            "samples of a batch cannot be taken out where parameters are sharded, because all processes must have a "
-            "part of each batch. Make an objective of other data."
+        raise InvalidInputError(
+            "a batch is not cut in two where parameters are sharded: the processes look at halves of their own parts."
         )
+
+    def pick(self, batch: Any, indices: Integers) -> Any:
+        """Return the samples at these places of all parts, which ascend."""
+        self._check_chosen(indices)
+        return self.batches.pick(batch, indices)
+
+    def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> Any:
+        """Return samples at these places of several batches, those of batches of the same kind together."""
+        return self.batches.gather(chosen)
 
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
@@ -131,11 +134,41 @@ class FullyShardedAutodiff(SpreadAutodiff):
         with self.group.inside():
             return super().output_gradient(theta, batch, shift)
 
-    def importance(self, theta: Tensor | None, batch: Any) -> Any:
-        raise InvalidInputError(
-            "the importance of single samples is not available for sharded parameters. Gather the parameters into one "
-            "process, or leave out what asks for it."
-        )
+    def importance(self, theta: Tensor | None, batch: Any) -> Floats:
+        """Return what each sample may add to curvature, those of one process after the other's."""
+        count = self.batches.own_count(batch)
+        with self.group.inside():
+            if isinstance(batch, Weightless):
+                points = self._leaves(theta, requires_grad=False)
+                with self._evaluation.running(twice_differentiable=False), torch.no_grad():
+                    self._evaluation.outputs(points, batch)
+                self._evaluation.criterion(points, batch)
+                each = np.zeros(count)
+            else:
+                rows = super().importance(theta, batch)
+                # Rows that belong to no sample in particular say something of all of them only.
+                each = rows.reshape(count, -1).sum(1) if len(rows) % count == 0 else np.full(count, rows.sum() / count)
+            return np.concatenate(self.group.exchange(each))
+
+    def sample_gradients(self, theta: Any, batch: Any) -> SharedRows:
+        """Return what gives rows for a range of samples; parameters are whole in each process for as long as it lives.
+
+        With them each process differentiates its own samples alone, and the rows are dealt out.
+        """
+        self._check_room()
+        counts, share = self.batches.counts(batch), self.batches.share(batch)
+        with self.group.inside():
+            model = self.model.gathered({} if theta is None else dict(zip(self.names, self._parts(theta), strict=True)))
+        like = torch.empty(0, self.layout.n, dtype=torch_dtype(self.dtype), device=self.device)
+        with self.group.together():
+            selected = {name: model.wholes[name] for name in self.names}
+            own = TorchAutodiff(model, selected, self.likelihood, None)
+            rows = (
+                (lambda start, stop: like.new_zeros(stop - start, self.layout.n))
+                if isinstance(batch, Weightless)
+                else own.sample_gradients(None, batch)
+            )
+        return SharedRows(self.group, rows, share, counts, like)
 
     def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
         self._check_parts(batch)
@@ -160,15 +193,18 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
     def _check_additive(self, theta: Tensor | None, batch: Any) -> None:
         """Raise unless the loss of a process's batch is the mean over those of its halves, where it can be cut."""
-        count = self.trees.count(batch)
-        if self.group.count == 1 or min(self.group.exchange(count)) < 2:
+        count = self.batches.own_count(batch)
+        can_be_cut = count > 1 and not isinstance(batch, Weightless)
+        parts = [batch, batch]
+        if can_be_cut:
+            parts = [TREES.take(batch, start, stop) for start, stop in ((0, count // 2), (count // 2, count))]
+        weights = [self.batches.own_weight(one) for one in (batch, *parts)]
+        told = self.group.exchange((can_be_cut, min(weights) > 0))
+        if self.group.count == 1 or not any(cut for cut, _ in told) or any(cut and not weighs for cut, weighs in told):
             return
-        parts = [self.trees.take(batch, start, stop) for start, stop in ((0, count // 2), (count // 2, count))]
-        weights = [float(self.weigh(part)) for part in (batch, *parts)]
-        if min(min(one) for one in self.group.exchange(weights)) <= 0:
-            return
-        losses = [float(self._own_loss(theta, one)) / self.share(one) for one in (batch, *parts)]
-        mean = (weights[1] * losses[1] + weights[2] * losses[2]) / (weights[1] + weights[2])
+        shared = [(float(self._own_loss(theta, one)), self.batches.share(one)) for one in (batch, *parts)]
+        losses = [loss / share if share else 0.0 for loss, share in shared]
+        mean = float(np.dot(weights[1:], losses[1:])) / sum(weights[1:]) if can_be_cut else losses[0]
         off = abs(mean - losses[0])
         if off > max(1e-5, min(self.precision**0.5, 0.03)) * max(map(abs, losses)) + 10.0 * self.precision:
             raise InvalidInputError(
@@ -186,11 +222,8 @@ class FullyShardedAutodiff(SpreadAutodiff):
     def _product_at(
         self, leaves: dict[str, Tensor], own: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
     ) -> Any:
-        if matrix.kind in ("empirical fisher of samples", "sampled fisher"):
-            raise InvalidInputError(
-                f"the {matrix.kind} is not available for sharded parameters. Take fisher() or "
-                f"fisher(kind='empirical', of='terms')."
-            )
+        if matrix.kind == "sampled fisher":
+            matrix = replace(matrix, first=matrix.first + sum(self.batches.counts(batch)[: self.group.index]))
         curved = matrix.kind == "hessian"
         self.model.layers.curved = curved
         product = super()._product_at(leaves, own, batch, matrix, retain_graph)
@@ -201,6 +234,15 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
         return replace(product, multiply=multiply)
 
+    def _output_matrix(
+        self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
+    ) -> Callable[[Tensor], Tensor]:
+        if isinstance(batch, Weightless):
+            # The others wait for what it tells of its share.
+            self._evaluation.criterion(points, batch)
+            return torch.zeros_like
+        return super()._output_matrix(points, outputs, batch, matrix)
+
     def _see_through(self, value: Tensor, own: dict[str, Tensor]) -> None:
         super()._see_through(value, own)
         self._inside = max(self._inside, self.model.layers.coarsest)
@@ -208,8 +250,19 @@ class FullyShardedAutodiff(SpreadAutodiff):
     @contextlib.contextmanager
     def _widened(self, batch: Any) -> Iterator[Any]:
         selected = {name: wide(tensor) for name, tensor in self.parameters.items()}
-        made = type(self)(self.model.widened(), selected, self.likelihood, None, self.group, self.weigh)
+        made = type(self)(self.model.widened(), selected, self.likelihood, None, self.group, self.batches.weigh)
         yield made, TREES.map(wide, batch)
+
+    def _check_room(self) -> None:
+        """Raise InvalidInputError where a process has no room for all parameters, and a row as it is made and moved."""
+        parameters = sum(math.prod(one.shape) * one.element_size() for one in self.model.sharded.values())
+        needed, free = parameters + 3 * self.layout.n * self.dtype.itemsize, self.free_memory()
+        if needed > free:
+            raise InvalidInputError(
+                f"gradients of single samples take all parameters and single rows whole in each process, "
+                f"{in_bytes(needed)}, and {in_bytes(free)} are free in the one that has least. Take ggn() or fisher(), "
+                f"which need none."
+            )
 
     # Vectors and parameters
     def _leaves(self, theta: Tensor | None, *, requires_grad: bool) -> dict[str, Tensor]:
@@ -241,22 +294,3 @@ class FullyShardedAutodiff(SpreadAutodiff):
         sizes = self.group.exchange(outputs.numel())
         start = sum(sizes[: self.group.index])
         return super()._like(self._gathered(vector)[start : start + outputs.numel()], outputs)
-
-
-class _Shared(Evaluation):
-    """Runs a model on a part of a batch; its loss counts by that part's share."""
-
-    def __init__(self, model: ShardedModule, devices: Sequence[torch.device], share: Callable[[Any], float]) -> None:
-        super().__init__(model, devices, None)
-        self.share = share
-
-    def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
-        return super().loss(points, batch) * self.share(batch)
-
-    def again(self, points: dict[str, Tensor], batch: Any) -> tuple[Tensor, list[str]]:
-        loss, changed = super().again(points, batch)
-        return loss * self.share(batch), changed
-
-    def criterion(self, points: dict[str, Tensor], batch: Any) -> Callable[[Tensor], Tensor]:
-        share, compare = self.share(batch), super().criterion(points, batch)
-        return lambda outputs: compare(outputs) * share

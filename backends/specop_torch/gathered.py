@@ -16,7 +16,7 @@ from specop_torch.exchange import Place
 if TYPE_CHECKING:
     from specop_torch.groups import Group
 
-__all__ = ["Gathered", "LayerCall"]
+__all__ = ["Gathered", "LayerCall", "wholes_of"]
 
 # Their names before torch 2.13.
 _gather: Callable[..., Any] = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor

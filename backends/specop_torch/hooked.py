@@ -42,6 +42,12 @@ class HookedAutodiff(FullyShardedAutodiff):
     def output_gradient(self, theta: Any, batch: Any, shift: Any) -> NoReturn:
         raise self._hidden("gradient in the outputs")
 
+    def sample_gradients(self, theta: Any, batch: Any) -> NoReturn:
+        raise self._hidden("gradient of single samples")
+
+    def importance(self, theta: Any, batch: Any) -> NoReturn:
+        raise self._hidden("importance of single samples")
+
     def outputs(self, theta: Any, batch: Any) -> NoReturn:
         raise self._hidden("Jacobian")
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from specop.objectives.refusals import criterion_of_parameters
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import TwiceDifferentiable
 from specop_torch.gathered import Gathered, LayerCall
@@ -78,6 +79,18 @@ class Layers:
                     return call({name: self._standing(name, part) for name, part in parts.items()})
             except _ReadOutsideError as found:
                 self._gather_whole(found.names)
+
+    def unread(self, call: Callable[[dict[str, Tensor]], Any]) -> Any:
+        """Return what a criterion returns, which is given what is to stand in the module and may not read it."""
+        dtype = torch.get_default_dtype()
+        standing = {
+            name: _Elsewhere.of(name, one.place.shape, torch.empty(0, dtype=dtype))
+            for name, one in self.gathered.items()
+        }
+        try:
+            return call(dict(standing))
+        except _ReadOutsideError as found:
+            raise criterion_of_parameters() from found
 
     def _standing(self, name: str, part: Tensor) -> Tensor:
         gathered = self.gathered[name]

@@ -83,7 +83,7 @@ class ModuleModel:
         """
         if self.check_modes:
             self._check_modes()
-        held = {f"module.{name}": normal(parameter) for name, parameter in self.module.named_parameters()}
+        held = {f"module.{name}": normal(parameter) for name, parameter in self.parameters().items()}
         held |= {f"module.{name}": value for name, value in values.items()}
         held |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
         return functional_call(self._replaced, held, (call,))

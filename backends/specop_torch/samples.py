@@ -57,10 +57,19 @@ class SampleGradients:
         except ValueError as error:
             # What torch raises where statistics are taken of a single sample.
             raise dependent_samples(start, stop) from error
+        self._check(outputs, start, stop)
+        return [found.get(name) for name in self.points]
+
+    def one_by_one(self, start: int, stop: int) -> list[list[Tensor | None]]:
+        """Return the same sample after sample, each without a leading dimension, from a pass of its own."""
+        rows, outputs = self._passes(start, stop)
+        self._check(outputs, start, stop)
+        return [[row.get(name) for name in self.points] for row in rows]
+
+    def _check(self, outputs: Tensor, start: int, stop: int) -> None:
         expected = self.outputs[start:stop]
         if outputs.shape != expected.shape or bool((outputs - expected).norm() > self.precision**0.5 * expected.norm()):
             raise dependent_samples(start, stop)
-        return [found.get(name) for name in self.points]
 
     def _mapped(self, start: int, stop: int) -> tuple[dict[str, Tensor], Tensor]:
         def weighted(moving: dict[str, Tensor], sample: list[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,14 +81,19 @@ class SampleGradients:
         return gradients, outputs.squeeze(1)
 
     def _looped(self, start: int, stop: int) -> tuple[dict[str, Tensor], Tensor]:
-        rows: list[Sequence[Tensor]] = []
+        rows, outputs = self._passes(start, stop)
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, outputs
+
+    def _passes(self, start: int, stop: int) -> tuple[list[dict[str, Tensor]], Tensor]:
+        rows: list[dict[str, Tensor]] = []
         outputs: list[Tensor] = []
         moving = {name: point.detach().requires_grad_() for name, point in self._moving().items()}
         for i in range(start, stop):
             value, output = self._weighted(moving, self._slices(i, i + 1), self.weights[i])
-            rows.append(self.model.holding(self.points | moving, functools.partial(self._gradient, value, moving)))
+            found = self.model.holding(self.points | moving, functools.partial(self._gradient, value, moving))
+            rows.append(dict(zip(moving, found, strict=True)))
             outputs.append(output.detach())
-        return dict(zip(moving, map(torch.stack, zip(*rows, strict=True)), strict=True)), torch.cat(outputs)
+        return rows, torch.cat(outputs)
 
     def _weighted(self, moving: dict[str, Tensor], sample: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
         _, rebuild = TREES.samples(self.batch)

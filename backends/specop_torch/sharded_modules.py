@@ -14,7 +14,7 @@ from torch.func import functional_call
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward
 from specop.objectives.trees import Constant
-from specop_torch.gathered import Gathered
+from specop_torch.gathered import Gathered, wholes_of
 from specop_torch.groups import Group
 from specop_torch.layers import Layers
 from specop_torch.models import ModuleModel, refuse_hooks
@@ -78,6 +78,15 @@ class ShardedModule(ModuleModel):
 
         return self.layers.holding(parts, called)
 
+    def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
+        # Nothing is gathered for it: how often it is called depends on what a process has of a batch.
+        def called(standing: dict[str, Tensor]) -> Any:
+            held = {f"module.{name}": one for name, one in standing.items()}
+            held |= {f"module.{name}": self._copied(buffer) for name, buffer in self.module.named_buffers()}
+            return functional_call(self._replaced, held, (lambda: self.calling.compare(outputs, batch),))
+
+        return self.layers.unread(called)
+
     def widened(self) -> ShardedModule:
         """Return the same in float64; the module and the criterion stay as they are."""
         made = copy.copy(self)
@@ -93,9 +102,42 @@ class ShardedModule(ModuleModel):
         yield from self.sharded.items()
         yield from self.module.named_buffers()
 
+    def gathered(self, parts: Mapping[str, Tensor]) -> GatheredModule:
+        """Return the same with all parameters whole in each process; all processes call it together.
+
+        Parameters
+        ----------
+        parts : mapping
+            What this process holds of parameters that are not to be the sharded ones.
+        """
+        own = [parts.get(name, local(one)) for name, one in self.sharded.items()]
+        return GatheredModule(
+            self, dict(zip(self.sharded, wholes_of([*self.layers.gathered.values()], own), strict=True))
+        )
+
     def _made_layers(self, module: nn.Module) -> Layers:
         gathered = {name: Gathered(self.group, place_of(name, one, self.group)) for name, one in self.sharded.items()}
         return Layers(module, gathered)
 
     def _copied(self, buffer: Tensor) -> Tensor:
         return wide(buffer) if self.is_wide else buffer.clone()
+
+
+class GatheredModule(ModuleModel):
+    """A module without hooks, and all of its parameters in each process.
+
+    Parameters
+    ----------
+    of : ShardedModule
+        Of which the module is.
+    wholes : mapping
+        Its parameters.
+    """
+
+    def __init__(self, of: ShardedModule, wholes: dict[str, Tensor]) -> None:
+        # Not that of the base, which looks at what was looked at.
+        vars(self).update(vars(of))
+        self.wholes = wholes
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self.wholes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -13,6 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Linearization, Matrix
 from specop.objectives.source import as_batches
+from specop.statistics.numbers import Integers
 from specop_torch.arrays import torch_dtype
 from specop_torch.autodiff import TorchAutodiff
 from specop_torch.checksums import checksums
@@ -112,7 +115,13 @@ class SpreadAutodiff(TorchAutodiff):
         are_as_given : bool
             Whether batches count as they are given.
         """
-        counts = self.group.exchange(_length(data))
+        told = self.group.exchange((_length(data), isinstance(as_batches(data), (list, tuple))))
+        counts = [count for count, _ in told]
+        if len(set(told)) > len(set(counts)):
+            raise InvalidInputError(
+                "some processes have lists of batches and others loaders: where parameters are sharded they keep what "
+                "they have read alike. Pass lists in all, or loaders in all."
+            )
         if len(set(counts)) > 1:
             raise InvalidInputError(
                 f"the processes have {' and '.join(map(str, counts))} batches: where parameters are sharded all of "
@@ -120,6 +129,20 @@ class SpreadAutodiff(TorchAutodiff):
                 f"spread the samples otherwise, or split a batch."
             )
         return weight
+
+    def pick(self, batch: Any, indices: Integers) -> Any:
+        """Return the batch's samples at these places; raise InvalidInputError unless they are the same in all."""
+        self._check_chosen(indices)
+        return super().pick(batch, indices)
+
+    def _check_chosen(self, indices: Integers) -> None:
+        told = self.group.exchange(zlib.crc32(np.ascontiguousarray(indices, dtype=np.int64).tobytes()))
+        other = next((number for number, one in enumerate(told) if one != told[0]), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"processes 0 and {other} of {self.group.count} have chosen different samples: all of them pass the "
+                f"same indices. Seed what draws them."
+            )
 
     # What processes decide by
     def _told(self, batch: Any) -> list[tuple[int, ...]]:
@@ -177,12 +200,6 @@ class SpreadAutodiff(TorchAutodiff):
                 return product(other)
 
         return Linearization(first, apply, max(self.group.exchange(held)))
-
-    def sample_gradients(self, theta: Tensor | None, batch: Any) -> Any:
-        raise InvalidInputError(
-            "gradients of single samples are not available for sharded parameters. Take ggn() or fisher(), which need "
-            "none, or gather the parameters into one process."
-        )
 
     # Vectors and parameters
     def _parts(self, vector: DTensor) -> list[Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import _api
+from torch.distributed.tensor import DTensor, _api
 
 from specop.errors import InvalidInputError
+from specop.statistics.numbers import Floats
 from specop_torch.spread import SpreadAutodiff
 
 __all__ = ["TensorParallelAutodiff"]
@@ -46,6 +47,21 @@ class TensorParallelAutodiff(SpreadAutodiff):
     def _product(self, theta: Tensor | None, batch: Any, matrix: Any, *, retain_graph: bool) -> Any:
         with _twice_differentiable():
             return super()._product(theta, batch, matrix, retain_graph=retain_graph)
+
+    def importance(self, theta: Tensor | None, batch: Any) -> Floats:
+        with _twice_differentiable():
+            return super().importance(theta, batch)
+
+    def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], DTensor]:
+        """Return what gives rows for a range of samples, by a pass for each: torch maps no function of DTensors."""
+        with _twice_differentiable():
+            samples = self._samples(theta, batch)
+
+        def between(start: int, stop: int) -> DTensor:
+            with _twice_differentiable(), self._evaluation.running(), torch.enable_grad():
+                return self.backend.stack([self._join(one) for one in samples.one_by_one(start, stop)])
+
+        return between
 
     def outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
         with self._evaluation.running(twice_differentiable=False), torch.no_grad():

@@ -22,6 +22,7 @@ TWO = (
     "torch_refusals",
     "torch_files",
     "torch_sharded",
+    "torch_sharded_samples",
     "torch_layers",
     "torch_hooked",
     "torch_sharded_refusals",

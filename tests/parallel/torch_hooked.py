@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import specop
 from parallel.torch_arrays import MESH, hosted, same_everywhere, spread
-from parallel.torch_shards import PARTS, WHOLE, Dense, close, dense, fully_sharded, model, refused
+from parallel.torch_shards import PARTS, WHOLE, Dense, close, dense, fsdp, fully_sharded, model, refused
 
 RANK = distributed.get_rank()
 
@@ -64,7 +64,9 @@ def check_what_the_hooks_hide_is_refused():
         lambda: specop.eigsh(objective.hessian(), k=1),
     ):
         refused("finite_difference_hessian.*params=dict", call)
-    refused("gradients of single samples", lambda: next(objective.per_sample_gradients()))
+    refused("no gradient of single samples", lambda: next(objective.per_sample_gradients()))
+    refused("no importance", objective.importance)
+    close(objective.subset([1, 2]).gradient(), hosted(fsdp().subset([1, 2]).gradient()))
     refused("same first batch", lambda: hooked(given=PARTS[0]).loss())
     coupled = lambda z, y: F.cross_entropy(z - z.mean(0), y)  # noqa: E731
     refused("mean over its halves", lambda: hooked(criterion=coupled).loss())

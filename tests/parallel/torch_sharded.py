@@ -17,6 +17,7 @@ from parallel.torch_shards import (
     COUNT,
     PARTS,
     RANK,
+    UNION,
     WHOLE,
     Dense,
     bare,
@@ -217,20 +218,18 @@ def check_a_monitor_beside_training():
     sharded, alone = fully_sharded(model()), model()
     params = dict(sharded.named_parameters())
     ours = specop.objective(bare(), F.cross_entropy, PARTS[RANK], params=params, parallel=MESH)
-    own = specop.objective(alone, F.cross_entropy, WHOLE, parallel=False)
+    own = specop.objective(alone, F.cross_entropy, UNION, parallel=False)
     x, y = PARTS[RANK][0]
-    first = [torch.cat(arrays) for arrays in zip(*(part[0] for part in PARTS), strict=True)]
+    what = {"lambda_max": {"tol": 1e-6}, "stability": {"tol": 1e-6}, "noise": {"parts": 4}}
     histories = []
-    for net, objective, (inputs, labels), factor in ((sharded, ours, (x, y), COUNT), (alone, own, first, 1)):
+    for net, objective, (inputs, labels), factor in ((sharded, ours, (x, y), COUNT), (alone, own, UNION[0], 1)):
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-        monitor = specop.training.Monitor(
-            objective, every=2, what={"lambda_max": {"tol": 1e-6}, "stability": {"tol": 1e-6}}, optimizer=optimizer
-        )
+        monitor = specop.training.Monitor(objective, every=2, what=what, optimizer=optimizer)
         for step in range(3):
             monitor.record(step)
             optimizer.zero_grad()
             # The hooks take the mean over processes.
-            (F.cross_entropy(net(inputs), labels, reduction="sum") * factor / len(first[1])).backward()
+            (F.cross_entropy(net(inputs), labels, reduction="sum") * factor / len(UNION[0][1])).backward()
             optimizer.step()
         histories.append(monitor.history)
     assert histories[0].quantities == histories[1].quantities and "ratio" in histories[0].quantities

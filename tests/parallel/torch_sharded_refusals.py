@@ -67,6 +67,10 @@ def check_refusals_of_models():
     refused("pass parallel=mesh", lambda: specop.objective(cut, **batches, parallel=True))
     refused("Pass parallel=mesh", lambda: specop.objective(cut, **batches, parallel=False))
     refused("fixed_randomness", lambda: fsdp(fixed_randomness=0))
+    penalty = lambda z, y: F.cross_entropy(z, y) + plain.up.weight.square().sum()  # noqa: E731
+    penalized = specop.objective(plain, penalty, whole, params=params, parallel=MESH)
+    assert penalized.loss() > fsdp().loss()
+    refused("reads the parameters itself", lambda: penalized.ggn() @ penalized.theta)
 
 
 def check_refusals_of_data():
@@ -79,11 +83,6 @@ def check_refusals_of_data():
     refused("does not say how many", lambda: fsdp(given=Endless()))
     coupled = lambda z, y: F.cross_entropy(z - z.mean(0), y)  # noqa: E731
     refused("mean over its halves", lambda: fsdp(criterion=coupled).loss())
-    objective = fsdp()
-    refused("gradients of single samples", lambda: next(objective.per_sample_gradients()))
-    refused("not available for sharded", lambda: objective.fisher(kind="mc") @ objective.theta)
-    refused("not available for sharded", lambda: objective.fisher(kind="empirical", of="samples") @ objective.theta)
-    refused("cannot be taken out", lambda: objective.subset([0, 1]).loss())
 
 
 class Endless:

@@ -44,6 +44,8 @@ def data(sizes, seed=1):
 # The batches that each process reads, of 5 and 2 samples, and of 3 and 4.
 PARTS = [data((5, 2)), data((3, 4), seed=2), data((1, 2), seed=3)][:COUNT]
 WHOLE = [batch for part in PARTS for batch in part]
+# The batches as all processes read them.
+UNION = [tuple(torch.cat(arrays) for arrays in zip(*parts, strict=True)) for parts in zip(*PARTS, strict=True)]
 
 
 class Dense:

@@ -1,0 +1,57 @@
+"""SharedEvaluation: the forward pass on a process's part of a batch, whose loss counts by the part's share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specop_torch.evaluation import Evaluation
+from specop_torch.models import Model
+from specop_torch.shared_batches import SharedBatches, Weightless
+
+__all__ = ["SharedEvaluation"]
+
+
+class SharedEvaluation(Evaluation):
+    """Runs a model on a part of a batch; its loss counts by that part's share.
+
+    Parameters
+    ----------
+    model, devices
+        As in `Evaluation`.
+    batches : SharedBatches
+        Which knows the shares.
+    """
+
+    def __init__(self, model: Model, devices: Sequence[torch.device], batches: SharedBatches) -> None:
+        super().__init__(model, devices, None)
+        self.batches = batches
+
+    def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
+        return super().loss(points, _with_loss(batch)) * self.batches.share(batch)
+
+    def again(self, points: dict[str, Tensor], batch: Any) -> tuple[Tensor, list[str]]:
+        loss, changed = super().again(points, _with_loss(batch))
+        return loss * self.batches.share(batch), changed
+
+    def outputs(self, points: dict[str, Tensor], batch: Any) -> Tensor:
+        if not isinstance(batch, Weightless):
+            return super().outputs(points, batch)
+        if batch.own is not None:
+            return super().outputs(points, batch.own)
+        # None, but with the graph that the others wait for.
+        return torch.atleast_1d(super().outputs(points, batch.stand_in))[:0]
+
+    def criterion(self, points: dict[str, Tensor], batch: Any) -> Callable[[Tensor], Tensor]:
+        share = self.batches.share(batch)
+        if isinstance(batch, Weightless):
+            return lambda outputs: 0.0 * outputs.sum()
+        compare = super().criterion(points, batch)
+        return lambda outputs: compare(outputs) * share
+
+
+def _with_loss(batch: Any) -> Any:
+    return batch.stand_in if isinstance(batch, Weightless) else batch
