@@ -17,6 +17,7 @@ from jax import Array
 from specop.errors import InvalidInputError
 from specop.objectives.update_rule import Step, UpdateRule, no_rule, no_state
 from specop_jax.autodiff import JaxAutodiff
+from specop_jax.readings import apart, ends, largest
 from specop_jax.transformations import ADAM, DIVIDING, KNOWN, Answer, Named, Transformation
 
 __all__ = ["update_rule"]
@@ -37,13 +38,9 @@ _ROUNDED = 1e-6
 
 def update_rule(autodiff: JaxAutodiff, optimizer: Any, gradient: Array) -> UpdateRule:
     """Return what a transformation of optax does with the gradient of the selected parameters."""
-    count = autodiff.place.processes.count
-    if count > 1:
-        raise InvalidInputError(
-            f"what an optimizer does is read off its steps, operation by operation, which is not available over "
-            f"{count} processes. Pass lr= and momentum= for the limit without it, or look at it in one process."
-        )
-    call = Transformation(autodiff, *_parts_of(optimizer))
+    with autodiff.place.processes.together():
+        transformation, state = _parts_of(optimizer)
+    call = Transformation(autodiff, transformation, state)
     name = DIVIDING.get(call.dividing, "SGD")
     decays = _second_decays(call, name, autodiff.names) if call.dividing else None
     along = call(gradient=_TINY, decays=decays)
@@ -119,8 +116,7 @@ def _second_decays(call: Transformation, name: str, names: tuple[str, ...]) -> d
             f"{name} moves a part of the parameters, and another rule {lacking[0]!r}: no one limit holds for both. "
             f"Pass objective.restrict(...) to the parameters of one rule."
         )
-    largest = _constants({one: jnp.max(part) for one, part in call.second.items()}, name, "")
-    if not any(largest.values()):
+    if not largest(call.second.values()).any():
         raise no_state(name, names)
     left = call(second=_SQUARE).second
     added = call(second=_SQUARE, gradient=2.0 * _ROOT).second
@@ -210,7 +206,7 @@ def _decays_of(
         ratio = {one: part / along.first[one] for one, part in decayed.first.items()}
         coupled = _constants(ratio, name, "its weight decay")
         left = {one: part - coupled[one] * response[one] for one, part in taken.items()}
-        rounding = {one: 1e-5 * jnp.max(jnp.abs(part)) for one, part in taken.items()}
+        rounding = dict(zip(taken, (1e-5 * largest(taken.values())).tolist(), strict=True))
         left = {one: jnp.where(jnp.abs(part) <= rounding[one], 0.0, part) for one, part in left.items()}
         return coupled, _constants(left, name, "its weight decay")
     none = dict.fromkeys(taken, 0.0)
@@ -247,30 +243,26 @@ def _check_steps(
 
 def _constants(parts: Mapping[str, Array], name: str, what: str) -> dict[str, float]:
     """Return the one number that all entries of each parameter share."""
-    ends = np.asarray(jnp.stack([jnp.stack([jnp.min(part), jnp.max(part)]) for part in parts.values()]), dtype=float)
-    for one, (low, high) in zip(parts, ends, strict=True):
+    found_ends = ends(parts.values())
+    for one, (low, high) in zip(parts, found_ends, strict=True):
         if not high - low <= _SAME * max(abs(low), abs(high)):
             raise _unlike(name, f"differs within {one!r} in {what}")
     found: dict[str, float] = {}
-    for one, value in zip(parts, map(float, ends.mean(1)), strict=True):
+    for one, value in zip(parts, map(float, found_ends.mean(1)), strict=True):
         # One setting is read from each parameter, with roundings of its own where that is cut over devices.
         found[one] = next((known for known in found.values() if abs(value - known) <= _ROUNDED * abs(known)), value)
     return found
 
 
 def _are_constant(parts: Mapping[str, Array]) -> bool:
-    ends = np.asarray(jnp.stack([jnp.stack([jnp.min(part), jnp.max(part)]) for part in parts.values()]), dtype=float)
-    return bool((np.ptp(ends, axis=1) <= _SAME * np.abs(ends).max(1)).all())
+    found = ends(parts.values())
+    return bool((np.ptp(found, axis=1) <= _SAME * np.abs(found).max(1)).all())
 
 
 def _alike(found: Named, expected: Named) -> bool:
     """Whether all entries agree to a hundredth of the largest one of their parameter."""
-    sizes = [
-        jnp.stack([jnp.max(jnp.abs(part - expected[one])), jnp.max(jnp.abs(expected[one]))])
-        for one, part in found.items()
-    ]
-    apart, size = np.asarray(jnp.stack(sizes), dtype=float).T
-    return bool((apart <= _SAME * size).all())
+    distance, size = apart((part, expected[one]) for one, part in found.items()).T
+    return bool((distance <= _SAME * size).all())
 
 
 def _unlike(name: str, what: str) -> InvalidInputError:

@@ -16,7 +16,7 @@ from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError
 from specop.objectives.parameters import one_device
 from specop_jax.arrays import JaxBackend, alive, backend
-from specop_jax.compiled import settled
+from specop_jax.compiled import compiled, settled
 from specop_jax.finding import backend_on
 from specop_jax.groups import processes_on, put, refuse_own
 from specop_jax.order import Order, Spread, device_of_process, names_by_dimension
@@ -85,6 +85,10 @@ class OnDevice:
     def cut_of(self, array: Any) -> Any:
         """Return what else tells compiled functions of an array apart."""
         return None
+
+    def compiled(self, function: Callable[..., Any]) -> Any:
+        """Return a function of the user's as it is: operation by operation it runs here."""
+        return function
 
     def settled(self, function: F) -> F:
         """Return a compiled function as it is."""
@@ -170,6 +174,10 @@ class OnMesh:
     def cut_of(self, array: Any) -> Any:
         """Return along which axes an array is cut."""
         return names_by_dimension(array.sharding.spec, array.ndim)
+
+    def compiled(self, function: Callable[..., Any]) -> Any:
+        """Return a function of the user's as one program, which all processes come to."""
+        return compiled(function, self.mesh)
 
     def settled(self, function: F) -> F:
         """Return a compiled function that may wait for its results."""

@@ -24,7 +24,17 @@ from specop_jax.models import Loss
 from specop_jax.spread import is_spread
 from specop_jax.structures import checksum
 
-__all__ = ["NO_DERIVATIVE", "Arguments", "Form", "Functions", "Program", "check_same", "find", "shape_of"]
+__all__ = [
+    "NO_DERIVATIVE",
+    "Arguments",
+    "Form",
+    "Functions",
+    "Program",
+    "check_same",
+    "find",
+    "other_program",
+    "shape_of",
+]
 
 Arguments = tuple[list[Any], list[Any], list[Any]]
 """Selected leaves, all leaves with None for those, and leaves of the batch."""
@@ -157,19 +167,38 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, arguments: Argumen
 
 def check_same(program: Program, processes: Processes) -> None:
     """Raise InvalidInputError unless processes compute the same: their devices wait for each other in one program."""
-    if processes.count == 1:
-        return
-    # Functions are printed with their addresses.
-    text = re.sub("0x[0-9a-f]+", "", program.text)
-    told = processes.exchange((zlib.crc32(text.encode()), [*map(checksum, program.captured)]))
-    other = next((number for number, one in enumerate(told) if one != told[0]), None)
-    if other is not None:
-        what = "operations" if told[other][0] != told[0][0] else "the entries of an array that it reads besides them"
+    differing = other_program(program.text, program.captured, processes)
+    if differing is not None:
+        number, what = differing
         raise InvalidInputError(
-            f"the loss is another function of parameters and batch in process {other} of {processes.count} than in "
+            f"the loss is another function of parameters and batch in process {number} of {processes.count} than in "
             f"process 0, by {what}. Pass the same function in each; what differs between them, such as a part of the "
             f"data, belongs into the batch, by jax.make_array_from_process_local_data."
         )
+
+
+def other_program(text: str, captured: Sequence[Any], processes: Processes) -> tuple[int, str] | None:
+    """Return a process that would run another program than the first one, and by what that differs, or None.
+
+    Parameters
+    ----------
+    text : str
+        What it computes, as JAX prints a trace.
+    captured : sequence of arrays
+        The constants in it.
+    processes : Processes
+        Those that make this call together.
+    """
+    if processes.count == 1:
+        return None
+    # Functions are printed with their addresses.
+    text = re.sub("0x[0-9a-f]+", "", text)
+    told = processes.exchange((zlib.crc32(text.encode()), [*map(checksum, captured)]))
+    other = next((number for number, one in enumerate(told) if one != told[0]), None)
+    if other is None:
+        return None
+    is_text = told[other][0] != told[0][0]
+    return other, "operations" if is_text else "the entries of an array that it reads besides them"
 
 
 @functools.lru_cache(_KEPT)

@@ -7,11 +7,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from specop.errors import InvalidInputError
 from specop.objectives.update_rule import no_rule, not_held
+from specop_jax.alike import alike_on
 from specop_jax.autodiff import JaxAutodiff
 from specop_jax.models import real
+from specop_jax.places import OnMesh
+from specop_jax.programs import other_program
+from specop_jax.spread import is_spread
 from specop_jax.structures import names_of
 
 __all__ = ["ADAM", "DIVIDING", "KNOWN", "Answer", "Named", "Transformation"]
@@ -59,6 +65,19 @@ class Answer(NamedTuple):
 class Transformation:
     """Calls a transformation on states of our own.
 
+    Parameters
+    ----------
+    autodiff : JaxAutodiff
+        Of the parameters that it moves.
+    transformation : GradientTransformation
+    state : structure of arrays
+        As it was returned last.
+
+    Raises
+    ------
+    InvalidInputError
+        If its state is not known or does not hold all parameters, or if processes have other states or steps.
+
     Attributes
     ----------
     dividing : str
@@ -73,8 +92,15 @@ class Transformation:
 
     def __init__(self, autodiff: JaxAutodiff, transformation: Any, state: Any) -> None:
         self._autodiff = autodiff
-        self._update = transformation.update
-        self._state = state
+        with autodiff.place.processes.together():
+            self._read(state)
+        self._state = self._agreed(transformation.update, state)
+        self._update = autodiff.place.compiled(transformation.update)
+        nodes = list(_nodes(self._state))
+        self.first, self.second = self._moments(nodes)
+        self.taken = max([int(node.count) for node in nodes if "count" in node._fields], default=0)
+
+    def _read(self, state: Any) -> None:
         nodes = list(_nodes(state))
         found = {type(node).__name__ for node in nodes}
         dividing = [kind for kind in found if kind in DIVIDING]
@@ -84,12 +110,32 @@ class Transformation:
         self.has_first = _SUMMING in found or self.dividing in ADAM
         self._template = self._structure(nodes)
         held = set(_named(self._template))
-        self._names = {name: _matching(name, held) for name in autodiff.names}
+        self._names = {name: _matching(name, held) for name in self._autodiff.names}
         absent = [name for name, own in self._names.items() if own is None]
         if absent:
             raise not_held("the optimizer's state", absent)
-        self.first, self.second = self._moments(nodes)
-        self.taken = max([int(node.count) for node in nodes if "count" in node._fields], default=0)
+
+    def _agreed(self, update: Callable[..., Any], state: Any) -> Any:
+        """Return the state as it may meet arrays on a mesh, after a look at whether all processes have it alike."""
+        place = self._autodiff.place
+        if not isinstance(place, OnMesh):
+            return state
+        state = jax.tree_util.tree_map(_anywhere, state)
+        arrays, alike, processes = _named(state), alike_on(place.mesh), place.processes
+        with processes.together():
+            alike.check_places(arrays, "the optimizer's state")
+        if processes.count == 1:
+            return state
+        alike.checksums(arrays, "the optimizer's state")
+        with processes.together():
+            found = jax.make_jaxpr(update)(self._template, state, self._template)
+        differing = other_program(str(found.jaxpr), found.consts, processes)
+        if differing is not None:
+            raise InvalidInputError(
+                f"the optimizer takes other steps in process {differing[0]} of {processes.count} than in process 0: "
+                f"its rate, its schedule or another setting is not the same. Make it of the same settings in each."
+            )
+        return state
 
     def __call__(
         self,
@@ -121,7 +167,7 @@ class Transformation:
         def changed(node: Any) -> Any:
             if type(node).__name__ not in {*DIVIDING, _SUMMING}:
                 return node
-            new = {"count": jnp.asarray(before, node.count.dtype)} if "count" in node._fields else {}
+            new = {"count": np.asarray(before, node.count.dtype)} if "count" in node._fields else {}
             for field in set(node._fields) - {"count"}:
                 tree = getattr(node, field)
                 if field == "trace" or (field == "mu" and self.dividing in ADAM):
@@ -172,6 +218,11 @@ class Transformation:
             return whole[0]
         structure = self._autodiff.model.structure_of(self._autodiff.current())
         return jax.tree_util.tree_map(lambda leaf: leaf if real(leaf) else None, structure)
+
+
+def _anywhere(leaf: Any) -> Any:
+    # A count that was made before the first step lies on one device of each process.
+    return leaf if is_spread(leaf) or np.ndim(leaf) else np.asarray(leaf)
 
 
 def _nodes(state: Any) -> Iterator[Any]:

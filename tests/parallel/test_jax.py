@@ -10,7 +10,7 @@ from parallel import jax_group, launch
 
 pytestmark = pytest.mark.jax
 
-FOUR, TWO = ("jax_devices",), ("jax_processes", "jax_files")
+FOUR, TWO = ("jax_devices",), ("jax_processes", "jax_training", "jax_files")
 
 
 @pytest.fixture(scope="session")
