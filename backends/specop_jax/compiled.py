@@ -9,7 +9,7 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from specop_jax.groups import keeping_others, processes_on
+from specop_jax.groups import keeping_others, processes_on, waiting_on
 
 __all__ = ["compiled", "settled"]
 
@@ -46,7 +46,7 @@ class _Settled:
         self._mesh = mesh
 
     def __call__(self, *arguments: Any) -> Any:
-        with keeping_others(self._mesh):
+        with waiting_on(self._mesh), keeping_others(self._mesh):
             return jax.block_until_ready(self._function(*arguments))
 
     def lower(self, *arguments: Any) -> Any:

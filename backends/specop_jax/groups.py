@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import pickle
 import socket
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError, ProcessError
 from specop_jax.memory import free_memory
+from specop_jax.watch import Watch, limit_of_user
 
-__all__ = ["Group", "free_on", "keeping_others", "numbers_on", "processes_on", "put", "refuse_own"]
+__all__ = ["Group", "free_on", "keeping_others", "numbers_on", "processes_on", "put", "refuse_own", "waiting_on"]
 
 # Bytes of a first message, of which eight tell the length; what is longer takes a second one.
 _SHORT, _HEAD = 512, 8
@@ -34,7 +36,15 @@ def numbers_on(mesh: Mesh) -> tuple[int, ...]:
 @functools.cache
 def processes_on(mesh: Mesh) -> Processes:
     """Return the processes that have devices of a mesh; the first call for a mesh is to be made by all of them."""
-    return Group(mesh) if len(numbers_on(mesh)) > 1 else ALONE
+    if len(numbers_on(mesh)) == 1:
+        return ALONE
+    group = Group(mesh)
+    assert group.watch is not None
+    _WATCHES[mesh] = group.watch
+    return group
+
+
+_WATCHES: dict[Mesh, Watch] = {}
 
 
 class Group(Processes):
@@ -48,12 +58,16 @@ class Group(Processes):
     ----------
     neighbours : int
         How many of them run on this machine.
+    watch : Watch
+        Ends them where one lets the others wait for too long.
 
     Raises
     ------
     InvalidInputError
         If this process has no device of the mesh, or the processes' linear algebra gives different bits.
     """
+
+    watch: Watch | None = None
 
     def __init__(self, mesh: Mesh) -> None:
         numbers = numbers_on(mesh)
@@ -69,8 +83,14 @@ class Group(Processes):
         self._cut = NamedSharding(self._mesh, PartitionSpec("process"))
         self._gather = jax.jit(lambda rows: rows, out_shardings=NamedSharding(self._mesh, PartitionSpec()))
         self.check_arithmetic()
-        hosts = self.exchange(socket.gethostname())
+        with self.together():
+            limit = limit_of_user()
+        told = self.exchange((socket.gethostname(), limit))
+        hosts = [host for host, _ in told]
         self.neighbours = hosts.count(hosts[self.index])
+        kinds = [device.id for device in mesh.devices.flat], mesh.devices.shape, mesh.axis_names, mesh.axis_types
+        # The first process's limit is that of all.
+        self.watch = Watch(f"{zlib.crc32(repr(kinds).encode()):x}", self.index, self.count, told[0][1])
 
     def exchange(self, value: Any) -> list[Any]:
         message = pickle.dumps(value)
@@ -89,8 +109,15 @@ class Group(Processes):
         own = np.zeros((1, size), np.uint8)
         own[0, : len(message)] = np.frombuffer(message, np.uint8)
         rows = jax.make_array_from_process_local_data(self._cut, own, (self.count, size))
-        with keeping_others(self._mesh):
+        waiting = nullcontext() if self.watch is None else self.watch.waiting(is_meeting=True)
+        with waiting, keeping_others(self._mesh):
             return np.asarray(jax.block_until_ready(self._gather(rows)))
+
+
+def waiting_on(mesh: Mesh) -> AbstractContextManager[None]:
+    """Return what tells other processes, if there are any, that this one is in a program of all devices of a mesh."""
+    watch = _WATCHES.get(mesh)
+    return nullcontext() if watch is None else watch.waiting(is_meeting=False)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from specop_jax.arrays import (
     require_precision,
     require_transfers,
 )
-from specop_jax.groups import free_on, processes_on
+from specop_jax.groups import free_on, processes_on, waiting_on
 from specop_jax.mapped import mapped
 from specop_jax.order import Order, Spread, device_of_process
 from specop_jax.spread import SpreadArray, hosted, is_spread, mesh_of, order_of, wrapped
@@ -265,14 +265,14 @@ class SpreadBackend(JaxBackend):
     # Exchange with the host
     def to_host(self, *arrays: Any) -> list[Floats]:
         long = {i for i, array in enumerate(arrays) if not isinstance(array, Part) and self.shape(array)}
-        short = iter(
-            super().to_host(*[array for i, array in enumerate(arrays) if i not in long])
-            if len(long) < len(arrays)
-            else ()
-        )
-        return [
-            np.array(hosted(array), dtype=np.float64) if i in long else next(short) for i, array in enumerate(arrays)
-        ]
+        others = [array for i, array in enumerate(arrays) if i not in long]
+        # On devices of their own it is here that programs are waited for.
+        with waiting_on(self.mesh):
+            short = iter(super().to_host(*others) if others else ())
+            return [
+                np.array(hosted(array), dtype=np.float64) if i in long else next(short)
+                for i, array in enumerate(arrays)
+            ]
 
     def from_host(self, array: NDArray[Any], layout: Layout) -> Any:
         require_precision(layout.dtype, "a vector")

@@ -12,9 +12,9 @@ def outcomes_on(tmp_path_factory, devices, modules, processes=1):
     return outcomes(tmp_path_factory, "jax_group", processes, modules, **_settings(devices))
 
 
-def start_on(folder, devices, module, end):
+def start_on(folder, devices, module, end, **environment):
     """What a module says in each of two processes with so many devices each."""
-    return start(folder, 2, module, end=end, **_settings(devices))
+    return start(folder, 2, module, end=end, **_settings(devices), **environment)
 
 
 def _settings(devices):

@@ -35,12 +35,15 @@ def test_two_processes(two, module, name):
     launch.report(two, module, name)
 
 
-def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path):
+def test_a_process_that_hangs_is_ended_and_ends_the_others_and_the_run_goes_on(tmp_path):
     pytest.importorskip("jax")
     began = time.monotonic()
-    first, second = jax_group.start_on(tmp_path, 2, "parallel.jax_dying", end=60)
-    assert "ProcessError: process 0 of 2 has lost the others" in first and "dies\n" in second, (first, second)
+    first, second = jax_group.start_on(tmp_path, 2, "parallel.jax_dying", end=60, SPECOP_JAX_TIMEOUT="2")
     assert time.monotonic() - began < 60
+    # It says where it hangs, and the other one that it is gone.
+    assert "hangs\nprocess 1 of 2 has let process 0 wait for more than 2 s" in second, (first, second)
+    assert "time.sleep(600)" in second and "SPECOP_JAX_TIMEOUT" in second, second
+    assert "ProcessError: process 0 of 2 has lost the others" in first, (first, second)
     # What was saved before goes on in one process.
     matrix = np.diag(np.arange(60.0))
     found = specop.eigsh(matrix, k=2, ncv=14, tol=1e-8, checkpoint=tmp_path / "run.npz")
