@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from specop_tensorflow.arrays import TensorflowBackend, backend
-from specop_tensorflow.autodiff import make_autodiff
+from specop_tensorflow.mirrored import make_autodiff
 from specop_tensorflow.optimizers import update_rule
 
 __all__ = ["TensorflowBackend", "backend", "make_autodiff", "processes", "update_rule"]

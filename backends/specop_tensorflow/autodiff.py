@@ -106,7 +106,10 @@ class TensorflowAutodiff(OneBatch):
         state = self.model.named_state()
         constants = self.model.constants()
         frozen = (int(name in constants) for name in state)
-        return (*frozen, *checksums(tensor for name, tensor in state.items() if name not in replaced))
+        return (*frozen, *self._checksums({name: tensor for name, tensor in state.items() if name not in replaced}))
+
+    def _checksums(self, state: Mapping[str, Any]) -> tuple[int, ...]:
+        return checksums(state.values())
 
     def _constant_entries(self) -> Iterator[tuple[str, int, int]]:
         """Yield frozen variables."""
@@ -125,7 +128,7 @@ class TensorflowAutodiff(OneBatch):
     # Batches
     def prepare(self, batch: Any) -> Any:
         """Return the batch as tensors on the parameters' device."""
-        with tf.device(self.device):
+        with tf.device(self._place(batch)):
             # A copy first: TensorFlow may share the memory of a NumPy array.
             return TREES.map(
                 lambda leaf: (
@@ -133,6 +136,10 @@ class TensorflowAutodiff(OneBatch):
                 ),
                 batch,
             )
+
+    def _place(self, batch: Any) -> str:
+        """Return the device that a batch is computed on."""
+        return self.device
 
     def batch_bytes(self, batch: Any) -> int:
         """Return the memory that the batch's arrays take."""
@@ -315,8 +322,12 @@ class TensorflowAutodiff(OneBatch):
         trace, points, arrays = self._traced(kind, run, batch, rest)
         values = {} if theta is None else dict(zip(self.names, self._split(theta), strict=True))
         shadows = {name: tf.Variable(value, trainable=False) for name, value in values.items() if not points}
-        given = [tf.convert_to_tensor(values.get(name, point)) for name, point in points.items()]
+        given = [values[name] if name in values else self._read(point, batch) for name, point in points.items()]
         return trace, trace.inputs(given, arrays, shadows, operands), shadows
+
+    def _read(self, parameter: Any, batch: Any) -> Tensor:
+        """Return the value of a parameter for a function of a batch."""
+        return tf.convert_to_tensor(parameter)
 
     def _traced(
         self, kind: Any, run: Callable[..., Any], batch: Any, rest: Sequence[tf.TensorSpec]

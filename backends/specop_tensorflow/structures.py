@@ -26,7 +26,7 @@ def _as_tensor(leaf: Any) -> Any:
     if isinstance(leaf, tf.distribute.DistributedValues):
         raise InvalidInputError(
             f"a batch holds a {type(leaf).__name__}, a part for each replica, as experimental_distribute_dataset gives "
-            f"them. Pass the data set that it was made of: all samples are then read where the parameters are."
+            f"them. Pass the data set that it was made of: its batches are dealt out to the devices of the model."
         )
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
         raise InvalidInputError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -77,9 +78,12 @@ class Batches:
         Number of the first sample.
     given : batch or re-iterable of batches
         As the user gave it.
+    devices : int
+        How many of this process compute for batches at the same time.
     """
 
     limit: int | None
+    devices = 1
     is_part = False
     first_sample = 0
 
@@ -114,12 +118,19 @@ class Batches:
         """
         self._read_once()
         with self._source.random_states_preserved():
+            yield self._placed(self._shared())
+
+    @contextmanager
+    def reading_whole(self) -> Iterator[Iterator[tuple[Any, float, int]]]:
+        """Give the same where batches are not cut for several devices."""
+        self._read_once()
+        with self._source.random_states_preserved():
             yield self._shared()
 
     def one_by_one(self) -> Iterator[tuple[Any, float, int]]:
         """Give the same for a pass that the user may interrupt: random states are put back at each step."""
         self._read_once()
-        batches = self._shared()
+        batches = self._placed(self._shared())
         while True:
             with self._source.random_states_preserved():
                 found = next(batches, None)
@@ -142,7 +153,7 @@ class Batches:
         return self._like(_Subset(self, indices))
 
     def _like(self, data: Any) -> Batches:
-        made = Batches(data, self._autodiff, self._weight, self._budget, self._are_as_given, self._are_weighted)
+        made = type(self)(data, self._autodiff, self._weight, self._budget, self._are_as_given, self._are_weighted)
         made.is_verified, made.is_part = self.is_verified, self.is_part
         return made
 
@@ -168,6 +179,18 @@ class Batches:
     def unlike(self, one: str, shapes: Any, earlier: Any) -> InvalidInputError:
         """Return the error for a batch whose entries have other shapes than those of an earlier one."""
         return _doubtful(_unlike(one, shapes, earlier))
+
+    @property
+    def cut(self) -> tuple[int | None, int]:
+        """What says into which parts batches are cut: another one means other parts."""
+        return self.limit, 1
+
+    def deal(self, loss: Callable[[Any], float | None]) -> None:
+        """Decide into which parts batches are cut for several devices; with one there is nothing to decide."""
+
+    def at_once(self, tasks: Sequence[Callable[[], T]]) -> Iterable[T]:
+        """Return what as many tasks as there are devices compute."""
+        return map(operator.call, tasks)
 
     def halve(self) -> None:
         """Give batches in pieces of at most half the present largest one."""
@@ -210,6 +233,10 @@ class Batches:
                         yield part, share * weight / total, start
                     start += self._autodiff.count(part)
             first += count
+
+    def _placed(self, batches: Iterator[tuple[Any, float, int]]) -> Iterator[tuple[Any, float, int]]:
+        """Give batches where they are computed."""
+        return batches
 
     def _prepared(self) -> Iterator[tuple[Any, float, int]]:
         for batch, weight, count in zip(self._source, self._weights, self._counts, strict=True):

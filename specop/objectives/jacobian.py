@@ -58,7 +58,7 @@ class JacobianProducts(Products):
     def __init__(self, point: Point, matrix: Matrix) -> None:
         super().__init__(point, matrix)
         self._rows: dict[int, Integers] = {}
-        self._rows_limit = point.data.limit
+        self._rows_cut = point.data.cut
         self.outputs = point.autodiff.layout.of_length(fitting(point, self._find_rows))
 
     def _find_rows(self) -> int:
@@ -72,11 +72,11 @@ class JacobianProducts(Products):
                     end + self.point.backend.layout(self.point.autodiff.outputs(self.point.theta, batch)).n,
                 )
                 self._rows[first] = np.arange(start, end, dtype=np.intp)
-        self._rows_limit = self.point.data.limit
+        self._rows_cut = self.point.data.cut
         return end
 
     def _rows_of(self, first: int) -> Integers:
-        if self._rows_limit != self.point.data.limit:
+        if self._rows_cut != self.point.data.cut:
             self._find_rows()
         return self._rows[first]
 

@@ -240,7 +240,7 @@ class MeanLoss:
 
         Batches of weight zero have none. The objective is the mean of these, weighted by their numbers of loss terms.
         """
-        with self._at(None).staying(), self._data.reading() as batches:
+        with self._at(None).staying(), self._data.reading_whole() as batches:
             return [type(self)(self._autodiff, self._data.of(batch), self._budget) for batch, _, _ in batches]
 
     def subset(self, indices: ArrayLike) -> Self:

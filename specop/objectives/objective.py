@@ -13,6 +13,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.calling import is_pair, needs_criterion
 from specop.objectives.data import Batches
+from specop.objectives.dealt import DealtBatches
 from specop.objectives.keras_models import compiled_loss, is_keras_loss, weight_of
 from specop.objectives.mean import Objective
 from specop.objectives.parallel import ParallelObjective
@@ -204,7 +205,8 @@ def objective(
     if spread is not None:
         weight = spread.weighing(data, weight, as_given)
     weighs = forward is None and is_keras_loss(criterion)
-    own = Objective(autodiff, Batches(data, autodiff, weight, budget, as_given, weighs), budget)
+    kind = DealtBatches if hasattr(autodiff, "placed") else Batches
+    own = Objective(autodiff, kind(data, autodiff, weight, budget, as_given, weighs), budget)
     if are_told or spread is not None or parallel in (None, False):
         return own
     return ParallelObjective(own, adapter.team(parallel, autodiff))

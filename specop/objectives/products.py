@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -78,7 +80,7 @@ class Products:
         self._bytes = self._largest = 0
         self._witness: tuple[Array, Array] | None = None
         self._mistrusted = False
-        self._limit = self.point.data.limit
+        self._cut = self.point.data.cut
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_linear": None, "_places": [], "_bytes": 0, "_witness": None}
@@ -159,7 +161,7 @@ class Products:
     @property
     def _is_split(self) -> bool:
         """Whether the data are read in smaller pieces than those that were linearized."""
-        return self._limit != self.point.data.limit
+        return self._cut != self.point.data.cut
 
     def _multiply(self, vector: Array) -> Array:
         if self._is_split:
@@ -246,16 +248,23 @@ class Products:
     def _add_up(self, vector: Array, linear: list[Multiply | None] | None) -> Array:
         """Return the product by what is kept, or by recomputation."""
         total: Array | None = None
+        data = self.point.data
         with self._reading(linear) as batches:
-            for number, (batch, share, first) in enumerate(batches):
-                operand = self._operand(vector, first)
-                apply = None if linear is None else linear[number]
-                if apply is None:
-                    part = self.point.autodiff.product(self.point.theta, batch, operand, self._matrix_at(first))
-                else:
-                    part = apply(operand)
-                total = self._add(total, share, first, part)
+            numbered = enumerate(batches)
+            while together := list(itertools.islice(numbered, data.devices)):
+                tasks = [
+                    self._task(self._operand(vector, first), batch, first, None if linear is None else linear[number])
+                    for number, (batch, _, first) in together
+                ]
+                for (_, (_, share, first)), part in zip(together, data.at_once(tasks), strict=True):
+                    total = self._add(total, share, first, part)
         return total
+
+    def _task(self, operand: Array, batch: Any, first: int, apply: Multiply | None) -> Callable[[], Array]:
+        if apply is not None:
+            return functools.partial(apply, operand)
+        product = self.point.autodiff.product
+        return functools.partial(product, self.point.theta, batch, operand, self._matrix_at(first))
 
     def _reading(self, linear: list[Multiply | None] | None) -> Any:
         # Where everything is kept there is no need to touch the data.

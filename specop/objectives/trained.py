@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import numbers_of
+from specop.arrays.backend import lengths_of, numbers_of
 from specop.errors import InvalidInputError, NondeterministicError, NonFiniteError
 from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
@@ -21,6 +23,8 @@ Batch = tuple[Any, float, int]
 
 # A loss computed in 16 bit is not more exact than the one; models that cast inside are not more exact than the other.
 _COARSEST, _FINEST = 0.03, 1e-5
+# Length of a step away from the parameters, relative to them.
+_BESIDE = 0.1
 # Index of a random vector, far from those of other probes.
 _PROBE = 1 << 35
 
@@ -33,6 +37,7 @@ def reading(point: Point) -> Iterator[Iterator[Batch]]:
     that of the plain call in the user's framework; and whether the first two of several batches are the means of their
     halves.
     """
+    point.data.deal(functools.partial(_loss_beside, point))
     with point.data.reading() as batches:
         yield verified(point, batches)
 
@@ -186,6 +191,17 @@ def _halved(point: Point, batch: Any) -> tuple[float, float, bool] | None:
     if whole is None or np.isnan(whole) or len(known) < len(losses):
         return None
     return whole, *mean_of_parts(point, whole, known, shares)
+
+
+def _loss_beside(point: Point, batch: Any) -> float | None:
+    """Return a loss near the point: at it all terms may be the same, as with weights of zero, or zero."""
+    autodiff, backend = point.autodiff, point.backend
+    theta = autodiff.point() if point.theta is None else backend.copy(point.theta)
+    along = autodiff.moving(probes.normal(backend, autodiff.layout, 0, _PROBE + 1))
+    length, size = lengths_of(backend, theta, along)
+    theta = backend.axpy_(theta, _BESIDE * (length or 1.0) / (size or 1.0), along)
+    found = _loss(replace(point, theta=theta), batch)
+    return None if found is None or np.isnan(found) else found
 
 
 def _loss(point: Point, batch: Any) -> float | None:

@@ -1,16 +1,15 @@
-"""Replica contexts of tf.distribute are refused by name; variables of a strategy can be read outside of them."""
+"""Models that tf.distribute has copied to several devices, and replica contexts, which are refused by name."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import specop
+from parallel import launch, tensorflow_group
 from specop.errors import InvalidInputError
+
+THREE = ("tensorflow_mirrored",)
 
 tf = pytest.importorskip("tensorflow")
 
@@ -49,64 +48,11 @@ def test_one_of_several_workers_says_whose_data_are_meant(monkeypatch):
     assert specop.objective(loss, params=params, data=data, parallel=False).loss() == 4.0
 
 
-MIRRORED = """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import keras, specop
-from specop.errors import InvalidInputError, ParametersChangedError
-
-rng = np.random.default_rng(0)
-x, y = rng.standard_normal((8, 3)), rng.integers(0, 2, 8)
-loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+@pytest.fixture(scope="session")
+def three(tmp_path_factory):
+    return tensorflow_group.outcomes_on(tmp_path_factory, 3, THREE)
 
 
-def made():
-    layers = keras.layers.Dense(4, "tanh"), keras.layers.BatchNormalization(), keras.layers.Dense(2)
-    return keras.Sequential([keras.Input((3,)), *layers])
-
-
-keras.config.set_floatx("float64")
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    mirrored = made()
-alone = made()
-alone.set_weights(mirrored.get_weights())
-assert len(mirrored.weights[0].value.values) == 2
-batches = [(x[:5], y[:5]), (x[5:], y[5:])]
-one, two = (specop.objective(model, loss, batches) for model in (alone, mirrored))
-np.testing.assert_allclose(two.loss(), one.loss(), rtol=1e-14)
-np.testing.assert_allclose(two.gradient(), one.gradient(), atol=1e-14)
-hessian = two.hessian()
-for matrix in ("hessian", "ggn"):
-    found, right = (one.matrix(matrix).to_dense() for one in (two, one))
-    np.testing.assert_allclose(found, right, atol=1e-13)
-top = specop.eigsh(hessian, k=2, which="LA", tol=1e-10).eigenvalues
-np.testing.assert_allclose(top, np.linalg.eigvalsh(one.hessian().to_dense())[-2:], atol=1e-12)
-parts = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
-try:
-    specop.objective(mirrored, loss, parts).loss()
-    raise SystemExit("parts for replicas were taken")
-except InvalidInputError as error:
-    assert "a part for each replica" in str(error), error
-with strategy.scope():
-    mirrored.trainable_variables[0].assign(mirrored.trainable_variables[0] + 1.0)
-try:
-    hessian @ two.gradient()
-    raise SystemExit("a model that moved was multiplied")
-except ParametersChangedError:
-    pass
-"""
-
-
-def test_mirrored_variables_are_read_on_their_first_device():
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), str(root / "backends")])
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED],
-        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*THREE))
+def test_three_devices(three, module, name):
+    launch.report(three, module, name)
