@@ -10,9 +10,9 @@ import numpy as np
 
 from specop.arrays.backend import Array
 from specop.objectives.curvature import CurvatureOperator
+from specop.objectives.data_parts import DataParts
 from specop.objectives.parallel_part import ParallelSampleMean
 from specop.objectives.products import Plan
-from specop.objectives.team import Shared
 from specop.operators.operator import LinearOperator
 
 __all__ = ["DataParallel", "ParallelCurvature", "ParallelJacobian"]
@@ -30,14 +30,14 @@ class DataParallel(LinearOperator):
     ----------
     own : LinearOperator
         Of this process's data, on vectors that it has whole.
-    objective : Shared
-        Which has it.
+    parts : DataParts
+        Which it is one of.
     factor : float
         This process's.
     """
 
-    def __init__(self, own: LinearOperator, objective: Shared, factor: float) -> None:
-        team = objective.team
+    def __init__(self, own: LinearOperator, parts: DataParts, factor: float) -> None:
+        team = parts.team
         super().__init__(
             team.backend,
             team.layout(own.domain),
@@ -46,7 +46,7 @@ class DataParallel(LinearOperator):
             is_psd=own.is_psd,
         )
         self.own = own
-        self.objective = objective
+        self.parts = parts
         self.factor = factor
         self._is_watched = False
         processes = team.processes
@@ -54,23 +54,23 @@ class DataParallel(LinearOperator):
         self._notes = own.notes
 
     def _matvec(self, x: Array) -> Array:
-        whole = self.objective.team.whole(x)
-        return self.objective.sum(lambda: self.own._matvec(whole), self.factor, self.own.codomain)
+        whole = self.parts.team.whole(x)
+        return self.parts.sum(lambda: self.own._matvec(whole), self.factor, self.own.codomain)
 
     def _rmatvec(self, y: Array) -> Array:
-        whole = self.objective.team.whole(y)
-        return self.objective.sum(lambda: self.own._rmatvec(whole), self.factor, self.own.domain)
+        whole = self.parts.team.whole(y)
+        return self.parts.sum(lambda: self.own._rmatvec(whole), self.factor, self.own.domain)
 
     @contextmanager
     def session(self) -> Iterator[None]:
         if self._is_watched:
             yield
             return
-        processes = self.objective.team.processes
+        processes = self.parts.processes
         with ExitStack() as stack:
             with processes.together():
                 stack.enter_context(self.own.session())
-            self.objective.check_alike()
+            self.parts.check_alike()
             self._is_watched = True
             try:
                 yield
@@ -93,7 +93,7 @@ class DataParallel(LinearOperator):
 
     @property
     def samples(self) -> int:
-        return self.objective.samples
+        return self.parts.samples
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,14 +101,14 @@ class DataParallel(LinearOperator):
 
     def flatten(self, tree: Any) -> Array | None:
         vector = self.own.flatten(tree)
-        return None if vector is None else self.objective.team.own(vector)
+        return None if vector is None else self.parts.team.own(vector)
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.own.parameter_shapes
 
     def unflatten(self, vector: Array) -> Any:
-        return self.own.unflatten(self.objective.team.whole(vector))
+        return self.own.unflatten(self.parts.team.whole(vector))
 
 
 class ParallelCurvature(DataParallel):
@@ -118,8 +118,8 @@ class ParallelCurvature(DataParallel):
     ----------
     own : CurvatureOperator
         Of this process's data.
-    objective : Shared
-        Which has it.
+    parts : DataParts
+        Which it is one of.
     factor : float
         This process's.
     """
@@ -129,13 +129,13 @@ class ParallelCurvature(DataParallel):
     @property
     def sample_mean(self) -> ParallelSampleMean:
         """The same matrix as a mean over the samples of all processes."""
-        return ParallelSampleMean(self.own.sample_mean, self.objective)
+        return ParallelSampleMean(self.own.sample_mean, self.parts)
 
     def plan(self) -> Plan:
         """Return how all processes compute products; batches that are not linearized yet are."""
         with self.session():
-            plans = self.objective.all_together(lambda: None if self.objective.is_idle else self.own.plan())
-        known = [(share, plan) for share, plan in zip(self.objective.shares, plans, strict=True) if plan is not None]
+            plans = self.parts.all_together(lambda: None if self.parts.is_idle else self.own.plan())
+        known = [(share, plan) for share, plan in zip(self.parts.shares, plans, strict=True) if plan is not None]
         cost = sum(share * plan.cost for share, plan in known)
         return Plan(**{name: sum(getattr(plan, name) for _, plan in known) for name in _COUNTS}, cost=cost)
 
@@ -148,9 +148,9 @@ class ParallelCurvature(DataParallel):
         return self._part(lambda: self.own.coupling(rows, columns))
 
     def _part(self, make: Callable[[], LinearOperator]) -> LinearOperator:
-        with self.objective.team.processes.together():
+        with self.parts.processes.together():
             own = make()
-        return DataParallel(own, self.objective, self.factor)
+        return DataParallel(own, self.parts, self.factor)
 
 
 class ParallelJacobian(DataParallel):
@@ -162,24 +162,24 @@ class ParallelJacobian(DataParallel):
     ----------
     own : LinearOperator
         The Jacobian of this process's outputs.
-    objective : Shared
-        Which has it.
+    parts : DataParts
+        Which it is one of.
     """
 
-    def __init__(self, own: LinearOperator, objective: Shared) -> None:
-        super().__init__(own, objective, 1.0)
-        counts = objective.all_together(lambda: 0 if objective.is_idle else own.codomain.n)
-        first = sum(counts[: objective.team.processes.index])
+    def __init__(self, own: LinearOperator, parts: DataParts) -> None:
+        super().__init__(own, parts, 1.0)
+        counts = parts.all_together(lambda: 0 if parts.is_idle else own.codomain.n)
+        first = sum(counts[: parts.processes.index])
         self._places = np.arange(first, first + own.codomain.n, dtype=np.intp)
         self._outputs = own.codomain.of_length(sum(counts))
-        self.codomain = objective.team.layout(self._outputs)
+        self.codomain = parts.team.layout(self._outputs)
 
     def _matvec(self, x: Array) -> Array:
-        whole, backend = self.objective.team.whole(x), self.own.backend
-        return self.objective.sum(
+        whole, backend = self.parts.team.whole(x), self.own.backend
+        return self.parts.sum(
             lambda: backend.scatter(self.own._matvec(whole), self._places, self._outputs), 1.0, self._outputs
         )
 
     def _rmatvec(self, y: Array) -> Array:
-        whole, backend = self.objective.team.whole(y), self.own.backend
-        return self.objective.sum(lambda: self.own._rmatvec(backend.gather(whole, self._places)), 1.0, self.own.domain)
+        whole, backend = self.parts.team.whole(y), self.own.backend
+        return self.parts.sum(lambda: self.own._rmatvec(backend.gather(whole, self._places)), 1.0, self.own.domain)

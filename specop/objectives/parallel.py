@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -11,19 +12,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
+from specop.arrays.layout import Layout
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.objectives.curvature import CurvatureOperator
 from specop.objectives.data_parallel import DataParallel, ParallelCurvature, ParallelJacobian
-from specop.objectives.parallel_loss import ParallelLoss
-from specop.objectives.part import known_weights, weights_of
+from specop.objectives.data_parts import DataParts, checked_parts
+from specop.objectives.mean import Objective
+from specop.objectives.part import weights_of
 from specop.objectives.select import checked_samples
+from specop.objectives.team import Team
 from specop.objectives.update_rule import UpdateRule
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["ParallelObjective"]
 
 
-class ParallelObjective(ParallelLoss):
+class ParallelObjective(Objective):
     """The mean loss over the data of several processes; made by ``objective(..., parallel=True)``.
 
     All processes make each call together. Vectors are held by all of them together, n/R entries each; parameters, and
@@ -35,6 +40,126 @@ class ParallelObjective(ParallelLoss):
         Of this process's data.
     team : Team
     """
+
+    def __init__(self, own: Objective, team: Team) -> None:
+        # Not that of the base, so that what this class does not know fails instead of answering for a part.
+        self._hold(own, checked_parts(own, team))
+
+    def _hold(self, own: Objective, parts: DataParts) -> None:
+        self.own, self.parts, self.team = own, parts, parts.team
+
+    def _of(self, own: Objective | None, told: Sequence[tuple[float, int]]) -> Self:
+        """Return the mean over some of the data, of which this process has `own`, or None."""
+        made = object.__new__(type(self))
+        # One that is idle is asked for all but what its data give.
+        own = self.own if own is None else own
+        made._hold(own, DataParts(own, self.team, told))
+        return made
+
+    @property
+    def processes(self) -> Processes:
+        """Those that make each call together."""
+        return self.team.processes
+
+    # What an objective is
+    @property
+    def n(self) -> int:
+        """Number of selected parameters."""
+        return self.own.n
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the selected parameters, in the order of the vector."""
+        return self.own.names
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where the entries of each parameter stand in a vector."""
+        return self.own.slices
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter."""
+        return self.own.shapes
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the data of all processes."""
+        return self.parts.samples
+
+    @property
+    def terms(self) -> float:
+        """Number of loss terms in the data of all processes."""
+        return sum(self.parts.terms)
+
+    @property
+    def theta(self) -> Array:
+        """The current values of the selected parameters, a copy as a vector that all processes hold together."""
+        return self.team.own(self.own.theta)
+
+    def flatten(self, tree: Any) -> Array:
+        """Return a parameter structure, the same in each process, as a vector that they hold together."""
+        return self.team.own(self.own.flatten(tree))
+
+    def unflatten(self, vector: Array) -> Any:
+        """Return a vector in the structure of the parameters, whole in each process."""
+        self._check(vector, "the vector")
+        return self.own.unflatten(self.team.whole(vector))
+
+    def loss(self, theta: Array | None = None) -> Array:
+        """Return the mean loss as a native scalar, the same bits in each process; see `MeanLoss.loss`."""
+        at = self._at_all(theta)
+        self.parts.check_alike()
+        return self.parts.mean(*self.parts.attempt(lambda: self.own.loss(at)))
+
+    def gradient(self, theta: Array | None = None) -> Array:
+        """Return the gradient of the mean loss as a vector that all processes hold together."""
+        at = self._at_all(theta)
+        self.parts.check_alike()
+        return self.parts.sum(lambda: self.own.gradient(at), self.parts.share, self._layout)
+
+    def loss_and_gradient(self, theta: Array | None = None) -> tuple[Array, Array]:
+        """Return the mean loss and its gradient from one pass over the data."""
+        at = self._at_all(theta)
+        self.parts.check_alike()
+        found, error = self.parts.attempt(lambda: self.own.loss_and_gradient(at))
+        loss = self.parts.mean(None if found is None else found[0], error)
+        return loss, self.team.sum(None if found is None else found[1], self.parts.share, self._layout, False)[0]
+
+    def restrict(self, select: Any) -> Self:
+        """Return the objective as a function of a part of its parameters; the others stay where they are."""
+        with self.processes.together():
+            own = self.own.restrict(select)
+        made = self._of(own, [*zip(self.parts.terms, self.parts.counts, strict=True)])
+        made.parts.check_alike()
+        return made
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the model of each process in evaluation mode; see `MeanLoss.evaluating`."""
+        with self.own.evaluating():
+            yield
+
+    def release(self) -> None:
+        """Free the linearizations that are kept for further products; they are made again when needed."""
+        if not self.parts.is_idle:
+            self.own.release()
+
+    def __repr__(self) -> str:
+        return f"{repr(self.own)[:-1]}, data of {self.processes.count} processes>"
+
+    @property
+    def _layout(self) -> Layout:
+        return self.own._autodiff.layout
+
+    def _check(self, vector: Array, what: str) -> None:
+        self.team.backend.check_vector(vector, self.team.layout(self._layout), what)
+
+    def _at_all(self, theta: Array | None) -> Array | None:
+        if theta is None:
+            return None
+        self._check(theta, "theta")
+        return self.team.whole(theta)
 
     # Samples
     def per_sample_gradients(self, theta: Array | None = None, *, block_bytes: int | None = None) -> Iterator[Array]:
@@ -54,7 +179,7 @@ class ParallelObjective(ParallelLoss):
     def numbered_gradients(self, theta: Array | None = None) -> Iterator[tuple[Integers, Array]]:
         """Yield the same with the samples' numbers, in blocks of what all processes compute at the same time."""
         blocks = self._own_rows(theta, None)
-        starts = np.cumsum([0, *self._samples])[:-1]
+        starts = np.cumsum([0, *self.parts.counts])[:-1]
         while True:
             block, counts = self._next_rows(blocks)
             if not any(counts):
@@ -65,40 +190,31 @@ class ParallelObjective(ParallelLoss):
 
     def _own_rows(self, theta: Array | None, block_bytes: int | None) -> Iterator[Array]:
         at = self._at_all(theta)
-        self.check_alike()
+        self.parts.check_alike()
         with self.processes.together():
             blocks = self.own.per_sample_gradients(at, block_bytes=block_bytes)
-        return iter(()) if self.is_idle else blocks
+        return iter(()) if self.parts.is_idle else blocks
 
     def _next_rows(self, blocks: Iterator[Array]) -> tuple[Array | None, list[int]]:
         """Return the next block of this process's, as parts of the mean over all samples, and the sizes of all."""
-        backend, own = self.own._autodiff.backend, self._samples[self.processes.index]
+        backend, own = self.own._autodiff.backend, self.parts.counts[self.processes.index]
         with self.processes.together():
             block = next(blocks, None)
             if block is not None:
-                block = backend.scale_(block, self.share * self.samples / own)
+                block = backend.scale_(block, self.parts.share * self.samples / own)
         return block, self.processes.exchange(0 if block is None else backend.shape(block)[0])
 
     def importance(self, theta: Array | None = None) -> Floats:
         """Return how much each sample may add to the curvature; see `MeanLoss.importance`."""
         at = self._at_all(theta)
-        self.check_alike()
+        self.parts.check_alike()
 
         def own() -> Floats | None:
             point = self.own._at(at)
             with point.staying():
                 return weights_of(point)
 
-        return self.importance_of(own)
-
-    def importance_of(self, own: Callable[[], Floats | None]) -> Floats:
-        """Return the importance of all samples, of what each process finds for its own."""
-        idle = np.zeros(self._samples[self.processes.index])
-        told = self.all_together(lambda: idle if self.is_idle else own())
-        if any(one is None for one in told):
-            return known_weights(None, self.samples)
-        scaled = [share * one for share, one in zip(self.shares, told, strict=True) if one is not None]
-        return known_weights(np.concatenate(scaled), self.samples)
+        return self.parts.importance(own)
 
     def batches(self) -> list[Self]:
         """Return an objective of each batch, those of one process after the other's.
@@ -106,7 +222,7 @@ class ParallelObjective(ParallelLoss):
         In each of them one process computes, and the others wait. See `MeanLoss.batches`.
         """
         with self.processes.together():
-            own = [] if self.is_idle else self.own.batches()
+            own = [] if self.parts.is_idle else self.own.batches()
             counts = [(one.terms, one.samples) for one in own]
         told = self.processes.exchange(counts)
         nothing = [(0.0, 0)] * self.processes.count
@@ -126,7 +242,7 @@ class ParallelObjective(ParallelLoss):
         """
         with self.processes.together():
             chosen = np.sort(checked_samples(indices, self.samples))
-            mine = self.own_numbers(chosen)
+            mine = self.parts.own_numbers(chosen)
             own = self.own.subset(mine) if len(mine) else None
             counts = (0.0, 0) if own is None else (own.terms, own.samples)
         told = self.processes.exchange((counts, zlib.crc32(chosen.tobytes())))
@@ -137,12 +253,6 @@ class ParallelObjective(ParallelLoss):
                 f"the same indices, which count the samples of one process after the other's. Seed what draws them."
             )
         return self._of(own, [one for one, _ in told])
-
-    def own_numbers(self, chosen: Integers) -> Integers:
-        """Return those of some samples that this process has, by their numbers here."""
-        first = self.first
-        count = self._samples[self.processes.index]
-        return chosen[(chosen >= first) & (chosen < first + count)] - first
 
     # Matrices
     def hessian(self, theta: Array | None = None) -> Any:
@@ -173,18 +283,18 @@ class ParallelObjective(ParallelLoss):
     def finite_difference_hessian(self, theta: Array | None = None) -> Any:
         """Return the Hessian by differences of gradients; each process takes its own step."""
         at = self._at_all(theta)
-        self.check_alike()
+        self.parts.check_alike()
         with self.processes.together():
             own = self.own.finite_difference_hessian(at)
-        return DataParallel(own, self, self.share)
+        return DataParallel(own, self.parts, self.parts.share)
 
     def jacobian(self, theta: Array | None = None) -> Any:
         """Return the Jacobian of all outputs, those of one process after the other's; see `Matrices.jacobian`."""
         at = self._at_all(theta)
-        self.check_alike()
+        self.parts.check_alike()
         with self.processes.together():
             own = self.own.jacobian(at)
-        return ParallelJacobian(own, self)
+        return ParallelJacobian(own, self.parts)
 
     def update_rule(self, optimizer: Any, gradient: Array) -> UpdateRule:
         """Return what an optimizer that is the same in each process does; see `MeanLoss.update_rule`."""
@@ -208,8 +318,8 @@ class ParallelObjective(ParallelLoss):
         at = self._at_all(theta)
         with self.processes.together():
             own = make(at)
-        factor = self.share
-        if own.products[0].matrix.kind == "empirical fisher of samples" and not self.is_idle:
+        factor = self.parts.share
+        if own.products[0].matrix.kind == "empirical fisher of samples" and not self.parts.is_idle:
             # The mean over samples of g g', where g is the number of samples times what one adds to the mean gradient.
-            factor *= factor * self.samples / self._samples[self.processes.index]
-        return ParallelCurvature(own, self, factor)
+            factor *= factor * self.samples / self.parts.counts[self.processes.index]
+        return ParallelCurvature(own, self.parts, factor)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from specop.arrays.backend import Array
 from specop.arrays.layout import Layout
+from specop.objectives.data_parts import DataParts
 from specop.objectives.part import Group, SampleMean
-from specop.objectives.team import Shared
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["ParallelGroup", "ParallelSampleMean"]
@@ -22,7 +22,7 @@ class ParallelGroup:
     ----------
     own : Group or None
         Those of this process; None where it is idle.
-    objective : Shared
+    parts : DataParts
     whole : Layout
         Of a vector that each process has whole.
     factor : float
@@ -34,7 +34,7 @@ class ParallelGroup:
     """
 
     own: Group | None
-    objective: Shared
+    parts: DataParts
     whole: Layout
     factor: float
     share: float
@@ -43,8 +43,8 @@ class ParallelGroup:
 
     def multiply(self, vector: Array) -> Array:
         """Return the product of the mean over these samples with a vector, in fresh storage."""
-        own, whole = self.own, self.objective.team.whole(vector)
-        found = self.objective.sum(lambda: None if own is None else own.multiply(whole), self.factor, self.whole)
+        own, whole = self.own, self.parts.team.whole(vector)
+        found = self.parts.sum(lambda: None if own is None else own.multiply(whole), self.factor, self.whole)
         return found
 
 
@@ -57,45 +57,45 @@ class ParallelSampleMean:
     ----------
     own : SampleMean
         Over this process's samples.
-    objective : Shared
-        Which has it.
+    parts : DataParts
+        Which it is one of.
     """
 
-    def __init__(self, own: SampleMean, objective: Shared) -> None:
+    def __init__(self, own: SampleMean, parts: DataParts) -> None:
         self._own = own
-        self._objective = objective
+        self._parts = parts
 
     @property
     def samples(self) -> int:
         """How many there are."""
-        return self._objective.samples
+        return self._parts.samples
 
     @property
     def largest(self) -> int:
         """Number of samples that are known to fit into the memory of each process together."""
-        return min(self._objective.all_together(lambda: self._own.largest))
+        return min(self._parts.all_together(lambda: self._own.largest))
 
     def room(self) -> int:
         """Return the bytes that groups may still hold in the process that has least."""
-        return min(self._objective.all_together(self._own.room))
+        return min(self._parts.all_together(self._own.room))
 
     def importance(self) -> Floats:
         """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
-        return self._objective.importance_of(self._own.weights)
+        return self._parts.importance(self._own.weights)
 
     def groups(self, chosen: Sequence[Integers]) -> Iterator[ParallelGroup]:
         """Give groups of samples, by one pass over the data of each process; see `SampleMean.groups`."""
-        objective, processes = self._objective, self._objective.team.processes
+        parts, processes = self._parts, self._parts.processes
         with processes.together():
-            own = iter(()) if objective.is_idle else self._own.groups([objective.own_numbers(one) for one in chosen])
+            own = iter(()) if parts.is_idle else self._own.groups([parts.own_numbers(one) for one in chosen])
         for numbers in chosen:
             with processes.together():
                 group = next(own, None)
             told = processes.exchange((0.0, 0) if group is None else (group.share, group.bytes))
-            shares = [part * share for (part, _), share in zip(told, objective.shares, strict=True)]
+            shares = [part * share for (part, _), share in zip(told, parts.shares, strict=True)]
             share = sum(shares)
             factor = shares[processes.index] / share if share else 0.0
             largest = max(size for _, size in told)
             yield ParallelGroup(
-                group if factor else None, objective, self._own.layout, factor, share, len(numbers), largest
+                group if factor else None, parts, self._own.layout, factor, share, len(numbers), largest
             )

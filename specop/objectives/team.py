@@ -1,18 +1,15 @@
-"""Team: processes that have the same parameters and each a part of the data, and what they share of an objective."""
+"""Team: processes that have the same parameters and each a part of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
-from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Shared", "Team", "attempt"]
-
-T = TypeVar("T")
+__all__ = ["Team"]
 
 
 class Team(Protocol):
@@ -48,52 +45,3 @@ class Team(Protocol):
 
     def check_data(self, data: Any) -> None:
         """Raise InvalidInputError if data are known to be no part, such as those of a sampler that shuffles."""
-
-
-class Shared(Protocol):
-    """What an operator asks of the objective that it belongs to."""
-
-    team: Team
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether this process has no part of the data, and only waits for what the others add up."""
-
-    @property
-    def first(self) -> int:
-        """Number of this process's first sample."""
-
-    @property
-    def share(self) -> float:
-        """The share of this process in all loss terms."""
-
-    @property
-    def samples(self) -> int:
-        """Number of samples in the data of all processes."""
-
-    @property
-    def shares(self) -> list[float]:
-        """Each process's share of all loss terms."""
-
-    def check_alike(self) -> None:
-        """Raise InvalidInputError unless all processes have the same model."""
-
-    def sum(self, compute: Callable[[], Array], factor: float, whole: Layout) -> Array:
-        """Return the sum over processes of what each computes, a vector, times its factor."""
-
-    def all_together(self, compute: Callable[[], T]) -> list[T]:
-        """Return what each process computes."""
-
-    def importance_of(self, own: Callable[[], Floats | None]) -> Floats:
-        """Return the importance of all samples, of what each process finds for its own."""
-
-    def own_numbers(self, chosen: Integers) -> Integers:
-        """Return those of some samples that this process has, by their numbers here."""
-
-
-def attempt(compute: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return what is computed, or the error, which the others are to hear of before it is raised."""
-    try:
-        return compute(), None
-    except BaseException as error:
-        return None, error
