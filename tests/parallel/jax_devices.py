@@ -26,6 +26,7 @@ from parallel.jax_problems import (
     THETA,
     TREE,
     P,
+    by_samples,
     close,
     criterion,
     dense,
@@ -109,12 +110,12 @@ def check_matrices_however_they_are_cut():
 
 
 def check_algorithms_on_an_uneven_vector():
-    on, rng = mesh("data", EXPLICIT), np.random.default_rng(4)
-    entries = np.concatenate([np.geomspace(1.0, 100.0, 40), [-30.0]])
-    Q = np.linalg.qr(rng.standard_normal((41, 41)))[0]
+    on, rng = mesh("data"), np.random.default_rng(4)
+    entries = np.concatenate([np.geomspace(1.0, 100.0, 50), [-30.0]])
+    Q = np.linalg.qr(rng.standard_normal((51, 51)))[0]
     A = (Q * entries) @ Q.T
     A = (A + A.T) / 2
-    layout, (b,) = vectors(on, Order.plain(on, 41), [rng.standard_normal(41)])
+    layout, (b,) = vectors(on, Order.plain(on, 51), [rng.standard_normal(51)])
     operator = specop.DenseOperator(backend_on(on).from_host(A, layout), is_symmetric=True)
     values = np.linalg.eigvalsh(A)
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +131,7 @@ def check_algorithms_on_an_uneven_vector():
         close(again.eigenvalues, found.eigenvalues, 1e-11)
         assert again.matvecs < found.matvecs
         close(specop.trace(operator, deflate=known).estimate, np.trace(A), 1e-10)
-    on_one = specop.DenseOperator(jnp.asarray(A), is_symmetric=True)
+    on_one = specop.DenseOperator(A, is_symmetric=True)
     close(specop.eigsh(on_one, k=3, tol=1e-12, v0=found).eigenvalues, found.eigenvalues, 1e-11)
     close(specop.diagonal(operator).x, np.diag(A))
     close(A @ np.asarray(specop.solve(operator, b, rtol=1e-12).x), b, 1e-9)
@@ -160,10 +161,6 @@ def check_parameters_on_each_device():
     found = _holds_the_derivatives(objective, params)
     # Each device has a quarter of every row, filled up from 51 to 52.
     assert {part.data.shape for part in found.rows.rows.addressable_shards} == {(3, 13)}
-    H = objective.hessian()
-    shifted = H + 10.0 * specop.identity_like(H)
-    found = specop.solve(shifted, objective.gradient(), rtol=1e-12)
-    close(found.x, np.linalg.solve(HESSIAN + 10 * np.eye(51), GRADIENT), 1e-10)
 
 
 def check_parameters_cut_as_fsdp_cuts_them():
@@ -172,6 +169,10 @@ def check_parameters_cut_as_fsdp_cuts_them():
     _holds_the_derivatives(objective, params)
     # Of the cut ones each device has its own pieces, of the others a part.
     assert objective.theta.order.local == 1 + 2 * 4 + 3 + 1
+    H = objective.hessian()
+    shifted = H + 10.0 * specop.identity_like(H)
+    found = specop.solve(shifted, objective.gradient(), rtol=1e-12)
+    close(found.x, np.linalg.solve(HESSIAN + 10 * np.eye(51), GRADIENT), 1e-10)
 
 
 def check_parameters_cut_by_tensor_parallel_layers():
@@ -188,21 +189,15 @@ def check_several_batches_and_a_batch_on_no_device():
 
 
 def check_matrices_of_the_outputs_and_of_samples():
-    here = {name: jnp.asarray(value) for name, value in RAW.items()}
-    data = tuple(map(jnp.asarray, DATA))
-    alone = specop.objective(outputs, criterion, data, params=here, likelihood="categorical")
     params, batch = spread("fsdp", mesh("fsdp"))
     objective = specop.objective(outputs, criterion, batch, params=params, likelihood="categorical")
-    for made in (
-        lambda o: o.ggn(),
-        lambda o: o.jacobian(),
-    ):
-        close(made(objective).to_dense(), made(alone).to_dense())
-    close(objective.jacobian().T.to_dense(), alone.jacobian().T.to_dense())
-    rows, expected = (np.concatenate([*map(np.asarray, o.per_sample_gradients())]) for o in (objective, alone))
-    close(rows, expected)
-    inverse, other = (o.inverse_fisher(damping=0.1) @ o.gradient() for o in (objective, alone))
-    close(inverse, other, 1e-11)
+    J, ggn, each = by_samples()
+    close(objective.ggn().to_dense(), ggn)
+    close(objective.jacobian().to_dense(), J.reshape(48, 51))
+    close(objective.jacobian().T.to_dense(), J.reshape(48, 51).T)
+    close(np.concatenate([*map(np.asarray, objective.per_sample_gradients())]), each)
+    expected = np.linalg.solve(each.T @ each / 16 + 0.1 * np.eye(51), GRADIENT)
+    close(objective.inverse_fisher(damping=0.1) @ objective.gradient(), expected, 1e-11)
 
 
 def check_modules_of_flax_and_equinox():
@@ -227,8 +222,8 @@ def check_modules_of_flax_and_equinox():
     ):
         products = []
         for model, some in ((own, data), (other, batch)):
-            H = specop.objective(model, criterion_of, some, **settings).hessian()
-            products.append(np.asarray(H @ specop.objective(model, criterion_of, some, **settings).theta))
+            objective = specop.objective(model, criterion_of, some, **settings)
+            products.append(np.asarray(objective.hessian() @ objective.theta))
         # The first is of float32, whose products differ by rounding.
         close(products[1], products[0], 1e-5)
 
@@ -349,14 +344,10 @@ def check_outputs_that_couple_their_samples():
         z = outputs(params, batch)
         return z - z.mean(0)
 
-    here = {name: jnp.asarray(value) for name, value in RAW.items()}
     params, batch = spread("data", mesh("data"))
-    ours, alone = (
-        specop.objective(coupled, criterion, data, params=own)
-        for own, data in ((params, batch), (here, tuple(map(jnp.asarray, DATA))))
-    )
+    objective = specop.objective(coupled, criterion, batch, params=params)
     v = np.random.default_rng(5).standard_normal(51)
-    close(ours.ggn() @ ours.flatten(TREE(v)), alone.ggn() @ jnp.asarray(v))
+    close(objective.ggn() @ objective.flatten(TREE(v)), by_samples(centred=True)[1] @ v)
 
 
 def check_what_the_shape_means_on_several_devices():
@@ -400,7 +391,8 @@ def check_the_example():
     # By JAX alone, at the same parameters on one device.
     data = sharded_jax.waves(sharded_jax.SAMPLES)
     vector, tree = ravel_pytree(sharded_jax.train(sharded_jax.start(), data))
-    values = np.linalg.eigvalsh(jax.hessian(lambda entries: sharded_jax.loss(tree(entries), data))(vector))
+    hessian = jax.jit(jax.hessian(lambda entries: sharded_jax.loss(tree(entries), data)))
+    values = np.linalg.eigvalsh(hessian(vector))
     largest = np.sort(values[np.argsort(-np.abs(values))][:3])
     for eigen in found.values():
         close(eigen.eigenvalues, largest, 1e-6)

@@ -76,3 +76,31 @@ LARGEST = np.sort(VALUES[np.argsort(-np.abs(VALUES))][:3])
 def close(found, expected, tol=1e-12):
     found, expected = hosted(found), hosted(expected)
     np.testing.assert_allclose(found, expected, rtol=0, atol=tol * max(1.0, np.abs(expected).max(initial=0)))
+
+
+def by_samples(centred=False):
+    """By NumPy: each sample's Jacobian, the Gauss-Newton matrix, and the samples' gradients.
+
+    Parameters
+    ----------
+    centred : bool
+        Whether the outputs' mean over the batch is taken off first.
+    """
+    x, y = DATA
+    hidden = np.tanh(x @ RAW["w1"] + RAW["b1"])
+    z = hidden @ RAW["w2"] + RAW["b2"]
+    inner = (1 - hidden**2)[:, None, :] * RAW["w2"].T
+    # Of z in b1, b2, w1 and w2, row by row.
+    each = [
+        inner,
+        np.broadcast_to(np.eye(3), (16, 3, 3)),
+        np.einsum("si,soh->soih", x, inner).reshape(16, 3, -1),
+        np.einsum("sh,op->sohp", hidden, np.eye(3)).reshape(16, 3, -1),
+    ]
+    J = np.concatenate(each, axis=2)
+    if centred:
+        J, z = J - J.mean(0), z - z.mean(0)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    M = np.einsum("ij,jk->ijk", p, np.eye(3)) - np.einsum("ij,ik->ijk", p, p)
+    ggn = np.einsum("ijn,ijk,ikm->nm", J, M, J) / 16
+    return J, ggn, np.einsum("ij,ijn->in", p - np.eye(3)[y], J)

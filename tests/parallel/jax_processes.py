@@ -17,6 +17,7 @@ from parallel.jax_problems import (
     TREE,
     VALUES,
     P,
+    by_samples,
     close,
     criterion,
     hosted,
@@ -28,26 +29,6 @@ from parallel.jax_together import HERE, RANK, everywhere, of_parts, ours, same_e
 from specop.errors import InvalidInputError, NonFiniteError
 
 SIZE = np.abs(VALUES).max()
-
-
-def by_samples():
-    """The Gauss-Newton matrix and the empirical Fisher matrix, of each sample's Jacobian."""
-    x, y = DATA
-    hidden = np.tanh(x @ RAW["w1"] + RAW["b1"])
-    z = hidden @ RAW["w2"] + RAW["b2"]
-    # Of z in b1, b2, w1 and w2, row by row.
-    inner = (1 - hidden**2)[:, None, :] * RAW["w2"].T
-    each = [
-        inner,
-        np.broadcast_to(np.eye(3), (16, 3, 3)),
-        np.einsum("si,soh->soih", x, inner).reshape(16, 3, -1),
-        np.einsum("sh,op->soph", hidden, np.eye(3)).transpose(0, 1, 3, 2).reshape(16, 3, -1),
-    ]
-    J = np.concatenate(each, axis=2)
-    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    M = np.einsum("ij,jk->ijk", p, np.eye(3)) - np.einsum("ij,ik->ijk", p, p)
-    g = np.einsum("ij,ijn->in", p - np.eye(3)[y], J)
-    return np.einsum("ijn,ijk,ikm->nm", J, M, J) / 16, g.T @ g / 16
 
 
 HALVES = [tuple(array[part] for array in DATA) for part in (slice(0, 8), slice(8, 16))]
@@ -92,7 +73,8 @@ def check_every_matrix_with_parameters_cut_as_fsdp_cuts_them():
     params, batch = ours("fsdp", mesh("fsdp"))
     objective = specop.objective(outputs, criterion, batch, params=params, likelihood="categorical")
     has_loss_and_gradient(objective, params)
-    ggn, empirical = by_samples()
+    _, ggn, each = by_samples()
+    empirical = each.T @ each / 16
     expected = {"hessian": HESSIAN, "ggn": ggn, "fisher": ggn, "empirical": empirical, "of samples": empirical}
     for name, A in matrices(objective):
         assert A.is_symmetric and A.samples == 16
@@ -119,7 +101,7 @@ def check_algorithms_on_a_model():
     assert again.matvecs <= 8
     close(*(specop.trace(A, seed=3).estimate for A in (H, B)), 51 * 1e-12 * SIZE)
     close(*(specop.spectral_density(A, probes=2, seed=3).nodes for A in (H, B)), 1e-12 * SIZE)
-    ggn, _ = by_samples()
+    _, ggn, _ = by_samples()
     assert specop.rank(objective.ggn()).rank == np.linalg.matrix_rank(ggn)
     step = objective.solve(objective.gradient(), matrix="ggn", damping=0.1, rtol=1e-13).x
     close(step, np.linalg.solve(ggn + 0.1 * np.eye(51), GRADIENT), 1e-11)
