@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import converted, error_of, record
 from specop.results.plotted import Plotted
-from specop.results.result import Result, converted, error_of, record
+from specop.results.result import Result
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Booleans, Floats, Integers

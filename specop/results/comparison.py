@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import converted, record
 from specop.results.flatness import Measure
 from specop.results.plotted import Plotted
-from specop.results.result import Result, converted, record
+from specop.results.result import Result
 from specop.results.tables import Column
 
 __all__ = ["ComparisonResult", "Difference"]

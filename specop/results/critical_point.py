@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from specop.arrays.backend import Array
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import error_of, estimated, record, structured, vector
 from specop.results.plotted import Plotted
-from specop.results.result import Result, error_of, estimated, record, structured, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from specop.arrays.backend import Array, shape_of
-from specop.results.result import Result, error_of, record, vector
+from specop.results.fields import error_of, record, vector
+from specop.results.result import Result
 
 __all__ = ["DiagonalResult"]
 

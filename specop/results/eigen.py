@@ -9,8 +9,9 @@ import numpy as np
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import column, error_of, record, structured, vector
 from specop.results.plotted import Plotted
-from specop.results.result import Result, column, error_of, record, structured, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Booleans, Floats

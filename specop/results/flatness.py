@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specop.results.result import Result, converted, record
+from specop.results.fields import converted, record
+from specop.results.result import Result
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, record, vector
+from specop.results.fields import record, vector
+from specop.results.result import Result
 
 __all__ = ["FunctionResult"]
 

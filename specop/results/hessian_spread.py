@@ -9,8 +9,9 @@ import scipy.special
 
 from specop.errors import checked_number
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import column, error_of, estimated, record
 from specop.results.plotted import Plotted
-from specop.results.result import Result, column, error_of, estimated, record
+from specop.results.result import Result
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats

@@ -9,7 +9,8 @@ import numpy as np
 
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes, Place
-from specop.results.result import Result, converted, record, structured
+from specop.results.fields import converted, record, structured
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specop.results.result import Result, converted, estimated, record
+from specop.results.fields import converted, estimated, record
+from specop.results.result import Result
 from specop.statistics.estimate import Estimate
 
 __all__ = ["InertiaResult"]

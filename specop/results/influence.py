@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.results.result import Result, column, record
+from specop.results.fields import column, record
+from specop.results.result import Result
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["InfluenceResult"]

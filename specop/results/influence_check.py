@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import column, record
 from specop.results.plotted import Plotted
-from specop.results.result import Result, column, record
+from specop.results.result import Result
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["InfluenceCheck"]

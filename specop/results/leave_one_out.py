@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array, backend_of, shape_of
-from specop.results.result import Result, column, record, structured, vector
+from specop.results.fields import column, record, structured, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.statistics.numbers import Floats, Integers
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, record, structured, vector
+from specop.results.fields import record, structured, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.statistics.numbers import Floats
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from specop.errors import InvalidInputError, checked_number
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import estimated, record
 from specop.results.plotted import Plotted
-from specop.results.result import Result, estimated, record
+from specop.results.result import Result
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from specop.results.fields import record
 from specop.results.number import NumberResult
-from specop.results.result import record
 
 __all__ = ["NormResult"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specop.results.result import Result, converted, error_of, record
+from specop.results.fields import converted, error_of, record
+from specop.results.result import Result
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
 

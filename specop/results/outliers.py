@@ -6,8 +6,9 @@ import numpy as np
 
 from specop.arrays.backend import Array, backend_of
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import converted, error_of, estimated, record, vector
 from specop.results.plotted import Plotted
-from specop.results.result import Result, converted, error_of, estimated, record, vector
+from specop.results.result import Result
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats, Integers

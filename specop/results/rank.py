@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import converted, error_of, record
 from specop.results.plotted import Plotted
-from specop.results.result import Result, converted, error_of, record
+from specop.results.result import Result
 from specop.statistics.numbers import Floats
 
 __all__ = ["RankResult"]

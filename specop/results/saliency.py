@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError
-from specop.results.result import Result, converted, record, structured, unsaved, vector
+from specop.results.fields import converted, record, structured, unsaved, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Floats, Integers

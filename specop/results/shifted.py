@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, column, record, vector
+from specop.results.fields import column, record, vector
+from specop.results.result import Result
 from specop.results.tables import Column
 from specop.statistics.numbers import Booleans, Floats
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from specop.arrays.backend import Array, add_, backend_of
 from specop.plotting.axes import Axes, Place
-from specop.results.result import Result, converted, error_of, record, structured, vector
+from specop.results.fields import converted, error_of, record, structured, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Floats

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.results.result import Result, column, record, structured, vector
+from specop.results.fields import column, record, structured, vector
+from specop.results.result import Result
 from specop.results.structure import Structure
 from specop.results.tables import Column
 from specop.statistics.numbers import Booleans, Floats

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from specop.errors import InvalidInputError
 from specop.plotting.axes import Axes, Place
-from specop.results.result import Result, column, record
+from specop.results.fields import column, record
+from specop.results.result import Result
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact, normal_error
 from specop.statistics.measure import GaussRule, cumulative_bounds, share_interval
 from specop.statistics.numbers import Floats, Integers

@@ -8,7 +8,7 @@ import numpy as np
 
 from specop.plotting.axes import Axes, Place
 from specop.results.eigen import EigenResult
-from specop.results.result import column, converted, estimated, record
+from specop.results.fields import column, converted, estimated, record
 from specop.results.tables import Column
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats

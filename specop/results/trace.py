@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from specop.plotting.axes import Axes, Place
+from specop.results.fields import record
 from specop.results.number import NumberResult
 from specop.results.plotted import Plotted
-from specop.results.result import record
 
 __all__ = ["TraceResult"]
 

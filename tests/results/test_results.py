@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from specop.errors import InvalidInputError
 from specop.results import EigenResult, HistoryResult, Result, SpectralDensity, TraceResult
+from specop.results.fields import column, record, vector
 from specop.results.files import read_npz
-from specop.results.result import column, load, record, vector
+from specop.results.result import load
 from specop.results.structure import Structure
 from specop.statistics.estimate import estimate_from_samples
 
