@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from specop.arrays.backend import Array, Backend
+from specop.objectives.agreement import Verdict
 from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.splitting import block_bytes, fitting, gradient_blocks
 from specop.objectives.trained import check_uncoupled, reading
-from specop.objectives.witness import Verdict, verify
+from specop.objectives.witness import verify
 
 __all__ = ["Multiply", "Plan", "Products", "accumulate", "are_adjoint"]
 

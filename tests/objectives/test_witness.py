@@ -10,8 +10,8 @@ import specop
 from landscape_cases import objective_of
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError, NondeterministicError
+from specop.objectives.agreement import compare
 from specop.objectives.mean import Objective
-from specop.objectives.witness import compare
 from witness.cases import FRAMEWORKS, models, named, numbers
 
 # With JAX's float64 switched on where the model is in it, and off otherwise, as users have it.
