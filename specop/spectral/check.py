@@ -11,9 +11,10 @@ from specop.krylov.projected import Ritz
 from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import KrylovSpace
 from specop.spectral.ends import End, share, wanted
+from specop.spectral.exclusion import Exclusion, Seen, level
 from specop.spectral.fitting import CHECK_VECTORS
-from specop.statistics.measure import GaussRule, is_ruled_out, least_weight
-from specop.statistics.numbers import Booleans, Floats
+from specop.statistics.measure import least_weight
+from specop.statistics.numbers import Floats
 
 __all__ = ["CHECK_ROWS", "Check"]
 
@@ -25,17 +26,8 @@ _STEPS_TO_SETTLE = 12
 _FEW_ROWS = 24
 # Steps after which such a chain may end as one that was restarted does.
 _PATIENCE = 40
-# What a missed eigenvalue's probability is multiplied by in a space that has closed.
-_DOUBT_OF_CLOSED = 1e-4
 # Share of a copy's eigenvector that may lie in the space without being in the way.
 _LARGEST_DRIFT = 1e-2
-_GRID = 33
-# Where to look between two eigenvalues: next to one, its own weight hides another's.
-_INSIDE_GAP = np.array([0.3, 0.5, 0.7])
-# Within so many residuals of an eigenvalue, another of the least weight that a random vector has does not stand out.
-_HIDDEN_WITHIN = 160.0
-# From the last wanted eigenvalue to the border, closest at the eigenvalue.
-_LADDER = np.concatenate([[0.0], 0.5 ** np.arange(20.0, -1.0, -1.0)])
 
 
 @dataclass
@@ -61,25 +53,6 @@ class Chain:
     doubts: list[float | None]
     cleared: list[list[bool]]
     restarted: bool = False
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a second chain shows.
-
-    Attributes
-    ----------
-    values : ndarray
-        Ritz values outside of the first space, ascending.
-    residuals : ndarray
-        Norms of their residuals there.
-    told : Ritz or GaussRule
-        What they were read off.
-    """
-
-    values: Floats
-    residuals: Floats
-    told: Ritz | GaussRule
 
 
 class Check:
@@ -119,7 +92,7 @@ class Check:
         self.space = space
         self.ends = ends
         self.tol = tol
-        self.confidence = confidence
+        self._exclusion = Exclusion(space, tol, confidence)
         self.levels: list[float] | None = None
         self.open_gaps: list[set[int]] = [set() for _ in ends]
         self._ladders: list[list[float]] = []
@@ -127,8 +100,6 @@ class Check:
         # The second chain where its rows do not fit.
         self._short: ShortRecurrence | None = None
         self._is_completing = False
-        # Whether copies were seen on their way into the space.
-        self._is_doubted = False
 
     @property
     def is_under_way(self) -> bool:
@@ -144,7 +115,7 @@ class Check:
             "is_short": self._short is not None,
             "ladders": self._ladders,
             "is_completing": self._is_completing,
-            "is_doubted": self._is_doubted,
+            "is_doubted": self._exclusion.is_doubted,
             "open_gaps": [sorted(gaps) for gaps in self.open_gaps],
         }
 
@@ -153,7 +124,7 @@ class Check:
         self._chain = None if state["chain"] is None else Chain(**state["chain"])
         self._ladders = state["ladders"]
         self._is_completing = state["is_completing"]
-        self._is_doubted = state["is_doubted"]
+        self._exclusion.is_doubted = state["is_doubted"]
         self.open_gaps = [set(gaps) for gaps in state["open_gaps"]]
         if state["is_short"]:
             self._short = ShortRecurrence(self.space.run, [])
@@ -166,23 +137,26 @@ class Check:
         Afterwards the check is clean, and has levels, or it is under way.
         """
         space = self.space
-        self._ladders = [self._ladder(end, held) for end in self.ends]
+        self._ladders = [self._exclusion.ladder(end, held) for end in self.ends]
         borders = [ladder[-1] for ladder in self._ladders]
-        cleared, doubts = [[False] * len(_LADDER)] * len(self.ends), list[float | None](borders)
+        cleared = [[False] * len(ladder) for ladder in self._ladders]
+        doubts = list[float | None](borders)
         # A chain says nothing about eigenvalues inside the spectrum before it has shown all of it.
         is_trusted = space.is_chain and not any(end.is_interior for end in self.ends)
         self.open_gaps = [set() for _ in self.ends]
         if is_trusted:
-            found = [self._open_gaps(*each, held) for each in self._by_end()]
+            found = [self._exclusion.open_gaps(*each, held) for each in self._by_end()]
             is_trusted = None not in found
             if not is_trusted and space.has_room_for(1):
                 return True
             self.open_gaps = [gaps or set() for gaps in found]
         if is_trusted:
-            cleared = [self._excluded(end, ladder, held).tolist() for end, ladder in self._by_end()]
-            doubts = [self._first_doubt(end, border, held) for end, border in zip(self.ends, borders, strict=True)]
+            cleared = [self._exclusion.excluded(end, ladder, held).tolist() for end, ladder in self._by_end()]
+            doubts = [
+                self._exclusion.first_doubt(end, border, held) for end, border in zip(self.ends, borders, strict=True)
+            ]
         if not any(doubt is not None for doubt in doubts):
-            self.levels = [self._level(*each) for each in zip(self._ladders, cleared, strict=True)]
+            self.levels = [level(*each) for each in zip(self._ladders, cleared, strict=True)]
             return False
         self._search_outside(held, is_trusted, doubts, cleared)
         return False
@@ -204,7 +178,7 @@ class Check:
         if recurrence is not None:
             drift = recurrence.drift(held.values[best], space.noise_floor / 4)
         drift = drift[:, np.abs(drift).max(axis=0) > _LARGEST_DRIFT]
-        self._is_doubted |= bool(drift.size)
+        self._exclusion.is_doubted |= bool(drift.size)
         if drift.size and space.size <= room:
             # Of copies that are on their way into the space by rounding, a part would lie inside, out of sight.
             space.remove(held, best, drift[held.rows])
@@ -276,7 +250,7 @@ class Check:
     def _finish(self, seen: Seen, chain: Chain) -> None:
         """Note that nothing that is wanted was missed, and above which keys that is certain."""
         self.levels = [
-            self._level(ladder, np.array(cleared) | self._beyond(end, ladder, seen, chain))
+            level(ladder, np.array(cleared) | self._exclusion.beyond(end, ladder, seen, chain.restarted))
             for (end, ladder), cleared in zip(self._by_end(), chain.cleared, strict=True)
         ]
         self._chain = self._short = None
@@ -286,7 +260,7 @@ class Check:
         recurrence = None if chain.restarted else self.space.recurrence(chain.first)
         if recurrence is None or not recurrence.coupling or any(end.is_interior for end in self.ends):
             return False
-        unseen, rules_out = least_weight(self.space.n - chain.first, self._certainty), True
+        unseen, rules_out = least_weight(self.space.n - chain.first, self._exclusion.certainty), True
         for end, ladder, doubt in zip(self.ends, self._ladders, chain.doubts, strict=True):
             for side in end.sides:
                 if recurrence.count(side, side * ladder[-1]):
@@ -297,51 +271,12 @@ class Check:
     def _by_end(self) -> zip[tuple[End, Floats]]:
         return zip(self.ends, map(np.array, self._ladders), strict=True)
 
-    def _ladder(self, end: End, held: Ritz) -> list[float]:
-        """Return keys from the last wanted one up to the border."""
-        last = int(end.best(held.values)[: end.count][-1])
-        keys, floor = end.keys(held.values), self.space.error_floor
-        width = 2.0 * self.tol * abs(float(held.values[last]))
-        if (keys[:-1] <= keys[-1] + width + floor).any():
-            width = min(width, 2.0 * float(held.residuals[last]))
-        return list(keys[-1] + _LADDER * width + floor * (_LADDER > 0))
-
-    def _open_gaps(self, end: End, ladder: Floats, held: Ritz) -> set[int] | None:
-        """Return the numbers of the wanted values below which the first chain can rule out nothing at all.
-
-        None while it does not rule out eigenvalues in each other gap between wanted values, and beyond them. A Ritz
-        value that is still on its way through others that have converged is no rare sight: of twenty runs on ten
-        eigenvalues a percent apart, one missed one of them. Nothing can be ruled out between two whose errors meet.
-        """
-        border, floor, best = ladder[-1], self.space.error_floor, end.best(held.values)[: end.count]
-        keys, errors = end.key(held.values[best]), held.residuals[best] + floor
-        margin, open_gaps = 2.0 * self.tol * abs(float(keys[0])) + floor, set()
-        for i in range(int(np.count_nonzero(keys > border))):
-            is_last = i + 1 == len(keys) or keys[i + 1] <= border
-            low, error = (border, errors[i]) if is_last else (keys[i + 1], errors[i] + errors[i + 1])
-            if keys[i] - low <= min(2.0 * margin, error):
-                open_gaps.add(i)
-                continue
-            inside = self._excluded(end, low + _INSIDE_GAP * (keys[i] - low), held, each_side=True)
-            if not inside.any(axis=1).all():
-                return None
-        highest = max(border, keys[0] + min(margin, _HIDDEN_WITHIN * errors[0])) if keys[0] > border else border
-        return open_gaps if self._excluded(end, np.array([highest]), held).all() else None
-
-    def _first_doubt(self, end: End, border: float, held: Ritz) -> float | None:
-        """Return the lowest key beyond the border that the first chain does not rule out, or None."""
-        keys = end.keys(held.values)
-        keys = np.sort(keys[keys > border])
-        if len(keys) == 0:
-            return None
-        grid = np.linspace(border, keys[0], _GRID)
-        clear = self._excluded(end, grid, held).tolist()
-        return float(grid[max(clear.index(False) - 1, 0)]) if False in clear else float(keys[0])
-
     def _has_ruled_out(self, seen: Seen, chain: Chain) -> bool:
         """Whether the chain rules out what was in doubt."""
         doubts = [(end, key) for end, key in zip(self.ends, chain.doubts, strict=True) if key is not None]
-        return not chain.restarted and all(self._excluded(end, np.array([key]), seen).all() for end, key in doubts)
+        return not chain.restarted and all(
+            self._exclusion.excluded(end, np.array([key]), seen).all() for end, key in doubts
+        )
 
     def _has_settled(self, seen: Seen, chain: Chain) -> bool:
         """Whether the search has found what is outermost there, and it is not wanted.
@@ -359,30 +294,3 @@ class Check:
             if seen.residuals[top] > min(room, self.space.tolerances(seen.values[top], self.tol)):
                 return False
         return True
-
-    def _beyond(self, end: End, ladder: Floats, seen: Seen, chain: Chain) -> Booleans:
-        """Whether the second chain has ruled out each rung, and with it all that lies beyond."""
-        highest = float(end.key(seen.values).max())
-        if chain.restarted or end.is_interior:
-            return ladder == ladder[-1]
-        return (self._excluded(end, ladder, seen) & (ladder > highest)) | (ladder == ladder[-1])
-
-    def _level(self, ladder: Any, cleared: Any) -> float:
-        """Return the lowest rung from which on all are cleared; the last one always is."""
-        open_rungs = np.flatnonzero(~np.array(cleared)[:-1])
-        return float(ladder[open_rungs[-1] + 1 if len(open_rungs) else 0])
-
-    def _excluded(self, end: End, keys: Floats, seen: Seen | Ritz, *, each_side: bool = False) -> Booleans:
-        """Whether a chain from a random vector rules out eigenvalues with these keys."""
-        told = seen if isinstance(seen, Ritz) else seen.told
-        rule = self.space.rule(told) if isinstance(told, Ritz) else told
-        first = int(told.rows[0]) if isinstance(told, Ritz) else self.space.size
-        found = is_ruled_out(rule, end.values_at(keys), self.space.n - first, self._certainty)
-        return found if each_side else np.asarray(found.all(axis=0))
-
-    @property
-    def _certainty(self) -> float:
-        """Probability with which a chain is to show an eigenvalue that is there."""
-        # Copies are likely where a space closes early, or would but for rounding, and soon found.
-        doubt = _DOUBT_OF_CLOSED if self.space.has_closed or self._is_doubted else 1.0
-        return 1.0 - doubt * (1.0 - self.confidence)

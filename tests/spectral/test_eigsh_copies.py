@@ -10,7 +10,7 @@ import pytest
 import specop
 import spectra
 from cases import CASES
-from specop.spectral.check import Check
+from specop.spectral import check
 
 
 def cycle(n):
@@ -123,8 +123,8 @@ def test_without_a_check_bounds_are_residuals():
 
 def test_the_bound_of_the_last_reaches_to_what_the_check_excludes(monkeypatch):
     # As if the check had excluded nothing below one percent above the last one.
-    levels = Check._level
-    monkeypatch.setattr(Check, "_level", lambda self, ladder, cleared: 1.01 * levels(self, ladder, cleared))
+    level = check.level
+    monkeypatch.setattr(check, "level", lambda ladder, cleared: 1.01 * level(ladder, cleared))
     values = np.concatenate([[100.0, 60.0, 40.0], np.linspace(0, 1, 500)])
     found = specop.eigsh(specop.DiagonalOperator(values), k=3)
     assert 0.399 <= found.bounds[0] < 0.5 and (found.bounds[1:] < 1e-2).all()
