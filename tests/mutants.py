@@ -37,20 +37,36 @@ OBJECTIVES = [
     f"tests/objectives/test_{name}.py" for name in ("budgets", "memory_torch", "parts", "pipeline", "data_torch")
 ]
 BLOCKS = [f"tests/solvers/test_{name}.py" for name in ("sherman_morrison", "row_storage", "row_updates")]
+SYSTEMS = ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"]
+PARTS = [f"tests/spectral/test_{name}.py" for name in ("part_algebra", "enclosure", "from_part", "norm_of_part")] + [
+    "tests/statistics"
+]
 MODULES = {
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/projected.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/recurrence.py": EIGENPAIRS,
     "specop/krylov/orthonormal.py": EIGENPAIRS,
     "specop/krylov/orthogonality.py": EIGENPAIRS,
+    "specop/krylov/beginning.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_near.py"],
+    "specop/krylov/run.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
+    "specop/krylov/task.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
     "specop/spectral/search.py": EIGENPAIRS,
     "specop/spectral/check.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
+    "specop/spectral/exclusion.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
     "specop/spectral/sketch.py": [f"tests/spectral/test_{name}.py" for name in ("sketch", "trace", "diagonal")],
-    "specop/solvers/conjugate_gradients.py": ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"],
-    "specop/solvers/galerkin.py": ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"],
+    "specop/spectral/part/control.py": PARTS,
+    "specop/spectral/part/enclosure.py": PARTS,
+    "specop/spectral/part/sampled_mean.py": PARTS,
+    "specop/solvers/conjugate_gradients.py": SYSTEMS,
+    "specop/solvers/equations.py": SYSTEMS,
+    "specop/solvers/galerkin.py": SYSTEMS,
+    "specop/solvers/minimal_residuals.py": SYSTEMS,
     "specop/solvers/woodbury/gram_block.py": BLOCKS,
     "specop/solvers/woodbury/moment_block.py": BLOCKS,
+    "specop/statistics/group_sums.py": ["tests/statistics"],
     "specop/statistics/measure.py": ["tests/statistics", "tests/spectral/test_density.py"],
+    "specop/statistics/regression.py": ["tests/statistics"],
+    "specop/statistics/strata.py": ["tests/statistics"],
     "specop/objectives/products.py": OBJECTIVES,
 }
 PYTEST = ["-q", "-x", "-n0", "-p", "no:cacheprovider", "--no-header", "-m"]

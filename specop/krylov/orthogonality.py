@@ -104,7 +104,6 @@ class Orthogonality:
         turn[range(first), range(first)] = 1.0
         turn[first:, first:] = change
         turned = turn.T @ self._overlaps[:last, :last] @ turn
-        np.fill_diagonal(turned, 0.0)
         self._overlaps[: len(turned), : len(turned)] = turned
         self._due = _PASSES
 

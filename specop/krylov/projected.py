@@ -163,12 +163,11 @@ class ProjectedMatrix:
 
     def recurrence(self, first: int = 0) -> Recurrence | None:
         """Return the recurrence that the rows from one on follow, where G is tridiagonal there; else None."""
-        size, ahead = self.size, self.frontier
-        ahead = ahead[ahead >= first] if first else ahead
-        m = size - 1 if len(ahead) and ahead[-1] == size - 1 else size
-        if first < self.chain or m <= first or len(ahead) > size - m or self.lost[first:m].any():
+        # From `chain` on only the last row may be ahead.
+        m = self.size - (self.size - 1 in self.frontier[-1:])
+        if first < self.chain or m <= first or self.lost[first:m].any():
             return None
-        return Recurrence(*self._tridiagonal(first, m), float(self.entries[m - 1, m]) if m < size else 0.0)
+        return Recurrence(*self._tridiagonal(first, m), float(self.entries[m - 1, m]) if m < self.size else 0.0)
 
     def _tridiagonal(self, first: int, last: int) -> tuple[Floats, Floats]:
         """Return the diagonal of some rows of G, and what stands beside it."""

@@ -9,6 +9,8 @@ import specop_numpy
 from specop.errors import NoiseWarning
 from specop.krylov import orthogonality
 from specop.krylov.beginning import begin
+from specop.krylov.orthogonality import Orthogonality
+from specop.krylov.projected import ProjectedMatrix
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from tests import spectra
@@ -88,3 +90,29 @@ def test_a_small_asymmetry_shows_in_time():
     skew = 1e-11 * (noise := rng.standard_normal((N, N)) / N**0.5) - 1e-11 * noise.T
     with pytest.warns(NoiseWarning, match="asymmetric by"):
         specop.eigsh(matrix + skew, k=4, which="LA")
+
+
+@pytest.mark.parametrize(("capacity", "precision", "may"), [(10, 1e-15, True), (20, 1e-15, False), (10, 1e-7, False)])
+def test_rows_wait_where_rounding_is_small_and_the_space_is_not_whole(capacity, precision, may):
+    assert Orthogonality(capacity, 20, precision).may_wait(5) == may
+
+
+def test_rows_of_a_small_basis_do_not_wait_and_others_not_for_long(monkeypatch):
+    monkeypatch.setattr(orthogonality, "_SMALL_BASIS", 100)
+    found = Orthogonality(10, 20, 1e-15)
+    assert not found.may_wait(5)
+    found.renew(5)
+    for _ in range(2):
+        assert [found.may_wait(6) for _ in range(18)] == 15 * [True] + 3 * [False]
+        found.renew(6)
+
+
+def test_where_overlaps_have_grown_two_rows_are_renewed():
+    found, G = Orthogonality(10, 20, 1e-15), ProjectedMatrix(10)
+    G.append()
+    assert not found.accept(G, 0, [], np.zeros(1), 1.0, 1.0)
+    assert not found.may_wait(1)
+    found.renew(1)
+    assert not found.may_wait(1)
+    found.renew(1)
+    assert found.may_wait(1)

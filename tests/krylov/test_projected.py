@@ -110,3 +110,61 @@ def test_what_is_removed_is_lost_and_no_more_than_that():
     other = space_of(np.concatenate([[9.0, 8.0], np.linspace(0, 1, 98)]), 20)
     other.remove(other.ritz(), keep, np.zeros((20, 1)))
     assert other.size == 20 and np.isfinite(other.ritz().residuals).all()
+
+
+def is_of_the_rows(space, A):
+    V = np.array([space.row(i) for i in range(space.size)])
+    known = np.setdiff1d(range(space.size), space.frontier)
+    whole, found = V @ A @ V.T, space.projected()
+    np.testing.assert_allclose(found[:, known], whole[:, known], atol=1e-12)
+    np.testing.assert_allclose(found[known], whole[known], atol=1e-12)
+    assert not found[np.ix_(space.frontier, space.frontier)].any()
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_the_matrix_is_that_of_the_rows_whatever_was_done_with_them(starts):
+    A = MATRIX
+    with Run(A, "test", symmetric=True) as run:
+        space = KrylovSpace(run, 24)
+        for _ in range(starts):
+            space.start()
+        for keep in (5, 6):
+            while space.has_room_for(1):
+                space.expand(int(space.frontier[0]))
+            is_of_the_rows(space, A)
+            ritz = space.ritz()
+            space.restart(ritz, np.arange(len(ritz.values))[-keep:])
+            is_of_the_rows(space, A)
+        # A run of its own behind these rows, which stay.
+        space.start()
+        first = space.size - 1
+        for _ in range(6):
+            space.expand()
+        assert space.recurrence(first) is not None and space.recurrence(first - 1) is None
+        ritz = space.ritz(first)
+        space.restart(ritz, np.array([0, 5]))
+        is_of_the_rows(space, A)
+        space.neglect()
+        ritz = space.ritz()
+        space.restart(ritz, np.array([0, 1, 4]), forget_frontier=True)
+        is_of_the_rows(space, A)
+        space.remove(space.ritz(), np.array([0]), np.eye(3)[:, 2:])
+        is_of_the_rows(space, A)
+        assert space.size == 2
+
+
+def test_a_recurrence_begins_where_the_matrix_is_tridiagonal():
+    G = ProjectedMatrix(5)
+    G.append()
+    G.record(0, np.array([1.0]))
+    G.join(0, 0.5)
+    G.append()
+    G.record(1, np.array([0.5, 2.0, 0.7]))
+    G.record(2, np.array([0.3, 0.7, 3.0]))
+    G.join(2, 0.4)
+    # Row 2 was not made of the products before it, and row 3 is of no length yet.
+    assert G.recurrence(0) is G.recurrence(1) is G.recurrence(3) is None
+    found = G.recurrence(2)
+    assert (found.diagonal, len(found.beside), found.coupling) == (3.0, 0, 0.4)
+    G.lost[2] = 1e-3
+    assert G.recurrence(2) is None

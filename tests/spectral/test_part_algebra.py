@@ -1,0 +1,151 @@
+"""Means over some of the samples, controls and lower sides: each number is that of the matrices it is said to be of."""
+
+import numpy as np
+import pytest
+
+from sample_means import mean
+from specop.krylov.run import Run
+from specop.spectral.part import control, enclosure
+from specop.spectral.part.part import part_of
+from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
+from specop.statistics.group_sums import GroupSum
+from specop_numpy import backend
+
+RNG = np.random.default_rng(0)
+
+
+def part(samples=1300, seed=3):
+    run = Run(mean("indefinite", samples=samples, n=6), "test", symmetric=True)
+    return part_of(run, seed)
+
+
+def dense(whole, some, blocks):
+    """Each sample counts by the inverse of the probability that it was drawn."""
+    total = np.zeros((6, 6))
+    for stratum, taken in zip(some.strata, blocks, strict=True):
+        chosen = np.concatenate(taken)
+        total += len(stratum) / len(taken) * whole.x[chosen].T @ (whole.c[chosen, None] * whole.x[chosen])
+    return total / whole.samples
+
+
+@pytest.mark.parametrize("free", [10**9, 5000, 0])
+def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(free):
+    some = part()
+    whole = some.mean
+    whole.free = free
+    counts = [min(2 + i, len(one)) for i, one in enumerate(some.strata)]
+    half = SampledMean(some, counts, 0)
+    assert half.blocks == [one.blocks[:count] for one, count in zip(some.strata, counts, strict=True)]
+    assert half.to_dense() == pytest.approx(dense(whole, some, half.blocks), abs=1e-13)
+    assert half.size == sum(len(np.concatenate(blocks)) for blocks in half.blocks) and not half.is_whole
+    # Six products with it are as many with so many samples.
+    assert whole.multiplied == 6 * half.size and some.run.products == -(-6 * half.size // whole.samples)
+    for i, group in half.groups():
+        assert half.factor(i) == len(some.strata[i]) / counts[i] and group.samples == len(some.strata[i].blocks[0])
+    assert len(list(half.groups())) == sum(counts)
+
+
+def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
+    some = part()
+    lengths = [len(one) for one in some.strata]
+    count = sorted(lengths)[len(lengths) // 2] // 2
+    first, second = halves_of(some, count)
+    for stratum, left, right in zip(some.strata, first.blocks, second.blocks, strict=True):
+        common = set(np.concatenate(left)) & set(np.concatenate(right))
+        is_whole = 2 * count > len(stratum)
+        assert len(left) == len(right) == (len(stratum) if is_whole else count)
+        assert len(common) == (len(np.concatenate(stratum.blocks)) if is_whole else 0)
+    # The whole is one mean, and that of all samples.
+    (one,) = halves_of(some, max(lengths))
+    assert one.is_whole and samples_of([one]) == some.mean.samples
+    assert one.to_dense() == pytest.approx(some.mean.dense, abs=1e-13)
+    assert samples_of([first, second]) < some.mean.samples
+
+
+def test_what_a_mean_may_still_be_multiplied_with_is_counted_in_its_own_samples():
+    some = part()
+    some.run.limit = 7
+    half = SampledMean(some, [2] * len(some.strata), 0)
+    for left in range(7 * 1300 // half.size, 0, -1):
+        assert half.affordable == left
+        half @ np.ones(6)
+    assert half.affordable == 0 and some.run.products <= 7
+
+
+def test_a_control_is_its_matrix():
+    values, vectors = np.array([5.0, -2.0, 0.5]), np.linalg.qr(RNG.standard_normal((6, 3)))[0].T
+    found = control.Control(Run(np.eye(6), "test"), values, list(vectors))
+    C, z, y = vectors.T * values @ vectors, RNG.standard_normal(6), RNG.standard_normal(6)
+    assert found.trace == pytest.approx(np.trace(C)) and found.square == pytest.approx((C**2).sum())
+    assert found.diagonal() == pytest.approx(np.diag(C))
+    assert found.forms(y.copy(), z) == pytest.approx([z @ C @ z, z @ C @ y, (C @ z) @ (C @ z)])
+    assert found.subtract_(y.copy(), z) == pytest.approx(y - C @ z)
+    none = control.control_of(Run(np.eye(6), "test"), None)
+    assert none.trace == none.square == 0.0 and not none.forms(y, z).any() and none.subtract_(y, z) is y
+    assert not none.diagonal().any()
+
+
+def test_what_products_have_in_common_is_found_with_its_sign():
+    n, run = 40, Run(np.eye(40), "test")
+    common = np.linalg.qr(RNG.standard_normal((n, 2)))[0].T
+    vectors = [np.sign(RNG.standard_normal(n)) for _ in range(30)]
+    images = []
+    for scale, z in enumerate(vectors, start=1):
+        rest = np.linalg.qr(RNG.standard_normal((n, n)))[0]
+        # Whatever else a matrix holds, and however large it is.
+        images.append(scale * (common.T @ (np.array([9.0, -6.0]) * (common @ z)) + 0.3 * rest @ z))
+    found = control.shared(run, [*images, np.zeros(n)], [*vectors, np.ones(n)])
+    forms = [found.forms(q, q)[0] for q in common]
+    assert forms[0] > 0 > forms[1]
+    rows = np.array(found._vectors)
+    # Of what the rows do not have in common little is kept.
+    assert (np.linalg.norm(rows @ common.T, axis=0) > 0.95).all() and len(rows) <= 3
+    assert rows @ rows.T == pytest.approx(np.eye(len(rows)), abs=1e-9)
+    # Products that have nothing in common make no control, and neither do zeros.
+    apart = control.shared(run, [row.copy() for row in np.eye(n)[:9]], vectors[:9])
+    assert apart.square == control.shared(run, [np.zeros(n)], [np.ones(n)]).square == 0.0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_lower_side_is_that_of_the_matrix_along_the_other_halfs_eigenvectors(sign):
+    some = part(samples=3000)
+    first, second = halves_of(some, 3)
+    A, B = dense(some.mean, some, first.blocks), dense(some.mean, some, second.blocks)
+    values, vectors = np.linalg.eigh(sign * A)
+    end = enclosure.End(sign, values[:2:-1], np.zeros(3), vectors.T[:2:-1].copy())
+    low, errors, chances, residuals = enclosure._lower(some, second, end, 0.9)
+    V = end.rows
+    for i in range(3):
+        inner, across = np.linalg.eigh(sign * V[: i + 1] @ B @ V[: i + 1].T)
+        assert low[i] == pytest.approx(inner[0], rel=1e-10)
+        assert residuals[i] == pytest.approx(np.linalg.norm(B @ V[i] - (V[i] @ B @ V[i]) * V[i]))
+        # Errors are those of the sum along the direction in which it is least.
+        direction, total = across[:, 0] @ V[: i + 1], GroupSum(some.strata, is_noisy=False)
+        for stratum, blocks in enumerate(second.blocks):
+            for block in blocks:
+                x, c = some.mean.x[block], some.mean.c[block]
+                total.add(stratum, sign * np.sum(c * (x @ direction) ** 2) / some.mean.samples)
+        value, _ = total.estimate(0.9)
+        assert value.estimate == pytest.approx(low[i]) and errors[i] == pytest.approx(value.standard_error)
+        assert chances[i] == pytest.approx(value.interval[1] - value.estimate)
+
+
+def test_an_interval_runs_from_the_lower_to_the_upper_side_with_chance_and_bound():
+    some = part(samples=3000)
+    halves = halves_of(some, 3)
+    ends = []
+    for half in halves:
+        values, vectors = np.linalg.eigh(dense(some.mean, some, half.blocks))
+        ends.append(enclosure.End(-1.0, -values[:2], np.array([0.01, 0.03]) * len(ends), vectors.T[:2].copy()))
+    found = enclosure.enclosed_by(some, halves, ends, 0.9)
+    lower = [enclosure._lower(some, half, end, 0.9) for half, end in zip(halves, ends[::-1], strict=True)]
+    upper = (enclosure._upper(backend, *ends) + enclosure._upper(backend, *ends[::-1])) / 2
+    low = (lower[0][0] + lower[1][0]) / 2
+    chance = np.hypot(lower[0][2], lower[1][2]) / 2
+    for i, (value, bound) in enumerate(zip(found.values, [0.005, 0.015], strict=True)):
+        inside, outside = sorted([-low[i], -upper[i]], reverse=True)
+        assert value.estimate == pytest.approx((inside + outside) / 2)
+        assert value.interval == pytest.approx((outside - chance[i] - bound, inside + chance[i] + bound))
+    assert found.sampling_errors == pytest.approx(np.hypot(lower[0][1], lower[1][1]) / 2)
+    # Rows are those of the first half, their residuals of the second.
+    assert np.array(found.rows) == pytest.approx(ends[0].rows) and found.residuals == pytest.approx(lower[1][3])
