@@ -5,7 +5,8 @@
 A first run of the quick tests (those of the core, under tests/ in the rooms of the modules) notes which lines each
 test executes and how long it takes. Then every mutant meets the tests that execute its line, the quickest first, until
 one fails or takes many times as long as it did. What survives is a line that no test holds, or a change that makes no
-difference; docs/design/project.md explains those that are known. A run over everything takes an hour on one core.
+difference; docs/design/project.md explains those that are known. A run over everything takes hours on one core: name
+modules, or draw a sample.
 """
 
 from __future__ import annotations
@@ -167,8 +168,10 @@ def mutants(path: str) -> list[Mutant]:
 
 
 def annotations(node: ast.AST) -> list[ast.AST]:
-    """What stands at a node for the type checker or for the reader."""
+    """What stands at a node for the type checker or for the reader, and zip's guard against what never is."""
     found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        found.append(node)
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         found.append(node)
     if isinstance(node, ast.JoinedStr):

@@ -28,18 +28,23 @@ def dense(whole, some, blocks):
     return total / whole.samples
 
 
-@pytest.mark.parametrize("free", [10**9, 5000, 0])
-def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(free):
-    some = part()
-    whole = some.mean
-    whole.free = free
+@pytest.mark.parametrize("lacking", [-(10**9), 0, 1, 10**9])
+def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(lacking, monkeypatch):
+    some, read = part(), []
+    whole, groups = some.mean, some.mean.groups
+    monkeypatch.setattr(whole, "groups", lambda chosen: read.append(1) or groups(chosen))
     counts = [min(2 + i, len(one)) for i, one in enumerate(some.strata)]
+    samples = sum(count * len(one.blocks[0]) for one, count in zip(some.strata, counts, strict=True))
+    whole.free = samples * whole.x[0].nbytes - lacking
     half = SampledMean(some, counts, 0)
     assert half.blocks == [one.blocks[:count] for one, count in zip(some.strata, counts, strict=True)]
     assert half.to_dense() == pytest.approx(dense(whole, some, half.blocks), abs=1e-13)
-    assert half.size == sum(len(np.concatenate(blocks)) for blocks in half.blocks) and not half.is_whole
+    assert half.size == sum(len(np.concatenate(blocks)) for blocks in half.blocks) and half.is_symmetric
+    assert not half.is_whole
     # Six products with it are as many with so many samples.
     assert whole.multiplied == 6 * half.size and some.run.products == -(-6 * half.size // whole.samples)
+    # Groups that fit are held, others read again for each product.
+    assert len(read) == (1 if lacking <= 0 else 7)
     for i, group in half.groups():
         assert half.factor(i) == len(some.strata[i]) / counts[i] and group.samples == len(some.strata[i].blocks[0])
     assert len(list(half.groups())) == sum(counts)
@@ -149,3 +154,15 @@ def test_an_interval_runs_from_the_lower_to_the_upper_side_with_chance_and_bound
     assert found.sampling_errors == pytest.approx(np.hypot(lower[0][1], lower[1][1]) / 2)
     # Rows are those of the first half, their residuals of the second.
     assert np.array(found.rows) == pytest.approx(ends[0].rows) and found.residuals == pytest.approx(lower[1][3])
+
+
+def test_of_all_samples_only_the_bounds_of_eigenvalues_are_left():
+    some = part()
+    (whole,) = halves_of(some, max(map(len, some.strata)))
+    end = enclosure.End(-1.0, np.array([3.0, 2.0]), np.array([0.01, 0.03]), np.eye(6)[:2])
+    found = enclosure.enclosed_by(some, [whole], [end], 0.9)
+    for value, eigenvalue, bound in zip(found.values, [-3.0, -2.0], end.bounds, strict=True):
+        assert value.estimate == eigenvalue and value.confidence == 0.9
+        assert value.interval == pytest.approx((eigenvalue - bound, eigenvalue + bound))
+    assert not found.sampling_errors.any() and (found.bounds == found.residuals).all()
+    assert (found.bounds == end.bounds).all() and (np.array(found.rows) == end.rows).all()

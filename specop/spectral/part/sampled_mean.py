@@ -86,7 +86,7 @@ class SampledMean(Composite):
     @property
     def affordable(self) -> int:
         """How many products the limit still allows."""
-        return self._part.left // max(1, self.size)
+        return self._part.left // self.size
 
     def factor(self, stratum: int) -> float:
         """Return what blocks of a stratum count in the mean: the inverse of the probability that they were drawn."""
