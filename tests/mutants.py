@@ -39,9 +39,7 @@ OBJECTIVES = [
 ]
 BLOCKS = [f"tests/solvers/test_{name}.py" for name in ("sherman_morrison", "row_storage", "row_updates")]
 SYSTEMS = ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"]
-PARTS = [f"tests/spectral/test_{name}.py" for name in ("part_algebra", "enclosure", "from_part", "norm_of_part")] + [
-    "tests/statistics"
-]
+PARTS = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_enclosure.py"]
 MODULES = {
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/projected.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],

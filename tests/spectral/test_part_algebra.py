@@ -86,7 +86,7 @@ def test_a_control_is_its_matrix():
     assert found.forms(y.copy(), z) == pytest.approx([z @ C @ z, z @ C @ y, (C @ z) @ (C @ z)])
     assert found.subtract_(y.copy(), z) == pytest.approx(y - C @ z)
     none = control.control_of(Run(np.eye(6), "test"), None)
-    assert none.trace == none.square == 0.0 and not none.forms(y, z).any() and none.subtract_(y, z) is y
+    assert none.trace == none.square == 0.0 and none.forms(y, z).tolist() == [0.0] * 3 and none.subtract_(y, z) is y
     assert not none.diagonal().any()
 
 
@@ -98,13 +98,16 @@ def test_what_products_have_in_common_is_found_with_its_sign():
     for scale, z in enumerate(vectors, start=1):
         rest = np.linalg.qr(RNG.standard_normal((n, n)))[0]
         # Whatever else a matrix holds, and however large it is.
-        images.append(scale * (common.T @ (np.array([9.0, -6.0]) * (common @ z)) + 0.3 * rest @ z))
+        images.append(1e-3 * scale * (common.T @ (np.array([9.0, -6.0]) * (common @ z)) + 0.3 * rest @ z))
+    alike = np.array([image / np.linalg.norm(image) for image in images])
     found = control.shared(run, [*images, np.zeros(n)], [*vectors, np.ones(n)])
     forms = [found.forms(q, q)[0] for q in common]
     assert forms[0] > 0 > forms[1]
     rows = np.array(found._vectors)
     # Of what the rows do not have in common little is kept.
     assert (np.linalg.norm(rows @ common.T, axis=0) > 0.95).all() and len(rows) <= 3
+    # The values tell the directions' part of the products.
+    assert [found.forms(row, row)[0] ** 2 for row in rows] == pytest.approx(((alike @ rows.T) ** 2).sum(axis=0))
     assert rows @ rows.T == pytest.approx(np.eye(len(rows)), abs=1e-9)
     # Products that have nothing in common make no control, and neither do zeros.
     apart = control.shared(run, [row.copy() for row in np.eye(n)[:9]], vectors[:9])
