@@ -44,6 +44,7 @@ from framework_costs import measure_costs_in
 from frameworks import compare_in
 from influence import compare_influences
 from inverses import compare_inverses
+from jax_batches import measure_batches
 from models import PROBLEMS
 from monitor import measure_monitor
 from overhead import measure_overhead, measure_witnesses
@@ -66,6 +67,7 @@ SECTIONS = (
     "influence",
     "monitor",
     "jax",
+    "batches",
     "tensorflow",
 )
 
@@ -100,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "influence": lambda: compare_influences(options.repeats),
         "monitor": lambda: measure_monitor(options.models, options.steps, records=10),
         "jax": lambda: compare_in("jax", options.models, options.k, options.repeats),
+        "batches": lambda: measure_batches(options.repeats),
         "tensorflow": lambda: compare_in("tensorflow", options.models, options.k, options.repeats),
     }
     results: dict[str, list[Row]] = {}
