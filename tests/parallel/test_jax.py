@@ -53,7 +53,7 @@ def test_a_process_that_hangs_is_ended_and_ends_the_others_and_the_run_goes_on(t
 
 def test_the_page_shows_the_example():
     page, example = ((launch.ROOT / path).read_text() for path in ("docs/parallel.md", "examples/distributed_jax.py"))
-    page = page.partition("\n## JAX")[2]
+    page = page.partition("\n## JAX")[2].partition("\n## ")[0]
     (block,) = (block.partition("```")[0] for block in page.split("```py\n")[1:])
     assert block in example
     assert page.split("```sh\n")[2].partition("```")[0].strip() in example
