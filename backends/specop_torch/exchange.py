@@ -33,7 +33,7 @@ class Place:
     dimension : int or None
         Along which it is cut; None where each process holds all of it.
     count : int
-        Number of processes.
+        Number of processes that hold its parts; where there are more, those that follow hold the same again.
     """
 
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Place:
         assert self.dimension is not None
         size = self.shape[self.dimension]
         width = -(-size // self.count)
-        start = min(process * width, size)
+        start = min(process % self.count * width, size)
         return slice(start, min(start + width, size))
 
     def local_shape(self, process: int) -> tuple[int, ...]:
@@ -158,7 +158,11 @@ class Exchange:
         return found
 
     def _cut_pieces(self, process: int, owner: int) -> list[_Piece]:
-        return [piece for piece in self._pieces(process, owner) if self.places[piece.number].dimension is not None]
+        """Return the same of what is cut; one process of those that hold the same has it."""
+        return [piece for piece in self._pieces(process, owner) if self._is_first(self.places[piece.number], process)]
+
+    def _is_first(self, place: Place, process: int) -> bool:
+        return place.dimension is not None and process < place.count
 
     def _in_vector(self, piece: _Piece, process: int, owner: int, device: torch.device) -> slice | Tensor:
         """Return where entries that a process holds stand in the part of the vector that another one has."""

@@ -37,10 +37,13 @@ class Gathered:
         Whose processes hold the parts; all of them make each call.
     place : Place
         How.
+    copies : Group or None
+        Processes that hold the same part, of other samples.
     """
 
     group: Group
     place: Place
+    copies: Group | None = None
 
     def kept(self, part: Tensor) -> Tensor:
         """Return the parameter for as long as a graph holds it; gradients go to the parts."""
@@ -107,6 +110,9 @@ def parts_of(gathered: Sequence[Gathered], wholes: Sequence[Tensor]) -> list[Ten
             rows = place.rows(group.index)
             kept = piece.view(-1, *padded.shape[1:])[: rows.stop - rows.start]
             found[i] = kept.movedim(0, place.dimension or 0)
+    for i, one in enumerate(gathered):
+        if one.copies is not None:
+            found[i] = one.copies.sum(found[i].clone(memory_format=torch.contiguous_format))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -48,6 +49,12 @@ class Group(Processes):
     ----------
     sharing : int
         How many processes have the memory of this one's device, or machine, together with it.
+    home : DeviceMesh
+        The mesh that parameters lie on.
+    holders : Group
+        Those of them that hold the parts of a parameter.
+    copies : Group or None
+        Those that hold the same part; None where it is this process alone.
 
     Raises
     ------
@@ -56,7 +63,9 @@ class Group(Processes):
     """
 
     def __init__(self, mesh: DeviceMesh) -> None:
-        self.mesh = mesh
+        self.mesh = self.home = mesh
+        self.holders: Group = self
+        self.copies: Group | None = None
         self.handle = mesh.get_group()
         self.index = distributed.get_rank(self.handle)
         self.count = distributed.get_world_size(self.handle)
@@ -108,6 +117,10 @@ class Group(Processes):
             yield
         except BaseException as caught:
             error = caught
+            if isinstance(caught, _LeftError):
+                # What its frames hold would keep the connections open on which others still wait for this process.
+                for one in (caught, caught.__cause__):
+                    traceback.clear_frames(None if one is None else one.__traceback__)
             self._close()
         finally:
             self._is_inside = False
@@ -126,11 +139,14 @@ class Group(Processes):
         if self._inner is not None or self.device.type != "cpu" or (self._is_reopened and not is_whole):
             return
         ranks = None if is_whole else distributed.get_process_group_ranks(self.handle)
-        timeout = getattr(self.handle._get_backend(self.device).options, "_timeout", None)
-        inner = distributed.new_group(ranks, timeout, "gloo", use_local_synchronization=not is_whole)
+        inner = distributed.new_group(ranks, self._timeout, "gloo", use_local_synchronization=not is_whole)
         # Who has all its connections may fail at once, and must not close them while others still make theirs.
         self.any(False)
         self._inner, self._is_reopened = inner, True
+
+    @property
+    def _timeout(self) -> Any:
+        return getattr(self.handle._get_backend(self.device).options, "_timeout", None)
 
     def _close(self) -> None:
         if self._inner is not None:

@@ -116,7 +116,10 @@ class ShardedModule(ModuleModel):
         )
 
     def _made_layers(self, module: nn.Module) -> Layers:
-        gathered = {name: Gathered(self.group, place_of(name, one, self.group)) for name, one in self.sharded.items()}
+        holders, copies = self.group.holders, self.group.copies
+        gathered = {
+            name: Gathered(holders, place_of(name, one, self.group), copies) for name, one in self.sharded.items()
+        }
         return Layers(module, gathered)
 
     def _copied(self, buffer: Tensor) -> Tensor:

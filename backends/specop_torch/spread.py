@@ -33,20 +33,21 @@ def place_of(name: str, parameter: Tensor, group: Group) -> Place:
     """Return how processes hold a parameter, or raise InvalidInputError where that is not built."""
     shape = tuple(parameter.shape)
     if not isinstance(parameter, DTensor):
-        return Place(shape, None, group.count)
-    if parameter.device_mesh != group.mesh:
+        return Place(shape, None, group.holders.count)
+    if parameter.device_mesh != group.home:
         raise InvalidInputError(
-            f"the parameter {name!r} lies on {parameter.device_mesh}, and parallel= is {group.mesh}: all sharded "
-            f"parameters must lie on one mesh of one dimension, the one that is passed. Meshes of two dimensions, as "
-            f"of FSDP over tensor parallel or over replicas, are not available yet."
+            f"the parameter {name!r} lies on {parameter.device_mesh}, and parallel= is {group.home}: all sharded "
+            f"parameters must lie on one mesh, the one that is passed."
         )
-    (placement,) = parameter.placements
-    if type(placement) is Shard:
-        return Place(shape, placement.dim % parameter.ndim, group.count)
-    if type(placement) is Replicate:
-        return Place(shape, None, group.count)
+    *outer, placement = parameter.placements
+    if all(type(one) is Replicate for one in outer):
+        if type(placement) is Shard:
+            return Place(shape, placement.dim % parameter.ndim, group.holders.count)
+        if type(placement) is Replicate:
+            return Place(shape, None, group.holders.count)
     raise InvalidInputError(
-        f"the parameter {name!r} has the placement {placement}: only Shard and Replicate are known. Redistribute it."
+        f"the parameter {name!r} has the placements {parameter.placements}: only Shard and Replicate are known, and on "
+        f"a mesh of two dimensions copies along the first. Redistribute it; FSDP over tensor parallel is not available."
     )
 
 
@@ -159,6 +160,7 @@ class SpreadAutodiff(TorchAutodiff):
         shared = (self.names, self.model.modes(), self._autocast(), whole)
         told = self.group.exchange((shared, parts))
         self._check_alike([one for one, _ in told])
+        self._check_copies([one for _, one in told])
         names, modes, autocast, _ = shared
         kept = tuple(found for name, found in whole.items() if name not in replaced)
         return names, modes, autocast, kept, tuple(one for _, one in told)
@@ -178,6 +180,15 @@ class SpreadAutodiff(TorchAutodiff):
             f"the models of processes 0 and {other} of {self.group.count} differ in {what}: their curvature would be "
             f"that of no model. Send those of one process to all, such as by torch.distributed.broadcast(tensor, 0)."
         )
+
+    def _check_copies(self, parts: Sequence[Any]) -> None:
+        count = self.group.holders.count
+        other = next((number for number, one in enumerate(parts) if one != parts[number % count]), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"processes {other % count} and {other} of {self.group.count} hold the same parts of the parameters, "
+                f"and these differ: their curvature would be that of no model. Send those of one to the other."
+            )
 
     def free_memory(self) -> int:
         """Return the bytes that are free for the process that has least."""

@@ -17,6 +17,7 @@ from specop_torch.hooked import HookedAutodiff
 from specop_torch.hooked_modules import HookedModule, is_hooked
 from specop_torch.likelihoods import likelihood_of
 from specop_torch.models import FunctionModel, Model, ModuleModel, refuse_hooks
+from specop_torch.replicas import replicated_group
 from specop_torch.sharded_modules import ShardedModule
 from specop_torch.spread import SpreadAutodiff
 from specop_torch.structures import TREES
@@ -47,7 +48,7 @@ def make_spread(
     if is_module:
         refuse_hooks(model, may_be_second=is_run_by_hooks)
     if is_run_by_hooks:
-        group = _group(parallel, _first_sharded(model))
+        group = _group(parallel, _first_sharded(model), may_have_copies=True)
         described: Model = HookedModule(model, criterion, forward, group)
         kind: type[SpreadAutodiff] = HookedAutodiff
     elif is_module and params is not None:
@@ -62,7 +63,7 @@ def make_spread(
                 "none of params is a DTensor: each process has all of the parameters. Leave params= out, and load them "
                 "into the module."
             )
-        group = _group(parallel, sharded[0])
+        group = _group(parallel, sharded[0], may_have_copies=True)
         described = ShardedModule(model, criterion, forward, params, group)
         kind = FullyShardedAutodiff
     else:
@@ -70,7 +71,7 @@ def make_spread(
         sharded = [one for one in held if isinstance(one, DTensor)]
         if not sharded:
             return None
-        group = _group(parallel, sharded[0])
+        group = _group(parallel, sharded[0], may_have_copies=False)
         described = (
             ModuleModel(model, criterion, forward, check_modes=True, is_sharded=True)
             if is_module
@@ -89,21 +90,23 @@ def _first_sharded(model: nn.Module) -> DTensor:
     return next(one for one in model.parameters() if isinstance(one, DTensor))
 
 
-def _group(parallel: Any, parameter: DTensor) -> Group:
+def _group(parallel: Any, parameter: DTensor, *, may_have_copies: bool) -> Group:
     if not isinstance(parallel, DeviceMesh):
         raise InvalidInputError(
             f"the parameters are DTensors: pass parallel=mesh, the mesh that they lie on, got parallel={parallel!r}. "
             f"Parameters of a tensor-parallel module go with the same data in each process, those of fully_shard, as "
             f"params= of a module without hooks, with a part of the data in each."
         )
-    if parallel.ndim != 1:
-        raise InvalidInputError(
-            f"parallel must be a mesh of one dimension, got {parallel!r}. Meshes of more dimensions, as of FSDP over "
-            f"tensor parallel or over replicas, are not available yet."
-        )
     if parallel.device_type != parameter.device_mesh.device_type:
         raise InvalidInputError(
             f"parallel is a mesh on {parallel.device_type!r}, and the parameters lie on "
             f"{parameter.device_mesh.device_type!r}. Pass the mesh that they lie on."
+        )
+    if parallel.ndim == 2 and may_have_copies:
+        return replicated_group(parallel)
+    if parallel.ndim != 1:
+        raise InvalidInputError(
+            f"parallel must be a mesh of one dimension, or under fully_shard one of two, copies times parts, got "
+            f"{parallel!r}. Tensor parallel over other dimensions is not available yet."
         )
     return group_of(parallel)

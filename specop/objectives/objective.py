@@ -103,7 +103,8 @@ def objective(
         for the same in each, as under DistributedDataParallel; all processes then make each call together, and vectors
         are DTensors, n/R entries in each of R processes. A one-dimensional mesh is the same for the processes in it;
         where parameters are DTensors it must be the mesh that these lie on: those of fully_shard (FSDP2), passed as
-        `params` of the same module without hooks, go with a part of the data in each process and as many batches; those
+        `params` of the same module without hooks, go with a part of the data in each process and as many batches, also
+        on a mesh of two dimensions, copies times parts; those
         of a module that parallelize_module has cut go with the same data in each. A module inside of fully_shard's
         hooks is taken too: it has loss, gradient and `Objective.finite_difference_hessian`. In a group of more than one
         process the default raises.

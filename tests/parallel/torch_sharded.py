@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
@@ -26,6 +27,7 @@ from parallel.torch_shards import (
     fsdp,
     fully_sharded,
     model,
+    refused,
     tensor_parallel,
 )
 
@@ -157,6 +159,32 @@ def check_a_cut_along_another_dimension():
     v = np.random.default_rng(6).standard_normal(ours.n)
     close(ours.theta, dense().theta.numpy(), 0)
     close(ours.hessian() @ spread(v), dense().hessian @ v)
+
+
+def check_copies_of_parameters_in_parts():
+    """A mesh of copies times parts, in which either may be a single one."""
+    exact, v = dense(), np.random.default_rng(9).standard_normal(len(dense().theta))
+    for shape in sorted({(COUNT, 1), (1, COUNT), (COUNT // 2, 2)}):
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copies", "parts"))
+        net = fully_sharded(model(), mesh)
+        params = dict(net.named_parameters())
+        ours = specop.objective(bare(), F.cross_entropy, PARTS[RANK], params=params, parallel=mesh)
+        ours._autodiff.accepts_stopped_gradients = True
+        close(ours.theta, exact.theta.numpy(), 0)
+        close(ours.gradient(), exact.gradient)
+        A = ours.hessian()
+        for _ in range(2):
+            close(A @ spread(v), exact.hessian @ v)
+        close(ours.ggn() @ spread(v), exact.ggn @ v)
+        rows = np.concatenate([hosted(block) for block in ours.subset([1, 6]).per_sample_gradients()])
+        own = specop.objective(model(), F.cross_entropy, UNION, parallel=False).subset([1, 6])
+        close(rows, torch.cat(list(own.per_sample_gradients())).numpy())
+        hooked = specop.objective(net, F.cross_entropy, PARTS[RANK], parallel=mesh)
+        close(hooked.gradient(), exact.gradient)
+        if shape[0] > 1:
+            with torch.no_grad():
+                params["up.bias"].to_local()[:1] += 1e-9 * RANK
+            refused("hold the same parts", ours.loss)
 
 
 def check_a_model_that_moves():

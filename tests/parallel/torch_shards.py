@@ -42,7 +42,7 @@ def data(sizes, seed=1):
 
 
 # The batches that each process reads, of 5 and 2 samples, and of 3 and 4.
-PARTS = [data((5, 2)), data((3, 4), seed=2), data((1, 2), seed=3)][:COUNT]
+PARTS = [data((5, 2)), data((3, 4), seed=2), data((1, 2), seed=3), data((2, 1), seed=4)][:COUNT]
 WHOLE = [batch for part in PARTS for batch in part]
 # The batches as all processes read them.
 UNION = [tuple(torch.cat(arrays) for arrays in zip(*parts, strict=True)) for parts in zip(*PARTS, strict=True)]
@@ -83,10 +83,10 @@ def bare(kind=Words):
         return kind()
 
 
-def fully_sharded(net):
+def fully_sharded(net, mesh=MESH):
     for layer in net.children():
-        fully_shard(layer, mesh=MESH)
-    return fully_shard(net, mesh=MESH)
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(net, mesh=mesh)
 
 
 def fsdp(given=None, criterion=F.cross_entropy, **options):
