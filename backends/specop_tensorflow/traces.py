@@ -57,6 +57,7 @@ class Trace:
 
         def traced(values: list[Any], data: list[Any], *operands: Any) -> Any:
             given = dict(zip(names, values, strict=True))
+            refused.clear()
             try:
                 return run(given, frame.fill(data), *operands)
             except SpecopError as error:
@@ -193,15 +194,26 @@ class Linear(Trace):
 
 
 def _traced(function: Callable[..., Any], specs: Sequence[Any]) -> Graph:
-    def once() -> Graph:
+    def once(autograph: bool) -> Graph:
         with differentiable_moments(), refusing_global_draws():
-            return Graph(tf.function(function).get_concrete_function(*specs))
+            return Graph(tf.function(function, autograph=autograph).get_concrete_function(*specs))
+
+    def converted(autograph: bool) -> Graph:
+        try:
+            return once(autograph)
+        except NondeterministicError:
+            # What Keras makes at its first use draws a seed of its own once. A forward pass that draws does so again.
+            return once(autograph)
 
     try:
-        return once()
-    except NondeterministicError:
-        # What Keras makes at its first use draws a seed of its own once. A forward pass that draws does so again.
-        return once()
+        return converted(False)
+    except (TypeError, InvalidInputError) as error:
+        # The latter where a batch may be the reason of the former.
+        if not isinstance(error.__cause__ or error, TypeError):
+            raise
+        # Python cannot decide on a tensor: of `if`, `while` and `for` AutoGraph makes operations. It takes as long as
+        # all else together to look through Keras's layers and our own functions, so only where it is needed.
+        return converted(True)
 
 
 def spec_of(tensor: Any) -> tf.TensorSpec:

@@ -307,6 +307,60 @@ def test_a_shape_is_traced_once():
     assert sorted(traced) == [(2, 3), (3, 3), (3, 3), (4, 3), (4, 3), (4, 3)]
 
 
+def branching(w, x):
+    return tf.reduce_sum(w**3) if tf.reduce_mean(x) > 0 else tf.reduce_sum(w**2)
+
+
+def repeating(w, x):
+    total = tf.zeros((), w.dtype)
+    for power in range(tf.shape(x)[0]):
+        total += tf.reduce_sum(w ** tf.cast(power, w.dtype))
+    return total
+
+
+def waiting(w, x):
+    power = tf.ones((), w.dtype)
+    while power < tf.reduce_max(x):
+        power += 1.0
+    return tf.reduce_sum(w**power)
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "second"),
+    [
+        (branching, [1.0, 2.0], lambda w: 6 * w),
+        (branching, [-1.0, -2.0], lambda w: 2 + 0 * w),
+        (repeating, [0.0, 0.0, 0.0, 0.0], lambda w: 2 + 6 * w),
+        (waiting, [3.5, 1.0], lambda w: 12 * w**2),
+    ],
+)
+def test_python_decides_on_tensors(function, x, second):
+    # AutoGraph makes operations of it, which is tried where Python alone cannot.
+    w = np.array([0.5, 1.5, 2.5])
+    objective = specop.objective(
+        lambda params, x: function(params["w"], x), params={"w": tf.constant(w)}, data=tf.constant(x, tf.float64)
+    )
+    close(objective.hessian().to_dense(), np.diag(second(w)))
+
+
+def test_python_that_decides_nothing_is_traced_as_it_is():
+    seen = []
+
+    def loss(params, x):
+        seen.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        return tf.reduce_sum(params["w"] ** 2 * x)
+
+    objective = specop.objective(loss, params={"w": tf.ones(3)}, data=tf.ones(3))
+    objective.hessian() @ objective.theta
+    assert seen and "ENABLED" not in seen
+
+
+def test_an_error_of_the_function_is_raised_as_it_is():
+    objective = specop.objective(lambda params, x: params["w"] + None, params={"w": tf.ones(3)}, data=tf.ones(3))
+    with pytest.raises((TypeError, ValueError), match="None"):
+        objective.loss()
+
+
 def test_only_what_the_vector_reaches_runs_again():
     model, criterion, batch = problem("mlp")
     objective = specop.objective(model, criterion, batch)
