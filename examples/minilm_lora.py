@@ -110,7 +110,7 @@ def analyse(quick: bool) -> Answer:
     model.requires_grad_(True)
     objective = specop.objective(model, criterion, seen, forward=logits, likelihood="categorical")
     below = objective.restrict(lambda name, _: "lora_" not in name and "original_module" not in name)
-    k = 2 if quick else 10
+    k = 1 if quick else 10
     full = specop.eigsh(below.ggn(), k=k, ncv=40)
     below.release()
     adapters = specop.eigsh(objective.restrict("*lora_*").ggn(), k=k)

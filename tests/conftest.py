@@ -64,6 +64,15 @@ def pytest_configure(config):
         config.add_cleanup(folder.cleanup)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a worker whole files: what the tests of a file compile, trace and cache is made once, not in each worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
     """Mark each test with the libraries that it computes with, and run the quick ones first.
 

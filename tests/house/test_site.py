@@ -1,5 +1,6 @@
 """The documentation has a page for everything public, and says what errors mean."""
 
+import functools
 import importlib
 import inspect
 import re
@@ -57,7 +58,7 @@ def test_each_class_of_errors_has_a_row():
 
 
 def test_quoted_messages_are_what_is_raised():
-    texts = [" ".join(text.split()) for _, text, _ in extension("messages").messages()]
+    texts = [" ".join(text.split()) for _, text, _ in all_messages()]
     assert len(texts) > 400
     quoted = re.findall(r'^### "(.*)"$', ERRORS, flags=re.M)
     assert len(quoted) > 15
@@ -68,7 +69,7 @@ def test_quoted_messages_are_what_is_raised():
 def test_each_message_has_a_reason(tmp_path):
     found = extension("reasons")
     by_family = {family.title: [] for family in found.FAMILIES}
-    for kind, text, path in extension("messages").messages():
+    for kind, text, path in all_messages():
         words = " ".join(text.split())
         family = found.family_of(kind, words, path)
         assert family, f"no reason for {words!r} of {path}: add its words to a family in docs/_extensions/reasons.py"
@@ -81,6 +82,11 @@ def test_each_message_has_a_reason(tmp_path):
     page = (tmp_path / "messages.rst").read_text()
     for family in found.FAMILIES:
         assert family.title in page and family.why in page
+
+
+@functools.cache
+def all_messages():
+    return list(extension("messages").messages())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,7 @@ def test_each_message_has_a_reason(tmp_path):
     ],
 )
 def test_messages_stand_under_their_reasons(words, title):
-    found = [one for one in extension("messages").messages() if words in " ".join(one[1].split())]
+    found = [one for one in all_messages() if words in " ".join(one[1].split())]
     assert found
     for kind, text, path in found:
         assert title in extension("reasons").family_of(kind, " ".join(text.split()), path).title
