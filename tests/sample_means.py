@@ -18,6 +18,7 @@ class Mean(LinearOperator):
         # Samples, each as often as it was multiplied.
         self.multiplied = 0
         self.free = 10**9
+        self.split = None
 
     @property
     def samples(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
@@ -285,21 +287,45 @@ class JaxAutodiff(OneBatch):
 
     def sample_gradients(self, theta: Array | None, batch: Any) -> Callable[[int, int], Array]:
         """Return what gives the gradient's parts, as rows, for a range of samples."""
-        # Samples are cut out of arrays that each device has.
-        program, arguments = self._program(OutputProgram, theta, self.place.gathered(batch))
-        self._check_samples(program, batch)
+        program, arguments = self._of_samples(theta, batch)
         status, outputs, gradient = program.slopes(*arguments, None)
         self._sound(status, arguments)
 
         def between(start: int, stop: int) -> Array:
             rows, lengths = program.rows(stop - start, *arguments, outputs, gradient, start)
-            error, scale = self.backend.to_host(lengths)[0]
-            # Not "greater": where a sample on its own gives NaN, this fails too.
-            if not error <= self.precision**0.5 * scale:
-                raise dependent_samples(start, stop)
+            self._check_apart(lengths, start, stop)
             return rows
 
         return between
+
+    def sample_traces(
+        self, theta: Array | None, batch: Any, signs: Callable[[int], NDArray[np.int8]]
+    ) -> Callable[[int, int], Floats]:
+        """Return what gives, for a range of samples, what they add to the trace of the Gauss-Newton matrix."""
+        program, arguments = self._of_samples(theta, batch)
+        terms = self._terms(program, arguments[2])
+        drawn = signs(math.prod(program.outputs.shape[1:])).reshape(program.outputs.shape)
+        status, outputs, roots = program.roots(terms, *arguments, self.place.everywhere(drawn))
+        self._sound(status, arguments)
+
+        def between(start: int, stop: int) -> Floats:
+            squares, lengths = program.squares(stop - start, *arguments, outputs, roots, start)
+            self._check_apart(lengths, start, stop)
+            return self.backend.to_host(squares)[0]
+
+        return between
+
+    def _of_samples(self, theta: Array | None, batch: Any) -> tuple[OutputProgram, Arguments]:
+        # Samples are cut out of arrays that each device has.
+        program, arguments = self._program(OutputProgram, theta, self.place.gathered(batch))
+        self._check_samples(program, batch)
+        return program, arguments
+
+    def _check_apart(self, lengths: Array, start: int, stop: int) -> None:
+        error, scale = self.backend.to_host(lengths)[0]
+        # Not "greater": where a sample on its own gives NaN, this fails too.
+        if not error <= self.precision**0.5 * scale:
+            raise dependent_samples(start, stop)
 
     def _variant(
         self, program: OutputProgram, arrays: list[Array], batch: Any, matrix: Matrix

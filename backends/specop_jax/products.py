@@ -264,14 +264,40 @@ class OutputProgram(Program):
 
         return self._once(("importance", likelihood), lambda: self.compiled(rows))(*arguments, weights)
 
+    def roots(
+        self, terms: tuple[Likelihood, Array], points: list[Array], others: list[Any], arrays: list[Array], signs: Array
+    ) -> tuple[Status, Array, Array]:
+        """Return status, outputs z, and L u for random signs u, where L L' is the information of the likelihood."""
+        likelihood, weights = terms
+
+        def roots(points: list[Array], others: list[Any], arrays: list[Array], weights: Array, signs: Array) -> Any:
+            z = self.functions.outputs(points, others, arrays)
+            loss = self.functions.criterion(arrays)(z)
+            return (jnp.isfinite(z).all(), loss), z, likelihood.root(z, weights)(signs.astype(z.dtype))
+
+        return self._once(("roots", likelihood), lambda: self.compiled(roots))(points, others, arrays, weights, signs)
+
     def rows(self, count: int, *arguments: Any) -> tuple[Array, Array]:
         """Return what `count` samples add to the gradient, and by how much their outputs depend on the others.
 
         Arguments are (points, others, arrays, outputs, gradient in the outputs, number of the first sample). With
         outputs z and r = d loss / d z, sample i adds d(z_i . r_i) / d theta.
         """
+        return self._of_samples("rows", self.form.join_rows, count, *arguments)
 
-        def rows(
+    def squares(self, count: int, *arguments: Any) -> tuple[Array, Array]:
+        """Return the squared lengths of `rows`, and the same beside them."""
+
+        def squares(parts: list[Array]) -> Array:
+            each = [jnp.square(part.astype(self.dtype)).reshape(count, -1).sum(axis=1) for part in parts]
+            return jnp.stack(each).sum(axis=0)
+
+        return self._of_samples("squares", squares, count, *arguments)
+
+    def _of_samples(
+        self, name: str, reduce: Callable[[list[Array]], Array], count: int, *arguments: Any
+    ) -> tuple[Array, Array]:
+        def of_samples(
             points: list[Array], others: list[Any], arrays: list[Array], z: Array, gradient: Array, start: Array
         ) -> tuple[Array, Array]:
             sliced = [i for i, array in enumerate(arrays) if array.ndim and array.shape[0] == len(z)]
@@ -292,12 +318,11 @@ class OutputProgram(Program):
 
             samples = [pieces(arrays[i]) for i in sliced]
             parts, found = jax.vmap(jax.grad(weighted, has_aux=True), (None, 0, 0))(points, samples, pieces(gradient))
-            flat = self.form.join_rows(parts)
             expected = pieces(z)
             lengths = [jnp.linalg.norm(x.reshape(-1).astype(self.dtype)) for x in (found - expected, expected)]
-            return flat, jnp.stack(lengths)
+            return reduce(parts), jnp.stack(lengths)
 
-        return _differentiated(self._once(("rows", count), lambda: self.compiled(rows)), *arguments)
+        return _differentiated(self._once((name, count), lambda: self.compiled(of_samples)), *arguments)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._compiled:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import Tensor
 
 from specop.arrays.layout import Layout
@@ -24,6 +25,7 @@ from specop.objectives.likelihoods import Likelihood, fits, label_noise, reading
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
     changing_loss,
+    check_samples_first,
     dependent_samples,
     not_finite,
     wrong_likelihood,
@@ -37,7 +39,7 @@ from specop_tensorflow.memory import free_memory, is_out_of_memory, on_gpu
 from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
 from specop_tensorflow.outputs import moved_gradient
 from specop_tensorflow.products import Product
-from specop_tensorflow.samples import Importance, SampleRows, sample_weights
+from specop_tensorflow.samples import Importance, SampleRoots, SampleRows, sample_weights
 from specop_tensorflow.structures import TREES, tensor_of
 from specop_tensorflow.traces import Linear, Trace, spec_of
 from specop_tensorflow.wide import wide
@@ -234,15 +236,39 @@ class TensorflowAutodiff(OneBatch):
         finite, loss, outputs, weights = trace.call(*inputs)
         self._check_outputs(finite, theta)
         self._checked(loss, theta)
+        return self._by_samples(theta, batch, outputs, weights)
+
+    def sample_traces(
+        self, theta: Tensor | None, batch: Any, signs: Callable[[int], NDArray[np.int8]]
+    ) -> Callable[[int, int], Floats]:
+        """Return what gives, for a range of samples, what they add to the trace of the Gauss-Newton matrix."""
+        self.model.refuse_coupled_samples()
+        shape = self._outputs(theta, batch).shape
+        check_samples_first(shape, self.count(batch))
+        with tf.device(self.device):
+            drawn = tf.convert_to_tensor(signs(int(np.prod(shape[1:]))))
+        for likelihood in self._readings(theta, batch, Matrix("ggn")):
+            trace, inputs, _ = self._bound(Trace, SampleRoots(likelihood), theta, batch, [drawn], spec_of(drawn))
+            finite, loss, measured, outputs, roots = trace.call(*inputs)
+            self._check_outputs(finite, theta)
+            self._checked(loss, theta)
+            if fits(measured.numpy(), self._rounding() ** 0.5):
+                squares = self._by_samples(theta, batch, outputs, roots, are_squared=True)
+                return lambda start, stop: np.asarray(squares(start, stop).numpy(), np.float64)
+        raise wrong_likelihood(str(self.likelihood), shape)
+
+    def _by_samples(
+        self, theta: Tensor | None, batch: Any, outputs: Tensor, weights: Tensor, *, are_squared: bool = False
+    ) -> Callable[[int, int], Tensor]:
         batch = self.prepare(batch)
-        sliced = tuple(TREES.have_samples(batch))
+        rows = SampleRows(tuple(TREES.have_samples(batch)), are_squared)
 
         def between(start: int, stop: int) -> Tensor:
             part, some = weights[start:stop], self.take(batch, start, stop)
-            trace, inputs, _ = self._bound(Trace, SampleRows(sliced), theta, some, [part], spec_of(part))
-            alone, rows = trace.call(*inputs)
+            trace, inputs, _ = self._bound(Trace, rows, theta, some, [part], spec_of(part))
+            alone, found = trace.call(*inputs)
             self._check_independent(alone, outputs[start:stop], start, stop)
-            return rows
+            return found
 
         return between
 

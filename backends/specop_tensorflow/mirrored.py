@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
@@ -164,6 +166,20 @@ class MirroredAutodiff(TensorflowAutodiff):
         with tf.device(self._place(batch)):
             between = super().sample_gradients(theta, batch)
         return lambda start, stop: self._home(between, batch, start, stop)
+
+    def sample_traces(
+        self, theta: Tensor | None, batch: Any, signs: Callable[[int], NDArray[np.int8]]
+    ) -> Callable[[int, int], Floats]:
+        """Return what gives, for a range of samples, what they add to the trace of the Gauss-Newton matrix."""
+        place = self._place(batch)
+        with tf.device(place):
+            between = super().sample_traces(theta, batch, signs)
+
+        def found(start: int, stop: int) -> Floats:
+            with tf.device(place):
+                return between(start, stop)
+
+        return found
 
     def _home(self, compute: Callable[..., Any], batch: Any, *arguments: Any) -> Any:
         """Return what is computed where the batch is, on the first device."""

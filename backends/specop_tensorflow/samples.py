@@ -22,7 +22,7 @@ from specop_tensorflow.likelihoods import FUNCTIONS
 from specop_tensorflow.outputs import output_gradient, output_hessian
 from specop_tensorflow.structures import TREES
 
-__all__ = ["Importance", "SampleRows", "sample_weights"]
+__all__ = ["Importance", "SampleRoots", "SampleRows", "sample_weights"]
 
 
 def sample_weights(
@@ -63,6 +63,32 @@ class Importance:
 
 
 @dataclass(frozen=True)
+class SampleRoots:
+    """L u for random signs u of the outputs, where L L' is the information of the likelihood.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        That the criterion is claimed to be of.
+    """
+
+    likelihood: Likelihood
+
+    def __call__(
+        self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, signs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return whether outputs are finite, the loss, what tells whether the likelihood fits, the outputs, and L u."""
+        outputs = tf.stop_gradient(derivatives.outputs(values, batch))
+        check_samples_first(outputs.shape, TREES.count(batch))
+        criterion = derivatives.criterion(values, batch)
+        weights, measured = self.likelihood.terms(functools.partial(output_hessian, criterion), outputs)
+        drawn = tf.cast(tf.reshape(signs, tf.shape(outputs)), outputs.dtype)
+        roots = self.likelihood.root(outputs, weights)(tf.ensure_shape(drawn, outputs.shape))
+        finite = tf.reduce_all(tf.math.is_finite(outputs))
+        return finite, criterion(outputs), tf.stack(measured), outputs, roots
+
+
+@dataclass(frozen=True)
 class SampleRows:
     """Gradients of the samples of a part of a batch.
 
@@ -70,9 +96,12 @@ class SampleRows:
     ----------
     sliced : tuple of bool
         Which tensors of the batch have samples.
+    are_squared : bool
+        Whether the squared lengths of the rows are asked for in their place.
     """
 
     sliced: tuple[bool, ...]
+    are_squared: bool = False
 
     def __call__(
         self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, weights: Tensor
@@ -91,7 +120,8 @@ class SampleRows:
                 tape.watch(list(sources.values()))
                 outputs = derivatives.outputs(values, alone)
             gradients = tape.gradient(outputs, list(sources.values()), output_gradients=weight[None])
-            return outputs[0], derivatives.vector(dict(zip(sources, gradients, strict=True)))
+            found = derivatives.vector(dict(zip(sources, gradients, strict=True)))
+            return outputs[0], tf.reduce_sum(tf.square(found)) if self.are_squared else found
 
         outputs, rows = tf.vectorized_map(row, (list(itertools.compress(arrays, self.sliced)), weights))
         return outputs, rows

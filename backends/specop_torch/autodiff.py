@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
@@ -292,14 +294,39 @@ class TorchAutodiff(OneBatch):
 
     def _samples(self, theta: Tensor | None, batch: Any) -> SampleGradients:
         with self._evaluation.running(), torch.enable_grad():
-            points = self._leaves(theta, requires_grad=True)
-            with torch.set_grad_enabled(not self._seen_through):
-                outputs = self._evaluation.outputs(points, batch)
-            self._see_through(outputs, self.current())
-            outputs = outputs.detach()
-            check_samples(self.model, outputs, self.trees.count(batch))
+            points, outputs = self._of_samples(theta, batch)
             gradient = output_gradient(self._evaluation.criterion(points, batch), outputs)
         return SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
+
+    def sample_traces(
+        self, theta: Tensor | None, batch: Any, signs: Callable[[int], NDArray[np.int8]]
+    ) -> Callable[[int, int], Floats]:
+        """Return what gives, for a range of samples, what they add to the trace of the Gauss-Newton matrix."""
+        with self._evaluation.running(), torch.enable_grad():
+            points, outputs = self._of_samples(theta, batch)
+            curvature = functools.partial(output_hessian, self._evaluation.criterion(points, batch))
+            likelihood, weights = self._terms(curvature, outputs)
+            drawn = torch.from_numpy(signs(outputs[0].numel())).to(outputs).reshape(outputs.shape)
+            roots = likelihood.root(outputs, weights)(drawn)
+        rows = SampleGradients(self.model, points, batch, outputs, roots, self.precision)
+
+        def between(start: int, stop: int) -> Floats:
+            with self._evaluation.running(), torch.enable_grad():
+                found = [part.reshape(stop - start, -1) for part in rows(start, stop) if part is not None]
+                squares = [torch.linalg.vector_norm(part, dim=1).to(self.device).square() for part in found]
+                return sum(self.backend.to_host(*squares), start=np.zeros(stop - start))
+
+        return between
+
+    def _of_samples(self, theta: Tensor | None, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """Return leaves for the parameters, and the outputs, whose leading dimension is that of samples."""
+        points = self._leaves(theta, requires_grad=True)
+        with torch.set_grad_enabled(not self._seen_through):
+            outputs = self._evaluation.outputs(points, batch)
+        self._see_through(outputs, self.current())
+        outputs = outputs.detach()
+        check_samples(self.model, outputs, self.trees.count(batch))
+        return points, outputs
 
     def _product(self, theta: Tensor | None, batch: Any, matrix: Matrix, *, retain_graph: bool) -> _Product:
         leaves, own = self._leaves(theta, requires_grad=True), self.current()

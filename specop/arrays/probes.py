@@ -17,12 +17,12 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
 
-__all__ = ["check_seed", "normal", "rademacher", "sample_normals", "sample_uniforms", "sphere"]
+__all__ = ["check_seed", "normal", "rademacher", "sample_normals", "sample_signs", "sample_uniforms", "sphere"]
 
 _BLOCK = 65_536
 # The third counter word tells the kinds of probe apart, so that a start vector is independent of a trace probe
 # with the same seed and index. The lowest word counts inside a block.
-_RADEMACHER, _NORMAL, _SAMPLE_UNIFORM, _SAMPLE_NORMAL = 0, 1, 2, 3
+_RADEMACHER, _NORMAL, _SAMPLE_UNIFORM, _SAMPLE_NORMAL, _SAMPLE_SIGN = 0, 1, 2, 3, 4
 
 
 def rademacher(backend: Backend, layout: Layout, seed: int, index: int) -> Array:
@@ -52,6 +52,13 @@ def sample_normals(seed: int, index: int, samples: range, count: int) -> Floats:
     """Return `count` standard normal numbers for each data sample."""
     words = _words_of_samples(seed, index, samples, -(-count // 2), _SAMPLE_NORMAL)
     return _box_muller(words.reshape(-1)).reshape(len(samples), -1)[:, :count]
+
+
+def sample_signs(seed: int, index: int, samples: range, count: int) -> NDArray[np.int8]:
+    """Return `count` independent signs for each data sample, a byte each: outputs may be many."""
+    words = _words_of_samples(seed, index, samples, -(-count // 64), _SAMPLE_SIGN)
+    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
+    return (2 * bits.view(np.int8) - 1).reshape(len(samples), -1)[:, :count]
 
 
 def check_seed(seed: int) -> int:

@@ -159,11 +159,15 @@ class Run(Task):
 
     def multiply_group(self, group: Group, x: Array) -> Array:
         """Return the product of the mean over some of the operator's samples, which counts as their part of one."""
+        self.count_samples(group.samples)
+        return group.multiply(x)
+
+    def count_samples(self, samples: int) -> None:
+        """Count so many samples as their part of a product, whatever is made of them takes about as long as one."""
         assert self.samples is not None
-        self._multiplied += group.samples
+        self._multiplied += samples
         self._count(-(-self._multiplied // self.samples) - self._counted)
         self._counted = -(-self._multiplied // self.samples)
-        return group.multiply(x)
 
     def to_host(self, *arrays: Array) -> list[Floats]:
         """Return what the latest product led to as float64 arrays; raise NonFiniteError if it is not finite."""

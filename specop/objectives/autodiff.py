@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
@@ -249,6 +250,22 @@ class Autodiff(Protocol):
         """Return ``rows(start, stop)``: what these samples of the batch add to the gradient of its mean loss.
 
         A native (stop - start, n) block with a row for each sample; all rows of the batch add up to the gradient.
+        """
+
+    def sample_traces(
+        self, theta: Array | None, batch: Any, signs: Callable[[int], NDArray[np.int8]]
+    ) -> Callable[[int, int], Floats]:
+        """Return ``traces(start, stop)``: what these samples of the batch add to the trace of its matrix J' M J.
+
+        The likelihood is known, and M = L L' is its information. For random signs u of a sample's outputs that is
+        ``|J' L u|^2`` on average, and exactly where the sample has one output. It takes the sample's gradient once.
+
+        Parameters
+        ----------
+        theta : native vector or None
+        batch : batch
+        signs : callable
+            ``signs(count)`` returns an array with a row of `count` signs for each sample.
         """
 
 

@@ -198,6 +198,31 @@ class Likelihood:
             weights = f.multiply(f.multiply(f.sigmoid(z), f.sigmoid(f.multiply(z, -1.0))), weights)
         return lambda u: f.multiply(u, weights)
 
+    def root(self, z: Array, weights: Array) -> Multiply:
+        """Return u -> L u with L L' = M, for outputs u of random signs.
+
+        Of a categorical variable M is ``diag(p) - p p' = S (I - s s') S`` with the roots s of p and S = diag(s). The
+        reflection that exchanges s and the median class leaves the other classes, which are one less than there are:
+        the fewer columns, the less do signs leave to chance, and of two classes nothing.
+        """
+        f = self.functions
+        if self.name != "categorical":
+            spread = f.sqrt(self.spread(z, weights))
+            return lambda u: f.multiply(u, spread)
+        p = f.softmax(z, self.axis)
+        s, below = f.sqrt(p), f.cumsum(f.wide(p), self.axis)
+        median = f.sum(f.cast(f.less(below, 0.5), below), self.axis)
+        one = f.one_hot(median, p, self.axis)
+        along = f.sum(f.multiply(s, one), self.axis)
+
+        def multiply(u: Array) -> Array:
+            others = f.multiply(u, f.multiply(f.subtract(one, 1.0), -1.0))
+            inner = f.divide(f.sum(f.multiply(s, others), self.axis), f.subtract(along, -1.0))
+            image = f.multiply(s, f.subtract(others, f.multiply(f.subtract(s, f.multiply(one, -1.0)), inner)))
+            return f.multiply(image, f.sqrt(weights))
+
+        return multiply
+
     def spread(self, z: Array, weights: Array) -> Array:
         """Return the trace of each term's block of M, of the weights' shape."""
         f = self.functions

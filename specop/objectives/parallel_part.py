@@ -83,6 +83,11 @@ class ParallelSampleMean:
         """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
         return self._parts.importance(self._own.weights)
 
+    @property
+    def split(self) -> None:
+        """Samples of several processes are only multiplied."""
+        return None
+
     def groups(self, chosen: Sequence[Integers]) -> Iterator[ParallelGroup]:
         """Give groups of samples, by one pass over the data of each process; see `SampleMean.groups`."""
         parts, processes = self._parts, self._parts.processes

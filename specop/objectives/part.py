@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from specop.arrays import probes
 from specop.arrays.backend import Array
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingOutputsError
 from specop.objectives.autodiff import Linearization, Matrix
 from specop.objectives.point import Point
 from specop.objectives.products import Products, accumulate
-from specop.objectives.splitting import fitting
+from specop.objectives.splitting import fitting, sample_traces
 from specop.objectives.trained import check_separable
 from specop.objectives.witness import verify
+from specop.operators.sample_mean import Split, Traces
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["Group", "SampleMean", "importance", "known_weights", "weights_of"]
@@ -107,7 +111,7 @@ class SampleMean:
     def __init__(self, products: Products) -> None:
         self._products = products
         self._point = products.point
-        self._is_checked = False
+        self._is_checked = self._are_apart = False
 
     @property
     def samples(self) -> int:
@@ -144,6 +148,41 @@ class SampleMean:
         chosen : sequence of ndarray of int
             Distinct numbers of samples for each group; no two groups share one.
         """
+        point = self._point
+        for numbers, pieces in self._pieces(chosen):
+            terms = sum(weight for _, weight in pieces)
+            shares = [(batch, weight / terms) for batch, weight in pieces]
+            made = Group(point, self._products.matrix, shares, terms / point.data.terms, len(numbers))
+            self._check(made)
+            yield made
+
+    @property
+    def split(self) -> Split | None:
+        """The matrix as that of the outputs, J' M J, and the rest; None where the likelihood is not known."""
+        kind, autodiff = self._products.matrix.kind, self._point.autodiff
+        # Where parameters are spread, no process has a sample's gradient whole.
+        is_known = autodiff.likelihood is not None and autodiff.layout.sharding is None
+        if kind not in ("hessian", "ggn", "fisher") or not is_known:
+            return None
+        ends = itertools.accumulate(autodiff.sizes)
+        parts = tuple(slice(end - size, end) for size, end in zip(autodiff.sizes, ends, strict=True))
+        return Split(self._traces, Remainder(self, self._point) if kind == "hessian" else None, parts)
+
+    def _traces(self, chosen: Sequence[Integers], seed: int, first: int) -> Iterator[Traces]:
+        point = self._point
+        for index, (numbers, pieces) in enumerate(self._pieces(chosen), first):
+            found: list[Floats] = []
+            drawn = _Signs(seed, index)
+            for batch, weight in pieces:
+                self._check_apart(batch)
+                drawn.samples = point.autodiff.count(batch)
+                found.append(weight / point.data.terms * sample_traces(point, batch, drawn))
+            # Samples that do not count add nothing.
+            values = np.concatenate([*found, np.zeros(len(numbers) - drawn.done)])
+            yield Traces(values, drawn.outputs <= 1)
+
+    def _pieces(self, chosen: Sequence[Integers]) -> Iterator[tuple[Integers, list[tuple[Any, float]]]]:
+        """Give batches of each group's samples, on the device, with their numbers of loss terms."""
         kind, point = self._products.matrix.kind, self._point
         if kind in _REFUSED:
             raise InvalidInputError(
@@ -171,21 +210,110 @@ class SampleMean:
                     batch = joined.pick(places)
                     weight = data.weight_of(batch)
                     pieces += [(autodiff.prepare(batch), weight)] * (weight > 0)
-            terms = sum(weight for _, weight in pieces)
-            shares = [(batch, weight / terms) for batch, weight in pieces]
-            made = Group(point, self._products.matrix, shares, terms / data.terms, len(group))
-            self._check(made)
-            yield made
+            yield group, pieces
 
     def _check(self, group: Group) -> None:
         """Look once at whether samples stand for themselves, and whether their products are what differences say."""
         if self._is_checked or not group.pieces:
             return
         batch, _ = group.pieces[0]
-        check_separable(self._point, batch)
+        self._check_apart(batch)
         if self._products.verdict is None:
             self._products.verdict = verify(self._point, batch, None, self._products.matrix)
         self._is_checked = True
+
+    def _check_apart(self, batch: Any) -> None:
+        """Look once at whether samples stand for themselves."""
+        if not self._are_apart:
+            check_separable(self._point, batch)
+        self._are_apart = True
+
+
+class _Signs:
+    """Random signs for the outputs of a group's samples, batch after batch.
+
+    Attributes
+    ----------
+    samples : int
+        How many the next batch has.
+    done, outputs : int
+        Samples before it, and the largest number of outputs of one.
+    """
+
+    samples = done = outputs = 0
+
+    def __init__(self, seed: int, index: int) -> None:
+        self._seed, self._index = seed, index
+
+    def __call__(self, count: int) -> NDArray[np.int8]:
+        samples = range(self.done, self.done + self.samples)
+        self.done, self.outputs = samples.stop, max(self.outputs, count)
+        return probes.sample_signs(self._seed, self._index, samples, count)
+
+
+@dataclass(eq=False)
+class Difference:
+    """A group's matrix without that of its outputs.
+
+    Parameters
+    ----------
+    whole, curved : Group
+        The group with the one and the other matrix.
+    """
+
+    whole: Group
+    curved: Group
+
+    def __post_init__(self) -> None:
+        self.share, self.samples = self.whole.share, 2 * self.whole.samples
+        self.bytes = self.whole.bytes
+
+    def multiply(self, vector: Array) -> Array:
+        """Return the product with a vector, by two of them, in fresh storage."""
+        return self.whole.point.backend.axpy_(self.whole.multiply(vector), -1.0, self.curved.multiply(vector))
+
+
+class Remainder:
+    """A Hessian as a mean over samples, without the Gauss-Newton matrix.
+
+    Parameters
+    ----------
+    mean : SampleMean
+        The Hessian.
+    point : Point
+    """
+
+    split = None
+
+    def __init__(self, mean: SampleMean, point: Point) -> None:
+        self._mean, self._point, self._is_checked = mean, point, False
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self._mean.samples
+
+    @property
+    def largest(self) -> int:
+        """Number of samples that are known to fit into memory together."""
+        return self._mean.largest
+
+    def room(self) -> int:
+        """Return the bytes that groups may still hold."""
+        return self._mean.room()
+
+    def importance(self) -> Floats:
+        """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
+        return self._mean.importance()
+
+    def groups(self, chosen: Sequence[Integers]) -> Iterator[Difference]:
+        """Give groups of samples, by one pass over the data; see `SampleMean.groups`."""
+        curved = Matrix("ggn")
+        for group in self._mean.groups(chosen):
+            if not self._is_checked and group.pieces:
+                verify(self._point, group.pieces[0][0], None, curved)
+                self._is_checked = True
+            yield Difference(group, replace(group, matrix=curved))
 
 
 def _places(known: Integers, wanted: Integers) -> Integers:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specop.arrays.backend import Array, numbers_of
 from specop.errors import InvalidInputError
 from specop.objectives.point import Point
 from specop.objectives.trained import halves, mean_of_parts
+from specop.statistics.numbers import Floats
 
-__all__ = ["block_bytes", "fitting", "gradient_blocks"]
+__all__ = ["block_bytes", "fitting", "gradient_blocks", "sample_traces"]
 
 T = TypeVar("T")
 
@@ -78,14 +82,24 @@ def block_bytes(point: Point) -> int:
 
 def gradient_blocks(point: Point, batch: Any, size: int) -> Iterator[Array]:
     """Yield what each sample of a batch adds to its gradient, as many rows at a time as bytes and memory allow."""
+    yield from _blocks(point, batch, point.autodiff.sample_gradients(point.theta, batch), size)
+
+
+def sample_traces(point: Point, batch: Any, signs: Callable[[int], NDArray[np.int8]]) -> Floats:
+    """Return what each sample of a batch adds to the trace of its Gauss-Newton matrix; see `Autodiff.sample_traces`."""
+    between = point.autodiff.sample_traces(point.theta, batch, signs)
+    return np.concatenate([*_blocks(point, batch, between, block_bytes(point))])
+
+
+def _blocks(point: Point, batch: Any, between: Callable[[int, int], T], size: int) -> Iterator[T]:
+    """Yield what a function of a range of samples gives for all of a batch, whose gradients take that many bytes."""
     autodiff = point.autodiff
     rows = max(1, size // (autodiff.layout.n * autodiff.layout.dtype.itemsize))
-    gradients = autodiff.sample_gradients(point.theta, batch)
     start, count = 0, autodiff.count(batch)
     while start < count:
         stop = min(start + rows, count)
         try:
-            block = gradients(start, stop)
+            block = between(start, stop)
         except Exception as caught:
             if not autodiff.is_out_of_memory(caught) or stop - start < 2:
                 raise

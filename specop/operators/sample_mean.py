@@ -9,7 +9,7 @@ from typing import Protocol
 from specop.arrays.backend import Array
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Group", "MappedMean", "SampleMean"]
+__all__ = ["Group", "MappedMean", "SampleMean", "Split", "Traces"]
 
 
 class Group(Protocol):
@@ -63,6 +63,47 @@ class SampleMean(Protocol):
             Distinct numbers of samples for each group; no two groups share one.
         """
 
+    @property
+    def split(self) -> Split | None:
+        """The matrix as a sum whose first part has a trace that single samples tell; None where that is not known."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What some samples add to a trace.
+
+    Attributes
+    ----------
+    values : ndarray
+        What each of them adds to the trace of the mean over all, on average over random signs.
+    are_exact : bool
+        Whether there is nothing random in them.
+    """
+
+    values: Floats
+    are_exact: bool
+
+
+@dataclass(frozen=True)
+class Split:
+    """A mean over samples as a sum of two.
+
+    Attributes
+    ----------
+    traces : callable
+        ``traces(chosen, seed, first)`` gives the `Traces` of the first part for each of several groups of samples, by
+        one pass over the data. It takes each sample's gradient once. The signs are those of the seed and of a number,
+        which is `first` for the first group and one more for each one after it.
+    rest : SampleMean or None
+        The second part, the groups of which count their samples twice, because a product takes two; None if it is zero.
+    parts : tuple of slice
+        Entries of vectors, such as one slice for each array of parameters.
+    """
+
+    traces: Callable[[Sequence[Integers], int, int], Iterator[Traces]]
+    rest: SampleMean | None
+    parts: tuple[slice, ...]
+
 
 @dataclass(frozen=True)
 class MappedMean:
@@ -100,6 +141,11 @@ class MappedMean:
         """Give groups of samples, by one pass over the data."""
         for group in self.mean.groups(chosen):
             yield MappedGroup(group, self.apply)
+
+    @property
+    def split(self) -> None:
+        """Nothing is known of the trace of a product with another matrix."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ __all__ = ["TraceResult"]
 class TraceResult(Plotted, NumberResult):
     """A trace with its error.
 
-    `method` is "hutchinson", "hutch++", "xtrace", "xnystrace", "exact", or "xtrace+hutchinson" for a sketch whose
-    probes are left out in turn, with more probes of what lies beyond it. `estimates` has an unbiased one for each
-    probe. Those that are left out in turn depend on each other; the standard error says so, their scatter does not.
+    `method` is "hutchinson", "hutch++", "xtrace", "xnystrace", "exact", "gradients" where those of samples tell a part
+    of the trace, or "xtrace+hutchinson" for a sketch whose probes are left out in turn, with more probes of what lies
+    beyond it. `estimates` has an unbiased one for each probe or sample. Those that are left out in turn depend on each
+    other; the standard error says so, their scatter does not.
 
     `plot` draws the estimates, their mean and its interval, running where probes are independent.
     """

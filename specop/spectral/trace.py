@@ -86,15 +86,22 @@ def trace(
     data : {"all", "part"}
         Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
         ``objective.hessian()``, ``ggn()`` and ``fisher()`` are. One forward pass (`Objective.importance`) sorts the
-        samples into strata by what they may add; from each, groups of up to 32 samples are drawn without replacement,
-        and each is multiplied by a random vector of its own, until the goal is met. The standard error then holds
-        both kinds of chance, and the interval is still one for the trace of all samples; the result's
-        `sampling_error` and `samples_used` say what the choice of samples contributes and how many there were.
-        Groups count as their part of a product. A few hundred samples at least are multiplied; `method` is
-        "hutchinson". Directions that the products of the first groups have in common are a control variate for the
-        others, which takes no product and holds up to 72 vectors, or none where these do not fit. Eigenpairs in
-        `deflate` take its place: they may be those of any similar matrix, such as the same Hessian on fewer samples,
-        and the estimate is right whatever they are.
+        samples into strata by what they may add; from each, samples are drawn without replacement until the goal is
+        met. The standard error then holds both kinds of chance, and the interval is still one for the trace of all
+        samples; the result's `sampling_error` and `samples_used` say what the choice of samples contributes and how
+        many there were. Samples count as their part of a product each time they are multiplied or their gradient is
+        taken.
+
+        Where the likelihood is known, `method` is "gradients". The trace of the Gauss-Newton part
+        :math:`J^\top L L^\top J` is a sum over samples of :math:`|J^\top L u|^2` for random signs u of the outputs,
+        which takes a gradient of each sample. The rest of a Hessian, often next to nothing, is found by products with
+        groups of samples, by a random vector for each array of parameters where what couples these is most of it.
+        Of several outputs `sampling_error` is then a lower bound. Otherwise, and with `deflate`, `method` is
+        "hutchinson": groups of up to 32 samples are multiplied, each by a random vector of its own. Directions that
+        the products of the first groups have in common are a control variate for the others, which takes no product
+        and holds up to 72 vectors, or none where these do not fit. Eigenpairs in `deflate` take its place: they may be
+        those of any similar matrix, such as the same Hessian on fewer samples, and the estimate is right whatever
+        they are.
     confidence : float
         Probability with which the interval covers the trace.
     seed : int
@@ -176,4 +183,4 @@ def trace(
 
 def _of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> TraceResult:
     found = trace_of_part(run, goal, confidence, deflate)
-    return run.result(TraceResult, **told_of_part(run, found, goal, DEFLATE), method="hutchinson")
+    return run.result(TraceResult, **told_of_part(run, found, goal, DEFLATE), method=found.method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from specop.statistics.estimate import Estimate, with_error
 from specop.statistics.numbers import Floats
 from specop.statistics.strata import Stratum
 
-__all__ = ["GroupSum"]
+__all__ = ["GroupSum", "Moments", "added_up"]
 
 # Values of a stratum before its scatter says something, and where only random vectors are left to scatter: an error
 # that is small by chance goes with a sum that is off, and must not end the estimate.
@@ -38,11 +39,15 @@ class GroupSum:
     strata : sequence of Stratum
     is_noisy : bool
         Whether values depend on random vectors.
+    are_bounds_loose : bool
+        Whether the bounds of p may be far above it. They are then held to the sample variance: all that values scatter
+        by is taken for p at most, and never more than they do.
     """
 
-    def __init__(self, strata: Sequence[Stratum], is_noisy: bool) -> None:
+    def __init__(self, strata: Sequence[Stratum], is_noisy: bool, *, are_bounds_loose: bool = False) -> None:
         self.strata = strata
         self.is_noisy = is_noisy
+        self.are_bounds_loose = are_bounds_loose
         self.values: list[list[float]] = [[] for _ in strata]
         self.noises: list[list[float]] = [[] for _ in strata]
 
@@ -56,7 +61,7 @@ class GroupSum:
         fewest = _FEWEST
         while True:
             rounds = fewest * _FEWEST_ROUNDS // _FEWEST
-            counts = [self._allowed(i, min(fewest, len(one)), rounds) for i, one in enumerate(self.strata)]
+            counts = [self.allowed(i, min(fewest, len(one)), rounds) for i, one in enumerate(self.strata)]
             needed = sum(count * len(one.blocks[0]) for one, count in zip(self.strata, counts, strict=True))
             if needed <= samples or fewest == 1:
                 return counts
@@ -64,35 +69,37 @@ class GroupSum:
 
     def wanted(self, error: float) -> list[int]:
         """Return how many values each stratum is to have for that standard error, as far as can be told now."""
-        scatter = self._scatter()
+        scatter = self.scatter()
         have = np.array([len(values) for values in self.values])
         goal = scatter * scatter.sum() / error**2 if error > 0 else np.full(len(have), np.inf)
         # A little more than enough, so that it need not be asked for again.
         asked = np.minimum(np.ceil(1.1 * goal), _GROWTH * have)
         best = int(np.argmax(scatter / np.sqrt(have)))
         asked[best] = max(asked[best], have[best] + 1)
-        return [max(int(have[i]), self._allowed(i, int(asked[i]))) for i in range(len(have))]
+        return [max(int(have[i]), self.allowed(i, int(asked[i]))) for i in range(len(have))]
 
     def reachable(self, more: int) -> float:
         """Return the standard error that so many more values leave at best."""
-        return float(self._scatter().sum()) / (sum(map(len, self.values)) + more) ** 0.5
+        return float(self.scatter().sum()) / (sum(map(len, self.values)) + more) ** 0.5
 
     def estimate(self, confidence: float) -> tuple[Estimate, float]:
         """Return the sum, and the part of its standard error that the choice of blocks has."""
+        return added_up([self], confidence)
+
+    @property
+    def moments(self) -> Moments:
+        """What is known of the sum."""
         total, variances, sampled, degrees = 0.0, [], 0.0, []
-        for one, values, noises in zip(self.strata, self.values, self.noises, strict=True):
+        for i, (one, values) in enumerate(zip(self.strata, self.values, strict=True)):
             count, blocks = len(values), len(one)
             total += blocks * float(np.mean(values))
-            noise, free = _noise(values, noises, blocks)
+            noise, free = self._noise(i)
             spread = float(np.var(values, ddof=1)) if count > 1 else 0.0
             left = max(0.0, 1.0 - count / blocks) * max(0.0, spread - noise)
             variances.append(blocks**2 * (left + noise) / count)
             sampled += blocks**2 * left / count
             degrees.append(max(1.0, free / _TAIL) if self.is_noisy else free)
-        variance = float(np.sum(variances))
-        squares = float(np.sum(np.square(variances) / degrees))
-        value = Estimate(total, float("nan"), (-np.inf, np.inf), confidence)
-        return with_error(value, variance**0.5, max(1.0, variance**2 / squares if squares else 1e9)), sampled**0.5
+        return Moments(total, float(np.sum(variances)), sampled, float(np.sum(np.square(variances) / degrees)))
 
     def shown(self) -> Floats:
         """Return all values, weighted so that their mean is the sum."""
@@ -100,17 +107,25 @@ class GroupSum:
         pairs = zip(self.strata, self.values, strict=True)
         return np.concatenate([count * len(one) / len(values) * np.array(values) for one, values in pairs])
 
-    def _scatter(self) -> Floats:
+    def scatter(self) -> Floats:
+        """Return, for each stratum, the standard error of its sum times the root of the number of its values."""
         return np.array([len(one) * self._deviation(i) for i, one in enumerate(self.strata)])
 
     def _deviation(self, stratum: int) -> float:
         values, blocks = self.values[stratum], len(self.strata[stratum])
-        noise, _ = _noise(values, self.noises[stratum], blocks)
+        noise, _ = self._noise(stratum)
         if len(values) >= blocks:
             return noise**0.5
         return max(noise, float(np.var(values, ddof=1)) if len(values) > 1 else 0.0) ** 0.5
 
-    def _allowed(self, stratum: int, count: int, rounds: int = _FEWEST_ROUNDS) -> int:
+    def _noise(self, stratum: int) -> tuple[float, int]:
+        values = self.values[stratum]
+        noise, free = _noise(values, self.noises[stratum], len(self.strata[stratum]))
+        if self.are_bounds_loose and len(values) > 1:
+            noise = min(noise, float(np.var(values, ddof=1)))
+        return noise, free
+
+    def allowed(self, stratum: int, count: int, rounds: int = _FEWEST_ROUNDS) -> int:
         """Return a number of values that leaves the sum unbiased: any below all blocks, and whole rounds above."""
         blocks = len(self.strata[stratum])
         if not self.is_noisy:
@@ -118,6 +133,38 @@ class GroupSum:
         if count < blocks:
             return count
         return -(-max(count, rounds) // blocks) * blocks
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of a sum over strata.
+
+    Attributes
+    ----------
+    total : float
+    variance, sampled : float
+        Of the total, and the part of it that the choice of blocks has.
+    squares : float
+        The sum over strata of squared variances, each over its degrees of freedom.
+    """
+
+    total: float
+    variance: float
+    sampled: float
+    squares: float
+
+
+def added_up(sums: Sequence[GroupSum], confidence: float) -> tuple[Estimate, float]:
+    """Return the total of independent sums, and the part of its standard error that the choice of blocks has.
+
+    The degrees of freedom are those of Welch and Satterthwaite.
+    """
+    moments = [one.moments for one in sums]
+    total, variance, sampled, squares = (
+        sum(getattr(one, name) for one in moments) for name in ("total", "variance", "sampled", "squares")
+    )
+    value = Estimate(total, float("nan"), (-np.inf, np.inf), confidence)
+    return with_error(value, variance**0.5, max(1.0, variance**2 / squares if squares else 1e9)), sampled**0.5
 
 
 def _noise(values: Sequence[float], noises: Sequence[float], blocks: int) -> tuple[float, int]:

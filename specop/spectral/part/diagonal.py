@@ -195,6 +195,6 @@ class _VectorSum(GroupSum):
         blocks = len(self.strata[stratum])
         return (self._spread(stratum) / (1.0 if blocks > _FEW else blocks)) ** 0.5
 
-    def _allowed(self, stratum: int, count: int, rounds: int = 32) -> int:
+    def allowed(self, stratum: int, count: int, rounds: int = 32) -> int:
         blocks = len(self.strata[stratum])
-        return super()._allowed(stratum, max(count, blocks) if blocks <= _FEW else count, rounds)
+        return super().allowed(stratum, max(count, blocks) if blocks <= _FEW else count, rounds)

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
 from specop.operators.sample_mean import Group, SampleMean
 from specop.spectral.goals import Goal, told
 from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
-from specop.statistics.numbers import Floats
+from specop.statistics.numbers import Floats, Integers
 from specop.statistics.strata import Stratum, stratified
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "STRATA",
     "Part",
     "PartEstimate",
+    "of_samples",
     "part_of",
+    "pieces_of",
     "sum_of_part",
     "told_of_part",
     "within_limit",
@@ -61,6 +65,8 @@ class Part:
         Of the operator; it counts.
     mean : SampleMean
     strata : list of Stratum
+    weights : ndarray
+        How much each sample may add to the matrix, up to a common factor.
 
     Attributes
     ----------
@@ -71,6 +77,7 @@ class Part:
     run: Run
     mean: SampleMean
     strata: list[Stratum]
+    weights: Floats
 
     def __post_init__(self) -> None:
         self.taken = [0] * len(self.strata)
@@ -79,8 +86,13 @@ class Part:
     @property
     def used(self) -> int:
         """Number of different samples that were multiplied."""
+        return len(self.numbers)
+
+    @property
+    def numbers(self) -> Integers:
+        """Those samples."""
         pairs = zip(self.strata, self.taken, strict=True)
-        return sum(len(block) for one, taken in pairs for block in one.blocks[:taken])
+        return np.concatenate([block for one, taken in pairs for block in one.blocks[:taken]] or [np.arange(0)])
 
     @property
     def left(self) -> int:
@@ -92,7 +104,7 @@ class Part:
         waiting = [
             (i, n) for i, count in enumerate(counts) for n in range(self.taken[i], min(count, len(self.strata[i])))
         ]
-        for held in _pieces(waiting, self.strata):
+        for held in pieces_of(waiting, self.strata):
             chosen = [self.strata[i].blocks[n] for i, n in held]
             for (i, n), group in zip(held, self.mean.groups(chosen), strict=True):
                 self.taken[i] += 1
@@ -111,7 +123,7 @@ class Part:
         if (stratum, 0) in self._kept:
             yield from (self._kept[stratum, n] for n in range(len(blocks)))
             return
-        for held in _pieces([(stratum, n) for n in range(len(blocks))], self.strata):
+        for held in pieces_of([(stratum, n) for n in range(len(blocks))], self.strata):
             yield from self.mean.groups([blocks[n] for _, n in held])
 
 
@@ -130,8 +142,13 @@ def part_of(run: Run, seed: int, strata: int = STRATA, size: int = _SIZE) -> Par
             f"of one, or its product with a matrix that no data are behind, got {run.A!r}. Leave data= out; of a sum, "
             f"take the parts by themselves and add up afterwards."
         )
+    return of_samples(run, mean, mean.importance(), seed, strata, size)
+
+
+def of_samples(run: Run, mean: SampleMean, weights: Floats, seed: int, strata: int, size: int) -> Part:
+    """Return the samples of a mean, whose weights are known, in strata of about equal weight."""
     size = max(1, min(size, mean.largest, mean.samples // (2 * STRATA)))
-    return Part(run, mean, stratified(mean.importance(), size, strata, seed))
+    return Part(run, mean, stratified(weights, size, strata, seed), weights)
 
 
 @dataclass(frozen=True)
@@ -146,13 +163,16 @@ class PartEstimate:
         Its standard error from the choice of samples alone.
     samples_used : int
     estimates : ndarray
-        What each group gave, weighted so that their mean is the estimate.
+        What each group or sample gave, weighted so that their mean is the estimate.
+    method : str
+        "hutchinson" of groups, "gradients" where those of single samples have a part in it.
     """
 
     value: Estimate
     sampling_error: float
     samples_used: int
     estimates: Floats
+    method: str = "hutchinson"
 
 
 def sum_of_part(
@@ -230,7 +250,7 @@ def within_limit(part: Part, counts: list[int]) -> list[int]:
     return found
 
 
-def _pieces(places: list[tuple[int, int]], strata: list[Stratum]) -> Iterator[list[tuple[int, int]]]:
+def pieces_of(places: list[tuple[int, int]], strata: list[Stratum]) -> Iterator[list[tuple[int, int]]]:
     """Cut a list of blocks where it holds too many samples."""
     held: list[tuple[int, int]] = []
     samples = 0

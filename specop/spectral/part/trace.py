@@ -22,6 +22,7 @@ from specop.results.eigen import EigenResult
 from specop.spectral.goals import Goal
 from specop.spectral.part.control import Control, control_of, shared
 from specop.spectral.part.part import PartEstimate, part_of, sum_of_part
+from specop.spectral.part.split import trace_of_split
 from specop.spectral.sampling import LARGEST_SKETCH
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.regression import Regression
@@ -35,6 +36,10 @@ _PILOT = 4
 def trace_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult | None) -> PartEstimate:
     """Return the trace of the mean over all samples, by a random vector of its own for each group of them."""
     part = part_of(run, run.seed)
+    split = part.mean.split if deflate is None else None
+    found = None if split is None else trace_of_split(run, split, part, goal, confidence)
+    if found is not None:
+        return found
     pilot = [min(_PILOT, len(one)) for one in part.strata]
     held = 2 * sum(pilot) + _PILOT
     learns = deflate is None and held * run.n <= LARGEST_SKETCH and held < run.room().rows
