@@ -109,7 +109,7 @@ def run(modules, goes_on=lambda name, outcome: True):
         print(f"{time.perf_counter() - began:6.2f} s {name}", flush=True)
         found[f"{module}.{name}"] = text
         (folder / f"outcomes-{rank}.json").write_text(json.dumps(found))
-        if not goes_on(name, outcome):
+        if not goes_on(f"{module}.{name}", outcome):
             return False
     return True
 

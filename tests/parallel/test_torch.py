@@ -27,6 +27,7 @@ TWO = (
     "torch_hooked",
     "torch_sharded_refusals",
 )
+SLOW = ("torch_slow",)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,18 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO))
 def test_two_processes(two, module, name):
     launch.report(two, module, name)
+
+
+@pytest.fixture(scope="session")
+def two_that_take_long(tmp_path_factory):
+    pytest.importorskip("torch")
+    return launch.outcomes(tmp_path_factory, "torch_group", 2, SLOW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*SLOW))
+def test_two_processes_that_take_long(two_that_take_long, module, name):
+    launch.report(two_that_take_long, module, name)
 
 
 def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path):

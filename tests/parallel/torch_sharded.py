@@ -88,8 +88,9 @@ def check_sequence_parallel_derivatives():
     close(objective.ggn() @ spread(v), dense().ggn @ v)
 
 
-def _algorithms(make):
-    exact, objective = dense(), make()
+def algorithms(make, part):
+    """Compare with one process on a single batch: each one takes its own exchanges."""
+    exact, objective = Dense(model(), UNION[:1]), make(part)
     size = np.abs(np.linalg.eigvalsh(exact.hessian)).max()
     eig = specop.eigsh(objective.hessian(), k=2, tol=1e-9)
     values = np.linalg.eigvalsh(exact.hessian)
@@ -105,17 +106,13 @@ def _algorithms(make):
     assert abs(ours.estimate - own.estimate) < 1e-12 * np.abs(np.linalg.eigvalsh(exact.ggn)).sum()
     ours, own = (specop.spectral_density(A, probes=1, steps=8, seed=1) for A in (objective.hessian(), exact.hessian))
     assert np.abs(ours.nodes - own.nodes).max() < 1e-10 * size
-    x = objective.solve(objective.gradient(), matrix="ggn", damping=0.3, rtol=1e-12).x
-    close(x, np.linalg.solve(exact.ggn + 0.3 * np.eye(len(exact.theta)), exact.gradient), 1e-10)
+    x = objective.solve(objective.gradient(), matrix="ggn", damping=3.0, rtol=1e-12).x
+    close(x, np.linalg.solve(exact.ggn + 3.0 * np.eye(len(exact.theta)), exact.gradient), 1e-10)
     same_everywhere(ours.nodes, hosted(x))
 
 
 def check_fully_sharded_algorithms():
-    _algorithms(fsdp)
-
-
-def check_tensor_parallel_algorithms():
-    _algorithms(tensor_parallel)
+    algorithms(fsdp, PARTS[RANK][:1])
 
 
 def check_parts_of_the_parameters():
@@ -248,7 +245,7 @@ def check_a_monitor_beside_training():
     ours = specop.objective(bare(), F.cross_entropy, PARTS[RANK], params=params, parallel=MESH)
     own = specop.objective(alone, F.cross_entropy, UNION, parallel=False)
     x, y = PARTS[RANK][0]
-    what = {"lambda_max": {"tol": 1e-6}, "stability": {"tol": 1e-6}, "noise": {"parts": 4}}
+    what = {"lambda_max": {"tol": 1e-4}, "stability": {"tol": 1e-4}, "noise": {"parts": 4}}
     histories = []
     for net, objective, (inputs, labels), factor in ((sharded, ours, (x, y), COUNT), (alone, own, UNION[0], 1)):
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)

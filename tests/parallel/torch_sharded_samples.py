@@ -104,7 +104,9 @@ def check_estimates_from_a_part_of_the_samples():
     union = [tuple(torch.cat(arrays) for arrays in zip(*some, strict=True)) for some in zip(*parts, strict=True)]
     own = alone(given=union)
     for ours in (fsdp(given=parts[RANK]), tensor_parallel(union)):
-        found, single = (specop.spectral_norm(one.hessian(), data="part", rtol=0.3, seed=3) for one in (ours, own))
+        found, single = (
+            specop.frobenius_norm(one.hessian(), data="part", max_matvecs=2, seed=3) for one in (ours, own)
+        )
         assert found.samples_used == single.samples_used
         assert found.estimate == pytest.approx(single.estimate, rel=1e-8)
         assert found.standard_error == pytest.approx(single.standard_error, rel=1e-6)
