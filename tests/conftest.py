@@ -5,6 +5,7 @@ import os
 import random
 import re
 import tempfile
+from collections import defaultdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,9 @@ _LIBRARIES = {
     "keras": "tensorflow",
 }
 _WORDS = re.compile("|".join(map(re.escape, _LIBRARIES)))
+# The rooms of algorithms, which see arrays through a backend's primitives and never ask which framework it is of.
+_ALGORITHMS = {"krylov", "spectral", "solvers", "landscape", "analysis"}
+_COMPILED = {"jax", "tensorflow"}
 
 
 def pytest_configure(config):
@@ -81,6 +85,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         for library in sorted(libraries(item)) or ["core"]:
             item.add_marker(library)
+    mark_repetitions(items)
     if seed := os.environ.get("SPECOP_TEST_ORDER"):
         places = {path: random.Random(f"{seed} {path}").random() for path in {str(item.path) for item in items}}
         items.sort(key=lambda item: (places[str(item.path)], random.Random(f"{seed} {item.nodeid}").random()))
@@ -88,6 +93,21 @@ def pytest_collection_modifyitems(items):
         # The sort is stable: within a library files keep together, and so does what they compile.
         order = ["core", "torch", "jax", "tensorflow"]
         items.sort(key=lambda item: max(order.index(name) for name in order if item.get_closest_marker(name)))
+
+
+def mark_repetitions(items):
+    """Mark tests of algorithms in the frameworks that compile for seconds, where they also run in one that does not."""
+    runs = defaultdict(set)
+    for item in items:
+        runs[item.path, item.originalname] |= marked(item)
+    for item in items:
+        is_repeated = marked(item) <= _COMPILED and runs[item.path, item.originalname] - _COMPILED
+        if is_repeated and item.path.parent.name in _ALGORITHMS and not item.get_closest_marker("adapter"):
+            item.add_marker("repetition")
+
+
+def marked(item):
+    return {name for name in ("core", "torch", *_COMPILED) if item.get_closest_marker(name)}
 
 
 def libraries(item):

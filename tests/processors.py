@@ -168,7 +168,7 @@ def output(code: str, changed: dict[str, str]) -> str | None:
 def run(setting: Setting, libraries: list[str], options: argparse.Namespace, arguments: list[str]) -> bool:
     """Whether the tests of these libraries pass under a setting."""
     smoke = "(core or smoke) and " if options.smoke else ""
-    marked = f"{smoke}({' or '.join(libraries)}) and not benchmark and not slow"
+    marked = f"{smoke}({' or '.join(libraries)}) and not benchmark and not slow and not repetition"
     limit = 60 * options.minutes
     command = [sys.executable, "-m", "pytest", "-q", "-m", marked, *arguments]
     try:

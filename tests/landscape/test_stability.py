@@ -156,7 +156,12 @@ HELD = {
 each_optimizer = pytest.mark.parametrize(
     ("framework", "name", "run_at", "sharpness", "limit"),
     [
-        pytest.param(framework, *case, marks=getattr(pytest.mark, framework), id=f"{framework}-{case[0]}-{number}")
+        pytest.param(
+            framework,
+            *case,
+            marks=[getattr(pytest.mark, framework), pytest.mark.adapter],
+            id=f"{framework}-{case[0]}-{number}",
+        )
         for framework in FRAMEWORKS
         for number, case in enumerate(HELD[framework])
     ],
@@ -226,6 +231,7 @@ def decoupled(framework, decays, scale, rates):
 
 
 @each_framework
+@pytest.mark.adapter
 @pytest.mark.parametrize(
     ("decays", "rates"), [((0.4, 0.4), (1.0, 1.0)), ((0.5, 0.0), (1.0, 1.0)), ((0.5, 0.1), (1.0, 0.3))]
 )
