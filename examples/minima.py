@@ -119,7 +119,7 @@ def analyse(quick: bool) -> Answer:
     images, labels = map(torch.from_numpy, data.images(seen + held))
     images = images.unsqueeze(1)
     start = network(width=2 if quick else 8)
-    goal, most = (0.5, 30) if quick else (0.02, 150)
+    goal, most = (0.5, 15) if quick else (0.02, 150)
     ways = {
         "small batches": {"batch": 16, "rate": 0.01, "radius": 0.0},
         "large batches": {"batch": len(images[:seen]) // 2, "rate": 0.05, "radius": 0.0},

@@ -137,9 +137,6 @@ def cross_entropy(outputs, y):
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs))
 
 
-MODELS = ["mlp", "cnn", "transformer", "wide and deep", "recurrent", "module"]
-
-
 def exact(model, criterion, batch):
     """Loss, gradient and Hessian by TensorFlow's own Jacobian of the gradient, at the model's variables."""
     variables = [getattr(v, "value", v) if isinstance(v, keras.Variable) else v for v in model.trainable_variables]

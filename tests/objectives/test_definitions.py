@@ -63,8 +63,16 @@ SELECTIONS = [None, ("0",), ("1", "2", "5")]
 EXAMPLES = {"torch": 10, "jax": 2, "tensorflow": 2}
 QUICK = {"torch": list(SHAPES), "jax": ["mlp", "wide and deep"], "tensorflow": ["mlp", "regression"]}
 OPERATORS = [*KINDS, "differences", "block diagonal", "coupling"]
+# Matrices of compiled models are held against NumPy as well (test_parity.py).
 each = pytest.mark.parametrize(
-    ("framework", "operator"), [(framework, operator) for framework in FRAMEWORKS for operator in OPERATORS]
+    ("framework", "operator"),
+    [
+        pytest.param(
+            framework, operator, marks=[pytest.mark.repetition] if framework != "torch" and operator in KINDS else []
+        )
+        for framework in FRAMEWORKS
+        for operator in OPERATORS
+    ],
 )
 
 
