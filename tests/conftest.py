@@ -90,9 +90,15 @@ def pytest_collection_modifyitems(items):
         places = {path: random.Random(f"{seed} {path}").random() for path in {str(item.path) for item in items}}
         items.sort(key=lambda item: (places[str(item.path)], random.Random(f"{seed} {item.nodeid}").random()))
     else:
-        # The sort is stable: within a library files keep together, and so does what they compile.
+        # The sort is stable: within a library files keep together, and so does what they compile. Groups of processes
+        # come first, so that no worker is left alone with one at the end.
         order = ["core", "torch", "jax", "tensorflow"]
-        items.sort(key=lambda item: max(order.index(name) for name in order if item.get_closest_marker(name)))
+
+        def place(item):
+            library = max(order.index(name) for name in order if item.get_closest_marker(name))
+            return library, item.path.parent.name != "parallel"
+
+        items.sort(key=place)
 
 
 def mark_repetitions(items):

@@ -288,6 +288,8 @@ CHECKS = {
 
 # These trace and compile for ten seconds each, nothing that the other example of their framework does not.
 SLOW = {flax_transformer, keras_transformer}
+# These ask what others ask in torch.
+REPETITIONS = {flax_cnn, keras_cnn}
 
 
 def library(check):
@@ -299,7 +301,11 @@ QUICK = [
     pytest.param(
         check,
         ["--quick"],
-        marks=[library(check), *([pytest.mark.slow] if check in SLOW else [])],
+        marks=[
+            library(check),
+            *([pytest.mark.slow] if check in SLOW else []),
+            *([pytest.mark.repetition] if check in REPETITIONS else []),
+        ],
         id=check.__name__,
     )
     for check in CHECKS

@@ -78,12 +78,14 @@ NATIVE = {"torch": "torch.ones(30)", "jax": "jax.numpy.ones(30)", "tensorflow": 
 ORDERS = list(itertools.permutations(sorted({case.framework for case in CASES} & set(NATIVE))))
 
 
-# Of two that are each other's reverse, one has each pair in each order. The others are slow only because an import of
-# TensorFlow takes seconds.
+# Of two that are each other's reverse, one has each pair in each order; the second comes after the test command. The
+# others are slow only because an import of TensorFlow takes seconds.
 @pytest.mark.parametrize(
     "order",
     [
-        pytest.param(order, marks=[] if i in (0, len(ORDERS) - 1) else pytest.mark.slow)
+        pytest.param(
+            order, marks=[] if i == 0 else pytest.mark.repetition if i == len(ORDERS) - 1 else pytest.mark.slow
+        )
         for i, order in enumerate(ORDERS)
     ],
     ids="-".join,

@@ -57,8 +57,15 @@ def cases(which, few, quick=None):
     """In float32, which people train in; a few in float64. What compiles for long beyond the quick ones is slow."""
     of = [(framework, name, "float32") for framework, name in named(which)]
     of += [(framework, name, "float64") for framework, name in named(which) if name in few]
-    is_slow = [quick is not None and framework != "torch" and name not in quick for framework, name, _ in of]
-    return [pytest.param(*case, marks=[pytest.mark.slow] * slow) for case, slow in zip(of, is_slow, strict=True)]
+
+    def marks(framework, name, dtype):
+        if framework == "torch":
+            return []
+        if quick is not None and name not in quick:
+            return [pytest.mark.slow]
+        return [pytest.mark.repetition] if dtype == "float64" else []
+
+    return [pytest.param(*case, marks=marks(*case)) for case in of]
 
 
 QUICK = ("tanh", "Wide&Deep", "a cast to 16 bit", "module")

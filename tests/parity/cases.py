@@ -17,13 +17,18 @@ TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 
 
 def parametrized(is_quick):
-    """Every framework, model and dtype; what compiles for long beyond the quick ones is slow."""
+    """Every framework, model and dtype; what compiles for long beyond the quick ones is slow, or a repetition."""
+
+    def marks(framework, name, dtype):
+        if framework == "torch":
+            return []
+        if not is_quick(framework, name, dtype):
+            return [pytest.mark.slow]
+        return [pytest.mark.repetition] if dtype == "float32" else []
+
     return pytest.mark.parametrize(
         ("framework", "name", "dtype"),
-        [
-            pytest.param(*case, marks=[] if case[0] == "torch" or is_quick(*case) else pytest.mark.slow)
-            for case in itertools.product(FRAMEWORKS, PROBLEMS, TOLERANCES)
-        ],
+        [pytest.param(*case, marks=marks(*case)) for case in itertools.product(FRAMEWORKS, PROBLEMS, TOLERANCES)],
     )
 
 
