@@ -25,6 +25,7 @@ __all__ = [
     "STRATA",
     "Part",
     "PartEstimate",
+    "error_to_reach",
     "of_samples",
     "part_of",
     "pieces_of",
@@ -151,6 +152,17 @@ def of_samples(run: Run, mean: SampleMean, weights: Floats, seed: int, strata: i
     return Part(run, mean, stratified(weights, size, strata, seed), weights)
 
 
+def error_to_reach(value: Estimate, goal: Goal) -> float | None:
+    """Return the standard error that an estimate is to have, 0 for as small as can be, or None if it is good enough."""
+    if value.standard_error == 0.0:
+        return None
+    # As many products as allowed where no error is asked for.
+    wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
+    # An error that is small by chance goes with a sum that is off: the interval knows how few values there are.
+    error = normal_error(value.interval, value.confidence)
+    return None if error <= wished else wished * value.standard_error / error
+
+
 @dataclass(frozen=True)
 class PartEstimate:
     """What a part of the data says of a number.
@@ -207,15 +219,9 @@ def sum_of_part(
             total.add(i, *measure(i, group))
         value, sampling_error = total.estimate(confidence)
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {part.used} samples")
-        # As many products as allowed where no error is asked for.
-        wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
-        if value.standard_error == 0.0:
+        wished = error_to_reach(value, goal)
+        if wished is None:
             break
-        # An error that is small by chance goes with a sum that is off: the interval knows how few values there are.
-        error = normal_error(value.interval, confidence)
-        if error <= wished:
-            break
-        wished *= value.standard_error / error
         reachable = total.reachable(part.left // max(len(one.blocks[0]) for one in part.strata))
         counts = within_limit(part, total.wanted(max(wished, reachable)))
         if counts == part.taken:

@@ -18,9 +18,8 @@ from specop.krylov.run import Run
 from specop.operators.sample_mean import Split
 from specop.spectral.goals import Goal
 from specop.spectral.part.gradients import Gradients
-from specop.spectral.part.part import Part, PartEstimate, of_samples
+from specop.spectral.part.part import Part, PartEstimate, error_to_reach, of_samples
 from specop.spectral.part.remainder import Apart, Remainder
-from specop.statistics.estimate import normal_error
 from specop.statistics.group_sums import added_up
 
 __all__ = ["trace_of_split"]
@@ -65,14 +64,10 @@ def trace_of_split(run: Run, split: Split, part: Part, goal: Goal, confidence: f
         value, sampling_error = added_up([term.total for term in terms], confidence)
         used = len(np.unique(np.concatenate([one.numbers for one in looked])))
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {used} samples")
-        wished = 0.0 if goal.is_budget else goal.tolerance(value.estimate)
-        if value.standard_error == 0.0:
+        wished = error_to_reach(value, goal)
+        if wished is None:
             break
-        # The interval, not the standard error: it knows how few values there are.
-        error = normal_error(value.interval, confidence)
-        if error <= wished:
-            break
-        allowed = _allowed(run, terms, wished * value.standard_error / error)
+        allowed = _allowed(run, terms, wished)
         if not is_apart and len(terms) > 1:
             is_apart = True
             other = Apart(run, _part_of_rest(split, part, 2), split.parts)
