@@ -207,10 +207,7 @@ def _traced(function: Callable[..., Any], specs: Sequence[Any]) -> Graph:
 
     try:
         return converted(False)
-    except (TypeError, InvalidInputError) as error:
-        # The latter where a batch may be the reason of the former.
-        if not isinstance(error.__cause__ or error, TypeError):
-            raise
+    except TypeError:
         # Python cannot decide on a tensor: of `if`, `while` and `for` AutoGraph makes operations. It takes as long as
         # all else together to look through Keras's layers and our own functions, so only where it is needed.
         return converted(True)

@@ -114,7 +114,8 @@ def _advice(batch: Any, text: str) -> str | None:
         return "It holds no array, but plain Python values: convert them into arrays of the model's framework."
     if "Inference tensors" in text:
         return "The model reads a tensor, no parameter or buffer, that was created in inference mode: clone it outside."
-    if _DTYPE.search(text):
+    # What decides on values that a trace does not have says so, and may name the inputs' dtypes besides.
+    if _DTYPE.search(text) and "as a Python `bool`" not in text:
         held = ", ".join(f"{leaf.dtype} of shape {tuple(leaf.shape)}" for leaf in arrays)
         return f"The batch holds {held}: convert inputs to the dtype of the parameters, and class labels to integers."
     return None

@@ -343,6 +343,24 @@ def test_python_decides_on_tensors(function, x, second):
     close(objective.hessian().to_dense(), np.diag(second(w)))
 
 
+class Branching(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x) if tf.reduce_mean(x) > 0 else -self.dense(x)
+
+
+def test_a_layer_that_decides_on_tensors_is_told_so():
+    # Keras lets AutoGraph into no layer, and tells the inputs with their dtypes, which are not the reason.
+    model, x = Branching(), tf.ones((2, 3))
+    model(x)
+    objective = specop.objective(model, lambda y, z: tf.reduce_mean(z), [(x, tf.zeros(2))])
+    with pytest.raises(TypeError, match="as a Python `bool` is not allowed"):
+        objective.loss()
+
+
 def test_python_that_decides_nothing_is_traced_as_it_is():
     seen = []
 
