@@ -18,7 +18,7 @@ from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedEr
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.calling import calling_function
 from specop.objectives.keras_models import likelihood_of
-from specop.objectives.likelihoods import Likelihood, label_noise, recognise
+from specop.objectives.likelihoods import Likelihood, candidates, fits, label_noise, recognise
 from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import (
     check_samples_first,
@@ -35,13 +35,16 @@ from specop_jax.form import Form
 from specop_jax.memory import bytes_on_device, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
 from specop_jax.places import OnMesh, place_of
-from specop_jax.products import LossProgram, OutputProgram, Status, Variant
+from specop_jax.products import LossProgram, OutputProgram, ResidualProgram, Status, Variant
 from specop_jax.programs import Arguments, Program
 from specop_jax.spread import is_spread
 from specop_jax.structures import TREES, checksum, outlined, refuse_sparse
 from specop_jax.trained import check_repeated
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
+
+# Matrices that are derivatives of a gradient.
+_SECOND: dict[str, type[LossProgram]] = {"hessian": LossProgram, "output curvature": ResidualProgram}
 
 P = TypeVar("P", bound=Program)
 
@@ -265,9 +268,9 @@ class JaxAutodiff(OneBatch):
         jax.tree_util.tree_map(known, vector)
         order = self.place.plain(vector) if matrix.kind == "transposed jacobian" else self.form.order
         vector = self.place.own(vector, order)
-        if matrix.kind == "hessian":
-            loss_program, arguments = self._program(LossProgram, theta, batch)
-            product = loss_program.linearize(arguments, vector)
+        if matrix.kind in _SECOND:
+            second, arguments = self._program(_SECOND[matrix.kind], theta, batch)
+            product = second.linearize(arguments, vector)
         else:
             program, arguments = self._program(OutputProgram, theta, batch)
             product = program.linearize(arguments, vector, *self._variant(program, arguments[2], batch, matrix))
@@ -277,8 +280,8 @@ class JaxAutodiff(OneBatch):
 
     def product(self, theta: Array | None, batch: Any, vector: Array, matrix: Matrix) -> Array:
         """Return the product with a vector and keep nothing."""
-        if matrix.kind == "hessian":
-            program, arguments = self._program(LossProgram, theta, batch)
+        if matrix.kind in _SECOND:
+            program, arguments = self._program(_SECOND[matrix.kind], theta, batch)
             loss, product = program.product(*arguments, self._own(vector))
             self._finite(loss, arguments)
             return product
@@ -303,13 +306,16 @@ class JaxAutodiff(OneBatch):
     ) -> Callable[[int, int], Floats]:
         """Return what gives, for a range of samples, what they add to the trace of the Gauss-Newton matrix."""
         program, arguments = self._of_samples(theta, batch)
-        terms = self._terms(program, arguments[2])
+        likelihood, weights = self._terms(program, arguments[2])
         drawn = signs(math.prod(program.outputs.shape[1:])).reshape(program.outputs.shape)
-        status, outputs, roots = program.roots(terms, *arguments, self.place.everywhere(drawn))
+        roots = functools.partial(program.roots, (likelihood, weights), *arguments)
+        status, outputs, images, measured = roots(self.place.everywhere(drawn))
         self._sound(status, arguments)
+        if not fits(measured, float(np.finfo(program.outputs.dtype).eps) ** 0.5):
+            raise wrong_likelihood(self.likelihood, program.outputs.shape)
 
         def between(start: int, stop: int) -> Floats:
-            squares, lengths = program.squares(stop - start, *arguments, outputs, roots, start)
+            squares, lengths = program.squares(stop - start, *arguments, outputs, images, start)
             self._check_apart(lengths, start, stop)
             return self.backend.to_host(squares)[0]
 
@@ -344,11 +350,11 @@ class JaxAutodiff(OneBatch):
         return Variant(matrix.kind, likelihood), (weights, self.place.everywhere(noise))
 
     def _terms(self, program: OutputProgram, arrays: list[Array]) -> tuple[Likelihood, Array]:
-        assert self.likelihood is not None
-        found = program.terms(self.likelihood, arrays)
-        if found is None:
-            raise wrong_likelihood(self.likelihood, program.outputs.shape)
-        return found
+        for name in candidates(self.likelihood):
+            found = program.terms(name, arrays)
+            if found is not None:
+                return found
+        raise wrong_likelihood(self.likelihood, program.outputs.shape)
 
     def _check_samples(self, program: OutputProgram, batch: Any) -> None:
         self.model.refuse_coupled_samples()

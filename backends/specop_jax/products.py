@@ -22,7 +22,7 @@ from specop_jax.local import LocalJacobian, LocalProducts, are_samples_apart
 from specop_jax.programs import NO_DERIVATIVE, Arguments, Program
 from specop_jax.residuals import Split
 
-__all__ = ["LossProgram", "Multiply", "OutputProgram", "Product", "Variant"]
+__all__ = ["LossProgram", "Multiply", "OutputProgram", "Product", "ResidualProgram", "Variant"]
 
 Multiply = Callable[[Array], Array]
 
@@ -140,6 +140,19 @@ class LossProgram(Program):
 
         parts, found = jax.grad(along, has_aux=True)(points)
         return found, self.form.join(parts)
+
+
+class ResidualProgram(LossProgram):
+    """The outputs' own curvature: the derivative of J'r with the criterion's gradient r in the outputs held."""
+
+    def _slope(self, others: list[Any], arrays: list[Array]) -> Callable[[list[Array]], tuple[list[Array], Array]]:
+        def at(points: list[Array]) -> tuple[list[Array], Array]:
+            z, pull = jax.vjp(lambda points: self.functions.outputs(points, others, arrays), points)
+            loss, residual = jax.value_and_grad(self.functions.criterion(arrays))(jax.lax.stop_gradient(z))
+            (parts,) = pull(residual)
+            return parts, loss.astype(self.dtype)
+
+        return at
 
 
 @dataclass(frozen=True)
@@ -266,14 +279,20 @@ class OutputProgram(Program):
 
     def roots(
         self, terms: tuple[Likelihood, Array], points: list[Array], others: list[Any], arrays: list[Array], signs: Array
-    ) -> tuple[Status, Array, Array]:
-        """Return status, outputs z, and L u for random signs u, where L L' is the information of the likelihood."""
+    ) -> tuple[Status, Array, Array, tuple[Array, Array, Array]]:
+        """Return status, outputs z, L u for random signs u, and what tells whether the likelihood fits at z.
+
+        L L' is the information of the likelihood.
+        """
         likelihood, weights = terms
+        precision = float(jnp.finfo(self.outputs.dtype).eps)
 
         def roots(points: list[Array], others: list[Any], arrays: list[Array], weights: Array, signs: Array) -> Any:
             z = self.functions.outputs(points, others, arrays)
-            loss = self.functions.criterion(arrays)(z)
-            return (jnp.isfinite(z).all(), loss), z, likelihood.root(z, weights)(signs.astype(z.dtype))
+            criterion, drawn = self.functions.criterion(arrays), signs.astype(z.dtype)
+            curvature = functools.partial(output_hessian, criterion)
+            measured = likelihood.deviation(curvature, z, weights, drawn, precision)
+            return (jnp.isfinite(z).all(), criterion(z)), z, likelihood.root(z, weights)(drawn), measured
 
         return self._once(("roots", likelihood), lambda: self.compiled(roots))(points, others, arrays, weights, signs)
 

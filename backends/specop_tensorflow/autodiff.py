@@ -21,7 +21,7 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
 from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.keras_models import likelihood_of
-from specop.objectives.likelihoods import Likelihood, fits, label_noise, readings, recognise
+from specop.objectives.likelihoods import Likelihood, candidates, fits, label_noise, readings, recognise
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
     changing_loss,
@@ -247,15 +247,17 @@ class TensorflowAutodiff(OneBatch):
         check_samples_first(shape, self.count(batch))
         with tf.device(self.device):
             drawn = tf.convert_to_tensor(signs(int(np.prod(shape[1:]))))
-        for likelihood in self._readings(theta, batch, Matrix("ggn")):
-            trace, inputs, _ = self._bound(Trace, SampleRoots(likelihood), theta, batch, [drawn], spec_of(drawn))
+        precision = self._rounding()
+        for likelihood in self._all_readings(theta, batch):
+            run = SampleRoots(likelihood, precision)
+            trace, inputs, _ = self._bound(Trace, run, theta, batch, [drawn], spec_of(drawn))
             finite, loss, measured, outputs, roots = trace.call(*inputs)
             self._check_outputs(finite, theta)
             self._checked(loss, theta)
-            if fits(measured.numpy(), self._rounding() ** 0.5):
+            if all(fits(one, precision**0.5) for one in measured.numpy()):
                 squares = self._by_samples(theta, batch, outputs, roots, are_squared=True)
                 return lambda start, stop: np.asarray(squares(start, stop).numpy(), np.float64)
-        raise wrong_likelihood(str(self.likelihood), shape)
+        raise wrong_likelihood(self.likelihood, shape)
 
     def _by_samples(
         self, theta: Tensor | None, batch: Any, outputs: Tensor, weights: Tensor, *, are_squared: bool = False
@@ -299,9 +301,14 @@ class TensorflowAutodiff(OneBatch):
         ):
             yield None
             return
-        yield from readings(FUNCTIONS, self.likelihood, 1)
-        # How many dimensions there are takes another trace, so nobody asks before it matters.
-        yield from readings(FUNCTIONS, self.likelihood, self._outputs(theta, batch).shape.rank)[1:]
+        yield from self._all_readings(theta, batch)
+
+    def _all_readings(self, theta: Tensor | None, batch: Any) -> Iterator[Likelihood]:
+        """Yield how the outputs may be read: as of the likelihood, or of any if none is known."""
+        for name in candidates(self.likelihood):
+            yield from readings(FUNCTIONS, name, 1)
+            # How many dimensions there are takes another trace, so nobody asks before it matters.
+            yield from readings(FUNCTIONS, name, self._outputs(theta, batch).shape.rank)[1:]
 
     def _noise(self, theta: Tensor | None, batch: Any, matrix: Matrix, likelihood: Likelihood) -> Tensor:
         shape = self._outputs(theta, batch).shape

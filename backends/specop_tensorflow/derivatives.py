@@ -73,10 +73,27 @@ class Derivatives:
 
     def product(self, values: Mapping[str, Any], batch: Any, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and its Hessian times a vector: the derivative of the gradient's product with it."""
+        return self.derivative(values, lambda sources: self._differentiate(sources, values, batch), vector)
+
+    def derivative(
+        self,
+        values: Mapping[str, Any],
+        differentiate: Callable[[Mapping[str, Any]], tuple[Tensor, Mapping[str, Any]]],
+        vector: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the derivative of a gradient's product with a vector.
+
+        Parameters
+        ----------
+        values : mapping
+        differentiate : callable
+            From what derivatives are taken with respect to, to the loss and its gradient in each.
+        vector : Tensor
+        """
         sources = self.sources(values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(sources.values()))
-            loss, gradients = self._differentiate(sources, values, batch)
+            loss, gradients = differentiate(sources)
         targets, weights = self.paired(gradients, vector)
         with refusing_first_order():
             found = tape.gradient(targets, list(sources.values()), output_gradients=weights)

@@ -12,7 +12,7 @@ from specop.errors import InvalidInputError
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.missing_derivatives import refusing_first_order
 
-__all__ = ["Criterion", "moved_gradient", "output_gradient", "output_hessian"]
+__all__ = ["Criterion", "moved_gradient", "output_curvature", "output_gradient", "output_hessian"]
 
 Criterion = Callable[[Tensor], Tensor]
 """From outputs to mean loss."""
@@ -26,6 +26,26 @@ def moved_gradient(
     moved = outputs + tf.cast(tf.reshape(shift, tf.shape(outputs)), outputs.dtype)
     loss, gradient = output_gradient(derivatives.criterion(values, batch), tf.ensure_shape(moved, outputs.shape))
     return loss, tf.reshape(tf.cast(gradient, derivatives.dtype), [-1])
+
+
+def output_curvature(
+    derivatives: Derivatives, values: Mapping[str, Any], batch: Any, vector: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the loss, and the product with the Hessian without its Gauss-Newton part.
+
+    That is the derivative of J'r in J alone, with the criterion's gradient r in the outputs.
+    """
+
+    def differentiate(sources: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(list(sources.values()))
+            outputs = derivatives.outputs(values, batch)
+        loss, residual = output_gradient(derivatives.criterion(values, batch), tf.stop_gradient(outputs))
+        with refusing_first_order():
+            gradients = tape.gradient(outputs, list(sources.values()), output_gradients=residual)
+        return loss, dict(zip(sources, gradients, strict=True))
+
+    return derivatives.derivative(values, differentiate, vector)
 
 
 def output_gradient(criterion: Criterion, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from specop.objectives.refusals import check_samples_first
 from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.likelihoods import FUNCTIONS
 from specop_tensorflow.missing_derivatives import refusing_first_order
-from specop_tensorflow.outputs import output_gradient, output_hessian
+from specop_tensorflow.outputs import output_curvature, output_gradient, output_hessian
 from specop_tensorflow.structures import TREES
 
 __all__ = ["Product"]
@@ -47,6 +47,9 @@ class Product:
         fine, zero, measured = tf.constant(True), tf.zeros([], derivatives.dtype), tf.zeros([3], tf.float64)
         if self.kind == "hessian":
             loss, product = derivatives.product(values, batch, *operands)
+            return fine, loss, measured, product
+        if self.kind == "output curvature":
+            loss, product = output_curvature(derivatives, values, batch, *operands)
             return fine, loss, measured, product
         *noise, vector = operands
         sources = derivatives.sources(values)

@@ -70,9 +70,12 @@ class SampleRoots:
     ----------
     likelihood : Likelihood
         That the criterion is claimed to be of.
+    precision : float
+        Relative rounding error of outputs.
     """
 
     likelihood: Likelihood
+    precision: float
 
     def __call__(
         self, derivatives: Derivatives, values: Mapping[str, Any], batch: Any, signs: Tensor
@@ -81,11 +84,13 @@ class SampleRoots:
         outputs = tf.stop_gradient(derivatives.outputs(values, batch))
         check_samples_first(outputs.shape, TREES.count(batch))
         criterion = derivatives.criterion(values, batch)
-        weights, measured = self.likelihood.terms(functools.partial(output_hessian, criterion), outputs)
-        drawn = tf.cast(tf.reshape(signs, tf.shape(outputs)), outputs.dtype)
-        roots = self.likelihood.root(outputs, weights)(tf.ensure_shape(drawn, outputs.shape))
+        curvature = functools.partial(output_hessian, criterion)
+        weights, measured = self.likelihood.terms(curvature, outputs)
+        drawn = tf.ensure_shape(tf.cast(tf.reshape(signs, tf.shape(outputs)), outputs.dtype), outputs.shape)
+        there = self.likelihood.deviation(curvature, outputs, weights, drawn, self.precision)
+        roots = self.likelihood.root(outputs, weights)(drawn)
         finite = tf.reduce_all(tf.math.is_finite(outputs))
-        return finite, criterion(outputs), tf.stack(measured), outputs, roots
+        return finite, criterion(outputs), tf.stack([measured, there]), outputs, roots
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
 from specop.objectives.likelihoods import (
     Likelihood,
     by_sample,
+    candidates,
     fits,
     importance,
     label_noise,
@@ -307,6 +308,10 @@ class TorchAutodiff(OneBatch):
             curvature = functools.partial(output_hessian, self._evaluation.criterion(points, batch))
             likelihood, weights = self._terms(curvature, outputs)
             drawn = torch.from_numpy(signs(outputs[0].numel())).to(outputs).reshape(outputs.shape)
+            precision = torch.finfo(outputs.dtype).eps
+            measured = likelihood.deviation(curvature, outputs, weights, drawn, precision)
+            if not fits(self.backend.to_host(*measured), precision**0.5):
+                raise wrong_likelihood(self.likelihood, outputs.shape)
             roots = likelihood.root(outputs, weights)(drawn)
         rows = SampleGradients(self.model, points, batch, outputs, roots, self.precision)
 
@@ -337,8 +342,11 @@ class TorchAutodiff(OneBatch):
         self, leaves: dict[str, Tensor], own: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
     ) -> _Product:
         points = list(leaves.values())
-        if matrix.kind == "hessian":
-            _, gradients = self._differentiate(leaves, own, batch, create_graph=True)
+        if matrix.kind in ("hessian", "output curvature"):
+            if matrix.kind == "hessian":
+                _, gradients = self._differentiate(leaves, own, batch, create_graph=True)
+            else:
+                gradients = self._pulled_residual(leaves, own, batch)
             curved = double_backward(gradients, points, retain_graph=retain_graph)
             return _Product(self._operands, curved, self._join, [one for one in gradients if one is not None])
         outputs = self._evaluation.outputs(leaves, batch)
@@ -394,12 +402,12 @@ class TorchAutodiff(OneBatch):
         self, curvature: Callable[[Tensor], Callable[[Tensor], Tensor]], outputs: Tensor
     ) -> tuple[Likelihood, Tensor]:
         """Return the reading of the likelihood that fits the criterion, and the terms' weights."""
-        assert self.likelihood is not None
         tolerance = torch.finfo(outputs.dtype).eps ** 0.5
-        for likelihood in readings(FUNCTIONS, self.likelihood, outputs.ndim):
-            weights, measured = likelihood.terms(curvature, outputs)
-            if fits(self.backend.to_host(*measured), tolerance):
-                return likelihood, weights
+        for name in candidates(self.likelihood):
+            for likelihood in readings(FUNCTIONS, name, outputs.ndim):
+                weights, measured = likelihood.terms(curvature, outputs)
+                if fits(self.backend.to_host(*measured), tolerance):
+                    return likelihood, weights
         raise wrong_likelihood(self.likelihood, outputs.shape)
 
     def _leaves(self, theta: Tensor | None, *, requires_grad: bool) -> dict[str, Tensor]:
@@ -427,6 +435,15 @@ class TorchAutodiff(OneBatch):
         if all(gradient is None for gradient in gradients):
             raise self._independent()
         return loss, gradients
+
+    def _pulled_residual(self, points: dict[str, Tensor], own: dict[str, Tensor], batch: Any) -> list[Tensor | None]:
+        """Return J'r, where J moves with the parameters, and the criterion's gradient r in the outputs does not."""
+        outputs = self._evaluation.outputs(points, batch)
+        self._see_through(outputs, own)
+        refuse_first_order(outputs)
+        check_custom_functions(outputs, lambda: self._evaluation.outputs(points, batch), curved=True)
+        residual = output_gradient(self._evaluation.criterion(points, batch), outputs.detach())
+        return self._evaluation.gradients((outputs * residual).sum(), points, create_graph=True)
 
     def _autocast(self) -> torch.dtype | None:
         """Return the dtype that products of matrices run in, if the caller has switched that on."""

@@ -35,6 +35,8 @@ class Matrix:
     ====================  ==============================================================================
     hessian               :math:`\nabla_\theta^2 \ell`
     ggn                   :math:`J^T (\nabla_z^2 \ell) J`
+    output curvature      :math:`\sum_k r_k \nabla_\theta^2 z_k` with :math:`r = \nabla_z \ell`: the Hessian without
+                          the Gauss-Newton matrix
     fisher                :math:`J^T M J`, M of blocks :math:`c_i E[s s^T]`, score s of a label drawn from the model
     sampled fisher        the same with a mean over `draws` labels instead of the expectation
     empirical fisher of   :math:`J^T M J`, M of blocks :math:`r_i r_i^T` for the part i of
@@ -60,6 +62,7 @@ class Matrix:
     kind: Literal[
         "hessian",
         "ggn",
+        "output curvature",
         "fisher",
         "sampled fisher",
         "empirical fisher of samples",
@@ -257,8 +260,9 @@ class Autodiff(Protocol):
     ) -> Callable[[int, int], Floats]:
         """Return ``traces(start, stop)``: what these samples of the batch add to the trace of its matrix J' M J.
 
-        The likelihood is known, and M = L L' is its information. For random signs u of a sample's outputs that is
-        ``|J' L u|^2`` on average, and exactly where the sample has one output. It takes the sample's gradient once.
+        M = L L' is the information of the likelihood, or where none is known the criterion's second derivative if that
+        is the information of some likelihood. For random signs u of a sample's outputs that is ``|J' L u|^2`` on
+        average, and exactly where the sample has one output. It takes the sample's gradient once.
 
         Parameters
         ----------
@@ -266,6 +270,11 @@ class Autodiff(Protocol):
         batch : batch
         signs : callable
             ``signs(count)`` returns an array with a row of `count` signs for each sample.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such likelihood, or samples have no outputs of their own.
         """
 
 

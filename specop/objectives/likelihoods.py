@@ -27,6 +27,7 @@ __all__ = [
     "ArrayFunctions",
     "Likelihood",
     "by_sample",
+    "candidates",
     "fits",
     "importance",
     "label_noise",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 Multiply = Callable[[Array], Array]
+
+# Of a weight, that two ways to multiply with the information may differ by.
+_ROUNDINGS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,11 @@ def recognise(
     return given or found
 
 
+def candidates(name: str | None) -> Sequence[str]:
+    """Return the likelihood that is known, or all that a criterion may have, to be tried in this order."""
+    return LIKELIHOODS if name is None else (name,)
+
+
 def readings(functions: ArrayFunctions, name: str, dimensions: int) -> Sequence[Likelihood]:
     """Return how outputs with that many dimensions can be read, to be tried in this order.
 
@@ -139,7 +148,7 @@ def fits(measured: Sequence[Any], tolerance: float) -> bool:
     Parameters
     ----------
     measured : sequence of three scalars on the host
-        What `Likelihood.terms` returned.
+        What `Likelihood.terms` or `Likelihood.deviation` returned.
     tolerance : float
         Relative error allowed to second derivatives of the criterion.
     """
@@ -186,6 +195,31 @@ class Likelihood:
         expected = self.information(point, weights)(direction)
         error = f.subtract(curvature(point)(direction), expected)
         return weights, (f.norm(error), f.norm(expected), f.least(weights))
+
+    def deviation(
+        self, curvature: Callable[[Array], Multiply], z: Array, weights: Array, u: Array, precision: float
+    ) -> tuple[Array, Array, Array]:
+        """Return what `fits` looks at, of the criterion at the outputs themselves.
+
+        A criterion may be of the family in its middle and bend away from it, as a Huber loss does.
+
+        Parameters
+        ----------
+        curvature : callable
+            As in `terms`.
+        z, weights : native array
+            Outputs and the terms' weights.
+        u : native array
+            Of the outputs' shape: what both matrices are multiplied by.
+        precision : float
+            Relative rounding error of outputs.
+        """
+        f = self.functions
+        expected = self.information(z, weights)(u)
+        error = f.norm(f.subtract(curvature(z)(u), expected))
+        # Where all labels are certain, both are differences of numbers that are nearly equal.
+        rounding = f.multiply(f.norm(f.multiply(u, weights)), -_ROUNDINGS * precision**0.5)
+        return error, f.subtract(f.norm(expected), rounding), f.least(weights)
 
     def information(self, z: Array, weights: Array | float) -> Multiply:
         """Return u -> M u with M of blocks c_i E[s s'], s the score of a label drawn from the model."""

@@ -11,20 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specop.arrays import probes
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, MissingOutputsError
-from specop.objectives.autodiff import Linearization, Matrix
+from specop.objectives.autodiff import HESSIAN, Linearization, Matrix
+from specop.objectives.central_differences import PROBE
 from specop.objectives.point import Point
 from specop.objectives.products import Products, accumulate
 from specop.objectives.splitting import fitting, sample_traces
-from specop.objectives.trained import check_separable
+from specop.objectives.trained import check_separable, some_samples
 from specop.objectives.witness import verify
 from specop.operators.sample_mean import Split, Traces
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = ["Group", "SampleMean", "importance", "known_weights", "weights_of"]
 
+_GGN, _OUTPUT_CURVATURE = Matrix("ggn"), Matrix("output curvature")
 # Matrices that groups of samples do not add up to as the criterion's own do.
 _REFUSED = {
     "sampled fisher": "its labels belong to places in the data: take fisher() or ggn()",
@@ -111,7 +113,7 @@ class SampleMean:
     def __init__(self, products: Products) -> None:
         self._products = products
         self._point = products.point
-        self._is_checked = self._are_apart = False
+        self._is_checked = False
 
     @property
     def samples(self) -> int:
@@ -153,16 +155,16 @@ class SampleMean:
             terms = sum(weight for _, weight in pieces)
             shares = [(batch, weight / terms) for batch, weight in pieces]
             made = Group(point, self._products.matrix, shares, terms / point.data.terms, len(numbers))
-            self._check(made)
+            if pieces:
+                self._check(pieces[0][0])
             yield made
 
     @property
     def split(self) -> Split | None:
-        """The matrix as that of the outputs, J' M J, and the rest; None where the likelihood is not known."""
+        """The matrix as that of the outputs, J' M J, and the rest; None where single samples have no gradients."""
         kind, autodiff = self._products.matrix.kind, self._point.autodiff
         # Where parameters are spread, no process has a sample's gradient whole.
-        is_known = autodiff.likelihood is not None and autodiff.layout.sharding is None
-        if kind not in ("hessian", "ggn", "fisher") or not is_known:
+        if kind not in ("hessian", "ggn", "fisher") or autodiff.layout.sharding is not None:
             return None
         ends = itertools.accumulate(autodiff.sizes)
         parts = tuple(slice(end - size, end) for size, end in zip(autodiff.sizes, ends, strict=True))
@@ -174,7 +176,7 @@ class SampleMean:
             found: list[Floats] = []
             drawn = _Signs(seed, index)
             for batch, weight in pieces:
-                self._check_apart(batch)
+                self._check(batch)
                 drawn.samples = point.autodiff.count(batch)
                 found.append(weight / point.data.terms * sample_traces(point, batch, drawn))
             # Samples that do not count add nothing.
@@ -212,21 +214,14 @@ class SampleMean:
                     pieces += [(autodiff.prepare(batch), weight)] * (weight > 0)
             yield group, pieces
 
-    def _check(self, group: Group) -> None:
+    def _check(self, batch: Any) -> None:
         """Look once at whether samples stand for themselves, and whether their products are what differences say."""
-        if self._is_checked or not group.pieces:
+        if self._is_checked:
             return
-        batch, _ = group.pieces[0]
-        self._check_apart(batch)
+        check_separable(self._point, batch)
         if self._products.verdict is None:
             self._products.verdict = verify(self._point, batch, None, self._products.matrix)
         self._is_checked = True
-
-    def _check_apart(self, batch: Any) -> None:
-        """Look once at whether samples stand for themselves."""
-        if not self._are_apart:
-            check_separable(self._point, batch)
-        self._are_apart = True
 
 
 class _Signs:
@@ -249,28 +244,6 @@ class _Signs:
         samples = range(self.done, self.done + self.samples)
         self.done, self.outputs = samples.stop, max(self.outputs, count)
         return probes.sample_signs(self._seed, self._index, samples, count)
-
-
-@dataclass(eq=False)
-class Difference:
-    """A group's matrix without that of its outputs.
-
-    Parameters
-    ----------
-    whole, curved : Group
-        The group with the one and the other matrix.
-    """
-
-    whole: Group
-    curved: Group
-
-    def __post_init__(self) -> None:
-        self.share, self.samples = self.whole.share, 2 * self.whole.samples
-        self.bytes = self.whole.bytes
-
-    def multiply(self, vector: Array) -> Array:
-        """Return the product with a vector, by two of them, in fresh storage."""
-        return self.whole.point.backend.axpy_(self.whole.multiply(vector), -1.0, self.curved.multiply(vector))
 
 
 class Remainder:
@@ -306,14 +279,33 @@ class Remainder:
         """Return how much each sample may add to the matrix, up to a common factor, by one forward pass."""
         return self._mean.importance()
 
-    def groups(self, chosen: Sequence[Integers]) -> Iterator[Difference]:
+    def groups(self, chosen: Sequence[Integers]) -> Iterator[Group]:
         """Give groups of samples, by one pass over the data; see `SampleMean.groups`."""
-        curved = Matrix("ggn")
         for group in self._mean.groups(chosen):
             if not self._is_checked and group.pieces:
-                verify(self._point, group.pieces[0][0], None, curved)
+                self._check(group)
                 self._is_checked = True
-            yield Difference(group, replace(group, matrix=curved))
+            yield replace(group, matrix=_OUTPUT_CURVATURE)
+
+    def _check(self, group: Group) -> None:
+        """Raise unless the matrix is what two others differ by, the one of which has been verified."""
+        point, (batch, _) = self._point, group.pieces[0]
+        verify(point, batch, None, _GGN)
+        some = some_samples(point, batch)
+        vector = probes.normal(point.backend, point.autodiff.layout, 0, PROBE)
+        hessian, ggn, found = (
+            point.autodiff.product(point.theta, some, vector, matrix) for matrix in (HESSIAN, _GGN, _OUTPUT_CURVATURE)
+        )
+        backend = point.backend
+        lengths = backend.norm(hessian), backend.norm(ggn)
+        off = backend.norm(backend.axpy_(backend.axpy_(found, 1.0, ggn), -1.0, hessian))
+        error, *scale = numbers_of(backend, off, *lengths)
+        if not error <= point.autodiff.precision**0.5 * sum(scale):
+            raise InvalidInputError(
+                f"a Hessian is the Gauss-Newton matrix and the curvature of the outputs, but products differ by "
+                f"{error:.2g} of {sum(scale):.2g}: an operation of the model has another derivative in one of them. "
+                f"Leave data= out."
+            )
 
 
 def _places(known: Integers, wanted: Integers) -> Integers:

@@ -259,8 +259,13 @@ def layer_in_training_mode(layer: str, *, drops_out: bool) -> InvalidInputError:
     )
 
 
-def wrong_likelihood(name: str, shape: Sequence[int]) -> InvalidInputError:
-    """Error for a criterion whose second derivative is not that of the likelihood."""
+def wrong_likelihood(name: str | None, shape: Sequence[int]) -> InvalidInputError:
+    """Error for a criterion whose second derivative is not that of the likelihood, or of any if none is named."""
+    if name is None:
+        return InvalidInputError(
+            f"the criterion's second derivative in outputs of shape {tuple(shape)} is that of no likelihood which "
+            f"specop knows: {', '.join(_PARAMETERS)}."
+        )
     return InvalidInputError(
         f"the criterion is not the negative log-likelihood of a {name} variable with these outputs, of shape "
         f"{tuple(shape)}: its second derivative is another. It must be a sum over independent terms with "

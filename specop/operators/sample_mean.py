@@ -95,7 +95,7 @@ class Split:
         one pass over the data. It takes each sample's gradient once. The signs are those of the seed and of a number,
         which is `first` for the first group and one more for each one after it.
     rest : SampleMean or None
-        The second part, the groups of which count their samples twice, because a product takes two; None if it is zero.
+        The second part; None if it is zero.
     parts : tuple of slice
         Entries of vectors, such as one slice for each array of parameters.
     """

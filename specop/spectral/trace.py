@@ -92,7 +92,9 @@ def trace(
         many there were. Samples count as their part of a product each time they are multiplied or their gradient is
         taken.
 
-        Where the likelihood is known, `method` is "gradients". The trace of the Gauss-Newton part
+        Where the criterion's second derivative in the outputs is that of a categorical, a Bernoulli or a Gaussian
+        likelihood, as of cross entropy or squared error in whatever words, `method` is "gradients". The trace of the
+        Gauss-Newton part
         :math:`J^\top L L^\top J` is a sum over samples of :math:`|J^\top L u|^2` for random signs u of the outputs,
         which takes a gradient of each sample. The rest of a Hessian, often next to nothing, is found by products with
         groups of samples, by a random vector for each array of parameters where what couples these is most of it.

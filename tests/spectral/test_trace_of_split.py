@@ -8,6 +8,7 @@ import pytest
 import specop
 from parity.cases import FRAMEWORKS, numpy, objective, operator
 from parity.problems import PROBLEMS
+from specop.objectives.autodiff import Matrix
 from specop.objectives.likelihoods import Likelihood
 from specop.spectral.part import remainder
 
@@ -140,6 +141,55 @@ def test_root_of_the_information(classes):
     assert torch.allclose(root @ root.mT, information, rtol=1e-9, atol=1e-15)
     # One column is zero: of two classes signs leave nothing to chance.
     assert ((root.norm(dim=1) == 0).sum(1) >= 1).all()
+
+
+class Tokens(torch.nn.Module):
+    """The user's own cross entropy of tokens, (samples, tokens, classes)."""
+
+    def forward(self, z, y):
+        return -z.log_softmax(-1).gather(-1, y[..., None]).mean()
+
+
+def test_a_criterion_of_the_users_own_is_recognised_by_its_second_derivative():
+    x, y = torch.randn(60, 4, 5, dtype=torch.float64), torch.randint(0, 3, (60, 4))
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    H = specop.objective(model, Tokens(), [(x[:30], y[:30]), (x[30:], y[30:])]).hessian()
+    found = specop.trace(H, rtol=0.1, data="part")
+    assert found.method == "gradients"
+    assert abs(found.estimate - float(H.to_dense().trace())) <= 4.0 * found.standard_error
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        # A Gaussian's in the middle, and nobody's where outputs are far from there.
+        lambda z, y: F.huber_loss(z, y, delta=3.0),
+        lambda z, y: (z - y).abs().pow(3).mean(),
+    ],
+)
+def test_other_criteria_are_nobodys(criterion):
+    x, y = 3.0 * torch.randn(60, 5, dtype=torch.float64), 0.1 * torch.randn(60, 2, dtype=torch.float64)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        model[2].weight.mul_(5.0)
+    A = specop.objective(model, criterion, [(x, y)]).ggn()
+    result = specop.trace(A, rtol=0.1, data="part")
+    assert result.method != "gradients"
+    assert abs(result.estimate - float(A.to_dense().trace())) <= 4.0 * result.standard_error
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_curvature_of_the_outputs_is_the_rest_of_the_hessian(framework):
+    found = objective(framework, "mlp", "float64")
+    H, G = (numpy(operator(found, kind).to_dense()) for kind in ("hessian", "ggn"))
+    autodiff, vector = found._autodiff, np.random.default_rng(0).standard_normal(found.n)
+    native, image = autodiff.backend.from_host(vector, autodiff.layout), 0.0
+    with found._data.reading() as batches:
+        for batch, share, _ in batches:
+            linear = autodiff.linearize(None, batch, native, Matrix("output curvature"))
+            assert numpy(linear.apply(native)) == pytest.approx(numpy(linear.first))
+            image = image + share * numpy(linear.first)
+    assert image == pytest.approx((H - G) @ vector, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -47,8 +47,7 @@ class Remainder:
         Products with one sample that a value takes.
     """
 
-    # One with the Hessian and one with J' M J.
-    products = 2
+    products = 1
 
     def __init__(self, run: Run, part: Part) -> None:
         self.part = part
@@ -103,7 +102,7 @@ class Apart(Remainder):
     def __init__(self, run: Run, part: Part, parts: Sequence[slice]) -> None:
         super().__init__(run, part)
         self._parts, self._multiplied = parts, min(_MOST, len(parts))
-        self.products = 2 * self._multiplied
+        self.products = self._multiplied
         self._generator = np.random.default_rng([run.seed, 0xD1])
 
     def _measure(self, group: Group) -> tuple[float, float]:
