@@ -1,6 +1,7 @@
 """Hessian products in plain PyTorch: what a user without a library writes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,6 +32,31 @@ def retained_products(problem: Problem) -> Callable[[Sequence[Tensor]], tuple[Te
 
     def product(vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(gradients, parameters, grad_outputs=list(vector), retain_graph=True)
+
+    return product
+
+
+def batchwise_products(problem: Problem) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
+    """Return products with the Hessian of the mean loss that differentiate one batch after the other, and keep nothing.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    callable
+        Maps a list of tensors, shaped like the parameters, to such a tuple.
+    """
+    total = sum(len(targets) for _, targets in problem.batches)
+
+    def product(vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        found = [torch.zeros_like(piece) for piece in vector]
+        for batch in problem.batches:
+            alone = retained_products(replace(problem, batches=[batch]))
+            for sum_, part in zip(found, alone(vector), strict=True):
+                sum_.add_(part, alpha=len(batch[1]) / total)
+        return tuple(found)
 
     return product
 

@@ -52,9 +52,9 @@ def cnn() -> Problem:
     return _cnn().trained(epochs=8, samples=1024)
 
 
-def _cnn() -> Recipe:
+def _cnn(samples: int = 8192) -> Recipe:
     model = _seeded(lambda: ConvolutionalNetwork((16, 32), size=28, hidden=64))
-    return Recipe("cnn", model, nn.CrossEntropyLoss(), *load_images(8192), batch=128, rate=2e-3)
+    return Recipe("cnn", model, nn.CrossEntropyLoss(), *load_images(samples), batch=128, rate=2e-3)
 
 
 def mlp() -> Problem:
@@ -74,10 +74,10 @@ def transformer() -> Problem:
     return _transformer().trained(epochs=40, samples=64)
 
 
-def _transformer() -> Recipe:
+def _transformer(samples: int = 256) -> Recipe:
     context = 64
     text = load_text()
-    length = 256 * context
+    length = min(samples, (len(text) - 1) // context) * context
     inputs, targets = text[:length].view(-1, context), text[1 : length + 1].view(-1, context)
     model = _seeded(lambda: Transformer(VOCABULARY, context, width=64, heads=4, depth=2))
     return Recipe("transformer", model, TokenCrossEntropy(), inputs, targets, batch=32, rate=4e-3)
@@ -88,8 +88,8 @@ def wide_deep() -> Problem:
     return _wide_deep().trained(epochs=4, samples=2000)
 
 
-def _wide_deep() -> Recipe:
-    table, labels, codes, columns = load_census(16000)
+def _wide_deep(samples: int = 16000) -> Recipe:
+    table, labels, codes, columns = load_census(samples)
     numbers = table.shape[1] - columns
     model = _seeded(lambda: WideAndDeep(codes, columns, numbers, embedding=16, hidden=512))
     return Recipe("wide_deep", model, nn.BCEWithLogitsLoss(), table, labels, batch=128, rate=1e-3)
@@ -114,7 +114,7 @@ def large() -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {"cnn": cnn, "transformer": transformer, "wide_deep": wide_deep}
-RECIPES: dict[str, Callable[[], Recipe]] = {"cnn": _cnn, "transformer": _transformer, "wide_deep": _wide_deep}
+RECIPES: dict[str, Callable[..., Recipe]] = {"cnn": _cnn, "transformer": _transformer, "wide_deep": _wide_deep}
 
 
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:

@@ -2,9 +2,10 @@
 
 python part.py wide_deep
 python part.py cnn --samples 20000 --runs 100 --rtol 0.01
+python part.py transformer --peers
 
 Times are processor time and hold the forward pass that sorts the samples. The trace on all data is stopped after some
-products, and its time is that for the error that the part has: it falls with the root of the products. Nobody knows the
+products where it has not met the goal, and its time is then that for the goal: errors fall with the root of products. Nobody knows the
 true trace: intervals are held against the mean of all runs on parts, which is in turn held against all data.
 """
 
@@ -12,47 +13,55 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+import peers
 import specop
-from datasets import load_census, load_images, load_text
+from derivatives import batchwise_products
 from models import RECIPES, Problem
 
-_EPOCHS = {"cnn": 8, "transformer": 40, "wide_deep": 4}
-_CONTEXT = 64
-# As many as ten runs and all data take about ten minutes with, on two cores with nothing beside.
-_SAMPLES = {"cnn": 8192, "transformer": 2048, "wide_deep": 24_000}
+_EPOCHS = {"cnn": 4, "transformer": 4, "wide_deep": 4}
+# All training data: images, sequences of 64 characters, rows.
+_SAMPLES = {"cnn": 20_000, "transformer": 9_375, "wide_deep": 48_000}
 
 
 def main() -> None:
     """Print a line for each quantity and each way to find it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=sorted(_SAMPLES))
-    parser.add_argument("--samples", type=int, help="samples; of the transformer sequences of 64 characters")
+    parser.add_argument("--samples", type=int, help="that it is trained on; sequences for the transformer")
     parser.add_argument("--runs", type=int, default=10, help="on parts, each with a seed of its own")
     parser.add_argument("--rtol", type=float, default=0.025, help="standard error: 0.025 is 5 percent at 95 percent")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--products", type=int, default=40, help="with all data, for the trace")
+    parser.add_argument("--peers", action="store_true", help="run the peers on all data, too")
     chosen = parser.parse_args()
-    samples = chosen.samples or _SAMPLES[chosen.name]
-    problem = RECIPES[chosen.name]().trained(epochs=_EPOCHS[chosen.name], samples=256)
-    matrix = _objective(problem, samples, chosen.batch).hessian()
+    recipe = RECIPES[chosen.name](chosen.samples or _SAMPLES[chosen.name])
+    problem = recipe.trained(epochs=_EPOCHS[chosen.name], samples=256)
+    batches = list(zip(recipe.inputs.split(chosen.batch), recipe.targets.split(chosen.batch), strict=True))
+    matrix = specop.objective(problem.model, problem.criterion, batches).hessian()
     print(f"{chosen.name}: {problem.size:,} parameters, {matrix.samples:,} samples, standard error {chosen.rtol:g}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", specop.errors.ConvergenceWarning)
-        _trace(matrix, chosen.rtol, chosen.runs, chosen.products)
-        _largest(matrix, chosen.rtol, chosen.runs)
+        trace, found = _trace(matrix, chosen.rtol, chosen.runs, chosen.products)
+        largest, taken = _largest(matrix, chosen.rtol, chosen.runs)
+    if chosen.peers:
+        needed = _products_of_random_vectors(matrix, chosen.rtol * abs(trace))
+        _peers(replace(problem, batches=batches), largest, taken, found, needed)
 
 
-def _trace(matrix: Any, rtol: float, runs: int, products: int) -> None:
-    whole, seconds = _timed(lambda: specop.trace(matrix, max_matvecs=products))
-    needed = seconds * (whole.standard_error / (rtol * abs(whole.estimate))) ** 2
+def _trace(matrix: Any, rtol: float, runs: int, products: int) -> tuple[float, float]:
+    """Return the trace, and the time of a run on a part."""
+    whole, seconds = _timed(lambda: specop.trace(matrix, rtol=rtol, max_matvecs=products))
+    needed = seconds * max(1.0, whole.standard_error / (rtol * abs(whole.estimate))) ** 2
     print(
-        f"trace, all data: {whole.estimate:.5g} +- {whole.standard_error:.2g} by {products} products in "
-        f"{seconds:.1f} s; the goal would take about {needed:.0f} s"
+        f"trace, all data: {whole.estimate:.5g} +- {whole.standard_error:.2g} by {whole.matvecs} products in "
+        f"{seconds:.1f} s; the goal takes {'about ' * (not whole.converged)}{needed:.0f} s",
+        flush=True,
     )
     found, taken = _runs(lambda seed: specop.trace(matrix, rtol=rtol, data="part", seed=seed), runs)
     mean = float(np.mean([one.estimate for one in found]))
@@ -60,9 +69,11 @@ def _trace(matrix: Any, rtol: float, runs: int, products: int) -> None:
     apart = abs(mean - whole.estimate) / float(np.hypot(error, whole.standard_error))
     print(f"  runs on parts have the mean {mean:.5g} +- {error:.2g}, {apart:.1f} standard errors from all data")
     _report(found, [one.interval for one in found], [one.estimate for one in found], mean, taken, needed)
+    return mean, float(np.mean(taken))
 
 
-def _largest(matrix: Any, rtol: float, runs: int) -> None:
+def _largest(matrix: Any, rtol: float, runs: int) -> tuple[float, float]:
+    """Return the largest eigenvalue, and the time of a run on a part."""
     truth, _ = _timed(lambda: specop.eigsh(matrix, k=1, which="LA", tol=1e-4))
     same, seconds = _timed(lambda: specop.eigsh(matrix, k=1, which="LA", tol=0.05))
     largest = float(truth.eigenvalues[0])
@@ -74,6 +85,36 @@ def _largest(matrix: Any, rtol: float, runs: int) -> None:
     found, taken = _runs(part, runs)
     intervals, values = [one.intervals[0] for one in found], [one.eigenvalues[0] for one in found]
     _report(found, intervals, values, largest, taken, seconds)
+    return largest, float(np.mean(taken))
+
+
+def _products_of_random_vectors(matrix: Any, error: float) -> float:
+    """Return how many products a mean over random vectors alone takes for that standard error of the trace."""
+    few = 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", specop.errors.ConvergenceWarning)
+        seen = specop.trace(matrix, method="hutchinson", max_matvecs=few)
+    return few * (seen.standard_error / error) ** 2
+
+
+def _peers(problem: Problem, largest: float, eigenvalue_seconds: float, trace_seconds: float, needed: float) -> None:
+    def power_iteration(problem: Problem, k: int, tol: float) -> Any:
+        return peers.deflated_power_iteration(problem, k, tol, batchwise_products)
+
+    runs: dict[str, tuple[peers.Solve, float]] = {
+        "PyHessian's algorithm": (power_iteration, 1e-2),
+        "hessian-eigenthings": (peers.hessian_eigenthings_lanczos, peers.LANCZOS_STEPS[0]),
+        "curvlinops with SciPy": (peers.curvlinops_scipy, 1e-1),
+    }
+    for name, (solve, setting) in runs.items():
+        (values, products), seconds = _timed(lambda solve=solve, setting=setting: solve(problem, 1, setting))
+        trace = needed * seconds / products
+        print(
+            f"{name}: largest eigenvalue by {products} products in {seconds:.0f} s, {seconds / eigenvalue_seconds:.1f} "
+            f"of a part's time, error {abs(values[-1] / largest - 1.0):.2g}; a trace takes {needed:.0f} products "
+            f"of random vectors and {trace:.0f} s, {trace / trace_seconds:.0f} of a part's time",
+            flush=True,
+        )
 
 
 def _report(
@@ -99,20 +140,6 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def _runs(call: Callable[[int], Any], runs: int) -> tuple[list[Any], list[float]]:
     pairs = [_timed(lambda seed=seed: call(seed)) for seed in range(runs)]
     return [found for found, _ in pairs], [seconds for _, seconds in pairs]
-
-
-def _objective(problem: Problem, samples: int, batch: int) -> Any:
-    if problem.name == "cnn":
-        inputs, targets = load_images(samples)
-    elif problem.name == "transformer":
-        text = load_text()
-        samples = min(samples, (len(text) - 1) // _CONTEXT)
-        length = samples * _CONTEXT
-        inputs, targets = text[:length].view(-1, _CONTEXT), text[1 : length + 1].view(-1, _CONTEXT)
-    else:
-        inputs, targets, _, _ = load_census(samples)
-    data = list(zip(inputs.split(batch), targets.split(batch), strict=True))
-    return specop.objective(problem.model, problem.criterion, data)
 
 
 if __name__ == "__main__":

@@ -46,13 +46,16 @@ def unchecked_specop_eigsh(problem: Problem, k: int, tol: float) -> tuple[Eigenv
     return _specop(problem, k, tol, check_multiplicity=False)
 
 
-def deflated_power_iteration(problem: Problem, k: int, tol: float) -> tuple[Eigenvalues, int]:
+def deflated_power_iteration(
+    problem: Problem, k: int, tol: float, products_of: Callable[[Problem], Any] = retained_products
+) -> tuple[Eigenvalues, int]:
     """Run PyHessian's documented algorithm: one eigenvalue after the other, each from a random vector.
 
     At most 100 products for each; it stops when the Rayleigh quotient changes by less than `tol`, relatively.
-    Vectors are lists of tensors, as in PyHessian.
+    Vectors are lists of tensors, as in PyHessian, and so are batches whose graphs do not fit into memory together where
+    `products_of` is `derivatives.batchwise_products`.
     """
-    product = retained_products(problem)
+    product = products_of(problem)
     parameters = list(problem.model.parameters())
     generator = torch.Generator().manual_seed(0)
     values: list[float] = []
