@@ -38,7 +38,9 @@ OBJECTIVES = [
     f"tests/objectives/test_{name}.py" for name in ("budgets", "memory_torch", "parts", "pipeline", "data_torch")
 ]
 BLOCKS = [f"tests/solvers/test_{name}.py" for name in ("sherman_morrison", "row_storage", "row_updates")]
-SYSTEMS = ["tests/solvers/test_solve.py", "tests/solvers/test_singular.py"]
+SYSTEMS = [
+    f"tests/solvers/test_{name}.py" for name in ("solve", "singular", "galerkin", "equations", "minimal_residuals")
+]
 PARTS = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_enclosure.py"]
 MODULES = {
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
@@ -51,7 +53,11 @@ MODULES = {
     "specop/krylov/task.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
     "specop/spectral/search.py": EIGENPAIRS,
     "specop/spectral/check.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
-    "specop/spectral/exclusion.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
+    "specop/spectral/exclusion.py": [
+        *EIGENPAIRS,
+        "tests/spectral/test_eigsh_copies.py",
+        "tests/spectral/test_exclusion.py",
+    ],
     "specop/spectral/sketch.py": [f"tests/spectral/test_{name}.py" for name in ("sketch", "trace", "diagonal")],
     "specop/spectral/part/control.py": PARTS,
     "specop/spectral/part/enclosure.py": PARTS,

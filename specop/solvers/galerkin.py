@@ -77,7 +77,7 @@ def columns_at_once(n: int, fitting: int) -> int:
 
     `fitting` is how many vectors fit into the memory that is free.
     """
-    return min(_MOST_COLUMNS, min(_MOST_ROWS, _ENTRIES // n, max(0, fitting)) // _FEWEST_ROWS)
+    return max(0, min(_MOST_COLUMNS, min(_ENTRIES // n, fitting) // _FEWEST_ROWS))
 
 
 class _ProjectedSystem:
@@ -113,7 +113,7 @@ class _ProjectedSystem:
         self._end = end
         self._entries = entries
         self._due = _FEWEST_ROWS
-        self._expected = np.zeros(len(columns))
+        self._expected: Floats
 
     @property
     def norms(self) -> Floats:
@@ -135,12 +135,15 @@ class _ProjectedSystem:
                 return self._outcome(reason)
             residuals = system.residuals(columns)
             excess = float(np.max(self.norms / np.maximum(self.goals, np.finfo(float).tiny)))
-            if excess > 1 and (reason == "limit" or system.run.products > last):
+            if excess <= 1:
+                break
+            if system.run.products > last:
                 return self._outcome(self._given_up())
-            if excess > 1 and (reason == "stationary" or (reason == "goal" and excess > 0.5 * previous)):
+            if reason == "stationary" or (reason == "goal" and excess > 0.5 * previous):
                 was_wrong = reason == "goal" or previous < np.inf
                 return self._outcome(self._why_they_stay(residuals, was_wrong))
-            previous = excess if reason == "goal" else previous
+            if reason == "goal":
+                previous = excess
         return self._outcome("converged")
 
     def _outcome(self, reason: str) -> Outcome:
@@ -197,17 +200,19 @@ class _ProjectedSystem:
     def _append(self, row: int) -> None:
         """Add a row that was multiplied to the Cholesky factor of the projected matrix, if that is definite."""
         m, space = len(self._order), self.space
-        if self._is_definite:
-            known = space.projected(columns=[row])[[*self._order, row], 0]
-            beside = np.zeros(0)
-            if m:
-                beside = scipy.linalg.solve_triangular(self._factor[:m, :m], known[:m], lower=True, check_finite=False)
-            square = float(known[m] - beside @ beside)
-            self._factor[m, :m], self._factor[m, m] = beside, max(square, 0.0) ** 0.5
         self._order.append(row)
-        if self._is_definite and self._factor[m, m] ** 2 <= self._rounding * space.scale:
+        if not self._is_definite:
+            return
+        known = space.projected(self._order, [row])[:, 0]
+        beside = np.zeros(0)
+        if m:
+            beside = scipy.linalg.solve_triangular(self._factor[:m, :m], known[:m], lower=True, check_finite=False)
+        square = float(known[m] - beside @ beside)
+        if square <= self._rounding * space.scale:
             self._is_definite = False
             self._note_curvature()
+        else:
+            self._factor[m, :m], self._factor[m, m] = beside, square**0.5
 
     @property
     def _rounding(self) -> float:
@@ -215,14 +220,13 @@ class _ProjectedSystem:
         return float(10 * (1 + len(self._order) ** 0.5) * self.system.A.precision)
 
     def _note_curvature(self) -> None:
-        """Keep the Ritz vector of the lowest Ritz value, if that is not positive."""
+        """Keep the lowest Ritz value, which is no larger than the last pivot, and its vector."""
         ritz = self.space.ritz()
-        zero = self._rounding * self.space.scale
-        if ritz.values[0] <= zero:
-            self.curvature = float(ritz.values[0]) if ritz.values[0] < -zero else 0.0
-            coordinates = np.zeros(self.space.size)
-            coordinates[ritz.rows] = ritz.coefficients[:, 0]
-            self.direction = self.space.combine(coordinates)
+        lowest = float(ritz.values[0])
+        self.curvature = lowest if lowest < -self._rounding * self.space.scale else 0.0
+        coordinates = np.zeros(self.space.size)
+        coordinates[ritz.rows] = ritz.coefficients[:, 0]
+        self.direction = self.space.combine(coordinates)
 
     def _solution(self, C: Floats) -> tuple[Floats, Floats]:
         """Return Y, and the coordinates of the residuals that it leaves."""

@@ -27,11 +27,9 @@ class Regression:
 
     def slope(self, prior: float) -> float:
         """Return the slope of all pairs so far and the prior together; the prior alone if there are no two."""
-        count = len(self._values)
-        if count < 2:
+        if not self._values:
             return prior
-        values, controls = np.array(self._values), np.array(self._controls)
-        apart = controls - controls.mean()
-        square, product = float(apart @ apart), float(apart @ (values - values.mean()))
-        weight = _WEIGHT * square / count
+        apart = np.array(self._controls) - np.mean(self._controls)
+        square, product = float(apart @ apart), float(apart @ np.array(self._values))
+        weight = _WEIGHT * square / len(apart)
         return (product + prior * weight) / (square + weight) if square > 0 else prior

@@ -1,6 +1,7 @@
 """Run and Task: counts, limits, nesting, and what a run says of products that cannot be used."""
 
 import contextlib
+import re
 import sys
 import types
 import warnings
@@ -13,9 +14,11 @@ from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
     InvalidInputError,
+    NoiseWarning,
     NondeterministicError,
     NonFiniteError,
     NotConvergedError,
+    NotEnoughMemoryError,
 )
 from specop.krylov.progress import progress_bar
 from specop.krylov.run import Run
@@ -69,6 +72,9 @@ def test_a_run_inside_moves_the_bar_around_it(monkeypatch):
             inner.multiply(np.ones(3))
             inner.update("half")
     assert seen == [(True, "outer", 2, "half")]
+    with Run(A, "quiet") as run:
+        run.update()
+    assert seen[1:] == [(False, "quiet", 0, "")]
 
 
 def test_a_search_says_of_no_pair_that_it_has_converged_before_it_has_it(monkeypatch):
@@ -104,6 +110,14 @@ def test_a_rectangular_operator_is_refused(facts, shape):
         Run(np.zeros(shape), "trace", instead="Do that.", **facts)
 
 
+def test_who_asks_for_nothing_is_refused_nothing():
+    Run(np.zeros((2, 3)), "test")
+    Run(specop.DenseOperator(np.tri(3), is_symmetric=False), "test", square=True, limit=1)
+    with pytest.raises(InvalidInputError, match="needs a symmetric operator"):
+        Run(specop.DenseOperator(np.tri(3), is_symmetric=False), "test", symmetric=True)
+    Run(A, "test", symmetric=True)
+
+
 def test_the_product_that_is_not_finite_is_named():
     with Run(A, "test") as run:
         images = [run.multiply(np.array([1.0, value, 1.0])) for value in (1.0, np.nan, 1.0)]
@@ -113,14 +127,90 @@ def test_the_product_that_is_not_finite_is_named():
             run.to_host(run.backend.norm(images[1]))
 
 
-@pytest.mark.parametrize(("size", "refused"), [(0.0, False), (1e60, False), (1e80, True), (1e-80, True)])
-def test_sizes_whose_powers_leave_the_range_are_refused(size, refused):
-    run = Run(A, "test")
-    if refused:
-        with pytest.raises(InvalidInputError, match="leave the range of float64"):
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float64, 1e70), (np.float32, 1e30)])
+def test_sizes_whose_powers_leave_the_range_are_refused(dtype, largest, squared):
+    run = Run(specop.DiagonalOperator(np.ones(3, dtype)), "test")
+    limit = largest**0.5 if squared else largest
+    for size in (0.0, 1.01 / limit, 0.99 * limit):
+        run.check_size(size, squared)
+    for size in (1.01 * limit, 0.99 / limit):
+        with pytest.raises(InvalidInputError, match=f"leave the range of {np.dtype(dtype)}") as raised:
+            run.check_size(size, squared)
+        # What it says to multiply by makes them about one.
+        assert 0.5 < size * float(re.search(r"Pass (\S+) \*", str(raised.value))[1]) < 2
+    for size in (5e-324, np.inf):
+        with pytest.raises(InvalidInputError, match=r"Pass \d.*e[+-]30\d \*"):
             run.check_size(size)
-    else:
-        run.check_size(size)
+
+
+def test_numbers_are_finite_if_each_is():
+    run = Run(A, "test")
+    large = np.array([1e308, 1e308])
+    assert [part.tolist() for part in run.to_host(large, np.ones(()))] == [large.tolist(), 1.0]
+    for parts in ((np.ones(2), np.array([1.0, np.nan])), (np.array(np.inf), np.ones(2)), (large, np.array(-np.inf))):
+        with pytest.raises(NonFiniteError, match="product 0 with"):
+            run.to_host(*parts)
+
+
+class Imprecise(specop.DiagonalOperator):
+    """As of a product in bfloat16."""
+
+    precision = 1e-3
+
+
+@pytest.mark.parametrize(
+    ("operator", "clean", "refused"),
+    [
+        (A, 1e-12, 1e-3),
+        (specop.DiagonalOperator(np.ones(3, np.float32)), 1e-5, 1e-3),
+        (Imprecise(np.ones(3, np.float32)), 1e-2, 5e-2),
+    ],
+)
+def test_asymmetries_that_are_clean_noise_or_an_error(operator, clean, refused):
+    run = Run(operator, "test")
+    run.note_asymmetry(clean)
+    run.note_asymmetry(0.5 * clean)
+    assert run.asymmetry == clean and not run.warn_of_noise()
+    run.note_asymmetry(1.01 * clean)
+    with pytest.warns(NoiseWarning, match="where clean ones stay below"):
+        assert run.warn_of_noise()
+    run.note_asymmetry(refused)
+    with pytest.raises(AsymmetryError):
+        run.note_asymmetry(1.01 * refused)
+
+
+@pytest.mark.parametrize(("apart", "error"), [(4e-6, AsymmetryError), (6e-6, NondeterministicError)])
+def test_products_that_differ_by_less_than_their_asymmetry_are_not_random(apart, error):
+    factors = iter([100.0, 100.0 * (1 + apart)])
+    changing = specop.FunctionOperator(lambda x: next(factors) * x, (3, 3), like=np.zeros(3))
+    with Run(changing, "test") as run, pytest.raises(error):
+        run.note_asymmetry(5e-3, np.ones(3))
+
+
+def test_parts_of_products_count_as_one_once_they_have_begun_it():
+    run = Run(A, "test", limit=3)
+    run.samples = 10
+    for samples, products, left in ((4, 1, 26), (6, 1, 20), (1, 2, 19), (15, 3, 4)):
+        run.count_samples(samples)
+        assert (run.products, run.samples_left) == (products, left)
+
+
+def test_what_fits_is_what_fits_in_the_fullest_process(monkeypatch):
+    run = Run(A, "test")
+    monkeypatch.setattr(run.backend, "free_memory", lambda layout: 1000)
+    for other in (10**6, 500):
+        told = iter([(other, 7), other, other])
+        monkeypatch.setattr(
+            run, "processes", types.SimpleNamespace(exchange=lambda mine, told=told: [mine, next(told)])
+        )
+        room = run.room()
+        assert (room.free, room.reserved) == (min(other, 1000), max(7, A.working_bytes))
+        monkeypatch.setattr("specop.krylov.run._LARGE", 240)
+        # Rows of 24 bytes; less than 240 is not worth asking.
+        assert run.pay(5, 9) == 9 and run.pay(5, 20) == 20
+        with pytest.raises(NotEnoughMemoryError, match="holds 5 vectors and needs room for another 42"):
+            run.pay(5, 42)
 
 
 def test_asymmetry_is_told_from_noise():

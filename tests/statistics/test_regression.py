@@ -19,6 +19,15 @@ def test_the_slope_is_that_of_least_squares_between_many_pairs_and_the_prior():
     assert found.slope(0.0) == pytest.approx(right / 1.01)
 
 
+def test_few_pairs_weigh_as_much_as_the_prior():
+    found = Regression()
+    found.add(1.0, 2.0)
+    assert found.slope(7.0) == 7.0
+    found.add(4.0, 3.0)
+    # A slope of 3 from two pairs, of which four would weigh as much as the prior.
+    assert found.slope(7.0) == pytest.approx((2 * 3.0 + 4 * 7.0) / 6)
+
+
 def test_a_control_that_does_not_move_says_nothing():
     found = Regression()
     for value in range(10):

@@ -20,6 +20,37 @@ def test_each_sample_is_in_one_block(samples, size, count):
     assert all(len(block) == len(stratum.blocks[0]) for stratum in strata for block in stratum.blocks)
 
 
+@pytest.mark.parametrize("weights", [np.repeat([1.0, 0.0], 200), np.linspace(0.0, 1.0, 403)], ids=["half", "line"])
+def test_strata_end_before_their_share_of_the_weight_does(weights):
+    raised = weights + 0.1 * weights.mean()
+    strata = stratified(weights, 8, 5, 0)
+    rest = len(weights) % 8
+    if rest:
+        assert sorted(strata[0].blocks[0]) == list(range(len(weights) - rest, len(weights))) and len(strata[0]) == 1
+    samples = [np.concatenate(stratum.blocks) for stratum in strata[bool(rest) :]]
+    total = sum(raised[some].sum() for some in samples)
+    reached = np.cumsum([raised[some].sum() for some in samples])
+    assert len(samples) == 5
+    for i in range(4):
+        share = (i + 1) * total / 5
+        assert reached[i] <= share * (1 + 1e-12)
+        assert reached[i] + np.sort(raised[samples[i + 1]])[-8:].sum() >= share * (1 - 1e-12)
+        assert raised[samples[i]].min() >= raised[samples[i + 1]].max()
+
+
+def test_a_block_has_a_sample_of_each_run_of_neighbours():
+    weights = np.random.default_rng(2).permutation(np.arange(400.0))
+    for stratum in stratified(weights, 8, 3, 0):
+        runs = np.sort(np.concatenate([weights[block] for block in stratum.blocks])).reshape(8, -1)
+        found = np.searchsorted(runs[:, 0], [weights[block] for block in stratum.blocks], side="right") - 1
+        np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(np.arange(8), (len(stratum), 1)))
+    assert not np.array_equal(*(stratified(np.ones(64), 8, 1, seed)[0].blocks[0] for seed in (0, 1)))
+
+
+def test_without_weights_strata_are_of_equal_length():
+    assert [len(stratum) for stratum in stratified(np.zeros(64), 4, 4, 0)] == [3, 4, 4, 5]
+
+
 def test_the_mean_of_2000_draws_is_the_sum():
     weights = heavy()
     values = weights * (1.0 + 0.3 * np.random.default_rng(1).standard_normal(len(weights)))
