@@ -101,12 +101,13 @@ def run(modules, goes_on=lambda name, outcome: True):
     folder, rank, _ = place()
     found = {}
     for module, name in checks_of(*modules):
-        began, outcome, text = time.perf_counter(), "right", None
+        began, busy, outcome, text = time.perf_counter(), time.process_time(), "right", None
         try:
             getattr(importlib.import_module(f"parallel.{module}"), name)()
         except (Exception, pytest.fail.Exception) as error:
             outcome, text = type(error).__name__, traceback.format_exc()
-        print(f"{time.perf_counter() - began:6.2f} s {name}", flush=True)
+        spent, busy = time.perf_counter() - began, time.process_time() - busy
+        print(f"{spent:6.2f} s, {busy:6.2f} s of the processor, {name}", flush=True)
         found[f"{module}.{name}"] = text
         (folder / f"outcomes-{rank}.json").write_text(json.dumps(found))
         if not goes_on(f"{module}.{name}", outcome):
