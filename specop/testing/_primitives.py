@@ -150,11 +150,14 @@ def _check(native: Native, arrays: dict[str, Floats], instead: str = "") -> None
         else:
             require_same(np.isfinite(found), finite, primitive, text)
 
+        if instead:
+            # What a primitive does to its arguments does not depend on their numbers, and was looked at before.
+            continue
         alone = "consumes its first argument only" if primitive.endswith("_") else "leaves its inputs alone"
         for name, values in arrays.items():
             require_same(native.numpy(given[name]), values, primitive, alone)
         require(_SOME.tolist() == [4, 0], primitive, "leaves its indices alone", str(_SOME))
-        if primitive in _VIEWS | _ON_HOST or not finite.all():
+        if primitive in _VIEWS | _ON_HOST:
             continue
         # Algorithms write into what a primitive returns.
         for part in result if isinstance(result, list) else [result]:

@@ -69,6 +69,7 @@ def start(folder, count, module, *arguments, end=END, **environment):
             subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stdout=file, stderr=subprocess.STDOUT)
             for rank, file in enumerate(files)
         ]
+        _keep_to_one_core(processes)
         try:
             last = time.monotonic() + end
             for process in processes:
@@ -81,6 +82,18 @@ def start(folder, count, module, *arguments, end=END, **environment):
         for file in files:
             file.seek(0)
         return [file.read() for file in files]
+
+
+def _keep_to_one_core(processes):
+    """Let processes that wait for each other have one core, where the system can: an exchange between two of them then
+    wakes no other core, which takes the system longer than what they compute meanwhile.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        # Each worker of pytest-xdist has a core of its own for it.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        for process in processes:
+            os.sched_setaffinity(process.pid, {cores[worker % len(cores)]})
 
 
 def report(found, module, name):

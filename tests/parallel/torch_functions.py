@@ -49,7 +49,7 @@ def calls(labels, optimizer):
         "flatness": lambda o: landscape.flatness(o, measures=FEW),
         "hessian_spread": lambda o: landscape.hessian_spread(o, batches=3),
         "learning_coefficient": landscape.learning_coefficient,
-        "noise": landscape.noise,
+        "noise": lambda o: landscape.noise(o, parts=4),
         "noise of these data": lambda o: landscape.noise(o, population=False),
         "outliers": lambda o: landscape.outliers(o, labels),
         "slices": lambda o: landscape.slices(o, [o.gradient()], points=3),

@@ -132,15 +132,14 @@ def check_estimates_from_a_part_of_the_samples():
     x, y = samples(600)
     model = network()
     mine = range(380) if RANK == 0 else range(380, 600)
-    # One process finds the trace of a likelihood that it knows in another way.
-    unknown = lambda z, y: F.cross_entropy(z, y)  # noqa: E731
-    for criterion, call in (
-        (unknown, lambda H: specop.trace(H, data="part", max_matvecs=2, seed=3)),
-        (F.cross_entropy, lambda H: specop.spectral_norm(H, data="part", rtol=0.3, seed=3)),
+    ours = specop.objective(model, F.cross_entropy, [(x[mine], y[mine])], parallel=True)
+    own = specop.objective(model, F.cross_entropy, [(x[:380], y[:380]), (x[380:], y[380:])], parallel=False)
+    for call in (
+        # One process finds the traces of other matrices in another way.
+        lambda o: specop.trace(o.fisher(kind="empirical"), data="part", max_matvecs=2, seed=3),
+        lambda o: specop.spectral_norm(o.hessian(), data="part", rtol=0.3, seed=3),
     ):
-        ours = specop.objective(model, criterion, [(x[mine], y[mine])], parallel=True)
-        own = specop.objective(model, criterion, [(x[:380], y[:380]), (x[380:], y[380:])], parallel=False)
-        found, alone = call(ours.hessian()), call(own.hessian())
+        found, alone = call(ours), call(own)
         assert found.samples_used == alone.samples_used < 600 or found.samples_used == 600
         assert found.estimate == pytest.approx(alone.estimate, rel=1e-8)
         assert found.standard_error == pytest.approx(alone.standard_error, rel=1e-6)
@@ -168,7 +167,7 @@ def check_optimizers():
             assert (vectors[0] is None) == (vectors[1] is None)
             if vectors[0] is not None:
                 close(*vectors)
-        found, single = (specop.landscape.stability(one, optimizer) for one in (ours, own))
+        found, single = (specop.landscape.stability(one, optimizer, steps=2) for one in (ours, own))
         assert found.ratio == pytest.approx(single.ratio, rel=1e-3)
         same_everywhere(found.sharpness.estimate)
     optimizer.state[model[0].weight]["exp_avg"][0, 0] += RANK
@@ -179,7 +178,7 @@ def check_optimizers():
 def check_monitor():
     """Under DistributedDataParallel, beside one in one process of a model that is trained alike."""
     path = FOLDER / "history.npz"
-    what = {"lambda_max": {"tol": 1e-8}, "stability": {"tol": 1e-8}, "noise": {"parts": 4}}
+    what = {"lambda_max": {"tol": 1e-4}, "stability": {"tol": 1e-4}, "noise": {"parts": 4}}
 
     def run(model, objective, steps, **options):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
@@ -197,8 +196,8 @@ def check_monitor():
     before = [one.clone() for one in model.parameters()]
     ours, _ = pair(ddp)
     _, own = pair(twin)
-    found, alone = run(ddp, ours, range(5), history=path), run(twin, own, range(5))
-    assert list(found.steps) == [0, 2, 4] and found.quantities == alone.quantities
+    found, alone = run(ddp, ours, range(3), history=path), run(twin, own, range(3))
+    assert list(found.steps) == [0, 2] and found.quantities == alone.quantities
     for name, mine, theirs in zip(found.quantities, found.values.T, alone.values.T, strict=True):
         assert np.allclose(mine, theirs, rtol=1e-4, equal_nan=True), (name, mine, theirs)
     same_everywhere(found.values, found.errors)
@@ -207,7 +206,7 @@ def check_monitor():
     x, y = samples()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.2)
     wrapped = nn.parallel.DistributedDataParallel(plain)
-    for _ in range(5):
+    for _ in range(3):
         optimizer.zero_grad()
         F.cross_entropy(wrapped(x), y).backward()
         optimizer.step()
@@ -215,8 +214,8 @@ def check_monitor():
     assert not any(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
     # It goes on from the file, which one process has written.
     distributed.barrier()
-    again = run(ddp, ours, range(5, 8), history=path)
-    assert list(again.steps) == [0, 2, 4, 6] and np.array_equal(again.values[:3], found.values, equal_nan=True)
+    again = run(ddp, ours, range(3, 5), history=path)
+    assert list(again.steps) == [0, 2, 4] and np.array_equal(again.values[:2], found.values, equal_nan=True)
     assert len(list(FOLDER.glob("history*"))) == 1
     told = told_by_all(lambda: specop.training.Monitor(ours), InvalidInputError)
     assert all("every=" in text for text in told)

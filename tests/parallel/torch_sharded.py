@@ -92,22 +92,22 @@ def algorithms(make, part):
     """Compare with one process on a single batch: each one takes its own exchanges."""
     exact, objective = Dense(model(), UNION[:1]), make(part)
     size = np.abs(np.linalg.eigvalsh(exact.hessian)).max()
-    eig = specop.eigsh(objective.hessian(), k=2, tol=1e-9)
+    eig = specop.eigsh(objective.hessian(), k=2, tol=1e-7)
     values = np.linalg.eigvalsh(exact.hessian)
     largest = values[np.argsort(-np.abs(values))[:2]]
     assert np.abs(np.sort(eig.eigenvalues) - np.sort(largest)).max() < 1e-12 * size
     rows = hosted(eig.rows)
-    assert np.abs(rows @ exact.hessian - eig.eigenvalues[:, None] * rows).max() < 1e-8 * size
+    assert np.abs(rows @ exact.hessian - eig.eigenvalues[:, None] * rows).max() < 1e-6 * size
     same_everywhere(eig.eigenvalues, eig.residuals, rows)
     # Rows, as a file or another number of processes has them, start a run in one process.
     again = specop.eigsh(exact.hessian, k=2, tol=1e-6, v0=eig, check_multiplicity=False)
     assert again.matvecs <= 6
-    ours, own = (specop.trace(A, max_matvecs=20, seed=1) for A in (objective.ggn(), exact.ggn))
+    ours, own = (specop.trace(A, max_matvecs=8, seed=1) for A in (objective.ggn(), exact.ggn))
     assert abs(ours.estimate - own.estimate) < 1e-12 * np.abs(np.linalg.eigvalsh(exact.ggn)).sum()
     ours, own = (specop.spectral_density(A, probes=1, steps=8, seed=1) for A in (objective.hessian(), exact.hessian))
     assert np.abs(ours.nodes - own.nodes).max() < 1e-10 * size
-    x = objective.solve(objective.gradient(), matrix="ggn", damping=3.0, rtol=1e-12).x
-    close(x, np.linalg.solve(exact.ggn + 3.0 * np.eye(len(exact.theta)), exact.gradient), 1e-10)
+    x = objective.solve(objective.gradient(), matrix="ggn", damping=3.0, rtol=1e-9).x
+    close(x, np.linalg.solve(exact.ggn + 3.0 * np.eye(len(exact.theta)), exact.gradient), 1e-8)
     same_everywhere(ours.nodes, hosted(x))
 
 
@@ -245,18 +245,21 @@ def check_a_monitor_beside_training():
     ours = specop.objective(bare(), F.cross_entropy, PARTS[RANK], params=params, parallel=MESH)
     own = specop.objective(alone, F.cross_entropy, UNION, parallel=False)
     x, y = PARTS[RANK][0]
-    what = {"lambda_max": {"tol": 1e-4}, "stability": {"tol": 1e-4}, "noise": {"parts": 4}}
+    what = {"stability": {"tol": 1e-3}}
     histories = []
     for net, objective, (inputs, labels), factor in ((sharded, ours, (x, y), COUNT), (alone, own, UNION[0], 1)):
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
         monitor = specop.training.Monitor(objective, every=2, what=what, optimizer=optimizer)
-        for step in range(3):
+        for step in range(2):
             monitor.record(step)
             optimizer.zero_grad()
             # The hooks take the mean over processes.
             (F.cross_entropy(net(inputs), labels, reduction="sum") * factor / len(UNION[0][1])).backward()
             optimizer.step()
+        monitor.record(2)
         histories.append(monitor.history)
     assert histories[0].quantities == histories[1].quantities and "ratio" in histories[0].quantities
     assert np.allclose(histories[0].values, histories[1].values, rtol=1e-4, equal_nan=True)
     same_everywhere(histories[0].values, histories[0].errors)
+    found, single = (specop.landscape.noise(one, parts=4) for one in (ours, own))
+    assert found.curvature_scale.estimate == pytest.approx(single.curvature_scale.estimate, rel=1e-8)

@@ -100,10 +100,12 @@ def check_samples_that_do_not_count():
 
 
 def check_estimates_from_a_part_of_the_samples():
-    parts = [data((30, 20), seed=5), data((25, 15), seed=6), data((20, 10), seed=7)][:COUNT]
+    parts = [data((14, 10), seed=5), data((12, 8), seed=6), data((10, 6), seed=7)][:COUNT]
     union = [tuple(torch.cat(arrays) for arrays in zip(*some, strict=True)) for some in zip(*parts, strict=True)]
-    own = alone(given=union)
-    for ours in (fsdp(given=parts[RANK]), tensor_parallel(union)):
+    for ours, own in (
+        (fsdp(given=parts[RANK]), alone(given=union)),
+        (tensor_parallel(union[:1]), alone(given=union[:1])),
+    ):
         found, single = (
             specop.frobenius_norm(one.hessian(), data="part", max_matvecs=2, seed=3) for one in (ours, own)
         )
@@ -118,11 +120,11 @@ def check_what_is_made_of_samples():
     ours, own = fsdp(), alone()
     inverse, single = (one.inverse_fisher(damping=0.1) for one in (ours, own))
     close(inverse @ ours.gradient(), hosted(single @ own.gradient()), 1e-10)
-    options = {"indices": [2, 7, 13], "damping": 0.5, "matrix": "ggn", "rtol": 1e-9}
+    options = {"indices": [2, 7, 13], "damping": 0.5, "matrix": "ggn", "rtol": 1e-7}
     with pytest.warns(specop.errors.QuadraticModelWarning):
         found, single = (specop.analysis.influence(one, **options) for one in (ours, own))
     assert list(found.indices) == [2, 7, 13]
-    close(found.scores, single.scores, 1e-6)
+    close(found.scores, single.scores, 1e-5)
 
 
 def check_what_samples_must_agree_on():
