@@ -34,7 +34,7 @@ from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import independent, wrong_likelihood
 from specop.statistics.numbers import Floats
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
-from specop_torch.checksums import checksums
+from specop_torch.checksums import checksums, content
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.evaluation import Evaluation
 from specop_torch.graph import coarsest, refuse_bypassed, refuse_first_order
@@ -154,7 +154,7 @@ class TorchAutodiff(OneBatch):
         """Return a checksum of everything the loss depends on besides the data, and theta if that is fixed."""
         replaced = set(self.names) if fixed else set()
         # Inside autocast the same model is another function.
-        modes = (*self.model.modes(), self._autocast())
+        modes = (*self.model.modes(), self._autocast(), *map(Same, self.model.all_layers()))
         return (*modes, *checksums(tensor for name, tensor in self.model.named_state() if name not in replaced))
 
     def named_checksums(self) -> dict[str, tuple[int, ...]]:
@@ -189,9 +189,10 @@ class TorchAutodiff(OneBatch):
         return sum(part.numel() * part.element_size() for leaf in TREES.arrays(batch) for part in parts(leaf))
 
     def batch_versions(self, batch: Any) -> tuple[Any, ...]:
-        """Return the batch's tensors with their version counters; where these say nothing, checksums."""
+        """Return what changes with the batch's tensors: checksums, of watched ones elsewhere version counters."""
         return tuple(
-            checksums([leaf]) if is_unwatched(leaf) else (Same(leaf), leaf._version) for leaf in TREES.arrays(batch)
+            content(leaf) if leaf.is_cpu or is_unwatched(leaf) else (Same(leaf), leaf._version)
+            for leaf in TREES.arrays(batch)
         )
 
     def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:

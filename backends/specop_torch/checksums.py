@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from typing import Any
+from zlib import crc32
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from specop.objectives.checksums import WORDS, checksum, weights
+from specop_torch.memory import is_unwatched
 from specop_torch.structures import parts
 
-__all__ = ["checksums", "weighted_sum"]
+__all__ = ["checksums", "content", "weighted_sum"]
 
 _INTEGERS = {16: torch.int32, 8: torch.int32, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
@@ -38,6 +41,29 @@ def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     return (*found, *(number for parts in sums.values() for number in torch.stack(parts).tolist()))
 
 
+def content(tensor: Tensor) -> tuple[int, ...]:
+    """Return checksums of a tensor on the host, not computed anew while its version counter stands and tells of writes.
+
+    A look by way of NumPy ends that: from then on NumPy may write, and only bits tell whether it did.
+    """
+    if is_unwatched(tensor):
+        return _sums_of_copies(tensor)
+    known: tuple[int, tuple[int, ...]] | None = _KNOWN.get(tensor)
+    if known is None or known[0] != tensor._version:
+        known = tensor._version, _sums_of_copies(tensor)
+        _KNOWN[tensor] = known
+    return known[1]
+
+
+def _sums_of_copies(tensor: Tensor) -> tuple[int, ...]:
+    # NumPy is given copies: its look would itself end the watch.
+    copies = ((piece.clone() for piece in _words(part).split(WORDS)) for part in parts(tensor))
+    return tuple(functools.reduce(lambda value, copy: crc32(copy.numpy().data, value), part, 0) for part in copies)
+
+
+_KNOWN = WeakTensorKeyDictionary()
+
+
 def weighted_sum(words: Tensor) -> Tensor:
     """Return a sum of integers of at most 32 bits that depends on their order, in bounded memory."""
     factors = _weights(words.device)
@@ -55,7 +81,7 @@ def _on_host(tensor: Tensor) -> NDArray[Any]:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().resolve_conj().reshape(-1)
+    flat = tensor.detach().resolve_conj().reshape(-1).contiguous()
     return flat.view(_INTEGERS[flat.element_size()])
 
 

@@ -139,6 +139,10 @@ class ModuleModel:
         """Return which layers are in training mode."""
         return tuple(int(layer.training) for layer in self.module.modules())
 
+    def all_layers(self) -> list[nn.Module]:
+        """Return the module and all that it is made of."""
+        return list(self.module.modules())
+
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the tensors of a mapping by parameter name."""
         return by_name(tree, names)
@@ -241,6 +245,10 @@ class FunctionModel:
     def modes(self) -> tuple[int, ...]:
         """A function has no switches."""
         return ()
+
+    def all_layers(self) -> list[nn.Module]:
+        """A function has no layers that anyone knows of."""
+        return []
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the selected leaves of a structure like params."""

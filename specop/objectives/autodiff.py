@@ -98,13 +98,17 @@ class Linearization:
 
 
 class Same:
-    """An array that is equal to itself only; held, so that no other one gets its identity."""
+    """An object that is equal to itself only; held, so that no other one gets its identity."""
 
     def __init__(self, array: Array) -> None:
         self.array = array
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Same) and self.array is other.array
+
+    def __repr__(self) -> str:
+        # The same in every process.
+        return "Same()"
 
     __hash__ = None  # type: ignore[assignment]
 

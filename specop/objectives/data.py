@@ -295,6 +295,10 @@ class Batches:
         self._read_once()
         return sum(self._weights)
 
+    def weigh_anew(self) -> None:
+        """Weigh batches again in the next pass: a criterion's weights, which they count by, have changed."""
+        self._weights, self.is_verified = [], False
+
     def check_unchanged(self) -> None:
         """Raise NondeterministicError if batches that are kept were written into since the first pass."""
         self._source.check_unchanged()

@@ -334,7 +334,9 @@ def _loss_and_gradient(point: Point) -> tuple[Array, Array]:
 
 
 def _sample_gradients(point: Point, block_bytes: int) -> Iterator[Array]:
-    for batch, share, _ in verified(point, point.data.one_by_one()):
+    data, given = point.data, point.data.first_sample
+    for batch, share, first in verified(point, data.one_by_one()):
+        yield from _rows_without_terms(point, first - given, block_bytes)
         blocks = gradient_blocks(point, batch, block_bytes)
         while True:
             # Watched while it computes; in between, control is the user's.
@@ -342,4 +344,14 @@ def _sample_gradients(point: Point, block_bytes: int) -> Iterator[Array]:
                 block = next(blocks, None)
             if block is None:
                 break
-            yield point.backend.scale_(block, share * point.data.samples)
+            yield point.backend.scale_(block, share * data.samples)
+        given = first + point.autodiff.count(batch)
+    yield from _rows_without_terms(point, data.first_sample + data.samples - given, block_bytes)
+
+
+def _rows_without_terms(point: Point, count: int, block_bytes: int) -> Iterator[Array]:
+    """Yield the rows of samples none of whose terms counts, as of batches with nothing but padding: zeros."""
+    layout = point.autodiff.layout
+    most = max(1, block_bytes // (layout.n * layout.dtype.itemsize))
+    for start in range(0, count, most):
+        yield point.backend.stack([point.backend.zeros(layout) for _ in range(min(most, count - start))])

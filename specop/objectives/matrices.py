@@ -247,6 +247,9 @@ class Matrices(MeanLoss):
     def _operator(self, theta: Array | None, matrix: Matrix, *, is_psd: bool | None = None) -> CurvatureOperator:
         point = self._at(theta)
         products = None if point.theta is not None else self._kept.get(matrix)
+        if products is not None and products.point.fingerprint == point.fingerprint and not products.are_current():
+            self._data.weigh_anew()
+            products = None
         if products is None or products.point.fingerprint != point.fingerprint:
             products = Products(point, matrix)
             if point.theta is None:

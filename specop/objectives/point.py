@@ -64,8 +64,8 @@ class Point:
         """Raise ParametersChangedError or NondeterministicError unless model and data are as they were."""
         if self.has_moved():
             raise ParametersChangedError(
-                "the model's parameters, buffers or modes have changed since this operator was made, so its products "
-                "would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
+                "the model's parameters, buffers, layers or modes have changed since this operator was made, so its "
+                "products would belong to neither point. Make a new one, such as objective.hessian(), or fix the point "
                 "with objective.hessian(theta)."
             )
         self._check_data()
@@ -85,8 +85,8 @@ class Point:
         self._check_data()
         if self.has_moved():
             raise ParametersChangedError(
-                "the model's parameters, buffers or modes changed during this call. Do not train or load weights "
-                "while curvature is computed; if the forward pass updates the model itself, call model.eval()."
+                "the model's parameters, buffers, layers or modes changed during this call. Do not train or load "
+                "weights while curvature is computed; if the forward pass updates the model itself, call model.eval()."
             )
 
     def _check_data(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from specop.arrays.backend import Array, Backend
+from specop.arrays.backend import Array, Backend, numbers_of
 from specop.objectives.agreement import Verdict
 from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
@@ -80,6 +80,7 @@ class Products:
         self._places: list[tuple[float, int]] = []
         self._bytes = self._largest = 0
         self._witness: tuple[Array, Array] | None = None
+        self._loss: float | None = None
         self._mistrusted = False
         self._cut = self.point.data.cut
 
@@ -106,6 +107,18 @@ class Products:
     def are_settled(self) -> bool:
         """Whether the next product is replayed from what is held: it runs no code of the user's and reads no data."""
         return self._linear is not None and None not in self._linear and self._witness is None and not self._is_split
+
+    def are_current(self) -> bool:
+        """Whether the loss of the first batch is what it was when it was linearized.
+
+        A criterion may read more than the model's state: weights of classes, a factor that a schedule changes, a hook.
+        One forward pass tells. Where functions are compiled such values are those of the first call anyway.
+        """
+        if self._loss is None:
+            return True
+        point = self.point
+        same = abs(fitting(point, self._first_loss) - self._loss) <= 100.0 * point.autodiff.precision * abs(self._loss)
+        return not point.backend.processes(point.autodiff.layout).any(not same)
 
     def __call__(self, vector: Array) -> Array:
         """Return the product with a vector, in fresh storage."""
@@ -241,10 +254,17 @@ class Products:
             self.verdict = verify(self.point, *example, self._matrix_at(0))
         if self.matrix.kind.startswith("empirical fisher") and example is not None:
             check_uncoupled(self.point, example[0])
+        if autodiff.witness_samples is not None and example is not None:
+            (self._loss,) = numbers_of(autodiff.backend, autodiff.loss(theta, example[0]))
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes, self._largest = linear, places, held, largest
         self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))
         return total
+
+    def _first_loss(self) -> float:
+        with self.point.data.reading() as batches:
+            batch, _, _ = next(batches)
+            return numbers_of(self.point.backend, self.point.autodiff.loss(self.point.theta, batch))[0]
 
     def _add_up(self, vector: Array, linear: list[Multiply | None] | None) -> Array:
         """Return the product by what is kept, or by recomputation."""

@@ -61,5 +61,6 @@ def _deviation(autodiff: Autodiff, theta: Array, batch: Any, along: Array, ratio
         slopes.append(slope)
     by_values, by_gradients = (losses[0] - losses[1]) / (2 * h), sum(slopes) / 2
     size = max(abs(by_values), abs(by_gradients))
-    rounding = _ROUNDING * autodiff.precision * max(map(abs, losses)) / h
+    # Logarithms of probabilities close to one are rounded to the precision of one.
+    rounding = _ROUNDING * autodiff.precision * max(1.0, *map(abs, losses)) / h
     return (by_values - by_gradients) / size if size > rounding else 0.0

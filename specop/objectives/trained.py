@@ -75,11 +75,19 @@ def _looked_at(point: Point, batch: Any, number: int) -> bool:
 
 def some_samples(point: Point, batch: Any) -> Any:
     """Return a few of the batch's samples, or all of them where the adapter or the model wants that."""
-    few = point.autodiff.witness_samples
-    if few is None or point.autodiff.count(batch) <= few:
+    autodiff = point.autodiff
+    few, count = autodiff.witness_samples, autodiff.count(batch)
+    if few is None or count <= few:
         return batch
-    part = point.autodiff.take(batch, 0, few)
-    return batch if _loss(point, part) is None else part
+    # The mean over samples none of whose labels counts is no number.
+    for start in (0, (count - few) // 2, count - few):
+        part = autodiff.take(batch, start, start + few)
+        loss = _loss(point, part)
+        if loss is None:
+            break
+        if not np.isnan(loss):
+            return part
+    return batch
 
 
 def mean_of_parts(point: Point, whole: float, losses: Sequence[float], shares: Sequence[float]) -> tuple[float, bool]:

@@ -25,6 +25,8 @@ __all__ = ["apply_function"]
 _PRODUCTS = 500
 # The host squares coordinates of v in float64.
 _LONGEST = 1e140
+# Relative error by rounding above which a result is not what was asked for in any dtype.
+_MOST_ROUNDING = 0.1
 
 
 def apply_function(
@@ -127,8 +129,16 @@ def apply_function(
         fixed = sensitivity(function, known, along, np.zeros(0) if deflate is None else deflate.residuals)
         x = space.combine(np.concatenate([held, approximation.found]))
         run.warn_of_noise()
+    error = float(np.hypot(np.hypot(approximation.error, approximation.rounding), fixed))
     converged, message = approximation.is_accurate, "converged"
-    if not converged:
+    if converged and error > max(approximation.allowed, _MOST_ROUNDING * approximation.norm):
+        converged = False
+        message = (
+            f"rounding of the products, {space.noise_floor:.1e} in eigenvalues, changes f(A) v by about {error:.1e} at "
+            f"a norm of {approximation.norm:.3g}: {function.name} has a pole, a jump or an edge at an eigenvalue. "
+            f"Shift A so that none is there, such as by A + s * identity_like(A), or raise atol if that is meant."
+        )
+    elif not converged:
         message = (
             f"apply_function stopped after {run.products} products with an error of about {approximation.error:.1e}, "
             f"where {approximation.allowed:.1e} is asked for. Raise max_matvecs={limit}, rtol or atol, or pass "
@@ -137,7 +147,7 @@ def apply_function(
     return run.result(
         FunctionResult,
         x=x,
-        error=float(np.hypot(np.hypot(approximation.error, approximation.rounding), fixed)),
+        error=error,
         converged=converged,
         message=message,
     )
@@ -163,7 +173,12 @@ class _Approximation:
     @property
     def allowed(self) -> float:
         """Error that is accepted of the whole result, of which eigenpairs gave a part of the norm `known`."""
-        return self.goal.tolerance(float(np.hypot(self.known, np.linalg.norm(self.found))))
+        return self.goal.tolerance(self.norm)
+
+    @property
+    def norm(self) -> float:
+        """Norm of the whole result."""
+        return float(np.hypot(self.known, np.linalg.norm(self.found)))
 
     @property
     def is_accurate(self) -> bool:

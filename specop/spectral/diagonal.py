@@ -316,7 +316,7 @@ def _left_out(sketch: Sketch, transposed: list[Array]) -> _Moments:
     left, right = backend.combine_(left, S, 0), backend.combine_(right, S, 0)
     found = []
     moments = _Moments(space, base, _DEPENDENCE)
-    for i, weight in enumerate(np.sum(S * sketch.R[:p, :p], axis=0)):
+    for i, weight in enumerate(np.sum(S * sketch.R[:p, :p], axis=0) * (not sketch.is_zero)):
         row = backend.row(left, i)
         lost = backend.multiply(row, backend.row(right, i))
         seen = backend.multiply(row, backend.row(sketch.Omega, i))
@@ -337,5 +337,6 @@ def _pays(sketch: Sketch, goal: Goal) -> bool:
 def _products_of(sketch: Sketch) -> list[Array]:
     """Return z * (A z) for the probes of a sketch, whose rows are given up: the products are combinations of them."""
     backend, p = sketch.space.backend, sketch.drawn
-    basis = backend.combine_(sketch.Q, sketch.R[:p, :p].copy(), 0)
+    coefficients = sketch.R[:p, :p] * (not sketch.is_zero)
+    basis = backend.combine_(sketch.Q, coefficients, 0)
     return [backend.multiply(backend.row(basis, i), backend.row(sketch.Omega, i)) for i in range(p)]

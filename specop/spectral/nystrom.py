@@ -26,6 +26,8 @@ def nystrom_estimates(sketch: Sketch) -> tuple[Floats, float]:
         If H shows a negative eigenvalue.
     """
     p, d = sketch.drawn, sketch.space.dimension
+    if sketch.is_zero:
+        return np.zeros(p), 0.0
     W, R, gram = (matrix[:p, :p] for matrix in (sketch.W, sketch.R, sketch.gram))
     C_inverse = _inverse(_cholesky(W.T @ R, sketch, _NEEDS, _REMEDY))
     B = R @ C_inverse

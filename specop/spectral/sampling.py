@@ -112,6 +112,12 @@ class Estimation:
         self.is_exact = True
         return "exact", message
 
+    def complete(self, rows: int, message: str) -> str:
+        """Take what so many rows gave as exact if they are all there are; return the message."""
+        if rows == self.space.dimension:
+            self.settle(self.value.estimate, message)
+        return message
+
     def look_at(self, sketch: Sketch, single: Floats) -> bool:
         """Take all samples that a sketch and single probes of its rest give."""
         left_out, fresh = sketch.left_out(), np.concatenate([sketch.fresh(), single])
@@ -158,8 +164,8 @@ def xtrace(estimation: Estimation) -> tuple[str, str]:
         _grow(sketch, sketch.capacity if estimation.goal.is_budget else STAGE + sketch.drawn * 5 // 4)
         sketch.multiply(sketch.drawn - sketch.multiplied)
         estimation.look_at(sketch, _NONE)
-    estimation.is_exact = sketch.multiplied == estimation.space.dimension
-    return "xtrace", f"a sketch of {sketch.multiplied} products, each left out in turn"
+    message = f"a sketch of {sketch.multiplied} products, each left out in turn"
+    return "xtrace", estimation.complete(sketch.multiplied, message)
 
 
 def xnystrace(estimation: Estimation) -> tuple[str, str]:
@@ -170,8 +176,8 @@ def xnystrace(estimation: Estimation) -> tuple[str, str]:
         samples, error = nystrom_estimates(sketch)
         # The rounding of H, which the shift lifts above zero, adds up over the probes.
         estimation.look(samples, error, 0.1 * sketch.drawn * sketch.shift * estimation.space.dimension)
-    estimation.is_exact = sketch.drawn == estimation.space.dimension
-    return "xnystrace", f"a Nystrom approximation by {sketch.drawn} products, each left out in turn"
+    message = f"a Nystrom approximation by {sketch.drawn} products, each left out in turn"
+    return "xnystrace", estimation.complete(sketch.drawn, message)
 
 
 def hutch_plus_plus(estimation: Estimation) -> tuple[str, str]:

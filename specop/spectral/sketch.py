@@ -76,6 +76,11 @@ class Sketch:
         for _ in range(count):
             self._multiply()
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether all products so far were zero: rows then stand for nothing, and R holds what keeps it invertible."""
+        return self._scale == 0.0
+
     def trace(self) -> float:
         """Trace of the part of B within the multiplied rows."""
         return float(np.trace(self.G[: self.multiplied, : self.multiplied]))
@@ -167,6 +172,8 @@ class Sketch:
         G: Floats,
     ) -> Floats:
         """Return base + c (omega - Qv)'B(omega - Qv), the rest of each probe put back on the sphere by c."""
+        if self.is_zero:
+            return np.zeros_like(base)
         d = self.space.dimension
         values = inner - np.sum(V * (R + T), axis=0) + np.sum(V * (G @ V), axis=0)
         return np.asarray(base + (d - rank) / (d - np.sum(V**2, axis=0)) * values)

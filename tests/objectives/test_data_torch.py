@@ -2,6 +2,7 @@
 
 from collections import UserDict
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -44,6 +45,43 @@ def test_batches_of_weight_zero_do_not_count():
     weight = {"weight": lambda batch: 6 * (len(batch[1]) == 6), "batches": "as given"}
     objective = specop.objective(model, criterion, [first, second], **weight)
     close(objective.gradient(), exact(model, criterion, first)[1])
+
+
+@pytest.mark.filterwarnings("ignore::specop.errors.QuadraticModelWarning")
+def test_rows_of_samples_that_do_not_count_are_zero():
+    """Batches with nothing but padding: rows keep the numbers of the samples, and their mean is the gradient."""
+    model, _, (x, y) = problem("mlp")
+    y = torch.where((torch.arange(11) < 4) | (torch.arange(11) > 8), -100, y)
+    batches = split((x, y), 4, 5, 2)
+    found, whole = (specop.objective(model, F.cross_entropy, data) for data in (batches, (x, y)))
+    rows = torch.cat(list(found.per_sample_gradients(block_bytes=1)))
+    for i in range(11):
+        expected = (
+            exact(model, F.cross_entropy, (x[i : i + 1], y[i : i + 1]))[1] * 11 / 5 if 4 <= i <= 8 else 0 * rows[i]
+        )
+        close(rows[i], expected, 1e-12)
+    close(rows.mean(0), exact(model, F.cross_entropy, (x, y))[1], 1e-12)
+    v = found.theta
+    close(
+        found.inverse_fisher(damping=0.1) @ v,
+        torch.linalg.solve(rows.T @ rows / 11 + 0.1 * torch.eye(31).double(), v),
+        1e-9,
+    )
+    scores = specop.analysis.influence(found, v, damping=2.0).scores
+    np.testing.assert_allclose(scores, specop.analysis.influence(whole, v, damping=2.0).scores, rtol=1e-8, atol=1e-14)
+    assert not scores[[0, 1, 2, 3, 9, 10]].any() and scores[4:9].all()
+
+
+@pytest.mark.parametrize("counted", [slice(40, 44), slice(20, 22), slice(5, 6)], ids=["last", "middle", "few"])
+def test_first_samples_without_a_label(counted):
+    """What is looked at in a few samples must not be a mean over none."""
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 3, dtype=torch.double), torch.randn(44, 3, dtype=torch.double)
+    y = torch.full((44,), -100)
+    y[counted] = torch.arange(44)[counted] % 3
+    found = specop.objective(model, F.cross_entropy, (x, y)).hessian()
+    close(found.to_dense(), exact(model, F.cross_entropy, (x[counted], y[counted]))[2], 1e-12)
+    assert not found.notes
 
 
 def test_the_next_batch_is_on_its_way_while_one_is_used(monkeypatch):
@@ -195,6 +233,23 @@ def test_data_written_into_after_the_first_pass_raises():
         hessian @ vector
     fresh = specop.objective(model, criterion, [(inputs, targets)]).hessian()
     assert torch.isfinite(fresh @ vector).all()
+
+
+def test_a_look_at_the_data_is_no_write():
+    model, criterion, (inputs, targets) = problem("mlp")
+    inputs, targets = inputs.clone(), targets.clone()
+    hessian = specop.objective(model, criterion, [(inputs, targets)]).hessian()
+    vector = torch.ones(hessian.shape[0], dtype=torch.float64)
+    product = hessian @ vector
+    # The watch itself leaves the data as they are: NumPy's look would have made them of one size forever.
+    assert inputs.untyped_storage().resizable()
+    inputs.mul_(1)
+    assert len(np.bincount(targets.numpy())) == 3  # from now on no counter tells what NumPy writes
+    for _ in range(2):
+        close(hessian @ vector, product, 1e-12)
+    inputs.numpy()[3, 1] += 1.0
+    with pytest.raises(NondeterministicError, match="batch 0 was written into"):
+        hessian @ vector
 
 
 class Encoding(UserDict):

@@ -306,6 +306,45 @@ def test_one_point_is_linearized_once(monkeypatch):
     assert len(kinds) == 2
 
 
+def smoothed(model, criterion):
+    criterion.label_smoothing = 0.3
+
+
+def weighted(model, criterion):
+    criterion.weight.mul_(torch.tensor([1.0, 3.0, 0.2]))
+
+
+def hooked(model, criterion):
+    model[1].register_forward_hook(lambda layer, inputs, outputs: 2 * outputs)
+
+
+def replaced(model, criterion):
+    model[1] = nn.Sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [(smoothed, "hessian"), (weighted, "ggn"), (weighted, "hessian"), (hooked, "ggn"), (replaced, "hessian")],
+    ids=lambda one: getattr(one, "__name__", one),
+)
+def test_a_new_operator_is_of_what_the_loss_reads_now(change, kind):
+    """Linearizations are shared by operators of one point, which parameters and buffers alone do not make."""
+    model, _, batch = problem("mlp")
+    criterion = nn.CrossEntropyLoss(weight=torch.ones(3).double())
+    objective = specop.objective(model, criterion, split(batch, 6, 5))
+    operator = getattr(objective, kind)()
+    before = operator.to_dense()
+    change(model, criterion)
+    found = getattr(objective, kind)().to_dense()
+    close(found, getattr(specop.objective(model, criterion, batch), kind)().to_dense(), 1e-12)
+    if kind == "hessian":
+        close(found, exact(model, criterion, batch)[2])
+    assert (found - before).abs().max() > 1e-3
+    if change is replaced:
+        with pytest.raises(ParametersChangedError, match="layers or modes have changed"):
+            operator @ objective.theta
+
+
 # --- Randomness in the model ------------------------------------------------------------------------------------------
 
 

@@ -220,3 +220,17 @@ def test_entries_that_are_not_finite_are_found_by_products():
     for call in (specop.trace, specop.diagonal, specop.frobenius_norm):
         with pytest.raises(NonFiniteError):
             call(broken)
+
+
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_estimates_of_zero_and_of_matrices_as_small_as_their_sketch_are_exact(n):
+    """Products that vanish give a sketch's rows no meaning; with a row for each direction, nothing is left."""
+    for A in (np.zeros((n, n)), np.diag(np.arange(n) + 1.0)):
+        operator = specop.FunctionOperator(lambda x, A=A: A @ x, (n, n), like=A, is_symmetric=True)
+        for method in ("xtrace", "xnystrace"):
+            found = specop.trace(operator, method=method, max_matvecs=2 * n)
+            assert found.standard_error == 0 and found.estimate == pytest.approx(np.trace(A), rel=1e-12)
+        found = specop.diagonal(operator, max_matvecs=24)
+        np.testing.assert_allclose(found.x, np.diag(A), atol=4 * np.linalg.norm(found.standard_errors) + 1e-12)
+        if not A.any():
+            assert not specop.diagonal(operator, method="xdiag", max_matvecs=24).x.any()

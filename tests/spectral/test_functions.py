@@ -60,6 +60,35 @@ def test_zeros_and_small_spaces(case):
     assert specop.apply_function(case.array(np.eye(5)), "exp", case.array(np.ones(5))).matvecs == 1
 
 
+POLES = {
+    "pole at zero": (np.r_[np.zeros(30), np.linspace(1, 2, 70)], lambda x: 1 / x),
+    "even pole": (np.r_[np.zeros(99), 1.0], lambda x: x**-2.0),
+    "pole inside": (np.r_[np.linspace(1, 2, 50), 3.0, np.linspace(4, 5, 49)], lambda x: 1 / (x - 3)),
+    "jump": (np.r_[np.linspace(1, 2, 50), 3.0, np.linspace(4, 5, 49)], lambda x: np.sign(x - 3)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", POLES)
+def test_poles_and_jumps_at_an_eigenvalue_are_said(name, dtype):
+    """What rounding does not tell from a pole has any value; beside one the answer is right."""
+    eigenvalues, f = POLES[name]
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.normal(size=(100, 100)))[0]
+    A = ((Q * eigenvalues) @ Q.T).astype(dtype)
+    A, v = (A + A.T) / 2, rng.normal(size=100).astype(dtype)
+    with pytest.warns(ConvergenceWarning, match="has a pole, a jump or an edge at an eigenvalue"):
+        found = specop.apply_function(A, f, v)
+    assert not found.converged and found.error > 0.1 * np.linalg.norm(found.x)
+    with pytest.warns(ConvergenceWarning, match="rounding leaves an error of"):
+        assert not specop.trace_function(A, f).converged
+    values, vectors = np.linalg.eigh(A.astype(float) + 0.25 * np.eye(100))
+    found = specop.apply_function(A + 0.25 * np.eye(100, dtype=dtype), f, v)
+    expected = vectors @ (f(values) * (vectors.T @ v))
+    assert found.converged
+    assert np.linalg.norm(found.x - expected) < max(found.error, 1e-12) < 0.05 * np.linalg.norm(expected)
+
+
 def test_deflation_takes_steps_off():
     matrix = spectra.with_spectrum(np.concatenate([[-0.001, 0.002], np.linspace(1, 3, 118)]))
     known = specop.eigsh(matrix, k=2, which="SA", tol=1e-10)
