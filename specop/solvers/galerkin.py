@@ -301,7 +301,7 @@ class _ProjectedSystem:
     def _why_they_stay(self, residuals: list[Array], was_wrong: bool) -> str:
         """Tell why true residuals are not small, after solving anew if estimates have said that they are."""
         system = self.system
-        if system.run.products + 2 * len(self.columns) > self._end:
+        if system.run.products + (1 + was_wrong) * len(self.columns) > self._end:
             return self._given_up()
         if was_wrong:
             residuals = self._shortest(residuals)

@@ -7,6 +7,7 @@ import scipy.sparse
 
 import specop
 import spectra
+from specop.errors import NoiseWarning
 from specop.krylov.run import Run
 from specop.solvers.equations import Equations
 from specop.solvers.galerkin import columns_at_once, galerkin
@@ -65,21 +66,58 @@ def test_a_run_that_is_cut_short_has_the_best_of_its_krylov_space(kind):
             assert abs(outcome.direction @ curvature[1]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("columns", [1, 3])
 @pytest.mark.parametrize("kind", SPECTRA)
-def test_no_number_of_products_makes_solutions_of_several_columns_worse_than_none(kind):
-    matrix, rng = spectra.with_spectrum(SPECTRA[kind], 3), np.random.default_rng(4)
-    b = rng.normal(size=(14, 3))
-    lengths, shortest = np.linalg.norm(b, axis=0), np.inf
-    for allowance in range(6, 26):
-        system, outcome = reduced(matrix, b, allowance)
+def test_as_many_products_as_a_run_takes_are_enough_and_fewer_leave_what_is_better_than_nothing(kind, columns):
+    matrix, b = spectra.with_spectrum(SPECTRA[kind], 3), np.random.default_rng(4).normal(size=(14, columns))
+    lengths, least = np.linalg.norm(b, axis=0), np.linalg.pinv(matrix, rcond=1e-8) @ b
+    free, outcome = reduced(matrix, b, 100)
+    taken = free.run.products - 1
+    assert outcome.reason == ("least squares" if kind == "singular" else "converged")
+    np.testing.assert_allclose(np.array(free.x).T, least, atol=1e-7)
+    lowest = SPECTRA[kind].min()
+    assert outcome.curvature is None if lowest > 0 else lowest <= outcome.curvature <= 0
+    assert outcome.curvature == 0 or kind != "singular"
+    for allowance in range(2 * columns, taken + 1):
+        system, found = reduced(matrix, b, allowance)
+        assert found.reason == (outcome.reason if allowance == taken else "limit")
         rest = np.linalg.norm(b - matrix @ np.array(system.x).T, axis=0)
         np.testing.assert_allclose(system.norms, rest, atol=1e-10)
         assert (rest <= lengths * (1 + 1e-12)).all()
-        assert (outcome.reason == "converged") == (rest <= system.goals).all()
-        shortest = min(shortest, rest.max())
-    assert outcome.reason == ("least squares" if kind == "singular" else "converged")
-    least = np.linalg.norm(b - matrix @ (np.linalg.pinv(matrix, rcond=1e-8) @ b), axis=0)
-    np.testing.assert_allclose(rest, least, atol=1e-9)
+    np.testing.assert_allclose(system.x, free.x, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", range(20, 28))
+def test_a_space_that_closes_between_two_looks(n):
+    """Least squares are solved every few steps; a space that holds all products of its rows ends the run at once."""
+    values = np.linspace(1, 2, n) * (-1.0) ** np.arange(n)
+    b = np.random.default_rng(8).normal(size=n)
+    system, outcome = reduced(specop.DiagonalOperator(values), b, 5 * n, rtol=1e-12)
+    assert (outcome.reason, outcome.steps) == ("converged", n)
+    np.testing.assert_allclose(system.x[0], b / values, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("n", "condition"), [(40, 1e2), (60, 1e4)])
+def test_goals_near_rounding_are_reached_or_rounding_is_named(n, condition):
+    """What the space claims is looked at, and solved for once more as long as that helps."""
+    matrix = spectra.with_spectrum(np.geomspace(1 / condition, 1, n), 1).astype(np.float32)
+    A, b = specop.DenseOperator(matrix, is_symmetric=True), np.random.default_rng(0).normal(size=n).astype(np.float32)
+    reasons, looks = [], []
+    for rtol in 1e-7 * condition**0.5 * np.geomspace(1, 100, 12):
+        system, outcome = reduced(A, b, 5 * n, rtol=rtol)
+        reasons.append(outcome.reason)
+        looks.append(system.run.products - 1 - outcome.steps)
+        assert (outcome.reason == "converged") == (system.norms <= system.goals).all()
+    first = reasons.index("converged")
+    assert reasons == ["rounding"] * first + ["converged"] * (12 - first) and first < 8
+    # At least one look for each answer, two where a claim was wrong, and those of the last try.
+    assert 1 in looks and 2 in looks[first:] and max(looks) <= 6
+
+
+def test_noise_of_products_is_told():
+    matrix = spectra.with_spectrum(SPECTRA["definite"]) + 1e-8 * np.triu(np.ones((14, 14)), 1)
+    with pytest.warns(NoiseWarning, match="asymmetric by"):
+        reduced(specop.DenseOperator(matrix), np.ones(14), 10)
 
 
 def test_products_that_are_less_exact_than_they_say_do_not_make_solutions_worse_than_none():
