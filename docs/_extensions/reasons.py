@@ -178,7 +178,7 @@ FAMILIES = [
     Family(
         "Data are read once for each product",
         "A generator is empty after the first pass. Lists and data loaders can be gone through again.",
-        r"objectives/source|objectives/data",
+        r"objectives/source|objectives/data|objectives/counting",
     ),
     Family(
         "Too few products are allowed",

@@ -1,13 +1,13 @@
-"""Batches: the data behind an objective, counted, weighted, and in pieces where memory asks for it."""
+"""Batches: the data behind an objective, weighted, and in pieces where memory asks for it."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,34 +15,12 @@ from numpy.typing import NDArray
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
-from specop.objectives.calling import is_pair, is_weighted
+from specop.objectives.counting import Counting, Counts
 from specop.objectives.source import Source
-from specop.objectives.trees import lengths
 
-__all__ = ["Batches", "Fingerprint", "no_terms"]
+__all__ = ["Batches"]
 
 T = TypeVar("T")
-
-# Samples of a batch that tell it from another one.
-_LOOKED_AT = 16
-
-
-class Fingerprint(NamedTuple):
-    """Checksums that tell a data set from another one.
-
-    Attributes
-    ----------
-    batches : tuple
-        Of the first samples of each batch.
-    ahead : list
-        Of single samples, the first ones.
-    last : object
-        Of the last one; None where there is none.
-    """
-
-    batches: tuple[Any, ...]
-    ahead: list[Any]
-    last: Any
 
 
 class Batches:
@@ -56,15 +34,12 @@ class Batches:
         As `Source` takes it.
     autodiff : Autodiff
         What it knows of batches.
-    weight : callable, optional
-        ``weight(batch)`` is the number of terms that the batch's mean loss averages over; default: the number of its
-        samples.
+    counting : Counting
+        How many loss terms a batch counts for.
     budget : MemoryBudget
         What kept batches may take.
     are_as_given : bool
         Whether the mean over the batches' losses is meant, whatever the loss of all data at once is.
-    are_weighted : bool
-        Whether a batch may be (x, y, weights of samples).
 
     Attributes
     ----------
@@ -91,23 +66,18 @@ class Batches:
         self,
         data: Any,
         autodiff: Autodiff,
-        weight: Callable[[Any], Any] | None,
+        counting: Counting,
         budget: MemoryBudget,
         are_as_given: bool = False,
-        are_weighted: bool = False,
     ) -> None:
         self._autodiff = autodiff
-        self._weight = weight
+        self._counting = counting
         self._budget = budget
         self._are_as_given = are_as_given
-        self._are_weighted = are_weighted
         self.is_verified = False
         self.limit = None
         self.given = data
         self._source = Source(data, autodiff, budget)
-        self._weights: list[float] = []
-        self._counts: list[int] = []
-        self._entries: list[Any] = []
 
     @contextmanager
     def reading(self) -> Iterator[Iterator[tuple[Any, float, int]]]:
@@ -116,21 +86,20 @@ class Batches:
         A context, because a pass that is broken off must put random states back at once: left to an abandoned
         iterator, they would be put back whenever its memory happens to be freed.
         """
-        self._read_once()
+        found = self._shared(self._counts)
         with self._source.random_states_preserved():
-            yield self._placed(self._shared())
+            yield self._placed(found)
 
     @contextmanager
     def reading_whole(self) -> Iterator[Iterator[tuple[Any, float, int]]]:
         """Give the same where batches are not cut for several devices."""
-        self._read_once()
+        found = self._shared(self._counts)
         with self._source.random_states_preserved():
-            yield self._shared()
+            yield found
 
     def one_by_one(self) -> Iterator[tuple[Any, float, int]]:
         """Give the same for a pass that the user may interrupt: random states are put back at each step."""
-        self._read_once()
-        batches = self._placed(self._shared())
+        batches = self._placed(self._shared(self._counts))
         while True:
             with self._source.random_states_preserved():
                 found = next(batches, None)
@@ -153,7 +122,7 @@ class Batches:
         return self._like(_Subset(self, indices))
 
     def _like(self, data: Any) -> Batches:
-        made = type(self)(data, self._autodiff, self._weight, self._budget, self._are_as_given, self._are_weighted)
+        made = type(self)(data, self._autodiff, self._counting, self._budget, self._are_as_given)
         made.is_verified, made.is_part = self.is_verified, self.is_part
         return made
 
@@ -164,8 +133,7 @@ class Batches:
 
     def chosen(self, indices: NDArray[np.intp]) -> Iterator[tuple[Any, NDArray[np.intp], NDArray[np.intp]]]:
         """Give, for one pass, batches that hold some of these samples, where in them, and the samples' numbers."""
-        self._read_once()
-        firsts = np.cumsum([0, *self._counts])
+        firsts = np.cumsum([0, *self._counts.samples])
         places = itertools.pairwise(np.searchsorted(indices, firsts))
         for batch, first, (start, stop) in zip(self._source, firsts, places, strict=False):
             if start < stop:
@@ -173,12 +141,8 @@ class Batches:
 
     def largest(self) -> int:
         """Return the number of samples of the largest piece."""
-        self._read_once()
-        return max(self._counts) if self.limit is None else min(max(self._counts), self.limit)
-
-    def unlike(self, one: str, shapes: Any, earlier: Any) -> InvalidInputError:
-        """Return the error for a batch whose entries have other shapes than those of an earlier one."""
-        return _doubtful(_unlike(one, shapes, earlier))
+        found = max(self._counts.samples)
+        return found if self.limit is None else min(found, self.limit)
 
     @property
     def cut(self) -> tuple[int | None, int]:
@@ -212,18 +176,18 @@ class Batches:
 
     def competing(self, batch: Any) -> list[int]:
         """Return the leading dimensions that may be the number of a batch's samples; one where that is clear."""
-        targets = self._targets(batch)
-        return [*dict.fromkeys([*lengths(self._autodiff.array_shapes(batch)), *lengths(targets)])]
+        return self._counting.competing(batch)
 
-    def _targets(self, batch: Any) -> list[tuple[int, ...]]:
-        """Return the shapes of the arrays that outputs are compared with, where a batch tells."""
-        is_known = is_pair(batch) or (self._are_weighted and is_weighted(batch))
-        return self._autodiff.array_shapes(batch[1]) if is_known else []
+    @cached_property
+    def _counts(self) -> Counts:
+        """Of all batches, from the first pass."""
+        with self._source.random_states_preserved():
+            return self._counting.counts(self._source, self.is_part)
 
-    def _shared(self) -> Iterator[tuple[Any, float, int]]:
-        total = sum(self._weights)
+    def _shared(self, counts: Counts) -> Iterator[tuple[Any, float, int]]:
+        total = sum(counts.weights)
         first = self.first_sample
-        for prepared, weight, count in _one_ahead(self._prepared()):
+        for prepared, weight, count in _one_ahead(self._prepared(counts)):
             if weight > 0:
                 limit = self.limit
                 parts = [(prepared, 1.0)] if limit is None or count <= limit else self.pieces(prepared, limit)
@@ -238,45 +202,25 @@ class Batches:
         """Give batches where they are computed."""
         return batches
 
-    def _prepared(self) -> Iterator[tuple[Any, float, int]]:
-        for batch, weight, count in zip(self._source, self._weights, self._counts, strict=True):
+    def _prepared(self, counts: Counts) -> Iterator[tuple[Any, float, int]]:
+        for batch, weight, count in zip(self._source, counts.weights, counts.samples, strict=True):
             yield self._autodiff.prepare(batch) if weight > 0 else None, weight, count
 
     @property
     def are_kept(self) -> bool:
         """Whether batches are held, not read again in each pass."""
-        self._read_once()
-        return self._source.are_kept
+        # The first pass tells, and there is no data set without a batch.
+        return bool(self._counts.samples) and self._source.are_kept
 
     @property
     def are_one_mean(self) -> bool:
         """Whether nothing has to add up: a single batch, or batches that count as they are given."""
-        self._read_once()
-        return self._are_as_given or (len(self._weights) == 1 and not self.is_part)
+        return self._are_as_given or (len(self._counts.weights) == 1 and not self.is_part)
 
     @property
     def first_shapes(self) -> Any:
         """The shapes of the first batch's arrays but for the samples, where all of their entries may count."""
-        self._read_once()
-        return self._entries[0] if self._entries else None
-
-    def fingerprint(self) -> Fingerprint:
-        """Return checksums of the first samples of all batches, and of single ones at both ends."""
-        found: list[Any] = []
-        ahead: list[Any] = []
-        last: Any = None
-        with self.reading() as batches:
-            for batch, _, _ in batches:
-                count = self._autodiff.count(batch)
-                # A copy: a look at an array by way of NumPy could make it one that others may write into.
-                some = self._autodiff.pick(batch, np.arange(min(_LOOKED_AT, count)))
-                found.append(self._autodiff.batch_fingerprint(some))
-                ahead = ahead or [self._of_sample(batch, i) for i in range(min(_LOOKED_AT, count))]
-                last = self._of_sample(batch, count - 1)
-        return Fingerprint(tuple(found), ahead, last)
-
-    def _of_sample(self, batch: Any, number: int) -> tuple[int, ...]:
-        return self._autodiff.batch_fingerprint(self._autodiff.pick(batch, np.array([number])))
+        return next(iter(self._counts.entries), None)
 
     @property
     def are_as_given(self) -> bool:
@@ -286,18 +230,17 @@ class Batches:
     @property
     def samples(self) -> int:
         """Number of samples in all batches."""
-        self._read_once()
-        return sum(self._counts)
+        return sum(self._counts.samples)
 
     @property
     def terms(self) -> float:
         """Total weight of all batches."""
-        self._read_once()
-        return sum(self._weights)
+        return sum(self._counts.weights)
 
     def weigh_anew(self) -> None:
         """Weigh batches again in the next pass: a criterion's weights, which they count by, have changed."""
-        self._weights, self.is_verified = [], False
+        vars(self).pop("_counts", None)
+        self.is_verified = False
 
     def check_unchanged(self) -> None:
         """Raise NondeterministicError if batches that are kept were written into since the first pass."""
@@ -307,52 +250,9 @@ class Batches:
         """Put random states back on leaving."""
         return self._source.random_states_preserved()
 
-    def _read_once(self) -> None:
-        if self._weights:
-            return
-        weights: list[float] = []
-        counts: list[int] = []
-        doubts: list[str] = []
-        entries: list[Any] = []
-        with self._source.random_states_preserved():
-            for number, batch in enumerate(self._source):
-                counts.append(self._autodiff.count(batch))
-                if self._weight is None:
-                    doubts += self._doubts(batch, number, entries)
-                weights.append(self._checked_weight(batch, number))
-        if not weights:
-            raise InvalidInputError("the data holds no batch. Check the length of the data set and drop_last.")
-        # What other processes have may count all the same.
-        if not sum(weights) > 0 and not self.is_part:
-            raise no_terms()
-        if doubts and (len(weights) > 1 or self.is_part):
-            raise _doubtful(doubts[0])
-        self._counts, self._weights, self._entries = counts, weights, entries
-
-    def _doubts(self, batch: Any, number: int, entries: list[Any]) -> Iterator[str]:
-        """Yield why a batch may count by something else than its samples; `entries` are the shapes of those before."""
-        shapes = self._autodiff.array_shapes(batch)
-        targets = self._targets(batch)
-        competing = self.competing(batch)
-        if len(competing) > 1:
-            yield f"the leading dimensions of the arrays in batch {number} are {' and '.join(map(str, competing))}"
-        # Where there is one label a sample, samples count, however long they are.
-        if all(math.prod(shape[1:]) > 1 for shape in targets or shapes):
-            entries.append([shape[1:] for shape in targets or shapes])
-            if entries[-1] != entries[0]:
-                yield _unlike(f"batch {number}", entries[-1], entries[0])
-
-    def _checked_weight(self, batch: Any, number: int) -> float:
-        weight = self.weight_of(batch)
-        if not (np.isfinite(weight) and weight >= 0):
-            raise InvalidInputError(f"the weight of batch {number} is {weight}; it must be finite and not negative.")
-        if weight == 0 and self._autodiff.count(batch) == 0:
-            raise InvalidInputError(f"batch {number} is empty: its leading dimension is 0.")
-        return weight
-
     def weight_of(self, batch: Any) -> float:
         """Return the number of terms that a batch's mean loss averages over."""
-        return float(self._autodiff.count(batch) if self._weight is None else self._weight(batch))
+        return self._counting.weight_of(batch)
 
 
 def _one_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -362,26 +262,6 @@ def _one_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
             item = following
         yield item
-
-
-def _unlike(one: str, shapes: Any, earlier: Any) -> str:
-    return (
-        f"the entries of the arrays in {one} have the shapes {shapes}, those of an earlier one {earlier}, as where "
-        f"tokens or pixels count"
-    )
-
-
-def _doubtful(why: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{why}: how much each batch counts in the mean over all is not known. Pass weight=lambda batch: ..., the "
-        f"number of terms in the batch's mean loss, such as len(batch[1]) where time comes first in x, or the number "
-        f"of tokens."
-    )
-
-
-def no_terms() -> InvalidInputError:
-    """Return what is said of data that have samples and no loss."""
-    return InvalidInputError("all batches have weight zero: no loss term counts.")
 
 
 class _Subset:

@@ -19,7 +19,8 @@ from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.krylov.task import level_of_user
-from specop.objectives.data import Batches, Fingerprint, no_terms
+from specop.objectives.counting import no_terms, unlike
+from specop.objectives.fingerprint import Fingerprint, check_apart, repeated
 from specop.objectives.mean import Objective
 from specop.objectives.part import known_weights
 from specop.objectives.team import Team
@@ -43,16 +44,24 @@ def checked_parts(own: Objective, team: Team) -> DataParts:
     with processes.together():
         team.check_data(own._data.given)
         own._data.is_part = processes.count > 1
-        counts = own.terms, own.samples, own._data.first_shapes, own._data.fingerprint()
-    told = processes.exchange(counts)
-    _check(own._data, told)
-    doubt = _repeated([samples for _, samples, *_ in told], [seen for *_, seen in told])
+        seen = Fingerprint.of(own._data, own._autodiff)
+        told = own.terms, own.samples, own._data.first_shapes, seen
+    terms, samples, shapes, prints = zip(*processes.exchange(told), strict=True)
+    _check_shapes(shapes)
+    check_apart(prints)
+    doubt = repeated(samples, prints)
     with processes.together():
         if doubt and processes.index == 0:
             warnings.warn(doubt, UserWarning, stacklevel=level_of_user())
-    found = DataParts(own, team, [(terms, samples) for terms, samples, *_ in told])
+    found = DataParts(own, team, [*zip(terms, samples, strict=True)])
     found.check_alike()
     return found
+
+
+def _check_shapes(told: Sequence[Any]) -> None:
+    for number, shapes in enumerate(told):
+        if shapes != told[0] and None not in (shapes, told[0]):
+            raise unlike(f"the first batch of process {number}", shapes, told[0])
 
 
 class DataParts:
@@ -180,38 +189,3 @@ class DataParts:
             return known_weights(None, self.samples)
         scaled = [share * one for share, one in zip(self.shares, told, strict=True) if one is not None]
         return known_weights(np.concatenate(scaled), self.samples)
-
-
-def _check(data: Batches, told: Sequence[tuple[float, int, Any, Fingerprint]]) -> None:
-    for number, (_, _, shapes, seen) in enumerate(told):
-        if number and shapes != told[0][2] and None not in (shapes, told[0][2]):
-            raise data.unlike(f"the first batch of process {number}", shapes, told[0][2])
-        for earlier in range(number):
-            if seen.batches and told[earlier][3].batches == seen.batches:
-                raise InvalidInputError(
-                    f"processes {earlier} and {number} of {len(told)} have the same data, to the last bit. With "
-                    f"parallel=True each is to have a part of all, as by torch.utils.data.DistributedSampler(dataset, "
-                    f"shuffle=False); where each has all data pass parallel=False."
-                )
-
-
-def _repeated(samples: Sequence[int], seen: Sequence[Fingerprint]) -> str:
-    """Return why samples may come twice, as in lists of batches that were made by a sampler which fills them up."""
-    last = len(seen) - 1
-    if len(set(samples)) > 1 or seen[last].last is None:
-        return ""
-    places = [
-        (number, one.ahead.index(seen[last].last))
-        for number, one in enumerate(seen[:last])
-        if seen[last].last in one.ahead
-    ]
-    if not places:
-        return ""
-    number, place = places[0]
-    return (
-        f"the last sample of process {last} is sample {place} of process {number} to the last bit, and all {len(seen)} "
-        f"processes have {samples[0]}: so fill samplers up what cannot be divided (DistributedSampler, even_batches of "
-        f"accelerate), and what comes twice counts twice in the mean. Then give each process its own part, such as "
-        f"torch.utils.data.Subset(dataset, range(rank, len(dataset), {len(seen)})) without a sampler; parts need not "
-        f"be of the same size. Where your data hold equal samples, there is nothing to do."
-    )

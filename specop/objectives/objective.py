@@ -12,6 +12,7 @@ from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.calling import is_pair, needs_criterion
+from specop.objectives.counting import Counting
 from specop.objectives.data import Batches
 from specop.objectives.dealt import DealtBatches
 from specop.objectives.keras_models import compiled_loss, is_keras_loss, weight_of
@@ -205,9 +206,9 @@ def objective(
         data, weight = joined.data(data), joined.weight(weight)
     if spread is not None:
         weight = spread.weighing(data, weight, as_given)
-    weighs = forward is None and is_keras_loss(criterion)
+    counting = Counting(autodiff, weight, are_weighted=forward is None and is_keras_loss(criterion))
     kind = DealtBatches if hasattr(autodiff, "placed") else Batches
-    own = Objective(autodiff, kind(data, autodiff, weight, budget, as_given, weighs), budget)
+    own = Objective(autodiff, kind(data, autodiff, counting, budget, as_given), budget)
     if are_told or spread is not None or parallel in (None, False):
         return own
     return ParallelObjective(own, adapter.team(parallel, autodiff))

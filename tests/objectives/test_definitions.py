@@ -17,6 +17,7 @@ from parity.cases import FRAMEWORKS, fisher, models, numpy
 from parity.definitions import DRAWS, KINDS, SEED, definitions
 from parity.problems import PROBLEMS, Problem
 from specop.arrays.memory import MemoryBudget
+from specop.objectives.counting import Counting
 from specop.objectives.data import Batches
 from specop.objectives.mean import Objective
 from specop.testing import check_operator
@@ -96,7 +97,7 @@ def objective(framework, shape, select, sizes, budget):
     batches = [(native(a, "float64"), native(b, "float64")) for a, b in parts]
     autodiff = derivatives(framework, shape, select)
     memory = MemoryBudget(budget, autodiff.free_memory)
-    return Objective(autodiff, Batches(batches, autodiff, None, memory), memory)
+    return Objective(autodiff, Batches(batches, autodiff, Counting(autodiff, None, False), memory), memory)
 
 
 def curvature(found, kind):
