@@ -39,7 +39,8 @@ OBJECTIVES = [
 ]
 BLOCKS = [f"tests/solvers/test_{name}.py" for name in ("sherman_morrison", "row_storage", "row_updates")]
 SYSTEMS = [
-    f"tests/solvers/test_{name}.py" for name in ("solve", "singular", "galerkin", "equations", "minimal_residuals")
+    *(f"tests/solvers/test_{name}.py" for name in ("solve", "solve_limits", "shifted", "preconditioners")),
+    *(f"tests/solvers/test_{name}.py" for name in ("singular", "galerkin", "equations", "minimal_residuals")),
 ]
 PARTS = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_enclosure.py"]
 MODULES = {

@@ -1,6 +1,4 @@
-"""solve, solve_shifted and preconditioners."""
-
-import warnings
+"""solve: right answers of each method, and which one is chosen."""
 
 import numpy as np
 import pytest
@@ -11,37 +9,11 @@ from hypothesis import strategies as st
 
 import specop
 import spectra
-from cases import CASES, each_algorithm_case
-from specop.errors import AsymmetryError, ConvergenceWarning, InvalidInputError, NonFiniteError, NotConvergedError
+from cases import each_algorithm_case
+from specop.errors import ConvergenceWarning
+from system_cases import DEFINITE_METHODS, INDEFINITE, POSITIVE, B, N, each_light_case, operator, true_residuals
 
-N = 80
-POSITIVE = spectra.with_spectrum(np.concatenate([[50.0, 30.0, 20.0], np.linspace(0.5, 3, N - 3)]))
-INDEFINITE = spectra.with_spectrum(
-    np.concatenate([[50.0, 30.0, -20.0], np.linspace(-3, -0.5, 30), np.linspace(0.5, 3, 47)])
-)
-B = np.random.default_rng(3).normal(size=(N, 11))
-DEFINITE_METHODS = ["auto", "cg", "minres", "neumann"]
 INDEFINITE_METHODS = ["auto", "minres"]
-
-
-# Solvers see a backend through a few primitives, which three of the tests below put to use in every framework; where
-# eager operations or compilation take seconds, the others are slow.
-each_light_case = pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=[] if case.framework in ("numpy", "torch") else pytest.mark.slow) for case in CASES],
-    ids=str,
-)
-
-
-def true_residuals(matrix, x, b):
-    return np.linalg.norm(np.asarray(b, float) - np.asarray(matrix, float) @ np.asarray(x, float), axis=0)
-
-
-def operator(case, matrix):
-    """An operator known by products only, and the matrix that it has in the case's dtype."""
-    dense = specop.DenseOperator(case.array(matrix), is_symmetric=True)
-    rounded = matrix.astype(case.dtype)
-    return specop.FunctionOperator(dense._matvec, dense.shape, like=case.array([0.0]), is_symmetric=True), rounded
 
 
 @each_algorithm_case
@@ -274,9 +246,9 @@ def test_auto_leaves_a_basis_that_takes_longer_than_the_products():
     assert result.matvecs < 1.2 * alone.matvecs
     # Of a function nobody knows what it costs, and who asks for the basis has it.
     unknown = specop.FunctionOperator(lambda x: A @ x, A.shape, like=b, is_symmetric=True)
-    for operator, method in ((unknown, "auto"), (A, "lanczos")):
+    for matrix, method in ((unknown, "auto"), (A, "lanczos")):
         with pytest.warns(ConvergenceWarning, match="lanczos stopped"):
-            assert specop.solve(operator, b, method=method, max_matvecs=60).method == "lanczos"
+            assert specop.solve(matrix, b, method=method, max_matvecs=60).method == "lanczos"
 
 
 def test_auto_stays_in_a_basis_that_saves_products(monkeypatch):
@@ -309,196 +281,3 @@ def test_warm_starts(case):
         near = specop.solve(A, b, method=method, rtol=1e-4, x0=rough.x)
         assert near.converged and near.steps < first.steps
     np.testing.assert_array_equal(case.numpy(b), B[:, 0].astype(case.dtype))
-
-
-def test_preconditioners_take_as_many_steps_as_published():
-    H = specop.DiagonalOperator(spectra.geo10())
-    A = H + 1e-2 * specop.identity_like(H)
-    b = np.random.default_rng(0).normal(size=4000)
-    exact = specop.eigen_preconditioner(H, specop.eigsh(H, 20, tol=1e-6), damping=1e-2)
-    sketched = specop.nystrom_preconditioner(H, damping=1e-2, rank=20)
-
-    def steps(preconditioner, method="cg"):
-        return specop.solve(A, b, rtol=1e-6, method=method, preconditioner=preconditioner).steps
-
-    assert steps(None) == pytest.approx(163, abs=12)
-    assert steps(sketched) == pytest.approx(88, abs=12)
-    assert steps(exact) == pytest.approx(67, abs=8)
-    assert steps(exact, "minres") <= steps(exact)
-    assert specop.solve(A, b, preconditioner=exact).method == "cg"
-
-
-@each_light_case
-def test_preconditioned_systems(case):
-    H, matrix = operator(case, POSITIVE)
-    A = H + 0.5 * specop.identity_like(H)
-    dense = matrix.astype(float) + 0.5 * np.eye(N)
-    eigen = specop.eigen_preconditioner(H, specop.eigsh(H, 3), damping=0.5)
-    for M in (eigen, specop.nystrom_preconditioner(H, damping=0.5, rank=10)):
-        for method in ("cg", "minres"):
-            result = specop.solve(A, case.array(B[:, :2]), method=method, preconditioner=M)
-            assert result.converged and (true_residuals(dense, case.numpy(result.x), B[:, :2]) <= 1.5e-5 * 11).all()
-    # The known eigenvectors are taken to the damping, the others stay.
-    _, vectors = np.linalg.eigh(POSITIVE)
-    for vector, factor in ((vectors[:, -1], 0.5 / 50.5), (vectors[:, 0], 1.0)):
-        np.testing.assert_allclose(case.numpy(eigen @ case.array(vector)), factor * vector, atol=1e-2)
-
-
-def test_an_indefinite_preconditioner_is_named():
-    with pytest.raises(InvalidInputError, match="not positive definite: r'M r = -"):
-        specop.solve(POSITIVE, B[:, 0].copy(), method="minres", preconditioner=-np.eye(N))
-
-
-@each_algorithm_case
-def test_shifts_share_a_krylov_space(case):
-    A, matrix = operator(case, POSITIVE)
-    shifts = [0.0, 0.5, 2.0, 30.0]
-    result = specop.solve_shifted(A, case.array(B[:, 0]), shifts, rtol=1e-4)
-    x = case.numpy(result.x).astype(float)
-    assert result.converged and not result.negative.any()
-    for j, shift in enumerate(shifts):
-        found = true_residuals(matrix + shift * np.eye(N), x[:, j], B[:, 0])
-        assert found <= 1.1e-4 * np.linalg.norm(B[:, 0])
-        assert found == pytest.approx(result.residuals[j], rel=0.1, abs=10 * case.tol)
-    alone = specop.solve_shifted(A, case.array(B[:, 0]), [0.0], rtol=1e-4)
-    assert result.matvecs == alone.matvecs
-
-
-def test_indefinite_and_singular_shifts_are_named():
-    A = np.diag([0.0, 1, 2, 3])
-    result = specop.solve_shifted(A, np.ones(4), [-2.5, 1.0])
-    assert result.converged and result.negative.tolist() == [3, 0]
-    assert "indefinite: 3 negative" in str(result)
-    np.testing.assert_allclose(result.x[:, 0], 1 / (np.arange(4) - 2.5))
-    with pytest.warns(ConvergenceWarning, match="singular for the shift -2, and b is not in its range"):
-        assert not specop.solve_shifted(A, np.ones(4), [-2.0, 1.0]).converged
-    inside = specop.solve_shifted(A, np.array([1.0, 1, 0, 1]), [-2.0])
-    np.testing.assert_allclose(inside.x[:, 0], [-1 / 2, -1, 0, 1], atol=1e-12)
-
-
-@each_light_case
-@pytest.mark.parametrize("method", DEFINITE_METHODS)
-def test_not_a_number_is_named_with_its_product(case, method):
-    products = []
-
-    def broken(x):
-        products.append(0)
-        y = dense._matvec(x)
-        return case.backend.scale_(y, np.nan) if len(products) == 4 else y
-
-    dense = specop.DenseOperator(case.array(POSITIVE), is_symmetric=True)
-    A = specop.FunctionOperator(broken, (N, N), like=case.array([0.0]), is_symmetric=True)
-    with pytest.raises(NonFiniteError, match=r"product 4 with .*NaN or infinity"):
-        specop.solve(A, case.array(B[:, 0]), method=method)
-
-
-def test_asymmetry_is_noticed():
-    skew = POSITIVE + np.triu(np.ones((N, N)), 1)
-    for method in ("auto", "cg", "minres"):
-        with pytest.raises(AsymmetryError, match=r"not symmetric.*\(A \+ A.T\) / 2"):
-            specop.solve(skew, B[:, 0].copy(), method=method)
-
-
-def test_what_float32_cannot_give_is_said():
-    values = np.geomspace(1e-6, 1, 200).astype(np.float32)
-    matrix = spectra.with_spectrum(values).astype(np.float32)
-    for method in ("auto", "cg", "minres"):
-        with pytest.warns(ConvergenceWarning, match="float32|stopped after"):
-            result = specop.solve(matrix, np.ones(200, np.float32), method=method, rtol=1e-7)
-        assert not result.converged
-    # One that keeps the true residual from getting smaller ends the run, and the limit does not.
-    values = np.geomspace(1e-3, 1, 200).astype(np.float32)
-    matrix = spectra.with_spectrum(values).astype(np.float32)
-    for method in ("auto", "cg", "minres"):
-        with pytest.warns(ConvergenceWarning, match="products in float32 with a relative error of .* allow no less"):
-            result = specop.solve(matrix, np.ones(200, np.float32), method=method, rtol=1e-7)
-        assert result.matvecs < 1000 and result.residual < 1e-4 * 200**0.5
-
-
-def test_limits():
-    A = specop.DiagonalOperator(np.geomspace(1e-4, 1, 500))
-    for method in ("auto", "cg", "minres", "neumann"):
-        with pytest.warns(ConvergenceWarning, match=r"stopped after \d+ products \(max_matvecs=20.*Raise max_matvecs"):
-            result = specop.solve(A, np.ones(500), method=method, max_matvecs=20)
-        assert result.matvecs <= 20
-        assert result.residual == pytest.approx(np.linalg.norm(1 - A.entries * result.x))
-    with pytest.raises(NotConvergedError) as raised:
-        specop.solve(A, np.ones(500), max_matvecs=20, raise_on_failure=True)
-    assert raised.value.result.matvecs <= 20
-    with pytest.warns(ConvergenceWarning, match=r"solve_shifted stopped after 20 products.*at the shift 0,"):
-        assert specop.solve_shifted(A, np.ones(500), [0.0, 1.0], max_matvecs=20).matvecs == 20
-
-
-@pytest.mark.parametrize("method", ["auto", "cg", "minres", "neumann"])
-def test_the_limit_is_on_all_products_of_the_call(method):
-    b = np.random.default_rng(0).normal(size=(500, 11))
-    b[:, 4] = 0.0
-    A = specop.DiagonalOperator(np.geomspace(1e-3, 1, 500))
-    with pytest.warns(ConvergenceWarning, match=r"stopped after \d+ products \(max_matvecs=150\)"):
-        result = specop.solve(A, b, method=method, max_matvecs=150)
-    assert 100 < result.matvecs <= 150
-    np.testing.assert_allclose(result.residuals, true_residuals(np.diag(A.entries), result.x, b), atol=1e-9)
-    # Every column has its share, the last ones too.
-    assert result.x.any(axis=0).tolist() == [j != 4 for j in range(11)]
-
-
-def test_each_column_says_whether_it_converged():
-    values = np.geomspace(1e-4, 1, 500)
-    b = np.stack([np.zeros(500), (values == 1) * 1.0, np.ones(500)], axis=1)
-    with pytest.warns(ConvergenceWarning):
-        result = specop.solve(specop.DiagonalOperator(values), b, max_matvecs=60)
-    assert result.converged_columns.tolist() == [True, True, False] and not result.converged
-    shifted = specop.solve_shifted(np.diag([0.0, 1, 2]), np.array([0.0, 1, 1]), [1.0, 2.0])
-    assert shifted.converged and shifted.converged_columns.tolist() == [True, True]
-    with pytest.warns(ConvergenceWarning, match="singular for the shift -2"):
-        assert specop.solve_shifted(np.diag([1.0, 2, 5]), np.ones(3), [0.0, -2.0]).converged_columns.tolist() == [1, 0]
-
-
-def test_a_preconditioner_that_is_not_finite_is_named():
-    broken = specop.FunctionOperator(lambda x: x * np.nan, (N, N), like=np.zeros(1), is_symmetric=True)
-    for method in ("cg", "minres"):
-        with pytest.raises(NonFiniteError, match="with the preconditioner <FunctionOperator"):
-            specop.solve(POSITIVE, B[:, 0].copy(), method=method, preconditioner=broken)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"b": np.ones(3)}, r"b must have shape \(80,\), got \(3,\)"),
-        ({"b": np.ones((3, 2))}, r"each column of b must have shape \(80,\)"),
-        ({"b": np.ones((N, 0))}, "no columns"),
-        ({"b": [1.0]}, r"native array of shape \(80,\) or \(80, k\).*got list"),
-        ({"b": np.full(N, np.nan)}, "b must be finite; the norm of its column 0 is nan"),
-        ({"A": np.ones((3, 4))}, r"solve needs a symmetric operator.*A.T A x"),
-        ({"method": "gmres"}, "method must be one of auto, lanczos, cg, minres, neumann, got 'gmres'"),
-        ({"rtol": -1.0}, "rtol must be a finite number >= 0, got -1.0"),
-        ({"rtol": 0.0}, "one of rtol and atol above 0"),
-        ({"rtol": 2.0}, "rtol must lie below 1"),
-        ({"max_matvecs": 1}, "max_matvecs must be at least 2"),
-        ({"b": B, "max_matvecs": 21}, "max_matvecs must be at least 2 for each of 11 columns"),
-        ({"x0": np.ones((N, 2))}, "x0 must have the form of b: 1 columns, got 2"),
-        ({"x0": np.full(N, np.nan)}, "x0 must be finite"),
-        ({"preconditioner": np.eye(3)}, "preconditioner must be a symmetric operator on the vectors of"),
-        ({"preconditioner": np.eye(N), "method": "neumann"}, "takes no preconditioner"),
-        ({"preconditioner": np.eye(N), "method": "lanczos"}, "takes no preconditioner"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments, text):
-    given = {"A": POSITIVE, "b": B[:, 0].copy(), **arguments}
-    with pytest.raises(InvalidInputError, match=text):
-        specop.solve(given.pop("A"), given.pop("b"), **given)
-
-
-@pytest.mark.parametrize("kind", ["solve", "shifted"])
-def test_results_are_saved(kind, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        result = specop.solve(INDEFINITE, B.copy(), method="cg")
-    if kind == "shifted":
-        result = specop.solve_shifted(POSITIVE, B[:, 0].copy(), [0.1, 1.0])
-    result.save(tmp_path / "x.npz")
-    again = specop.load(tmp_path / "x.npz")
-    np.testing.assert_array_equal(again.x, result.x)
-    np.testing.assert_equal(again.summary(), result.summary())
-    assert str(again) == str(result)
-    assert kind == "shifted" or "not positive definite" in str(result)
