@@ -17,21 +17,17 @@ from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
-from specop.results.structure import Structure
 from specop.spectral.check import CHECK_ROWS, Check
-from specop.spectral.ends import End, wanted
-from specop.spectral.fitting import LEAST_BESIDE, FittedBasis
+from specop.spectral.ends import ends_of
+from specop.spectral.fitting import LEAST_BESIDE, FittedBasis, default_ncv
 from specop.spectral.part.eigenpairs import LOOSEST, Asked, check_part, result_of_part
 from specop.spectral.part.part import DATA
 from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
 from specop.statistics.numbers import Floats
 
-__all__ = ["EigshState", "default_ncv", "eigen_fields", "eigsh"]
+__all__ = ["EigshState", "eigsh"]
 
-_LARGEST_FREE_BASIS = 1_000_000
-# Up to so many dimensions nothing is ever restarted.
-_HELD_WHOLE = 400
 # How many eigenvalues nobody asks for by number, as in SciPy.
 _COUNT = 6
 
@@ -199,7 +195,7 @@ def eigsh(
     )
     check_choice("data", data, DATA)
     k = min(_COUNT, run.n) if k is None else k
-    ends = _checked_ends(run.n, k, which)
+    ends = ends_of(run.n, k, which)
     capacity = _checked_capacity(run.n, k, ncv, block_size)
     run.limit = _checked_limits(k, tol, max_matvecs)
     if data == "part":
@@ -234,7 +230,7 @@ def eigsh(
             begin(space, v0, k, block_size, tol)
         stopped = _take_steps(search, fitted, file, callback)
         fitted.tell(space)
-        found = eigen_fields(search)
+        found = search.fields()
     return run.result(
         EigenResult,
         **found,
@@ -243,34 +239,6 @@ def eigsh(
         stopped=stopped,
         message="stopped by the callback" if stopped else search.failure or "converged",
     )
-
-
-def eigen_fields(search: Search) -> dict[str, Any]:
-    """Return what a search found as fields of an `EigenResult`; it gives up the space.
-
-    Where products carry noise one more is made, and the user is warned.
-    """
-    run, space, tol = search.run, search.space, search.tol
-    ritz = space.ritz()
-    chosen = np.sort(wanted(search.ends, ritz.values))
-    values, floor = ritz.values[chosen], space.error_floor
-    residuals = np.hypot(ritz.residuals[chosen], floor)
-    bounds = np.hypot(search.bounds(ritz, chosen), floor)
-    goals = np.hypot(space.tolerances(values, tol), floor)
-    rows = space.extract(ritz, chosen)
-    if run.warn_of_noise():
-        excess = _unseen_residual(run, rows, values, residuals)
-        residuals, bounds, goals = (np.hypot(found, excess) for found in (residuals, bounds, goals))
-    return {
-        "eigenvalues": values,
-        "rows": rows,
-        "residuals": residuals,
-        "bounds": bounds,
-        "goals": goals,
-        "check_matvecs": search.check_products,
-        "tol": tol,
-        "structure": Structure(run.A.parameter_shapes, run.A.unflatten),
-    }
 
 
 def _take_steps(
@@ -293,37 +261,6 @@ def _take_steps(
     elif file is not None:
         file.remove()
     return stopped
-
-
-def _unseen_residual(run: Run, rows: Array, values: Floats, residuals: Floats) -> float:
-    """Spend one product on what no estimate shows: the error of the products themselves."""
-    last = int(np.argmin(np.abs(values)))
-    vector = run.backend.index(rows, last)
-    rest = run.backend.axpy_(run.multiply(vector), -float(values[last]), vector)
-    (true,) = run.to_host(run.backend.norm(rest))
-    return max(0.0, float(true) - float(residuals[last]))
-
-
-def default_ncv(n: int, k: int, block_size: int = 1) -> int:
-    """Return the largest number of basis vectors where nobody says and memory is ample."""
-    # A larger basis saves restarts, and takes no longer where a processor's cache holds it.
-    free = n if n <= _HELD_WHOLE else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
-    return min(n, max(2 * k + 40 * block_size, free))
-
-
-def _checked_ends(n: int, k: int, which: str) -> list[End]:
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= n:
-        raise InvalidInputError(f"k must be an integer from 1 to n={n}, got {k!r}.")
-    ends = {
-        "LM": [End((1, -1), k)],
-        "LA": [End((1,), k)],
-        "SA": [End((-1,), k)],
-        "SM": [End((1, -1), k, is_interior=True)],
-        "BE": [End((1,), k - k // 2), End((-1,), k // 2)],
-    }
-    if which not in ends:
-        raise InvalidInputError(f"which must be one of {', '.join(ends)}, got {which!r}.")
-    return [end for end in ends[which] if end.count]
 
 
 def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["End", "share", "wanted"]
+__all__ = ["End", "ends_of", "share", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,22 @@ class End:
     def keys(self, values: Floats) -> Floats:
         """Return the keys of the wanted ones among the values, most wanted first."""
         return np.asarray(self.key(values[self.best(values)[: self.count]]))
+
+
+def ends_of(n: int, k: int, which: str) -> list[End]:
+    """Return where the k eigenvalues lie that `which` stands for, or raise InvalidInputError."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= n:
+        raise InvalidInputError(f"k must be an integer from 1 to n={n}, got {k!r}.")
+    ends = {
+        "LM": [End((1, -1), k)],
+        "LA": [End((1,), k)],
+        "SA": [End((-1,), k)],
+        "SM": [End((1, -1), k, is_interior=True)],
+        "BE": [End((1,), k - k // 2), End((-1,), k // 2)],
+    }
+    if which not in ends:
+        raise InvalidInputError(f"which must be one of {', '.join(ends)}, got {which!r}.")
+    return [end for end in ends[which] if end.count]
 
 
 def wanted(ends: list[End], values: Floats) -> Integers:

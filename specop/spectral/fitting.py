@@ -1,4 +1,4 @@
-"""FittedBasis: how many rows a restarted Krylov space may have, by what is free on the device."""
+"""FittedBasis: how many rows a Krylov space may have, by what is free on the device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from specop.arrays.memory import free_host_memory, in_bytes
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 
-__all__ = ["CHECK_VECTORS", "LEAST_BESIDE", "FittedBasis", "may_store", "rows_that_fit"]
+__all__ = ["CHECK_VECTORS", "LEAST_BESIDE", "FittedBasis", "default_ncv", "may_store", "rows_that_fit"]
 
 LEAST_BESIDE = 6
 """Rows beside the k wanted ones with which a restarted run still finds what a larger one does.
@@ -15,9 +15,12 @@ Of 72 runs each on spectra with copies, bulks and pairs none was wrong with 6 or
 6 took up to two thirds more products than the default.
 """
 
-
 CHECK_VECTORS = 2
 """Vectors that the check for missed eigenvalues takes beside the rows, where these are few."""
+
+_LARGEST_FREE_BASIS = 1_000_000
+# Up to so many dimensions nothing is ever restarted.
+_HELD_WHOLE = 400
 
 
 class FittedBasis:
@@ -95,6 +98,13 @@ class FittedBasis:
             + " An objective with memory_budget=0 keeps nothing between products, which then cost about twice as much."
             * model
         )
+
+
+def default_ncv(n: int, k: int, block_size: int = 1) -> int:
+    """Return the largest number of basis vectors where nobody says and memory is ample."""
+    # A larger basis saves restarts, and takes no longer where a processor's cache holds it.
+    free = n if n <= _HELD_WHOLE else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
+    return min(n, max(2 * k + 40 * block_size, free))
 
 
 def may_store(run: Run, rows: int, wanted: bool | None) -> bool:

@@ -12,10 +12,11 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
+from specop.spectral.estimation import Estimation
 from specop.spectral.goals import PRODUCTS, Goal, checked_goal, told, unit_products
 from specop.spectral.part.frobenius import frobenius_of_part
 from specop.spectral.part.part import DATA, DEFLATE, told_of_part
-from specop.spectral.sampling import Estimation, hutchinson
+from specop.spectral.sampling import hutchinson
 from specop.statistics.estimate import check_confidence, root_of_mean
 from specop.statistics.numbers import Floats
 

@@ -13,9 +13,8 @@ from specop.krylov.room import Room
 from specop.operators.scipy import aslinearoperator
 from specop.results.tables import Column, html_table, text_table
 from specop.spectral.check import CHECK_ROWS
-from specop.spectral.diagonal import probes_together
-from specop.spectral.eigsh import default_ncv
-from specop.spectral.fitting import CHECK_VECTORS, LEAST_BESIDE
+from specop.spectral.entries import probes_together
+from specop.spectral.fitting import CHECK_VECTORS, LEAST_BESIDE, default_ncv
 from specop.spectral.goals import PRODUCTS, STAGE
 from specop.spectral.sampling import LARGEST_SKETCH
 from specop.spectral.spectral_density import STEPS

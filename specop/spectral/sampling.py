@@ -3,134 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
-from specop.arrays.backend import Array
 from specop.arrays.memory import in_bytes
 from specop.errors import InvalidInputError
-from specop.krylov.known import Complement
 from specop.krylov.run import Run
-from specop.spectral.goals import STAGE, Goal, exact_diagonal, turns_exact
-from specop.spectral.jackknife import sketch_error
+from specop.spectral.estimation import Estimation
+from specop.spectral.goals import STAGE, exact_diagonal
 from specop.spectral.nystrom import nystrom_estimates
 from specop.spectral.sketch import Sketch
-from specop.statistics.estimate import Estimate, estimate_from_samples, with_error
 from specop.statistics.numbers import Floats
 
-__all__ = ["LARGEST_SKETCH", "Estimation", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
+__all__ = ["LARGEST_SKETCH", "adaptive", "exact", "hutch_plus_plus", "hutchinson", "xnystrace", "xtrace"]
 
 LARGEST_SKETCH = 100_000_000
 """Entries that a sketch may hold where nobody asked for one: 400 MB in float32."""
 
 _NONE = np.zeros(0)
-
-
-@dataclass
-class Estimation:
-    """The state of one estimate.
-
-    Parameters
-    ----------
-    space : Complement
-        What is probed.
-    goal : Goal
-        When to stop.
-    confidence : float
-        Probability with which the interval covers.
-    may_turn : bool
-        Whether n exact products may take the place of probes.
-
-    Attributes
-    ----------
-    samples : ndarray
-        What each probe gave.
-    is_exact : bool
-        Whether nothing is left to chance.
-    """
-
-    space: Complement
-    goal: Goal
-    confidence: float
-    may_turn: bool
-    samples: Floats = field(default_factory=lambda: _NONE)
-    is_exact: bool = False
-
-    fewest: ClassVar[int] = STAGE
-
-    def __post_init__(self) -> None:
-        self.run = self.space.run
-        self.value = Estimate(np.nan, np.nan, (-np.inf, np.inf), self.confidence)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the estimate is as accurate as it was asked to be."""
-        value, enough = self.value, len(self.samples) >= self.fewest
-        return self.is_exact or (enough and self.goal.accepts(value.estimate, value.standard_error))
-
-    def turns_exact(self, ahead: int = STAGE) -> bool:
-        """Whether the tolerance would take more than n further probes; `ahead` products come before the next look."""
-        value = self.value
-        needed = self.goal.probes_needed(len(self.samples), value.estimate, value.standard_error)
-        return self.may_turn and turns_exact(self.run, needed, ahead)
-
-    def goes_on(self) -> bool:
-        """Whether more probes are to be multiplied."""
-        return self.run.left > 0 and not self.accepted and not self.turns_exact()
-
-    def look(self, samples: Floats, error: float | None = None, rounding: float = 0.0) -> bool:
-        """Take these as all samples so far; return whether they suffice.
-
-        Parameters
-        ----------
-        samples : ndarray
-        error : float, optional
-            Standard error of their mean where they are not independent.
-        rounding : float
-            Error that all samples have in common.
-        """
-        self.run.check_size(float(np.abs(samples).max()))
-        self.samples = samples + self.space.known
-        value = estimate_from_samples(self.samples, self.confidence)
-        if len(samples) > 1:
-            error = float(np.hypot(value.standard_error if error is None else error, rounding))
-            value = with_error(value, error, len(samples) - 1)
-        self.value = value
-        self.run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
-        return self.accepted
-
-    def measure(self, probe: Array) -> Array:
-        """Return what a single vector of random signs gives, z'Bz."""
-        return self.run.backend.dot(probe, self.space.multiply(probe))
-
-    def settle(self, total: float, message: str) -> tuple[str, str]:
-        """Take a trace that has no random part."""
-        self.samples = _NONE
-        self.value = Estimate(total, 0.0, (total, total), self.confidence)
-        self.is_exact = True
-        return "exact", message
-
-    def complete(self, rows: int, message: str) -> str:
-        """Take what so many rows gave as exact if they are all there are; return the message."""
-        if rows == self.space.dimension:
-            self.settle(self.value.estimate, message)
-        return message
-
-    def look_at(self, sketch: Sketch, single: Floats) -> bool:
-        """Take all samples that a sketch and single probes of its rest give."""
-        left_out, fresh = sketch.left_out(), np.concatenate([sketch.fresh(), single])
-        p, f = len(left_out), len(fresh)
-        if p == 0:
-            return self.look(fresh, rounding=sketch.rounding())
-        # Given the sketch, fresh probes know nothing of the ones in it: the two means are uncorrelated.
-        error = p * sketch_error(sketch)
-        if f > 1:
-            error = np.hypot(error, f**0.5 * float(np.std(fresh, ddof=1)))
-        elif f == 1:
-            error = np.hypot(error, float(np.std(left_out, ddof=1)))
-        return self.look(np.concatenate([left_out, fresh]), float(error) / (p + f), sketch.rounding())
 
 
 def exact(estimation: Estimation) -> tuple[str, str]:

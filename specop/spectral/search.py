@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from specop.arrays.backend import Array
 from specop.krylov.projected import Ritz
+from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
+from specop.results.structure import Structure
 from specop.spectral.check import Check
 from specop.spectral.ends import End, share, wanted
 from specop.statistics.numbers import Floats, Integers
@@ -109,6 +112,33 @@ class Search:
                 above = key
             taken += end.count
         return bounds
+
+    def fields(self) -> dict[str, Any]:
+        """Return what was found as fields of an `EigenResult`; the search gives up its space.
+
+        Where products carry noise one more is made, and the user is warned.
+        """
+        run, space, tol = self.run, self.space, self.tol
+        ritz = space.ritz()
+        chosen = np.sort(wanted(self.ends, ritz.values))
+        values, floor = ritz.values[chosen], space.error_floor
+        residuals = np.hypot(ritz.residuals[chosen], floor)
+        bounds = np.hypot(self.bounds(ritz, chosen), floor)
+        goals = np.hypot(space.tolerances(values, tol), floor)
+        rows = space.extract(ritz, chosen)
+        if run.warn_of_noise():
+            excess = _unseen_residual(run, rows, values, residuals)
+            residuals, bounds, goals = (np.hypot(found, excess) for found in (residuals, bounds, goals))
+        return {
+            "eigenvalues": values,
+            "rows": rows,
+            "residuals": residuals,
+            "bounds": bounds,
+            "goals": goals,
+            "check_matvecs": self.check_products,
+            "tol": tol,
+            "structure": Structure(run.A.parameter_shapes, run.A.unflatten),
+        }
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain values."""
@@ -227,3 +257,12 @@ class Search:
             f"eigsh stopped after {self.run.products} products (max_matvecs={self.run.limit}) with "
             f"{self.k - self._lagging} of {self.k} eigenvalues converged to tol={self.tol:g}. {advice}"
         )
+
+
+def _unseen_residual(run: Run, rows: Array, values: Floats, residuals: Floats) -> float:
+    """Spend one product on what no estimate shows: the error of the products themselves."""
+    last = int(np.argmin(np.abs(values)))
+    vector = run.backend.index(rows, last)
+    rest = run.backend.axpy_(run.multiply(vector), -float(values[last]), vector)
+    (true,) = run.to_host(run.backend.norm(rest))
+    return max(0.0, float(true) - float(residuals[last]))

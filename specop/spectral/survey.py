@@ -8,26 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specop.arrays import probes as probe_vectors
 from specop.arrays.backend import Array
 from specop.errors import checked_count, checked_number
 from specop.krylov.projected import Ritz
 from specop.krylov.run import Run
-from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.results.spectral_density import SpectralDensity
 from specop.results.structure import Structure
 from specop.results.trace import TraceResult
 from specop.spectral.check import CHECK_ROWS, Check
-from specop.spectral.eigsh import eigen_fields
+from specop.spectral.complement_rules import PRODUCTS, complement_rules
 from specop.spectral.ends import End
-from specop.spectral.fitting import may_store, rows_that_fit
-from specop.spectral.goals import STAGE
+from specop.spectral.fitting import rows_that_fit
 from specop.spectral.search import Search
 from specop.spectral.spectral_density import quadrature_fields
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
-from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 from specop.statistics.transport import transport_errors
 
@@ -35,7 +31,6 @@ __all__ = ["Survey", "survey"]
 
 _CONFIDENCE = 0.95
 _LARGEST_FREE_BASIS = 10_000_000
-_PRODUCTS = 1000
 
 
 class Survey(NamedTuple):
@@ -123,7 +118,7 @@ def survey(
     products; `eigsh` for each end, `trace` and `spectral_density` by themselves take 482, of which the lower end to a
     residual relative to each of its eigenvalues takes 321.
     """
-    run = Run(A, "survey", symmetric=True, limit=max(_PRODUCTS, 50 * k), seed=seed, progress=progress)
+    run = Run(A, "survey", symmetric=True, limit=max(PRODUCTS, 50 * k), seed=seed, progress=progress)
     n = run.n
     checked_count("k", k, n)
     if k_low:
@@ -151,7 +146,7 @@ def survey(
         while search.step():
             run.update(search.note)
         every = space.ritz().values if space.is_exhausted else None
-        found = eigen_fields(search)
+        found = search.fields()
         largest = run.result(
             EigenResult,
             **found,
@@ -161,7 +156,7 @@ def survey(
         )
         smallest = _smallest(run, low, tol) if k_low else None
         ended, at = time.perf_counter(), run.products
-        rules, samples, floor, orthogonal = _rest(run, largest, rule, every, steps, probes, trace_rtol)
+        rules, samples, floor, orthogonal = complement_rules(run, largest, rule, every, steps, probes, trace_rtol)
     known = largest.eigenvalues if every is None else every
     mean = _trace(known, samples)
     goal = trace_rtol * abs(mean.estimate)
@@ -253,88 +248,6 @@ def _smallest(run: Run, low: _LowEnd, tol: float) -> EigenResult:
         else f"the lower end has residuals up to {low.residuals.max():.1e}, above {low.goal:.1e}, in the space that "
         f"the largest eigenvalues took. For these by themselves see eigsh(A, which='SA').",
     )
-
-
-def _rest(
-    run: Run,
-    largest: EigenResult,
-    rule: GaussRule | None,
-    every: Floats | None,
-    steps: int,
-    probes: int,
-    trace_rtol: float,
-) -> tuple[list[GaussRule], Floats, float, bool]:
-    """Return rules of random vectors in the complement of the largest eigenvectors, and what each says of the trace.
-
-    The number is what rounding does to eigenvalues; last comes whether steps were made orthogonal to earlier ones.
-    """
-    k, n = len(largest.eigenvalues), run.n
-    if every is not None or k == n:
-        return [], np.zeros(0), float(largest.bounds.max()), True
-    vectors = [largest.eigenvector(i) for i in range(k)]
-    space: KrylovSpace | ShortRecurrence = ShortRecurrence(run, vectors)
-    if may_store(run, min(n, k + steps), None):
-        space = KrylovSpace(run, min(n, k + steps))
-        space.hold(vectors, largest.eigenvalues, largest.residuals)
-    # That of the Krylov space waits until other vectors have looked for copies of what it found.
-    first = [] if rule is None or probes < 2 else _without(rule, largest)
-    rules: list[GaussRule] = []
-    samples: list[float] = []
-    # The start of the Krylov space is the vector of index zero.
-    index = 1
-    limit = run.products + probes * steps + _PRODUCTS
-    while run.products < limit:
-        if first and len(rules) == probes - 1:
-            if not _shows_copies(rules, largest):
-                rules, samples = [*first, *rules], [_sample(first[0], largest, n), *samples]
-            first = []
-        enough = len(rules) >= probes
-        if enough and len(samples) >= STAGE:
-            mean = estimate_from_samples(np.array(samples), _CONFIDENCE)
-            if mean.standard_error <= trace_rtol * abs(mean.estimate):
-                break
-        space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, index))
-        index += 1
-        for _ in range(1 if enough else min(steps, n - k)):
-            if space.is_closed:
-                break
-            space.expand()
-            run.update("probes of trace and density")
-        one = space.gauss_rule(k)
-        samples.append(_sample(one, largest, n))
-        if not enough:
-            rules.append(one)
-        space.truncate(k)
-    return rules, np.array(samples), space.error_floor, isinstance(space, KrylovSpace)
-
-
-def _without(rule: GaussRule, largest: EigenResult) -> list[GaussRule]:
-    """Return the rule of what a start vector has outside of eigenvectors that its own Krylov space has found.
-
-    Nothing where others were found beside it: of eigenvalues with copies the start vector shows only some.
-    """
-    k = len(largest.eigenvalues)
-    apart = np.abs(rule.nodes[-k:] - largest.eigenvalues) > largest.residuals
-    rest = float(rule.weights[:-k].sum())
-    if apart.any() or rest <= np.finfo(float).eps:
-        return []
-    return [GaussRule(rule.nodes[:-k], rule.weights[:-k] / rest, rule.couplings[:-k])]
-
-
-def _shows_copies(rules: list[GaussRule], largest: EigenResult) -> bool:
-    """Whether vectors outside of the largest eigenvectors have found one of the largest eigenvalues again.
-
-    What the start vector has along copies lies in the one eigenvector that it has found: its rule lacks the others.
-    """
-    near = largest.tol * np.abs(largest.eigenvalues) + largest.residuals
-    nodes = np.concatenate([one.nodes for one in rules])
-    return bool((np.abs(nodes[:, None] - largest.eigenvalues) <= near).any())
-
-
-def _sample(rule: GaussRule, largest: EigenResult, n: int) -> float:
-    """Return the trace as one random vector has it."""
-    known = largest.eigenvalues
-    return float(known.sum() + (n - len(known)) * (rule.weights @ rule.nodes))
 
 
 def _trace(known: Floats, samples: Floats) -> Estimate:

@@ -12,6 +12,7 @@ from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.trace import TraceResult
 from specop.spectral import sampling
+from specop.spectral.estimation import Estimation
 from specop.spectral.goals import PRODUCTS, Goal, checked_goal, told
 from specop.spectral.part.part import DATA, DEFLATE, told_of_part
 from specop.spectral.part.trace import trace_of_part
@@ -167,7 +168,7 @@ def trace(
         if data == "part":
             return _of_part(run, goal, confidence, deflate)
         entries = run.A.read_diagonal() if goal.may_read(method, deflate) else None
-        estimation = sampling.Estimation(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
+        estimation = Estimation(Complement(run, deflate), goal, confidence, may_turn=method == "auto")
         if entries is not None and np.isfinite(entries).all():
             used, message = estimation.settle(float(entries.sum()), "the diagonal of the matrix was read")
         elif estimation.space.dimension == 0:
