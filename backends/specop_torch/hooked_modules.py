@@ -13,6 +13,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward
 from specop_torch.groups import Group
 from specop_torch.models import ModuleModel
+from specop_torch.refusals import refuse_modes
 from specop_torch.spread import local
 
 __all__ = ["HookedModule"]
@@ -49,7 +50,7 @@ class HookedModule(ModuleModel):
         return dict(self.module.named_parameters())
 
     def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
-        self._check_modes()
+        refuse_modes(self.module)
         if self._is_held:
             return call()
         own = self.parameters()

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward, calling_function, calling_module
 from specop.objectives.hidden import Access, HiddenState, attributes_set, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
-from specop.objectives.refusals import layer_in_training_mode, layer_mixes_samples, no_mean, not_trainable
-from specop_torch.structures import TREES, checked, normal
+from specop.objectives.refusals import no_mean, not_trainable
+from specop_torch.refusals import refuse_coupled_samples, refuse_layers, refuse_modes, refuse_sharded
+from specop_torch.structures import TREES, normal
 
-__all__ = ["FunctionModel", "Model", "ModuleModel", "refuse_hooks", "refuse_sharded"]
+__all__ = ["FunctionModel", "Model", "ModuleModel"]
 
 
 class ModuleModel:
@@ -44,7 +44,7 @@ class ModuleModel:
         self.check_modes = check_modes
         self.constants = frozenset(name for name, tensor in self.parameters().items() if not tensor.requires_grad)
         self._replaced = _Replaced(self.module)
-        self._check_layers()
+        refuse_layers(self.module, self.named_state())
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the parameters by name."""
@@ -82,7 +82,7 @@ class ModuleModel:
         Layers may update buffers. Backward passes need this too: activation checkpointing runs layers again in them.
         """
         if self.check_modes:
-            self._check_modes()
+            refuse_modes(self.module)
         held = {f"module.{name}": normal(parameter) for name, parameter in self.parameters().items()}
         held |= {f"module.{name}": value for name, value in values.items()}
         held |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
@@ -102,11 +102,7 @@ class ModuleModel:
 
     def refuse_coupled_samples(self) -> None:
         """Raise if batch normalization uses the batch's own statistics."""
-        for name, layer in self.module.named_modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
-                raise layer_mixes_samples(
-                    f"{name!r} ({type(layer).__name__})", "Call model.eval(), and let it track_running_stats"
-                )
+        refuse_coupled_samples(self.module)
 
     def hidden_state(self) -> HiddenState:
         """Put back what a call changes in the layers' plain attributes, and give what names it."""
@@ -150,36 +146,6 @@ class ModuleModel:
     def structure_of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a mapping by parameter name."""
         return values
-
-    def _check_layers(self) -> None:
-        for name, tensor in self.named_state():
-            checked(tensor, f"{name!r} of the model")
-        for name, layer in self.module.named_modules():
-            if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
-                continue
-            if layer.sparse:
-                raise InvalidInputError(
-                    f"layer {name!r} has sparse=True: torch has no second derivative of sparse gradients. Set "
-                    f"{name}.sparse = False; values do not change."
-                )
-            if layer.max_norm is not None:
-                raise InvalidInputError(
-                    f"layer {name!r} has max_norm={layer.max_norm}: its forward pass writes to its weight. Call the "
-                    f"model on the data once, which scales the rows down, and set {name}.max_norm = None."
-                )
-            if layer.scale_grad_by_freq:
-                raise InvalidInputError(
-                    f"layer {name!r} has scale_grad_by_freq=True: its gradient is that of no loss, and has no "
-                    f"Hessian. Set {name}.scale_grad_by_freq = False; values do not change."
-                )
-
-    def _check_modes(self) -> None:
-        for name, layer in self.module.named_modules():
-            if not layer.training:
-                continue
-            drops_out = _drops_out(layer)
-            if drops_out or isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                raise layer_in_training_mode(f"{name!r} ({type(layer).__name__})", drops_out=drops_out)
 
 
 class FunctionModel:
@@ -279,58 +245,6 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         else:
             break
     return module
-
-
-def refuse_sharded(module: nn.Module) -> None:
-    """Raise InvalidInputError if this process holds a part of the parameters only, or hooks gather them.
-
-    Classes are told by their names, because importing them takes long.
-    """
-    refuse_hooks(module)
-    sharded = [name for name, one in module.named_parameters() if type(one).__name__ == "DTensor"]
-    if sharded:
-        raise InvalidInputError(
-            f"{len(sharded)} parameters are DTensors, such as {sharded[0]!r}: this process holds a part of each. Pass "
-            f"parallel=mesh, the mesh that they lie on, in all processes at the same time."
-        )
-
-
-def refuse_hooks(module: nn.Module, *, may_be_second: bool = False) -> None:
-    """Raise InvalidInputError if hooks gather the module's parameters: nothing can be differentiated twice there.
-
-    Parameters
-    ----------
-    module : nn.Module
-    may_be_second : bool
-        Whether the hooks may be those of FSDP2.
-    """
-    for name, layer in module.named_modules():
-        kinds = {kind.__name__ for kind in type(layer).__mro__}
-        where = f"layer {name!r}" if name else "the model"
-        if "FullyShardedDataParallel" in kinds or any(
-            type(one).__name__ == "FlatParameter" for one in layer._parameters.values()
-        ):
-            raise InvalidInputError(
-                f"{where} is in FSDP1 (FullyShardedDataParallel), whose flat parameters have no second derivatives. "
-                f"Shard the model by FSDP2, torch.distributed.fsdp.fully_shard, and pass the same model without hooks "
-                f"with params=dict(sharded.named_parameters()) and parallel=mesh; or gather the parameters into a "
-                f"plain module by FullyShardedDataParallel.summon_full_params."
-            )
-        if "FSDPModule" in kinds and not may_be_second:
-            raise InvalidInputError(
-                f"{where} is in FSDP2 (fully_shard), whose hooks hide the parameters from second derivatives. Pass the "
-                f"same model without hooks, such as one built anew, with the sharded parameters: objective(model, "
-                f"criterion, data, params=dict(sharded.named_parameters()), parallel=mesh). With parallel=mesh alone "
-                f"there are loss, gradient and objective.finite_difference_hessian()."
-            )
-
-
-def _drops_out(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.modules.dropout._DropoutNd):
-        return layer.p > 0
-    if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
-        return layer.dropout > 0
-    return False
 
 
 def _access(value: Any) -> Access | None:

@@ -17,7 +17,8 @@ from specop.objectives.trees import Constant
 from specop_torch.gathered import Gathered, wholes_of
 from specop_torch.groups import Group
 from specop_torch.layers import Layers
-from specop_torch.models import ModuleModel, refuse_hooks
+from specop_torch.models import ModuleModel
+from specop_torch.refusals import refuse_hooks, refuse_modes
 from specop_torch.spread import local, place_of
 from specop_torch.wide import wide
 
@@ -67,7 +68,7 @@ class ShardedModule(ModuleModel):
         return self.sharded
 
     def holding(self, values: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
-        self._check_modes()
+        refuse_modes(self.module)
         parts = {name: local(values.get(name, one)) for name, one in self.sharded.items()}
         parts |= {name: value for name, value in values.items() if name in parts and not isinstance(value, DTensor)}
 

@@ -16,7 +16,8 @@ from specop_torch.groups import Group, group_of
 from specop_torch.hooked import HookedAutodiff
 from specop_torch.hooked_modules import HookedModule, is_hooked
 from specop_torch.likelihoods import likelihood_of
-from specop_torch.models import FunctionModel, Model, ModuleModel, refuse_hooks
+from specop_torch.models import FunctionModel, Model, ModuleModel
+from specop_torch.refusals import refuse_hooks
 from specop_torch.replicas import replicated_group
 from specop_torch.sharded_modules import ShardedModule
 from specop_torch.spread import SpreadAutodiff
