@@ -15,10 +15,11 @@ from jax import Array
 from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
+from specop.objectives.autodiff import Linearization, Matrix, Same
 from specop.objectives.calling import calling_function
 from specop.objectives.keras_models import likelihood_of
 from specop.objectives.likelihoods import Likelihood, candidates, fits, label_noise, recognise
+from specop.objectives.one_batch import OneBatch
 from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import (
     check_samples_first,

@@ -19,9 +19,10 @@ from tensorflow import Tensor
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
-from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
+from specop.objectives.autodiff import Linearization, Matrix, Same
 from specop.objectives.keras_models import likelihood_of
 from specop.objectives.likelihoods import Likelihood, candidates, fits, label_noise, readings, recognise
+from specop.objectives.one_batch import OneBatch
 from specop.objectives.parameters import one_device, unchanged
 from specop.objectives.refusals import (
     changing_loss,

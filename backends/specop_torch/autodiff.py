@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
-from specop.objectives.autodiff import Linearization, Matrix, OneBatch, Same
+from specop.objectives.autodiff import Linearization, Matrix, Same
 from specop.objectives.likelihoods import (
     Likelihood,
     by_sample,
@@ -30,6 +30,7 @@ from specop.objectives.likelihoods import (
     readings,
     recognise,
 )
+from specop.objectives.one_batch import OneBatch
 from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import independent, wrong_likelihood
 from specop.statistics.numbers import Floats
