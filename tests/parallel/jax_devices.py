@@ -350,27 +350,6 @@ def check_outputs_that_couple_their_samples():
     close(objective.ggn() @ objective.flatten(TREE(v)), by_samples(centred=True)[1] @ v)
 
 
-def check_what_the_shape_means_on_several_devices():
-    here, batch_here = {name: jnp.asarray(value) for name, value in RAW.items()}, tuple(map(jnp.asarray, DATA))
-    params, batch = spread("fsdp", mesh("fsdp"))
-    told = []
-    for own, data in ((params, batch), (here, batch_here)):
-        objective = specop.objective(outputs, criterion, data, params=own, likelihood="categorical")
-        point, noise = specop.landscape.critical_point(objective), specop.landscape.noise(objective)
-        cuts, stable = specop.landscape.slices(objective), specop.landscape.stability(objective, lr=0.1)
-        told.append(
-            [
-                [point.decrement, point.negative.estimate, point.smallest.estimate, point.largest.estimate],
-                [noise.simple_scale.estimate, noise.curvature_scale.estimate],
-                [stable.sharpness.estimate, stable.limit],
-                cuts.losses,
-                cuts.curvatures,
-            ]
-        )
-    for found, expected in zip(*told, strict=True):
-        close(found, expected, 1e-9)
-
-
 def check_an_optimizer_whose_state_is_cut():
     # Of one setting each parameter tells another rounding.
     params = {name: spread("fsdp", mesh("fsdp"))[0][name] for name in ("b1", "b2")}

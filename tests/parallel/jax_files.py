@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-import distributed_jax
 import specop
 from parallel.jax_problems import hosted, mesh
 from parallel.jax_together import RANK, everywhere, processes, same_everywhere, told_by_all
@@ -105,16 +104,3 @@ def check_clocks_callbacks_and_warnings_are_the_first_process_s():
         warnings.simplefilter("always")
         specop.eigsh(ours(), k=3, ncv=9, max_matvecs=14, progress=True)
     assert [one.category for one in caught] == [ConvergenceWarning] * (RANK == 0)
-
-
-def check_the_example():
-    before = os.getcwd()
-    os.chdir(FOLDER)
-    try:
-        found = distributed_jax.main(RANK)
-    finally:
-        os.chdir(before)
-    # As sharded_jax.py prints them, whose checks hold them against jax.hessian.
-    assert np.allclose(found.eigenvalues, [4.3644, 4.6492, 5.2399], atol=1e-3)
-    processes().exchange(None)
-    assert np.array_equal(specop.load(FOLDER / "eigen.npz").eigenvalues, found.eigenvalues)

@@ -11,6 +11,8 @@ from parallel import jax_group, launch
 pytestmark = pytest.mark.jax
 
 FOUR, TWO = ("jax_devices",), ("jax_processes", "jax_training", "jax_files")
+# Of these the processes of torch show the same, and JAX compiles for as long as for all others.
+FOUR_AGAIN, TWO_AGAIN = ("jax_landscape",), ("jax_trained",)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +35,30 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO))
 def test_two_processes(two, module, name):
     launch.report(two, module, name)
+
+
+@pytest.fixture(scope="session")
+def four_again(tmp_path_factory):
+    pytest.importorskip("jax")
+    return jax_group.outcomes_on(tmp_path_factory, 4, FOUR_AGAIN)
+
+
+@pytest.mark.repetition
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*FOUR_AGAIN))
+def test_four_devices_find_what_processes_of_torch_find(four_again, module, name):
+    launch.report(four_again, module, name)
+
+
+@pytest.fixture(scope="session")
+def two_again(tmp_path_factory):
+    pytest.importorskip("jax")
+    return jax_group.outcomes_on(tmp_path_factory, 2, TWO_AGAIN, processes=2)
+
+
+@pytest.mark.repetition
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO_AGAIN))
+def test_two_processes_find_what_those_of_torch_find(two_again, module, name):
+    launch.report(two_again, module, name)
 
 
 def test_a_process_that_hangs_is_ended_and_ends_the_others_and_the_run_goes_on(tmp_path):

@@ -100,12 +100,10 @@ def check_samples_that_do_not_count():
 
 
 def check_estimates_from_a_part_of_the_samples():
-    parts = [data((14, 10), seed=5), data((12, 8), seed=6), data((10, 6), seed=7)][:COUNT]
+    parts = [data((8, 5), seed=5), data((7, 4), seed=6), data((6, 3), seed=7)][:COUNT]
     union = [tuple(torch.cat(arrays) for arrays in zip(*some, strict=True)) for some in zip(*parts, strict=True)]
-    for ours, own in (
-        (fsdp(given=parts[RANK]), alone(given=union)),
-        (tensor_parallel(union[:1]), alone(given=union[:1])),
-    ):
+    own = alone(given=union)
+    for ours in (fsdp(given=parts[RANK]), tensor_parallel(union)):
         found, single = (
             specop.frobenius_norm(one.hessian(), data="part", max_matvecs=2, seed=3) for one in (ours, own)
         )
