@@ -81,7 +81,10 @@ def _on_host(tensor: Tensor) -> NDArray[Any]:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().resolve_conj().reshape(-1).contiguous()
+    flat = tensor.detach().resolve_conj().reshape(-1)
+    if flat.stride(0) != 1:
+        # Of a single entry, too, which counts as contiguous whatever its stride.
+        flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(_INTEGERS[flat.element_size()])
 
 

@@ -45,16 +45,17 @@ def reading(point: Point) -> Iterator[Iterator[Batch]]:
 def verified(point: Point, batches: Iterable[Batch]) -> Iterator[Batch]:
     """Give batches, and look at the first two unless that was done."""
     data = point.data
-    seen = data.is_verified
+    seen, before = data.is_verified, None
     for number, item in enumerate(batches):
         if not data.is_verified and number < 2:
-            seen = _looked_at(point, item[0], number) and (seen or number == 0)
+            seen = _looked_at(point, item[0], number, before) and (seen or number == 0)
+            before = item[0] if number == 0 else None
         yield item
     data.is_verified = seen
 
 
-def _looked_at(point: Point, batch: Any, number: int) -> bool:
-    """Whether a batch could be looked at, and is as it should be; raise if it is not."""
+def _looked_at(point: Point, batch: Any, number: int, before: Any = None) -> bool:
+    """Whether a batch, with the one before it, could be looked at, and is as it should be; raise if it is not."""
     autodiff = point.autodiff
     with autodiff.preserved():
         try:
@@ -64,6 +65,8 @@ def _looked_at(point: Point, batch: Any, number: int) -> bool:
                 autodiff.was_checked = True
             if not point.data.are_one_mean:
                 _check_additive(point, batch, number)
+                if before is not None:
+                    _check_together(point, before, batch)
         except Exception as error:
             # What the caller does with the batch itself fails as well, and says more.
             moved = isinstance(error, NondeterministicError) and point.has_moved()
@@ -174,13 +177,45 @@ def _check_additive(point: Point, batch: Any, number: int) -> None:
         return
     found = _halved(point, batch)
     if found is not None and not found[2]:
-        raise InvalidInputError(
-            f"several batches do not add up to the loss on all data: that of batch {number} is {found[0]:.6g}, the "
-            f"mean over its halves {found[1]:.6g}. Either samples are coupled, as by contrastive losses, ratios of "
-            f"sums and statistics of a batch, or the criterion is no mean, or it divides by something else than the "
-            f"number of samples: then pass weight=lambda batch: ..., what it divides by. Otherwise give all data as "
-            f'one batch, or pass batches="as given" for the mean over the losses of the batches.'
+        raise _not_additive(f"that of batch {number} is {found[0]:.6g}, the mean over its halves {found[1]:.6g}")
+
+
+def _check_together(point: Point, one: Any, other: Any) -> None:
+    """Raise unless samples of two batches weigh in one as they do in two: one of them may have more padding."""
+    autodiff, data = point.autodiff, point.data
+    batches = one, other
+    # Batches with a time first, or of other shapes, are looked at elsewhere.
+    if any(len(data.competing(batch)) > 1 or not _can_be_cut(point, batch) for batch in batches):
+        return
+    # As many samples as in a batch, since a model may take, or be compiled for, that number only.
+    some = np.arange(min(max(1, autodiff.count(one) // 2), autodiff.count(other)))
+    kinds = autodiff.gather((batch, some) for batch in batches)
+    if len(kinds) > 1:
+        return
+    twice = np.concatenate([some, some])
+    parts = [autodiff.prepare(autodiff.pick(batch, twice)) for batch in batches]
+    both = autodiff.prepare(kinds[0][1].pick(np.arange(len(twice))))
+    weights = np.array([data.weight_of(part) for part in parts])
+    losses = [_loss(point, part) if weight > 0 else 0.0 for part, weight in zip(parts, weights, strict=True)]
+    whole = _loss(point, both)
+    known = [loss for loss in [whole, *losses] if loss is not None and not np.isnan(loss)]
+    if len(known) < 3 or not weights.any():
+        return
+    mean, agrees = mean_of_parts(point, known[0], known[1:], weights / weights.sum())
+    if not agrees:
+        raise _not_additive(
+            f"{len(some)} samples of batch 0 and as many of batch 1 have a loss of {known[0]:.6g} together, and the "
+            f"mean over both, with the weights {weights[0] / 2:g} and {weights[1] / 2:g}, is {mean:.6g}"
         )
+
+
+def _not_additive(seen: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"several batches do not add up to the loss on all data: {seen}. Either samples are coupled, as by contrastive "
+        f"losses, ratios of sums and statistics of a batch, or the criterion is no mean, or it divides by something "
+        f"else than the number of samples: then pass weight=lambda batch: ..., what it divides by. Otherwise give all "
+        f'data as one batch, or pass batches="as given" for the mean over the losses of the batches.'
+    )
 
 
 def _halved(point: Point, batch: Any) -> tuple[float, float, bool] | None:

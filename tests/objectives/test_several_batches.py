@@ -96,6 +96,25 @@ def test_the_second_batch_is_looked_at_too():
     assert float(found.loss()) == pytest.approx(expected(NOT_ADDITIVE["weighted mean"], X, whole))
 
 
+@each_framework
+@pytest.mark.parametrize("counted", [0, 1])
+def test_batches_of_which_one_is_padding_are_refused(name, counted):
+    """Each batch by itself is a mean over its halves; a mean over what counts in both weighs them otherwise."""
+
+    def masked(xp, z, y):
+        counts = xp.abs(y[:, :1] - 7.0) > 0
+        counts = tf.cast(counts, tf.float64) if name == "tensorflow" else counts * (0.0 * y[:, :1] + 1.0)
+        squares = xp.sum((z - y) ** 2 * counts)
+        return squares / (xp.sum(counts) + 1e-300)
+
+    first, second = parts(4, 2)
+    batches = [(x, np.where(i == counted, y, 7.0)) for i, (x, y) in enumerate((first, second))]
+    with pytest.raises(InvalidInputError, match=rf"{COUPLED}: 2 samples of batch 0 and as many of batch 1"):
+        made(name, masked, batches).loss()
+    found = made(name, masked, batches, weight=lambda batch: np.sum(np.asarray(batch[1])[:, 0] != 7.0))
+    assert float(found.loss()) == pytest.approx(expected(masked, *(first, second)[counted]), rel=1e-12)
+
+
 @pytest.mark.parametrize(("name", "case"), few_for_compiled(COUPLING, 1))
 def test_coupled_samples_are_no_samples(name, case):
     middle = COUPLING[case]
