@@ -138,6 +138,7 @@ class TorchAutodiff(OneBatch):
         self._entry = first.device
         self._evaluation = Evaluation(model, self.devices, fixed_randomness)
         self._seen_through = False
+        self._differentiates = False
         self._inside = 0.0
 
     @property
@@ -205,10 +206,13 @@ class TorchAutodiff(OneBatch):
         """Return the loss as a detached scalar."""
         # A graph shows what a loss reads. Once is enough: it is a property of the model.
         first = not self._seen_through
-        with self._evaluation.running(twice_differentiable=False), torch.set_grad_enabled(first):
+
+        def call() -> Tensor:
             loss = self._evaluation.loss(self._leaves(theta, requires_grad=first), batch)
             self._see_through(loss, self.current())
             return loss.detach().to(self.device)
+
+        return self._evaluated(call, graph=first)
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         """Return loss and gradient."""
@@ -242,9 +246,23 @@ class TorchAutodiff(OneBatch):
 
     def outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return what the criterion is given as a vector."""
-        with self._evaluation.running(twice_differentiable=False), torch.no_grad():
-            found = self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch)
-            return self._flat(found, found.numel())
+        points = self._leaves(theta, requires_grad=False)
+        found = self._evaluated(lambda: self._evaluation.outputs(points, batch).detach())
+        return self._flat(found, found.numel())
+
+    def _evaluated(self, call: Callable[[], Tensor], *, graph: bool = False) -> Tensor:
+        """Return what a call of the model gives, without a graph unless the model takes derivatives itself."""
+        if not (graph or self._differentiates):
+            try:
+                with self._evaluation.running(twice_differentiable=False), torch.no_grad():
+                    return call()
+            except RuntimeError as error:
+                # Forces are derivatives of an energy, residuals those of a solution.
+                if "does not require grad" not in str(error):
+                    raise
+                self._differentiates = True
+        with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
+            return call()
 
     def output_gradient(self, theta: Tensor | None, batch: Any, shift: Tensor) -> Tensor:
         """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
@@ -258,8 +276,7 @@ class TorchAutodiff(OneBatch):
     def importance(self, theta: Tensor | None, batch: Any) -> Floats:
         """Return what each row of the outputs may add to curvature."""
         points = self._leaves(theta, requires_grad=False)
-        with self._evaluation.running(twice_differentiable=False), torch.no_grad():
-            outputs = self._evaluation.outputs(points, batch)
+        outputs = self._evaluated(lambda: self._evaluation.outputs(points, batch).detach())
         with self._evaluation.running(), torch.enable_grad():
             criterion = self._evaluation.criterion(points, batch)
             gradient = output_gradient(criterion, outputs)
@@ -328,10 +345,13 @@ class TorchAutodiff(OneBatch):
     def _of_samples(self, theta: Tensor | None, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Return leaves for the parameters, and the outputs, whose leading dimension is that of samples."""
         points = self._leaves(theta, requires_grad=True)
-        with torch.set_grad_enabled(not self._seen_through):
-            outputs = self._evaluation.outputs(points, batch)
-        self._see_through(outputs, self.current())
-        outputs = outputs.detach()
+
+        def call() -> Tensor:
+            found = self._evaluation.outputs(points, batch)
+            self._see_through(found, self.current())
+            return found.detach()
+
+        outputs = self._evaluated(call, graph=not self._seen_through)
         check_samples(self.model, outputs, self.trees.count(batch))
         return points, outputs
 

@@ -183,3 +183,43 @@ def test_a_fixed_batch_size():
     batch = torch.randn(11, 3).double(), labels(11)
     hessian = exact(Fixed(), F.cross_entropy, batch)[2]
     close(specop.objective(Fixed(), F.cross_entropy, batch).hessian().to_dense(), hessian)
+
+
+class Force(nn.Module):
+    """Outputs that are made of derivatives in the inputs, as forces and residuals of differential equations are."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.energy = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        (force,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        (divergence,) = torch.autograd.grad(force.sum(), x, create_graph=True)
+        return force + divergence
+
+
+def test_models_that_differentiate_themselves():
+    model, batch = Force(), (torch.randn(11, 3).double(), torch.randn(11, 3).double())
+    objective = specop.objective(model, F.mse_loss, [(batch[0][:6], batch[1][:6]), (batch[0][6:], batch[1][6:])])
+    parameters = list(model.parameters())
+
+    def at(theta):
+        nn.utils.vector_to_parameters(theta, parameters)
+        loss = F.mse_loss(model(batch[0]), batch[1])
+        gradient = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return loss.detach(), torch.cat([part.reshape(-1) for part in gradient]), model(batch[0]).detach().reshape(-1)
+
+    theta, h = objective.theta, 1e-5
+    sides = [[at(theta + sign * h * e) for e in torch.eye(21).double()] for sign in (1, -1)]
+    slopes = [[(up - down) / (2 * h) for up, down in zip(*pair, strict=True)] for pair in zip(*sides, strict=True)]
+    loss, gradient, _ = at(theta)
+    for _ in range(2):
+        close(objective.loss(), loss)
+    close(objective.gradient(), gradient)
+    close(objective.hessian().to_dense(), torch.stack([slope[1] for slope in slopes]), 1e-7)
+    J = torch.stack([slope[2] for slope in slopes], 1)
+    close(objective.ggn().to_dense(), 2 * J.T @ J / 33, 1e-7)
+    close(torch.cat(list(objective.per_sample_gradients())).mean(0), gradient)
+    assert (objective.importance() > 0).all()
