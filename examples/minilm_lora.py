@@ -110,8 +110,8 @@ def analyse(quick: bool) -> Answer:
     model.requires_grad_(True)
     objective = specop.objective(model, criterion, seen, forward=logits, likelihood="categorical")
     below = objective.restrict(lambda name, _: "lora_" not in name and "original_module" not in name)
-    k = 1 if quick else 10
-    full = specop.eigsh(below.ggn(), k=k, ncv=40)
+    k, tol = (1, 0.1) if quick else (10, 1e-3)
+    full = specop.eigsh(below.ggn(), k=k, ncv=40, tol=tol)
     below.release()
     adapters = specop.eigsh(objective.restrict("*lora_*").ggn(), k=k)
     return Answer(model, objective, seen, at_start, full, adapters, (before, float(objective.loss())))

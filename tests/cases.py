@@ -109,6 +109,16 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 # An algorithm sees a backend only through its primitives, which each_case holds to their laws in both dtypes. Where
 # kernels are compiled for each shape and dtype, a second dtype would take as long as everything else together.
 _COMPILED = {"jax", "tensorflow"}
+each_case_once_compiled = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, marks=[pytest.mark.repetition] if case.framework in _COMPILED and case.dtype == np.float64 else []
+        )
+        for case in CASES
+    ],
+    ids=str,
+)
 ALGORITHM_CASES = [
     pytest.param(case, marks=[pytest.mark.slow] if case.framework in _COMPILED and case.dtype == np.float64 else [])
     for case in CASES

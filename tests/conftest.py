@@ -1,5 +1,6 @@
 """Settings of the whole test run. Nothing here imports NumPy or a framework."""
 
+import gc
 import importlib
 import os
 import random
@@ -99,6 +100,12 @@ def pytest_collection_modifyitems(items):
             return library, item.path.parent.name != "parallel"
 
         items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """Take what is imported by now out of the collector's rounds: a million objects of frameworks that stay anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 def mark_repetitions(items):

@@ -38,9 +38,15 @@ def operator(objective, kind, seed=3):
 
 def reference(objective, batch):
     """Jacobian of the outputs by forward differentiation, their values, and the criterion's Hessian in them."""
-    z = network(objective.unflatten(objective.theta), batch)
-    J = jax.jacfwd(lambda theta: network(objective.unflatten(theta), batch))(objective.theta)
-    H = jax.hessian(lambda z: cross_entropy(z, batch[1]))(z)
+
+    # One program: operation by operation each would be compiled.
+    @jax.jit
+    def found(theta):
+        at = lambda theta: network(objective.unflatten(theta), batch)  # noqa: E731
+        z = at(theta)
+        return jax.jacfwd(at)(theta), z, jax.hessian(lambda z: cross_entropy(z, batch[1]))(z)
+
+    J, z, H = found(objective.theta)
     return np.asarray(J).reshape(z.size, -1), z, np.asarray(H).reshape(z.size, z.size)
 
 

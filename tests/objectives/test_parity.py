@@ -13,6 +13,7 @@ from parity.cases import (
     TOLERANCES,
     close,
     each,
+    each_by_products,
     each_of_few,
     each_of_one,
     numpy,
@@ -89,7 +90,7 @@ def test_probes_are_the_same_bits(framework, name, dtype):
         np.testing.assert_array_equal(found, draw(host, layout, 3, 1))
 
 
-@each
+@each_by_products
 def test_eigenvalues(framework, name, dtype):
     _, _, hessian = reference(name)
     exact = np.linalg.eigvalsh(hessian)

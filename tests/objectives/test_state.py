@@ -283,6 +283,9 @@ def marks(kind, call):
     """Functions see an operator, whose methods are called for every model; quick are those that compile quickly."""
     if call.startswith("landscape"):
         return [] if kind == "torch" else [pytest.mark.slow]
+    if kind == "tf.Module" and (call.startswith("Objective") or call == "eigsh"):
+        # What Keras has as well, and less of it.
+        return [pytest.mark.repetition]
     quick = kind == "torch" or (kind != "equinox" and (call.startswith("Objective") or call == "eigsh"))
     return [] if quick else [pytest.mark.slow]
 

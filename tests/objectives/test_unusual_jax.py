@@ -41,7 +41,8 @@ def objective(data=(X, Y), **options):
 
 def hessian(x=X, y=Y):
     flat, make = jax.flatten_util.ravel_pytree(params())
-    return jax.hessian(lambda v: cross_entropy(outputs(make(v), (x, y)), y))(flat)
+    # One program: operation by operation each would be compiled.
+    return jax.jit(jax.hessian(lambda v: cross_entropy(outputs(make(v), (x, y)), y)))(flat)
 
 
 # Sparse arrays

@@ -16,7 +16,7 @@ FRAMEWORKS = [name for name in ("torch", "jax", "tensorflow") if find_spec(name)
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 
 
-def parametrized(is_quick):
+def parametrized(is_quick, is_repeated=False):
     """Every framework, model and dtype; what compiles for long beyond the quick ones is slow, or a repetition."""
 
     def marks(framework, name, dtype):
@@ -24,7 +24,7 @@ def parametrized(is_quick):
             return []
         if not is_quick(framework, name, dtype):
             return [pytest.mark.slow]
-        return [pytest.mark.repetition] if dtype == "float32" else []
+        return [pytest.mark.repetition] if is_repeated or dtype == "float32" else []
 
     return pytest.mark.parametrize(
         ("framework", "name", "dtype"),
@@ -33,6 +33,8 @@ def parametrized(is_quick):
 
 
 each = parametrized(lambda framework, name, dtype: name == "mlp" or dtype == "float64")
+# Of algorithms, whose products other tests hold to the reference.
+each_by_products = parametrized(lambda framework, name, dtype: name == "mlp" or dtype == "float64", is_repeated=True)
 each_of_one = parametrized(lambda _, name, dtype: (name, dtype) == ("mlp", "float64"))
 each_of_few = parametrized(lambda _, name, dtype: name == "mlp" or (name, dtype) == ("wide and deep", "float64"))
 

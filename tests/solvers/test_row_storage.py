@@ -69,12 +69,12 @@ def test_memory_is_bounded():
 
     def streamed():
         inverse = specop.ShermanMorrison(damping=0.1)
-        for i in range(300):
-            inverse.update(normal(50, 400, seed=i))
-        inverse @ normal(400)
+        for i in range(150):
+            inverse.update(normal(50, 200, seed=i))
+        inverse @ normal(200)
         return inverse
 
     gc.collect()
-    # 15,000 rows of 48 MB leave the sum of their products, its inverse and what comes at once.
-    held, peak = (share * size / (15_000 * 400 * 8) for share in grown(streamed))
+    # 7,500 rows of 12 MB leave the sum of their products, its inverse and what comes at once.
+    held, peak = (share * size / (7_500 * 200 * 8) for share in grown(streamed))
     assert held < 0.1 and peak < 0.4

@@ -6,12 +6,12 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 import specop
-from cases import CASES, each_case
+from cases import CASES, each_case, each_case_once_compiled
 from specop.operators.operator import Composite
 from specop.testing import check_backend, check_operator
 
 
-@each_case
+@each_case_once_compiled
 def test_backends(case):
     check_backend(case.backend, case.make, dtypes=[case.dtype.name])
 
