@@ -15,6 +15,7 @@ from specop.objectives.hidden import Access, HiddenState, attributes_set, hidden
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import no_mean, not_trainable
 from specop_torch.refusals import refuse_coupled_samples, refuse_layers, refuse_modes, refuse_sharded
+from specop_torch.shared_memory import refuse_shared_memory
 from specop_torch.structures import TREES, normal
 
 __all__ = ["FunctionModel", "Model", "ModuleModel"]
@@ -45,6 +46,8 @@ class ModuleModel:
         self.constants = frozenset(name for name, tensor in self.parameters().items() if not tensor.requires_grad)
         self._replaced = _Replaced(self.module)
         refuse_layers(self.module, self.named_state())
+        if not is_sharded:
+            refuse_shared_memory(self.parameters().items())
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the parameters by name."""

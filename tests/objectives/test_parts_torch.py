@@ -57,6 +57,40 @@ def test_tied_weights_count_once():
     assert specop.objective(model, criterion, batch).names == ("embedding.weight", "mix.weight", "mix.bias")
 
 
+class Pair(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+
+    def forward(self, x):
+        return torch.tanh(x @ self.a) @ self.b
+
+
+def pair_of(make):
+    whole = torch.arange(18.0).reshape(3, 6) / 9
+    return Pair(*make(whole))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda whole: (whole[:, :3], whole[:, :3]), r"'a' and 'b' lie in the same memory.*b\.weight = a\.weight"),
+        (lambda whole: (whole[:, :3], whole[:, 2:5]), "'a' and 'b' lie in the same memory"),
+        (lambda whole: (whole[:, :3], whole[:1, 5:].expand(3, 3)), "'b' of shape .* has entries in the same memory"),
+        (lambda whole: (whole[:, :3], whole[:, 3:]), None),
+        (lambda whole: (whole[:, :3], whole[:, :3].clone().T), None),
+    ],
+    ids=["tied by data", "overlapping", "expanded", "columns of one matrix", "apart"],
+)
+def test_parameters_in_the_same_memory_are_refused_by_name(make, message):
+    model, batch = pair_of(make), (torch.ones(4, 3), torch.zeros(4, 3))
+    if message is None:
+        assert specop.objective(model, nn.functional.mse_loss, batch).n == 18
+        return
+    with pytest.raises(InvalidInputError, match=message):
+        specop.objective(model, nn.functional.mse_loss, batch)
+
+
 def test_frozen_parameters_are_left_out():
     model, criterion, batch = problem("mlp")
     model[0].requires_grad_(False)
