@@ -36,8 +36,8 @@ def refuse_shared_memory(parameters: Iterable[tuple[str, Tensor]]) -> None:
                 f"them: derivatives count each by itself, while a step moves all. Hold one entry for them as the "
                 f"parameter, and expand it in the forward pass."
             )
-        start = one.storage_offset() * one.element_size()
-        place = start, start + reach * one.element_size(), name, one
+        start = int(one.storage_offset()) * one.element_size()
+        place = start, start + int(reach) * one.element_size(), name, one
         together.setdefault((one.device, one.untyped_storage().data_ptr()), []).append(place)
     for places in together.values():
         places.sort(key=lambda place: place[:2])

@@ -78,7 +78,17 @@ class Counting:
 
     def weight_of(self, batch: Any) -> float:
         """Return the number of terms that a batch's mean loss averages over."""
-        return float(self._autodiff.count(batch) if self._weight is None else self._weight(batch))
+        if self._weight is None:
+            return float(self._autodiff.count(batch))
+        found = self._weight(batch)
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            of = f" of shape {tuple(found.shape)}" if hasattr(found, "shape") else ""
+            raise InvalidInputError(
+                f"weight(batch) must be one number, how many terms the batch's mean loss is over; got a "
+                f"{type(found).__name__}{of}. Add it up, such as by weight=lambda batch: (batch[1] != -100).sum()."
+            ) from error
 
     def _doubts(self, batch: Any, number: int, entries: list[Any]) -> Iterator[str]:
         """Yield why a batch may count by something else than its samples; `entries` are the shapes of those before."""

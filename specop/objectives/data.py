@@ -167,10 +167,14 @@ class Batches:
         weights = [self.weight_of(part) for part in parts]
         whole = self.weight_of(batch)
         if abs(sum(weights) - whole) > 1e-6 * whole:
+            single = (
+                f" It counts as one where its arrays begin with {count} entries: if it is a single sample, give batches of "
+                f"samples, as a data loader with batch_size= does."
+            ) * (whole == 1 and count > 1)
             raise InvalidInputError(
                 f"the weights of a batch's parts add up to {sum(weights)}, the weight of the whole is {whole}: the "
                 f"batch cannot be split. weight must count loss terms; for the mean over the losses of the batches "
-                f'pass batches="as given".'
+                f'pass batches="as given".{single}'
             )
         return [(part, weight / whole) for part, weight in zip(parts, weights, strict=True)]
 

@@ -108,12 +108,21 @@ def test_the_next_batch_is_on_its_way_while_one_is_used(monkeypatch):
         (lambda batch: 0, "all batches have weight zero"),
         (lambda batch: -1.0, "weight of batch 0 is -1.0"),
         (lambda batch: float("nan"), "weight of batch 0 is nan"),
+        (lambda batch: batch[1] != -100, r"weight\(batch\) must be one number.*Tensor of shape \(11,\).*\.sum\(\)"),
+        (lambda batch: None, r"weight\(batch\) must be one number.*got a NoneType"),
     ],
 )
 def test_weights_that_make_no_mean(weight, message):
     model, criterion, batch = problem("mlp")
     with pytest.raises(InvalidInputError, match=message):
         specop.objective(model, criterion, batch, weight=weight).loss()
+
+
+def test_a_data_set_of_single_samples_is_told_of_batches():
+    model, criterion, (x, y) = problem("mlp")
+    loader = DataLoader(TensorDataset(x, y), batch_size=None)
+    with pytest.raises(InvalidInputError, match=r"if it is a single sample, give batches.*batch_size="):
+        specop.objective(model, criterion, loader).loss()
 
 
 def test_a_batch_of_any_structure_with_a_model():
