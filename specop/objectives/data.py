@@ -168,8 +168,8 @@ class Batches:
         whole = self.weight_of(batch)
         if abs(sum(weights) - whole) > 1e-6 * whole:
             single = (
-                f" It counts as one where its arrays begin with {count} entries: if it is a single sample, give batches "
-                f"of samples, as a data loader with batch_size= does."
+                f" It counts as one where its arrays begin with {count} entries: if it is a single sample, give "
+                f"batches of samples, as a data loader with batch_size= does."
             ) * (whole == 1 and count > 1)
             raise InvalidInputError(
                 f"the weights of a batch's parts add up to {sum(weights)}, the weight of the whole is {whole}: the "
