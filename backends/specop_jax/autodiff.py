@@ -33,11 +33,12 @@ from specop_jax import programs
 from specop_jax.alike import alike_on
 from specop_jax.arrays import alive, known, require_precision, require_transfers
 from specop_jax.form import Form
+from specop_jax.loss_program import LossProgram, ResidualProgram
 from specop_jax.memory import bytes_on_device, held_bytes, is_out_of_memory
 from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
+from specop_jax.output_program import OutputProgram, Variant
 from specop_jax.places import OnMesh, place_of
-from specop_jax.products import LossProgram, OutputProgram, ResidualProgram, Status, Variant
-from specop_jax.programs import Arguments, Program
+from specop_jax.programs import Arguments, Program, Status
 from specop_jax.spread import is_spread
 from specop_jax.structures import TREES, checksum, outlined, refuse_sparse
 from specop_jax.trained import check_repeated

@@ -29,7 +29,10 @@ __all__ = [
     "Arguments",
     "Form",
     "Functions",
+    "Multiply",
+    "Product",
     "Program",
+    "Status",
     "check_same",
     "find",
     "other_program",
@@ -39,12 +42,27 @@ __all__ = [
 Arguments = tuple[list[Any], list[Any], list[Any]]
 """Selected leaves, all leaves with None for those, and leaves of the batch."""
 
+Multiply = Callable[[Array], Array]
+
+Status = tuple[Array | bool, Array | float]
+"""Whether all outputs are finite, and the loss if the result depends on it."""
+
 P = TypeVar("P", bound="Program")
 
 # How many programs outlive their objective. They hold what the user's function captured.
 _KEPT = 32
 # What JAX raises where an operation has no derivative of the kind it is asked for.
 NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product, how it went, what multiplies further vectors, and the arrays that this holds."""
+
+    status: Status
+    first: Array
+    apply: Multiply
+    held: list[Array]
 
 
 class Program:

@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 
 from specop.arrays.processes import ALONE, Processes
 from specop.objectives.refusals import changing_loss
-from specop_jax.products import LossProgram
+from specop_jax.loss_program import LossProgram
 from specop_jax.programs import Arguments, shape_of
 from specop_jax.structures import checksum
 

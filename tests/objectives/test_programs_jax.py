@@ -21,7 +21,7 @@ from specop.objectives.autodiff import HESSIAN
 from specop_jax import programs
 from specop_jax.arrays import backend
 from specop_jax.autodiff import make_autodiff
-from specop_jax.products import LossProgram
+from specop_jax.loss_program import LossProgram
 
 # --- Compiled once ----------------------------------------------------------------------------------------------------
 

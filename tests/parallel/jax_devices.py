@@ -40,8 +40,9 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop_jax import kernels, mapped
 from specop_jax.finding import backend_on
+from specop_jax.loss_program import LossProgram
 from specop_jax.order import Order, Spread
-from specop_jax.products import LossProgram, OutputProgram, Variant
+from specop_jax.output_program import OutputProgram, Variant
 from specop_jax.spread_rows import rows_of
 
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
