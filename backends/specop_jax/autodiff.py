@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 from specop.objectives.autodiff import Linearization, Matrix, Same
-from specop.objectives.calling import calling_function
 from specop.objectives.keras_models import likelihood_of
 from specop.objectives.likelihoods import Likelihood, candidates, fits, label_noise, recognise
 from specop.objectives.one_batch import OneBatch
@@ -32,10 +31,11 @@ from specop.statistics.numbers import Floats, Integers
 from specop_jax import programs
 from specop_jax.alike import alike_on
 from specop_jax.arrays import alive, known, require_precision, require_transfers
+from specop_jax.described import describe
 from specop_jax.form import Form
 from specop_jax.loss_program import LossProgram, ResidualProgram
 from specop_jax.memory import bytes_on_device, held_bytes, is_out_of_memory
-from specop_jax.models import Loss, Model, TreeModel, equinox_model, real
+from specop_jax.models import Loss, Model, real
 from specop_jax.output_program import OutputProgram, Variant
 from specop_jax.places import OnMesh, place_of
 from specop_jax.programs import Arguments, Program, Status
@@ -62,50 +62,9 @@ def make_autodiff(
     fixed_randomness: int | None = None,
 ) -> JaxAutodiff:
     """Return the one-batch derivatives of a module or of a function of a pytree."""
-    described = _describe(model, criterion, params, forward, fixed_randomness)
+    described = describe(model, criterion, params, forward, fixed_randomness)
     name = recognise(criterion, likelihood, likelihood_of)
     return JaxAutodiff(described, described.select(select), name, fixed_randomness)
-
-
-def _describe(
-    model: Any,
-    criterion: Callable[..., Any] | None,
-    params: Any,
-    forward: Callable[[Any, Any], Any] | None,
-    fixed_randomness: int | None,
-) -> Model:
-    origins = {base.__module__.partition(".")[0] for base in type(model).__mro__}
-    if params is None and "flax" in origins:
-        from flax import nnx
-
-        if isinstance(model, nnx.Module):
-            from specop_jax.flax_modules import NnxModel
-
-            return NnxModel(model, criterion, forward, fixed_randomness)
-    if fixed_randomness is not None:
-        raise InvalidInputError(
-            "fixed_randomness is for modules that hold their random state. In JAX a function is given its random keys: "
-            "put a fixed key into it, or into forward=."
-        )
-    if "keras" in origins:
-        if params is not None:
-            raise InvalidInputError("params= is for plain functions; a model brings its own. Use select= for a part.")
-        from specop_jax.keras_models import KerasModel
-
-        return KerasModel(model, criterion, forward)
-    if "flax" in origins:
-        from specop_jax.linen_modules import is_linen, linen_model
-
-        if is_linen(model):
-            return linen_model(model, criterion, params, forward)
-    if params is None and "equinox" in origins:
-        return equinox_model(model, criterion, forward)
-    if params is None:
-        raise InvalidInputError(
-            f"{type(model).__name__} does not hold its parameters: pass a function of them, "
-            f"objective(fun, criterion, data, params=params)."
-        )
-    return TreeModel(calling_function(model, criterion, forward), params)
 
 
 class JaxAutodiff(OneBatch):

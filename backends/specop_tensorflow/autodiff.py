@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -35,9 +34,10 @@ from specop.statistics.numbers import Floats
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
+from specop_tensorflow.described import describe
 from specop_tensorflow.likelihoods import FUNCTIONS
 from specop_tensorflow.memory import free_memory, is_out_of_memory, on_gpu
-from specop_tensorflow.models import FunctionModel, KerasModel, Model, ModuleModel
+from specop_tensorflow.models import Model
 from specop_tensorflow.outputs import moved_gradient
 from specop_tensorflow.products import Product
 from specop_tensorflow.samples import Importance, SampleRoots, SampleRows, sample_weights
@@ -62,16 +62,7 @@ def make_autodiff(
 ) -> TensorflowAutodiff:
     """Return the one-batch derivatives of a Keras model, a tf.Module or a function of a parameter structure."""
     _require_eager()
-    if isinstance(model, (keras.Layer, tf.Module)):
-        if params is not None:
-            raise InvalidInputError("params= is for plain functions; a model brings its own. Use select= for a part.")
-        described: Model
-        if isinstance(model, keras.Layer):
-            described = KerasModel(model, criterion, forward, training=fixed_randomness is not None)
-        else:
-            described = ModuleModel(model, criterion, forward)
-    else:
-        described = FunctionModel(model, criterion, params, forward)
+    described = describe(model, criterion, params, forward, fixed_randomness)
     name = recognise(criterion, likelihood, likelihood_of)
     return TensorflowAutodiff(described, described.select(select), name, fixed_randomness)
 

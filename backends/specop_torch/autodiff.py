@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
@@ -37,11 +37,12 @@ from specop.statistics.numbers import Floats
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums, content
 from specop_torch.custom_functions import check_custom_functions
+from specop_torch.described import describe
 from specop_torch.evaluation import Evaluation
 from specop_torch.graph import coarsest, refuse_bypassed, refuse_first_order
 from specop_torch.likelihoods import FUNCTIONS, likelihood_of
 from specop_torch.memory import free_memory, held_bytes, is_out_of_memory, is_unwatched
-from specop_torch.models import FunctionModel, Model, ModuleModel
+from specop_torch.models import Model, ModuleModel
 from specop_torch.products import (
     Multiply,
     double_backward,
@@ -70,33 +71,9 @@ def make_autodiff(
     fixed_randomness: int | None = None,
 ) -> TorchAutodiff:
     """Return the one-batch derivatives of a module or of a function of a parameter structure."""
-    described: Model
-    if isinstance(model, nn.Module):
-        if params is not None:
-            raise InvalidInputError("params= is for plain functions; a module brings its own. Use select= for a part.")
-        described = _module(model, criterion, forward, fixed_randomness)
-    else:
-        described = FunctionModel(model, criterion, params, forward)
+    described = describe(model, criterion, params, forward, fixed_randomness)
     name = recognise(criterion, likelihood, likelihood_of)
     return TorchAutodiff(described, described.select(select), name, fixed_randomness)
-
-
-def _module(
-    model: nn.Module,
-    criterion: Callable[..., Any] | None,
-    forward: Callable[[Any, Any], Any] | None,
-    fixed_randomness: int | None,
-) -> Model:
-    if not any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
-        return ModuleModel(model, criterion, forward, check_modes=fixed_randomness is None)
-    if fixed_randomness is not None:
-        raise InvalidInputError(
-            "fixed_randomness is not available on Keras' torch backend, whose layers draw from seeds of their own. "
-            "Leave it out: layers are then called with training=False, where nothing is drawn."
-        )
-    from specop_torch.keras_models import KerasModel
-
-    return KerasModel(model, criterion, forward)
 
 
 class TorchAutodiff(OneBatch):
