@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -14,33 +14,28 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
-from specop.objectives.autodiff import Linearization, Matrix, Same
+from specop.errors import InvalidInputError, NonFiniteError
+from specop.objectives.autodiff import Linearization, Matrix
 from specop.objectives.keras_models import likelihood_of
 from specop.objectives.likelihoods import Likelihood, candidates, fits, label_noise, recognise
-from specop.objectives.one_batch import OneBatch
-from specop.objectives.parameters import unchanged
 from specop.objectives.refusals import (
     check_samples_first,
     dependent_samples,
     not_finite,
     wrong_likelihood,
 )
-from specop.objectives.trees import Joined
-from specop.statistics.numbers import Floats, Integers
+from specop.statistics.numbers import Floats
 from specop_jax import programs
-from specop_jax.alike import alike_on
-from specop_jax.arrays import alive, known, require_precision, require_transfers
+from specop_jax.arrays import known
 from specop_jax.described import describe
-from specop_jax.form import Form
 from specop_jax.loss_program import LossProgram, ResidualProgram
-from specop_jax.memory import bytes_on_device, held_bytes, is_out_of_memory
-from specop_jax.models import Loss, Model, real
+from specop_jax.memory import held_bytes
+from specop_jax.models import Loss, real
 from specop_jax.output_program import OutputProgram, Variant
-from specop_jax.places import OnMesh, place_of
+from specop_jax.parameters import JaxParameters
 from specop_jax.programs import Arguments, Program, Status
 from specop_jax.spread import is_spread
-from specop_jax.structures import TREES, checksum, outlined, refuse_sparse
+from specop_jax.structures import TREES, refuse_sparse
 from specop_jax.trained import check_repeated
 
 __all__ = ["JaxAutodiff", "make_autodiff"]
@@ -67,106 +62,16 @@ def make_autodiff(
     return JaxAutodiff(described, described.select(select), name, fixed_randomness)
 
 
-class JaxAutodiff(OneBatch):
+class JaxAutodiff(JaxParameters):
     """`specop.objectives.Autodiff` on JAX."""
 
-    trees = TREES
-
-    def __init__(
-        self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None = None
-    ) -> None:
-        self.model = model
-        # A module that is about to be trained may be described, too: its modes count when it is called.
-        with model.evaluating():
-            _, arrays = self._read()
-        for name, array in selected.items():
-            require_precision(array.dtype, f"parameter {name!r}")
-        self.place = place_of(arrays)
-        self.backend = self.place.backend
-        self.device = self.place.device
-        kinds = tuple((tuple(array.shape), np.dtype(array.dtype)) for array in selected.values())
-        dtype = np.dtype(np.float64 if any(kind == np.float64 for _, kind in kinds) else np.float32)
-        self.form = Form(kinds, dtype, self.place.order([arrays[name] for name in selected]))
-        # Not the arrays themselves: they would outlive a model that is trained further.
-        parameters = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in selected.items()}
-        layout = self.place.layout(dtype, self.form.order)
-        super().__init__(model, parameters, likelihood, fixed_randomness, layout)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._programs: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_programs": {}}
 
-    @property
-    def precision(self) -> float:
-        """Rounding error of products: of the least exact parameter dtype, or of the device's matrix products."""
-        coarsest = max(float(jnp.finfo(kind).eps) for _, kind in self.form.kinds)
-        products = {"gpu": 2.0**-11, "tpu": 2.0**-8}.get(self.device.platform, 0.0)
-        setting = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-        exact = setting in ("highest", "float32")
-        return coarsest if exact or coarsest < 1e-10 else max(coarsest, products)
-
-    def fingerprint(self, *, fixed: bool = False) -> tuple[Any, ...]:
-        """Return the loss and the identities of its arrays, which are immutable; of NumPy arrays a checksum."""
-        replaced = set(self.names) if fixed else set()
-        processes = self.place.processes
-        alike = alike_on(self.place.mesh) if isinstance(self.place, OnMesh) and processes.count > 1 else None
-        with processes.together():
-            loss, arrays = self._read()
-            kept = {name: array for name, array in arrays.items() if name not in replaced}
-            if alike is not None:
-                alike.check_places(kept, "the model")
-        # Checksums, because all processes must find the same: whether the model has changed.
-        versions = map(_version, kept.values()) if alike is None else alike.checksums(kept, "the model")
-        return (loss, *versions)
-
-    def free_memory(self) -> int:
-        """Return the bytes that are free on the parameters' device, or on the fullest one of all processes."""
-        return min(self.place.processes.exchange(self.backend.free_memory(self.layout)))
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Return whether smaller batches may help; several processes would have to agree on them."""
-        return self.place.processes.count == 1 and is_out_of_memory(error)
-
-    def preserved(self) -> AbstractContextManager[None]:
-        """JAX has no global random state."""
-        return nullcontext()
-
-    # Batches
-    def prepare(self, batch: Any) -> Any:
-        """Return the batch on the parameters' device, or spread over their devices."""
-        return self.place.batch(batch)
-
-    def count(self, batch: Any) -> int:
-        """Return the number of samples in a batch."""
-        return super().count(outlined(batch))
-
-    def array_shapes(self, structure: Any) -> list[tuple[int, ...]]:
-        """Return the shapes of the arrays in a batch or a part of one, those without dimensions left out."""
-        return super().array_shapes(outlined(structure))
-
-    def take(self, batch: Any, start: int, stop: int) -> Any:
-        """Return the batch's samples from `start` to `stop`."""
-        refuse_sparse(batch)
-        return super().take(batch, start, stop)
-
-    def pick(self, batch: Any, indices: Integers) -> Any:
-        """Return the batch's samples at these places."""
-        refuse_sparse(batch)
-        return super().pick(batch, indices)
-
-    def batch_bytes(self, batch: Any) -> int:
-        """Return the memory that the batch's arrays take."""
-        return sum(map(bytes_on_device, TREES.arrays(batch)))
-
-    def batch_versions(self, batch: Any) -> tuple[Any, ...]:
-        """Return the batch's arrays themselves, which are immutable; of NumPy arrays checksums."""
-        return tuple(map(_version, TREES.arrays(batch)))
-
-    def batch_fingerprint(self, batch: Any) -> tuple[int, ...]:
-        """Return a checksum of the batch's arrays."""
-        return tuple(map(checksum, TREES.arrays(batch)))
-
-    # Derivatives
     def loss(self, theta: Array | None, batch: Any) -> Array:
         """Return the loss."""
         program, arguments = self._program(LossProgram, theta, batch)
@@ -190,9 +95,6 @@ class JaxAutodiff(OneBatch):
             selected = {name: jax.ShapeDtypeStruct(kind.shape, np.float64) for name, kind in self.parameters.items()}
             yield _Wide(self.model, selected, self.likelihood), TREES.map(_wide, batch)
 
-    def _state(self) -> Iterable[Any]:
-        return self._read()[1].values()
-
     def outputs(self, theta: Array | None, batch: Any) -> Array:
         """Return what the criterion is given as a vector."""
         program, arguments = self._program(OutputProgram, theta, batch)
@@ -204,16 +106,6 @@ class JaxAutodiff(OneBatch):
         status, _, gradient = program.slopes(*arguments, self.place.own(shift, self.place.plain(shift)))
         self._sound(status, arguments)
         return program.flatten(gradient)
-
-    def gather(self, chosen: Iterable[tuple[Any, Integers]]) -> list[tuple[list[int], Joined]]:
-        """Return samples at these places of several batches, those of batches of the same kind together."""
-
-        def dense() -> Iterator[tuple[Any, Integers]]:
-            for batch, indices in chosen:
-                refuse_sparse(batch)
-                yield batch, indices
-
-        return super().gather(dense())
 
     def importance(self, theta: Array | None, batch: Any) -> Floats:
         """Return what each row of the outputs may add to curvature."""
@@ -355,39 +247,6 @@ class JaxAutodiff(OneBatch):
                     f"forward=lambda model, batch: (model(batch[0]), penalty(model)), which the criterion adds up."
                 )
 
-    def _current(self) -> list[Array]:
-        _, leaves = self._read()
-        return self._held(leaves)
-
-    def _held(self, leaves: dict[str, Any]) -> list[Array]:
-        found = unchanged(self.parameters, leaves, lambda array: (tuple(array.shape), np.dtype(array.dtype)))
-        return [self.place.everywhere(array) for array in found]
-
-    def _join(self, parts: Sequence[Any]) -> Array:
-        return self.place.settled(self.form.join)([self.place.everywhere(part) for part in parts])
-
-    def _split(self, vector: Array) -> list[Array]:
-        return self.place.settled(self.form.split)(self._own(vector))
-
-    def _own(self, vector: Array) -> Array:
-        return self.place.own(vector, self.form.order)
-
-    def _read(self) -> tuple[Loss, dict[str, Any]]:
-        require_transfers()
-        loss, arrays = self.model.read()
-        for name, array in arrays.items():
-            if isinstance(array, jax.core.Tracer):
-                raise InvalidInputError(
-                    f"array {name!r} of the model is being traced, inside jax.jit, jax.grad or jax.vmap: objective() "
-                    f"needs numbers. Make it outside, and pass arrays of numbers."
-                )
-            if isinstance(array, Array) and array.is_deleted():
-                raise ParametersChangedError(
-                    f"array {name!r} of the model was deleted: it was donated to a jitted function. Make a new "
-                    f"objective with the parameters that the function returned."
-                )
-        return loss, arrays
-
     def _finite(self, loss: Any, arguments: Arguments) -> Array:
         if not np.isfinite(np.asarray(known(loss))):
             error = self._not_finite(f"the loss is {float(loss)}", arguments)
@@ -440,7 +299,3 @@ def _wide(array: Any) -> Any:
         return array.astype(np.float64) if real(array) else array
     # By way of the host, because a conversion is compiled for each shape.
     return jnp.asarray(np.asarray(array, np.float64)) if real(array) else array
-
-
-def _version(array: Array | np.ndarray) -> Same | int:
-    return Same(alive(array, "an array of the data")) if isinstance(array, Array) else checksum(array)

@@ -249,7 +249,7 @@ FAMILIES = [
         "Specop never converts a vector and never moves one between devices: a copy that nobody asked for costs "
         "more than the product. Make vectors as the operator's own are made, such as by ``objective.flatten`` or "
         "from its gradient.",
-        r"arrays/|_arrays|arrays\.py|solvers/operands|operators/|parameters\.py|structure|adapter",
+        r"arrays/|_arrays|arrays\.py|solvers/operands|operators/|objectives/parameters\.py|structure|adapter",
     ),
     Family(
         "Records of one training",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import specop
 import specop_torch.autodiff as module
+import specop_torch.parameters as parameters
 from specop_torch.tape import Untapeable
 
 SAME = {"rtol": 1e-12, "atol": 1e-14}
@@ -38,8 +39,10 @@ def device():
 @pytest.fixture
 def lazy(device, monkeypatch):
     # Its tensors have no memory that could be looked at, and views of them stay on it.
-    checksums, split = module.checksums, module.TorchAutodiff._split
-    monkeypatch.setattr(module, "checksums", lambda tensors: checksums([tensor.detach().cpu() for tensor in tensors]))
+    checksums, split = parameters.checksums, module.TorchAutodiff._split
+    monkeypatch.setattr(
+        parameters, "checksums", lambda tensors: checksums([tensor.detach().cpu() for tensor in tensors])
+    )
     monkeypatch.setattr(module, "record", lambda function, inputs: (function(inputs), Untapeable("lazy", [])))
     monkeypatch.setattr(module, "held_bytes", lambda constants, owned: 0)
     monkeypatch.setattr(
