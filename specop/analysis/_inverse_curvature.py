@@ -59,7 +59,7 @@ def inverse_curvature(
     matrix, damping, blocks
         The arguments of `saliency`.
     theta : native vector (n,)
-        Where.
+        Parameters at which the matrix is taken.
     left : ndarray of int
         Which weights.
     """

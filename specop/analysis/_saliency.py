@@ -81,7 +81,7 @@ def saliency(
         Parameters that stay, as `select` of `specop.objective` names them. Default: those whose rows or columns are the
         outputs themselves, so that no class is removed; () for none. Index arrays are taken as given.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     progress : bool
         Whether to show a progress bar if standard error is a terminal.
 

@@ -77,7 +77,7 @@ def level_of_rise(
     draws : int
         Number of pairs.
     confidence : float
-        Of the interval.
+        Probability with which the interval covers the truth.
     """
     seen: dict[float, Floats] = {}
 

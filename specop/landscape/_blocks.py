@@ -71,7 +71,8 @@ def blocks(
     sigma : float, optional
         Standard deviation of the smoothing, in units of eigenvalues; default: a hundredth of the spread of all.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters, at which a product takes only the derivatives in its own block.
+        Parameters at which it is computed; default: the model's current ones, where a product takes only the
+        derivatives in its own block.
     confidence : float
         Probability with which an interval of a trace or a share covers the truth.
     seed : int

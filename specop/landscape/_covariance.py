@@ -90,7 +90,7 @@ def covariance(
     confidence : float
         Probability with which intervals cover their numbers.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     seed : int
         Seed of the samples. The same seed gives the same bits.
     progress : bool

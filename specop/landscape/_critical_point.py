@@ -86,7 +86,7 @@ def critical_point(
         size, or rounding where all eigenvalues are found; at a degenerate point with negative ones that do not count a
         gap above their size.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     max_matvecs : int, optional
         Limit on products; default 1000. Where it is at least n all eigenvalues are found by n products, and the numbers
         of negative, zero and positive ones are counted; otherwise up to 30 negative ones are counted, by at most 200

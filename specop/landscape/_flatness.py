@@ -97,7 +97,7 @@ def flatness(
     probes : int
         Number of Lanczos runs behind the sums over the spectrum; at least 2. Up to 240 parameters these are exact.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     confidence : float
         Probability with which the intervals hold.
     seed : int

@@ -69,9 +69,10 @@ def hessian_spread(
     tol : float
         Relative residual at which an eigenpair has converged.
     confidence : float
-        Of intervals, and with which the error after `batches_needed` is within `rtol`.
+        Probability with which the intervals cover the truth, and with which the error after `batches_needed` is within
+        `rtol`.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     seed : int
         Seed of batches and random vectors. The same seed gives the same bits.
     progress : bool

@@ -77,8 +77,8 @@ def learning_coefficient(
     Parameters
     ----------
     objective : Objective
-        Of an analytic loss, such as made of linear layers, tanh, GELU and softmax, with the parameters at a minimum.
-        The model is left as it is.
+        Objective of an analytic loss, such as made of linear layers, tanh, GELU and softmax, with the parameters at a
+        minimum. The model is left as it is.
     method : {"bracket", "sgld"}
         "bracket" takes what `specop.rank` takes, and about 200 gradients for the checks below. "sgld" takes
         ``2.4 chains * steps`` gradients besides.
@@ -100,9 +100,9 @@ def learning_coefficient(
     max_matvecs : int, optional
         For "bracket": limit on products with the Hessian; default 3000.
     confidence : float
-        Of the certificate, or of the intervals.
+        Probability with which the certificate holds, or with which the intervals cover the truth.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     seed : int
         Seed of all random vectors. The same seed gives the same bits.
     progress : bool

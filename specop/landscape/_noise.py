@@ -82,7 +82,7 @@ def noise(
     confidence : float
         Probability with which an interval covers its number.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     seed : int
         Seed of the parts and of the signs of random combinations. The same seed gives the same bits.
     progress : bool

@@ -77,7 +77,7 @@ def outliers(
     tol, max_matvecs
         Of the eigenvalues, as in `specop.eigsh`.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     confidence : float
         Probability with which an exponential tail is not taken for one with outliers; also of the intervals. In heavy
         tails, such as that of a Pareto distribution, some eigenvalues stand out, too.

@@ -86,7 +86,7 @@ def slices(
         called "kernel", the first of "weight" and of embeddings, and of others the first in PyTorch and the last in JAX
         and TensorFlow.
     seed : int
-        Of random directions, and of the bend's start.
+        Seed of random directions, and of the bend's start.
     progress : bool
         Whether to show a progress bar if standard error is a terminal.
 

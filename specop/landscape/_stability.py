@@ -85,7 +85,7 @@ def stability(
     nesterov : bool
         Whether steps with `lr` and `momentum` are Nesterov's.
     theta : native vector (n,), optional
-        Where; default: the model's current parameters.
+        Parameters at which it is computed; default: the model's current ones.
     k : int
         Number of eigenvectors, those of the largest eigenvalues, of which is said whether steps decay along them.
     v0 : native vector (n,), EigenResult or StabilityResult, optional

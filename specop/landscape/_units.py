@@ -55,7 +55,7 @@ def units_of(objective: Objective, theta: Array | None) -> Units:
     ----------
     objective : Objective
     theta : native vector (n,) or None
-        Where.
+        Parameters at which units are looked at.
 
     Raises
     ------

@@ -35,7 +35,7 @@ class CentralDifferences:
     ----------
     autodiff : Autodiff
     theta : native vector (n,)
-        Where.
+        Parameters at which the gradient is differenced.
     batch : batch
     matrix : Matrix
     vector : native vector

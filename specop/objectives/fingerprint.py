@@ -23,11 +23,11 @@ class Fingerprint(NamedTuple):
     Attributes
     ----------
     batches : tuple
-        Of the first samples of each batch.
+        Checksums of the first samples of each batch.
     ahead : list
-        Of single samples, the first ones.
+        Checksums of single samples, the first ones.
     last : object
-        Of the last one; None where there is none.
+        Checksum of the last sample; None where there is none.
     """
 
     batches: tuple[Any, ...]
@@ -74,7 +74,7 @@ def repeated(samples: Sequence[int], prints: Sequence[Fingerprint]) -> str:
     samples : sequence of int
         The number of samples of each process.
     prints : sequence of Fingerprint
-        Of the data of each.
+        Fingerprint of the data of each process.
     """
     last = prints[-1].last
     if len(set(samples)) > 1 or last is None:

@@ -103,7 +103,7 @@ class MeanLoss:
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         point = self._at(theta)
         with point.staying():
@@ -115,7 +115,7 @@ class MeanLoss:
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         point = self._at(theta)
         with point.staying():
@@ -127,7 +127,7 @@ class MeanLoss:
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         point = self._at(theta)
         with point.staying():
@@ -144,7 +144,7 @@ class MeanLoss:
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         block_bytes : int, optional
             Memory for a block, at least one row; computing it takes a few times as much. Default: 32 MiB, or an
             eighth of the memory budget if that is less. On a GPU larger blocks may be faster.
@@ -170,7 +170,7 @@ class MeanLoss:
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         start = 0
         for block in self.per_sample_gradients(theta):
@@ -216,7 +216,7 @@ class MeanLoss:
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
 
         Returns
         -------

@@ -62,7 +62,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         return self._operator(theta, HESSIAN)
 
@@ -79,7 +79,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
 
         References
         ----------
@@ -126,7 +126,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         kind : {"exact", "mc", "empirical"}
             Which one.
         of : {"terms", "samples"}, optional
@@ -175,7 +175,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         return GradientCovariance(self.matrix("empirical fisher", theta), self.gradient(theta))
 
@@ -189,7 +189,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         point = self._at(theta)
         with point.staying():
@@ -208,7 +208,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         point = self._at(theta)
         with point.staying():
@@ -222,7 +222,7 @@ class Matrices(MeanLoss):
         name : {"hessian", "ggn", "fisher", "empirical fisher"}
             As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         """
         if name not in MATRICES:
             raise InvalidInputError(f"matrix must be one of {', '.join(map(repr, MATRICES))}, got {name!r}.")

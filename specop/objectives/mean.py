@@ -132,7 +132,7 @@ class Objective(Matrices):
         damping : float
             :math:`\delta`, at least 0.
         theta : native vector (n,), optional
-            Where; default: the model's current parameters.
+            Parameters at which it is computed; default: the model's current ones.
         count : int, optional
             Number of samples that the mean is taken over; default: that of the data.
         blocks : int or sequence of slice, optional

@@ -27,7 +27,7 @@ class BlocksResult(Plotted, Result):
     Attributes
     ----------
     names : tuple of str
-        Of the m blocks.
+        Names of the m blocks.
     sizes : ndarray (m,) of int
         Numbers of parameters.
     traces, trace_errors : ndarray (m,)

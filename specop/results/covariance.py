@@ -38,9 +38,9 @@ class CovarianceResult(Plotted, Result):
     low_variances : ndarray (k,)
         Variance of as many samples of lowest loss.
     t : Estimate
-        Of :math:`\sigma^2 (I + 2 t \sigma^2 H)^{-1}`, fitted to the winners; in units of 1 / loss.
+        The t of :math:`\sigma^2 (I + 2 t \sigma^2 H)^{-1}`, fitted to the winners; in units of 1 / loss.
     low_t : Estimate
-        The same for the lowest of all.
+        The t that fits the samples of lowest loss.
     slope : Estimate
         Slope of log variance over log eigenvalue: -1 for the inverse, 0 for no relation.
     constant : Estimate
@@ -50,7 +50,7 @@ class CovarianceResult(Plotted, Result):
     alignment : float
         Cosine between the winners' covariance and the inverse Hessian, both on the span of the eigenvectors.
     isotropic_alignment : float
-        The same for the identity: what is reached without looking at any loss.
+        Cosine between the identity and the inverse Hessian on that span: what is reached without looking at any loss.
     quadratic_share : float
         Mean rise of some samples, without the gradient's part, over that of the quadratic model: 1 where it holds as
         far out as sigma, more where units switch in between.

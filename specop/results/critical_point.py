@@ -49,8 +49,8 @@ class CriticalPointResult(Plotted, Result):
     allowed : float
         The amount of the loss that counts as zero.
     direction : native vector (n,)
-        Of length 1: the eigenvector of the smallest eigenvalue, or a direction without curvature along which the loss
-        falls.
+        A vector of length 1: the eigenvector of the smallest eigenvalue, or a direction without curvature along which
+        the loss falls.
     drop : float
         By how much the loss falls along the direction, on its lower side, before it rises again; 0 if it does not.
     distance : float

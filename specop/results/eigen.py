@@ -42,11 +42,11 @@ class EigenResult(Plotted, Result):
     goals : ndarray (k,) or None
         Norms of residuals at which pairs count as converged, with what rounding makes of products.
     intervals : ndarray (k, 2) or None
-        Of a part of the samples (``data="part"``): limits between which each eigenvalue of all samples lies; `bounds`
+        With ``data="part"``: limits between which each eigenvalue of all samples lies; `bounds`
         are then their distances from the estimates, and `residuals` those of eigenvectors of some samples on others.
     standard_errors, sampling_errors : ndarray (k,) or None
-        Of a part of the samples: that of a normal number with such an interval, and the part of it that the choice of
-        samples has; the rest is the distance between what is too small and what is too large.
+        With ``data="part"``: the standard error of a normal number with such an interval, and the part of it that the
+        choice of samples has; the rest is the distance between what is too small and what is too large.
     confidence : float or None
         Probability with which an eigenvalue lies within its interval.
     samples_used : int or None

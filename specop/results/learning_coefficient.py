@@ -21,7 +21,7 @@ class LearningBracket(Result):
     lower : float
         Half of the certified number of eigenvalues above the threshold.
     upper : float
-        That and a quarter for each of the other directions, or n / 2: see `condition`.
+        `lower` and a quarter for each of the other directions, or n / 2: see `condition`.
     rank : Estimate
         Number of eigenvalues above the threshold, with its limits.
     threshold : float
@@ -63,13 +63,13 @@ class LearningEstimate(Plotted, Result):
     estimate : float
         Mean of :math:`m \beta (L - L(w_0))` over chains.
     standard_error : float
-        Of the chains' means.
+        Standard error of the mean over chains.
     interval : (float, float)
         Student-t interval from these.
     confidence : float
         Probability with which it holds the expectation at this m, beta and gamma, which is not the limit for large m.
     looser : Estimate
-        The same at a tenth of gamma. Where it is larger, gamma holds the estimate down.
+        The estimate at a tenth of gamma. Where it is larger, gamma holds the estimate down.
     gamma : float
         How strongly chains are kept near the point.
     beta : float

@@ -33,9 +33,9 @@ class OutliersResult(Plotted, Result):
     gradient_shares : ndarray (k,)
         Share of the squared gradient along each eigenvector; NaN for a gradient of zero.
     class_shares : ndarray (K, k)
-        The same for the mean gradient of each class; no rows without labels.
+        Share of the squared mean gradient of each class along each eigenvector; no rows without labels.
     labels : tuple of str
-        Of the classes; empty without labels.
+        Names of the classes; empty without labels.
     count : int
         How many stand out; 0 for none.
     places : ndarray of int
@@ -45,14 +45,14 @@ class OutliersResult(Plotted, Result):
     classes : int
         Number K of classes; 0 if it is unknown.
     trace : Estimate
-        Of the whole matrix.
+        Trace of the whole matrix.
     share : Estimate
         Share of the outliers' sum in the trace.
     n : int
         Number of all eigenvalues.
     matrix : str
     confidence : float
-        Of a gap, and of the intervals.
+        Probability with which an exponential tail is not taken for one with outliers; also that of the intervals.
     rows : native array (k, n)
         Eigenvectors as rows, in ascending order of their eigenvalues as in `EigenResult`.
     """

@@ -55,8 +55,8 @@ class SaliencyResult(Result):
     Attributes
     ----------
     saliency : native vector
-        Of each entry of the parameter vector, NaN where it may not go; or of each group. The expected increase of the
-        mean loss from a minimum; for the magnitude half the square of the weight.
+        Saliency of each entry of the parameter vector, NaN where it may not go; or of each group. It is the expected
+        increase of the mean loss from a minimum; for the magnitude half the square of the weight.
     slopes : ndarray
         What the gradient adds to that, where this is no minimum.
     order : ndarray of int

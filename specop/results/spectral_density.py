@@ -50,12 +50,12 @@ class SpectralDensity(Result):
     error : float
         Estimated Wasserstein-1 distance to the true spectrum, relative to the spread.
     confidence : float
-        Of the intervals.
+        Probability with which the intervals cover the truth.
     orthogonal : bool
         Whether each step was made orthogonal to all earlier ones. Where not, two nodes may be copies of one eigenvalue.
     sampling_error : float
-        Of a part of the samples (``data="part"``): the root of the mean squared distance of the eigenvalues to those
-        of all samples is at most that, in units of the matrix. `error` holds it too.
+        With ``data="part"``: the root of the mean squared distance of the eigenvalues to those of all samples is at
+        most that, in units of the matrix. `error` holds it too.
     samples_used : int or None
         Number of different samples that were multiplied, where a part of them sufficed.
     """
@@ -96,7 +96,7 @@ class SpectralDensity(Result):
         Parameters
         ----------
         x : array_like
-            Where.
+            Points at which the density is wanted.
         sigma : float, optional
             Standard deviation of the Gaussian, in the units of x; default ``spread / steps``.
         """

@@ -56,9 +56,9 @@ class StabilityResult(EigenResult):
     factors : ndarray (k,)
         By how much a step multiplies what there is along each eigenvector, after many steps; NaN without a rate.
     behaviours : tuple of str
-        In words.
+        What steps do along each eigenvector, in words.
     gradient_norm : float
-        Of the loss.
+        Norm of the gradient of the loss.
     input_conditions : dict
         Condition numbers of the second moments of a layer's inputs "as they are", "centred" and "normalized", on the
         span of these; empty where no inputs were given.

@@ -73,7 +73,7 @@ def signs_of_spectrum(run: Run, threshold: float | None, confidence: float) -> S
     threshold : float or None
         Eigenvalues up to this size count as zero; None for the widest gap.
     confidence : float
-        Of the certificate, or of the intervals.
+        Probability with which the certificate holds, or with which the intervals cover the truth.
     """
     if threshold is not None:
         checked_number("threshold", threshold)

@@ -109,7 +109,7 @@ def eigsh(
     confidence : float
         Probability with which the check finds an eigenvalue that was missed.
     seed : int
-        Of the random start vector and of the multiplicity check. The same seed gives the same bits.
+        Seed of the random start vector and of the multiplicity check. The same seed gives the same bits.
     check_multiplicity : bool
         Whether to look for missed copies; 4 to 6 products where the k-th eigenvalue stands apart, more in a bulk.
     block_size : int

@@ -50,7 +50,7 @@ def frobenius_norm(
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Of any shape.
+        Operator of any shape.
     method : {"auto", "hutchinson", "exact"}
         "auto" reads the entries of an array, a SciPy sparse matrix or a `DiagonalOperator`, without a product, if a
         tolerance or nothing is given. "exact" multiplies n unit vectors; "auto" does so for n up to 16, where the limit

@@ -38,7 +38,7 @@ def spectral_norm(
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
-        Of any shape. Unless it is known to be symmetric, A.T @ A is used, each of whose products counts two.
+        Operator of any shape. Unless it is known to be symmetric, A.T @ A is used, each of whose products counts two.
     tol : float
         Relative residual of the eigenvalue, whose error is about the square of that.
     rtol : float, optional

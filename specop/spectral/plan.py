@@ -146,12 +146,12 @@ def plan(
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator, optional
-        Whose vectors are meant; the device is asked what is free, and nothing is multiplied. Before the first product
-        of an objective's matrix its linearizations may take half of that.
+        Operator whose vectors are meant; the device is asked what is free, and nothing is multiplied. Before the first
+        product of an objective's matrix its linearizations may take half of that.
     n : int, optional
         Length of a vector, where there is no operator.
     dtype : numpy.dtype
-        Of the vectors, where there is no operator.
+        Dtype of the vectors, where there is no operator.
     free : float, optional
         Bytes free on each device; default: what the operator's device says.
     devices : int

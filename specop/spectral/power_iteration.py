@@ -53,7 +53,7 @@ def power_iteration(
     momentum : float
         :math:`\beta`, in units of A squared. Above a quarter of the square of the eigenvalue sought, nothing converges.
     seed : int
-        Of the start vectors.
+        Seed of the start vectors.
     progress, raise_on_failure : bool
         As in `eigsh`.
 

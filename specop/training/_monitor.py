@@ -89,7 +89,7 @@ class Monitor:
         A history that goes on, such as after a crash. With a path, it is read from there if the file exists, and
         written after each record: the same script, started again, then continues it.
     seed : int
-        Of random vectors, the same for all records.
+        Seed of random vectors, the same for all records.
 
     Attributes
     ----------
