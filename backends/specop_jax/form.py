@@ -28,7 +28,7 @@ class Form:
     ----------
     kinds : tuple of (shape, dtype)
     dtype : numpy.dtype
-        Of vectors.
+        Dtype of vectors.
     order : Order or None
         Where the entries lie, if on several devices.
     """

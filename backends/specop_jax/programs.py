@@ -71,7 +71,7 @@ class Program:
     Parameters
     ----------
     functions : Functions
-        Of the loss.
+        Functions of the loss.
     form : Form
         What cuts vectors up.
     outputs : jax.ShapeDtypeStruct or None

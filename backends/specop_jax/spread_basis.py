@@ -29,7 +29,7 @@ class SpreadBasis(RowBlocks):
     Parameters
     ----------
     layout : Layout
-        Of a row.
+        Layout of a row.
     order : Order
     capacity, lead : int
         As in `RowBlocks`.

@@ -68,7 +68,7 @@ class Transformation:
     Parameters
     ----------
     autodiff : JaxAutodiff
-        Of the parameters that it moves.
+        Derivatives of the parameters that it moves.
     transformation : GradientTransformation
     state : structure of arrays
         As it was returned last.

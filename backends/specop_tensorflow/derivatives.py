@@ -28,7 +28,7 @@ class Derivatives:
     selected : mapping
         The parameters by name, in the order of the vector: variables that the model reads, or tensors of a function.
     dtype : numpy.dtype
-        Of vectors.
+        Dtype of vectors.
     """
 
     model: Model

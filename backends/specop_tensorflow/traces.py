@@ -36,7 +36,7 @@ class Trace:
     batch : tuple
         Shapes and dtypes of a batch's tensors, as tf.TensorSpec, and the `Frame` that puts the batch together.
     seed : int, optional
-        Of everything random in the forward pass; without it nothing may be.
+        Seed of everything random in the forward pass; without it nothing may be.
     run : callable
         ``run(values, batch, *rest)`` returns tensors; the last one may be a derivative of the others.
     rest : tf.TensorSpec

@@ -29,7 +29,7 @@ class Place:
     Parameters
     ----------
     shape : tuple of int
-        Of the whole parameter.
+        Shape of the whole parameter.
     dimension : int or None
         Along which it is cut; None where each process holds all of it.
     count : int
@@ -98,7 +98,7 @@ class Exchange:
     group : Group
         Whose processes hold both; all of them make each call.
     places : sequence of Place
-        Of the parameters, in the order of the vector.
+        Places of the parameters, in the order of the vector.
     """
 
     def __init__(self, group: Group, places: Sequence[Place]) -> None:

@@ -40,7 +40,7 @@ class MonitorCallback(Callback):
     Parameters
     ----------
     monitor : Monitor
-        Of the LightningModule or a part of it. Where the trainer moves the module to another device, give it a
+        Monitor of the LightningModule or a part of it. Where the trainer moves the module to another device, give it a
         function: ``Monitor(lambda: specop.objective(module, criterion, data, parallel=False))``. To go on after a
         crash, pass it ``history="run.npz"`` beside Lightning's own checkpoint. Without `optimizer` or `lr` of its own
         it is given the trainer's optimizer, if there is one only.

@@ -29,7 +29,7 @@ def make_team(parallel: Any, autodiff: TorchAutodiff) -> TorchTeam:
     parallel : True or DeviceMesh
         As the user gave it.
     autodiff : TorchAutodiff
-        Of this process; it is told who shares its memory.
+        Derivatives of this process; it is told who shares its memory.
     """
     device = autodiff.device
     if not distributed.is_initialized():

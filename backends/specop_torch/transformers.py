@@ -21,7 +21,7 @@ class MonitorCallback(TrainerCallback):
     Parameters
     ----------
     monitor : Monitor
-        Of the model that is trained. Most models are called with the whole batch:
+        Monitor of the model that is trained. Most models are called with the whole batch:
         ``specop.objective(model, criterion, data, forward=lambda model, batch: model(**batch).logits)``. To go on after
         a crash, pass it ``history="run.npz"`` beside the trainer's own checkpoint. Without `optimizer` or `lr` of its
         own it is given the trainer's optimizer.

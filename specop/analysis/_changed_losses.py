@@ -37,7 +37,7 @@ class ChangedLoss:
     without : array_like of int, optional
         Samples to remove.
     added : Objective, optional
-        Of the same model, with the data to add.
+        Objective of the same model, with the data to add.
     matrix : str
         What stands for the second derivatives: "hessian", "ggn", "fisher" or "empirical fisher".
     """

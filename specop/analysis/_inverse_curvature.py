@@ -38,7 +38,7 @@ class InverseCurvature:
     operator : LinearOperator
         The inverse; its vectors hold those weights only.
     diagonal : ndarray
-        Of the inverse.
+        Diagonal of the inverse.
     damping : float
         As used.
     """

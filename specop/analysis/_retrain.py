@@ -61,7 +61,7 @@ def retrain(
     without : array_like of int, optional
         Numbers of the samples to remove, in the order of the data.
     added : Objective, optional
-        Of the same model, with the data to add.
+        Objective of the same model, with the data to add.
     theta : native vector (n,) or parameter structure, optional
         Where to begin; default: the model's parameters. With those of before training, the cost is that of
         training anew.

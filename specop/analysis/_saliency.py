@@ -218,7 +218,7 @@ class Scores:
     inverse : InverseCurvature or None
         For "obs".
     gradient : native vector or None
-        Of the loss, at the weights that are left; for "obs".
+        Gradient of the loss, at the weights that are left; for "obs".
     """
 
     members: Members

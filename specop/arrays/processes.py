@@ -23,7 +23,7 @@ class Processes:
     Attributes
     ----------
     index : int
-        Of this process, from 0.
+        Number of this process, from 0.
     count : int
         How many there are.
     """

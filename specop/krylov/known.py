@@ -21,14 +21,14 @@ class Complement:
     Parameters
     ----------
     run : Run
-        Of A, square unless there are no known eigenpairs; it makes the products.
+        Run of A, square unless there are no known eigenpairs; it makes the products.
     deflate : EigenResult or None
         Known eigenpairs of A, which one product checks.
 
     Attributes
     ----------
     dimension : int
-        Of the complement.
+        Dimension of the complement.
     values : ndarray
         Known eigenvalues.
     """
@@ -119,7 +119,7 @@ def eigenvectors_for(eigen: EigenResult, backend: Backend, layout: Layout, what:
     backend : Backend
         The operator's.
     layout : Layout
-        Of the operator's vectors.
+        Layout of the operator's vectors.
     what : str
         Names the result in errors.
 

@@ -239,7 +239,7 @@ class KrylovSpace:
         Parameters
         ----------
         ritz : Ritz
-            Of all rows from some row on; those before it stay.
+            Ritz pairs of all rows from some row on; those before it stay.
         keep : ndarray of int
             The chosen pairs.
         forget_frontier : bool
@@ -254,7 +254,7 @@ class KrylovSpace:
         Parameters
         ----------
         ritz : Ritz
-            Of all rows.
+            Ritz pairs of all rows.
         keep : ndarray of int
             The chosen pairs.
         directions : ndarray

@@ -35,9 +35,9 @@ class Task:
     name : str
         Stands before the bar.
     backend : Backend
-        Of the arrays that the call works on.
+        Backend of the arrays that the call works on.
     seed : int
-        Of all random vectors.
+        Seed of all random vectors.
     samples : int, optional
         Number of data samples behind the result, where there are any.
     progress : bool

@@ -32,7 +32,7 @@ class Dynamics:
     Attributes
     ----------
     name : str
-        Of the optimizer.
+        Name of the optimizer.
     step : Step
         What all parameters share. The rate is 1 where it differs between parameters: `scale` has it then. Weight decays
         that differ are zero here.
@@ -191,7 +191,7 @@ def dynamics_of(
         Of the parameters.
     backend : Backend
     layout : Layout
-        Of vectors.
+        Layout of vectors.
     """
     first = rule.steps[0]
     for name, step in zip(names, rule.steps, strict=True):

@@ -99,7 +99,7 @@ def walk(task: Task, target: Target, longest: float, steps: int, warm_up: int, n
     warm_up : int
         Steps before those.
     number : int
-        Of the chain.
+        Number of the chain.
 
     References
     ----------

@@ -32,7 +32,7 @@ class Region:
     ----------
     backend : Backend
     radius : float or None
-        Of the ball; None for the box.
+        Radius of the ball; None for the box.
     scale : native vector or None
         s; None for ones.
     """

@@ -50,7 +50,7 @@ class Matrix:
     draws : int
         Labels drawn for each term.
     seed : int
-        Of the draws.
+        Seed of the draws.
     first : int
         Number, in the data, of the batch's first sample: draws belong to a sample, not to a batch.
     """

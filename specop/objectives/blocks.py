@@ -89,7 +89,7 @@ class CouplingOperator(Composite):
     operator : LinearOperator
         The whole matrix.
     autodiff : Autodiff
-        Of its model.
+        Derivatives of its model.
     rows, columns : str, list, module or callable
         Selections of parameters.
     """

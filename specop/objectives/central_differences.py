@@ -70,7 +70,7 @@ class CentralDifferences:
         Parameters
         ----------
         ratio : float
-            Of the step to the point's length.
+            Ratio of the step to the point's length.
         """
         moved, noise, step = self._slope(self.along, ratio)
         if self.matrix.kind in ("hessian", "jacobian"):

@@ -29,7 +29,7 @@ class Watched(LinearOperator):
     *products : Products
         What multiplies, if linearizations are held.
     codomain : Layout, optional
-        Of products; default: that of the parameters.
+        Layout of products; default: that of the parameters.
     **facts : bool or None
         What is known of the matrix.
 

@@ -40,7 +40,7 @@ class Place(NamedTuple):
     label : str or None
         What the result is called in the legend; None for a legend of its parts.
     color : color or None
-        Of the result; None for the next of those here.
+        Colour of the result; None for the next of those here.
     """
 
     ax: Axes | None = None
@@ -74,7 +74,7 @@ class Pen:
     ax : Axes
     label : str or None
     color : color
-        Of this result.
+        Colour of this result.
     number : int
         How many results were drawn there before.
     """

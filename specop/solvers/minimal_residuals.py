@@ -110,10 +110,10 @@ class _Turn:
     stationarity : float
         Length of A r over those of A and r.
     norm : float
-        Of r.
+        Norm of r.
     x : native vector
     length : float
-        Of x.
+        Length of x.
     """
 
     stationarity: float

@@ -32,7 +32,7 @@ def count_below(run: Run, value: float, confidence: float, allowance: int) -> in
     Parameters
     ----------
     run : Run
-        Of a symmetric operator; it makes the products.
+        Run of a symmetric operator; it makes the products.
     value : float
         Such as minus the size up to which eigenvalues count as zero.
     confidence : float

@@ -37,7 +37,7 @@ def complement_rules(
     run : Run
     largest : EigenResult
     rule : GaussRule or None
-        Of the vector from which the largest were found: what it has outside of them is the first random vector.
+        Rule of the vector from which the largest were found: what it has outside of them is the first random vector.
     every : ndarray or None
         All eigenvalues, if they are known: then there are no rules.
     steps, probes : int

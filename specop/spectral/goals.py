@@ -136,7 +136,7 @@ def turns_exact(run: Run, needed: float, ahead: int) -> bool:
     Parameters
     ----------
     run : Run
-        Of the estimate.
+        Run of the estimate.
     needed : float
         How many more products probes would take.
     ahead : int

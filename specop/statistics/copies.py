@@ -31,9 +31,9 @@ def without_copies(rule: GaussRule, dimension: int, rounding: float) -> GaussRul
     Parameters
     ----------
     rule : GaussRule
-        Of a random vector's run.
+        Rule of a random vector's run.
     dimension : int
-        Of the space that the vector was drawn from.
+        Dimension of the space that the vector was drawn from.
     rounding : float
         How far apart copies may be.
 

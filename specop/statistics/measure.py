@@ -68,11 +68,11 @@ def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: floa
     Parameters
     ----------
     rule : GaussRule
-        Of the random vector.
+        Rule of the random vector.
     x : array_like
         Points.
     dimension : int
-        Of the space that the vector was drawn from.
+        Dimension of the space that the vector was drawn from.
     confidence : float
         Probability with which an eigenvalue that is there is not ruled out.
     """

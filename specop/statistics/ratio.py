@@ -37,7 +37,7 @@ def ratio(numerator: float, denominator: float, covariance: Floats, degrees: int
     numerator, denominator : float
         N and D, unbiased.
     covariance : ndarray (2, 2)
-        Of N and D; of zeros, the ratio is exact.
+        Covariance of N and D; of zeros, the ratio is exact.
     degrees : int
         Degrees of freedom of the covariance.
     confidence : float

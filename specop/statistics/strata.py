@@ -50,7 +50,7 @@ def stratified(weights: Floats, size: int, count: int, seed: int) -> list[Stratu
     count : int
         Number of strata, at most.
     seed : int
-        Of the draw.
+        Seed of the draw.
     """
     generator = np.random.default_rng([seed, 0x5A])
     raised = weights + _FLOOR * weights.mean() if weights.any() else np.ones(len(weights))

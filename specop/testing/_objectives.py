@@ -30,7 +30,7 @@ def check_objective(objective: Objective, *, params: Any = None, dense: Floats |
     Parameters
     ----------
     objective : Objective
-        Of some thousand parameters at most, so that every pass is quick.
+        Objective of some thousand parameters at most, so that every pass is quick.
     params : structure, optional
         The model's own parameters, as `Objective.flatten` takes them; for a module a mapping by name. Differences are
         taken there, and the current point is compared with ``theta`` at the same place. Without it they are taken at a
@@ -38,7 +38,7 @@ def check_objective(objective: Objective, *, params: Any = None, dense: Floats |
     dense : ndarray, (n, n), optional
         The Hessian at the model's current parameters, by other means, in float64.
     seed : int, optional
-        Of the random vectors.
+        Seed of the random vectors.
 
     Raises
     ------

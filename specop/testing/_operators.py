@@ -32,7 +32,7 @@ def check_operator(A: LinearOperator, *, seed: int = 0, rtol: float | None = Non
     A : LinearOperator
         Small enough for some fifty products and a few vectors of it on the host.
     seed : int, optional
-        Of the random vectors.
+        Seed of the random vectors.
     rtol : float, optional
         Error to allow, relative to the norms involved. Default: 100 times ``A.precision``, at most 0.05.
 

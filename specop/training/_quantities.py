@@ -49,7 +49,7 @@ class Point:
     number : int
         Records before this one.
     seed : int
-        Of random vectors, the same at each point: differences between two points are then less random than each.
+        Seed of random vectors, the same at each point: differences between two points are then less random than each.
     optimizer : object or None
         As in `specop.landscape.stability`.
     lr : float or None

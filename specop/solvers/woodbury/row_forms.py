@@ -24,7 +24,7 @@ def row_forms(
     Parameters
     ----------
     backend : Backend
-        Of the rows.
+        Backend of the rows.
     rows, others : sequence of native arrays
         Blocks of rows G and V; `others` may be the same sequence as `rows`.
     damping : float

@@ -25,7 +25,7 @@ class RowMarks:
     Parameters
     ----------
     backend : Backend
-        Of the rows.
+        Backend of the rows.
     layout : Layout
         Describes a row.
     """

@@ -37,7 +37,7 @@ class StoredRows:
     Parameters
     ----------
     backend : Backend
-        Of the native blocks that come and are returned.
+        Backend of the native blocks that come and are returned.
     layout : Layout
         Describes a row.
     on_host : bool

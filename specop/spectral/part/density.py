@@ -40,7 +40,7 @@ class PartDensity:
     Attributes
     ----------
     density : SpectralDensity
-        Of the part's matrix.
+        Density of the part's matrix.
     distance : float
         Root of the mean squared distance of its eigenvalues to those of all samples, at most.
     samples_used : int

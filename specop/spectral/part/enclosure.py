@@ -44,7 +44,7 @@ class End:
     keys : ndarray (k,)
         Eigenvalues times the sign, descending.
     bounds : ndarray (k,)
-        Of their errors.
+        Bounds of their errors.
     rows : native array (k, n)
         Eigenvectors.
     """

@@ -34,7 +34,7 @@ class Gradients:
     Attributes
     ----------
     total : GroupSum
-        Of single samples.
+        Sum of single samples.
     cost : float
         Products with one sample that a value takes.
     """

@@ -60,7 +60,7 @@ def norm_of_part(run: Run, rtol: float, tol: float, confidence: float, solve: Ca
     Parameters
     ----------
     run : Run
-        Of the operator.
+        Run of the operator.
     rtol : float
         Goal for the standard error, relative.
     tol : float

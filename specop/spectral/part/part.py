@@ -63,7 +63,7 @@ class Part:
     Parameters
     ----------
     run : Run
-        Of the operator; it counts.
+        Run of the operator; it counts.
     mean : SampleMean
     strata : list of Stratum
     weights : ndarray
