@@ -13,7 +13,7 @@ from parallel.torch_samples import pair
 
 FEW = ["largest_eigenvalue", "trace", "average_rise", "fisher_rao_norm"]
 # One for each way in which functions use an objective: solves, rows, parts of the parameters and of the samples,
-# moments, labels, losses along lines, optimizers. The others are in `torch_slow`.
+# moments, labels, losses elsewhere, optimizers. The others are in `torch_slow`.
 QUICK = [
     "influence",
     "leave_one_out",
@@ -22,9 +22,7 @@ QUICK = [
     "flatness",
     "noise",
     "outliers",
-    "slices",
     "stability of an optimizer",
-    "Monitor",
 ]
 
 

@@ -99,19 +99,21 @@ def check_samples_that_do_not_count():
     refused("weight zero", lambda: ours.subset(np.flatnonzero(labels == 1)).loss())
 
 
-def check_estimates_from_a_part_of_the_samples():
+def estimates_from_a_part(make):
+    """Compare with one process, for what is made of this process's batches and of those of all."""
     parts = [data((8, 5), seed=5), data((7, 4), seed=6), data((6, 3), seed=7)][:COUNT]
     union = [tuple(torch.cat(arrays) for arrays in zip(*some, strict=True)) for some in zip(*parts, strict=True)]
-    own = alone(given=union)
-    for ours in (fsdp(given=parts[RANK]), tensor_parallel(union)):
-        found, single = (
-            specop.frobenius_norm(one.hessian(), data="part", max_matvecs=2, seed=3) for one in (ours, own)
-        )
-        assert found.samples_used == single.samples_used
-        assert found.estimate == pytest.approx(single.estimate, rel=1e-8)
-        assert found.standard_error == pytest.approx(single.standard_error, rel=1e-6)
-        same_everywhere(found.estimate, found.standard_error)
+    ours, own = make(parts[RANK], union), alone(given=union)
+    found, single = (specop.frobenius_norm(one.hessian(), data="part", max_matvecs=2, seed=3) for one in (ours, own))
+    assert found.samples_used == single.samples_used
+    assert found.estimate == pytest.approx(single.estimate, rel=1e-8)
+    assert found.standard_error == pytest.approx(single.standard_error, rel=1e-6)
+    same_everywhere(found.estimate, found.standard_error)
     refused("sampled fisher", lambda: specop.trace(ours.fisher(kind="mc"), data="part", max_matvecs=2))
+
+
+def check_estimates_from_a_part_of_the_samples():
+    estimates_from_a_part(lambda part, union: fsdp(given=part))
 
 
 def check_what_is_made_of_samples():
