@@ -63,13 +63,13 @@ def test_more_certainty_is_asked_for_where_copies_are_likely():
 )
 def test_the_ladder_reaches_from_the_last_wanted_key_to_the_border(end, tol, last, width):
     ladder = exclusion(tol).ladder(end, HELD)
-    assert ladder[0] == last and ladder[-1] == pytest.approx(last + width + FLOOR)
+    assert ladder[0] == last and ladder[-1] == pytest.approx(last + width + FLOOR, rel=1e-12)
     np.testing.assert_allclose(ladder[1:], last + FLOOR + width * 0.5 ** np.arange(20.0, -1.0, -1.0), rtol=1e-14)
 
 
 def test_a_copy_draws_the_border_no_farther_than_the_tolerance():
     held = Ritz(np.arange(2), np.array([5.0, 5.0]), np.eye(2), np.full(2, 0.5), np.full(2, 0.5))
-    assert exclusion(1e-3).ladder(LARGEST, held)[-1] == pytest.approx(5.01 + FLOOR)
+    assert exclusion(1e-3).ladder(LARGEST, held)[-1] == pytest.approx(5.01 + FLOOR, rel=1e-12)
 
 
 @pytest.mark.parametrize("limit", [8.0, 8.5, 9.2, 11.0])
@@ -97,10 +97,10 @@ def test_gaps_are_open_where_errors_meet_and_must_be_ruled_out_elsewhere():
     # Beyond all of them, at most the margin of the tolerance away.
     seen = []
     ruling_out(lambda keys: seen.append(keys) or yes(keys, bool)).open_gaps(end, ladder, HELD)
-    assert seen[-1] == pytest.approx(10 + 160 * (3e-5 + FLOOR))
+    assert seen[-1] == pytest.approx(10 + 160 * (3e-5 + FLOOR), rel=1e-12)
     tight = ruling_out(lambda keys: seen.append(keys) or yes(keys, bool), tol=1e-4)
     tight.open_gaps(end, np.array([4.0, 4.0008]), HELD)
-    assert seen[-1] == pytest.approx(10 + 2e-4 * 10 + FLOOR)
+    assert seen[-1] == pytest.approx(10 + 2e-4 * 10 + FLOOR, rel=1e-12)
     assert ruling_out(lambda keys: keys < 10).open_gaps(end, ladder, HELD) is None
     # All wanted ones below the border: only what lies beyond it counts.
     assert ruling_out(lambda keys: keys > 10.1).open_gaps(end, np.array([4.0, 10.2]), HELD) == set()
