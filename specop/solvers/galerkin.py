@@ -301,9 +301,10 @@ class _ProjectedSystem:
     def _why_they_stay(self, residuals: list[Array], was_wrong: bool) -> str:
         """Tell why true residuals are not small, after solving anew if estimates have said that they are."""
         system = self.system
-        if system.run.products + (1 + was_wrong) * len(self.columns) > self._end:
-            return self._given_up()
         if was_wrong:
+            # There are products for one round of residuals, and this takes another one.
+            if system.run.products + 2 * len(self.columns) > self._end:
+                return self._given_up()
             residuals = self._shortest(residuals)
         if (self.norms <= self.goals).all():
             return "converged"

@@ -69,13 +69,15 @@ def test_a_run_that_is_cut_short_has_the_best_of_its_krylov_space(kind):
 @pytest.mark.parametrize("columns", [1, 3])
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_as_many_products_as_a_run_takes_are_enough_and_fewer_leave_what_is_better_than_nothing(kind, columns):
-    matrix, b = spectra.with_spectrum(SPECTRA[kind], 3), np.random.default_rng(4).normal(size=(14, columns))
+    matrix, b = spectra.with_spectrum(1e3 * SPECTRA[kind], 3), np.random.default_rng(4).normal(size=(14, columns))
     lengths, least = np.linalg.norm(b, axis=0), np.linalg.pinv(matrix, rcond=1e-8) @ b
     free, outcome = reduced(matrix, b, 100)
     taken = free.run.products - 1
+    # Those for the residuals at the end, and for what A makes of them where they stay.
+    assert taken == outcome.steps + columns * (2 if kind == "singular" else 1)
     assert outcome.reason == ("least squares" if kind == "singular" else "converged")
-    np.testing.assert_allclose(np.array(free.x).T, least, atol=1e-7)
-    lowest = SPECTRA[kind].min()
+    np.testing.assert_allclose(np.array(free.x).T, least, atol=1e-9)
+    lowest = 1e3 * SPECTRA[kind].min()
     assert outcome.curvature is None if lowest > 0 else lowest <= outcome.curvature <= 0
     assert outcome.curvature == 0 or kind != "singular"
     for allowance in range(2 * columns, taken + 1):
@@ -97,7 +99,7 @@ def test_a_space_that_closes_between_two_looks(n):
     np.testing.assert_allclose(system.x[0], b / values, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("n", "condition"), [(40, 1e2), (60, 1e4)])
+@pytest.mark.parametrize(("n", "condition"), [(10, 1e3), (40, 1e2)])
 def test_goals_near_rounding_are_reached_or_rounding_is_named(n, condition):
     """What the space claims is looked at, and solved for once more as long as that helps."""
     matrix = spectra.with_spectrum(np.geomspace(1 / condition, 1, n), 1).astype(np.float32)
@@ -107,6 +109,9 @@ def test_goals_near_rounding_are_reached_or_rounding_is_named(n, condition):
         system, outcome = reduced(A, b, 5 * n, rtol=rtol)
         reasons.append(outcome.reason)
         looks.append(system.run.products - 1 - outcome.steps)
+        # Another try and what it is judged by are made where there are products for both.
+        for fewer in range(1, looks[-1] if outcome.reason == "rounding" else 1):
+            assert reduced(A, b, system.run.products - 1 - fewer, rtol=rtol)[1].reason in ("limit", "rounding")
         assert (outcome.reason == "converged") == (system.norms <= system.goals).all()
     first = reasons.index("converged")
     assert reasons == ["rounding"] * first + ["converged"] * (12 - first) and first < 8
@@ -174,7 +179,7 @@ WITH_OUTLIERS = specop.DiagonalOperator(np.append(2.01 - 2 * np.cos(np.linspace(
         pytest.param(LINE, 170 * 400, 1e9, "limit", 119, id="never"),
         pytest.param(LINE - 2 * scipy.sparse.identity(400), 1000, 1e9, "limit", 119, id="indefinite"),
         # Two have: others that have taken long so far, at looks a quarter of the steps apart.
-        pytest.param(WITH_OUTLIERS, 1000, 45**2 * 400, "dear", 50, id="at the second look"),
+        pytest.param(WITH_OUTLIERS, 1000, 44**2 * 400, "dear", 50, id="at the second look"),
         pytest.param(WITH_OUTLIERS, 1000, 1e9, "limit", 119, id="a short run"),
         pytest.param(specop.DenseOperator(LINE.toarray()), 1000, 1e9, "limit", 119, id="slow products"),
         pytest.param(
