@@ -1,15 +1,30 @@
 """Checks of two processes of jax.distributed that train together: what stability and monitors find, and the example."""
 
 import os
+from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 
 import distributed_jax
 import specop
-from parallel.jax_problems import GRADIENT, HESSIAN, close
-from parallel.jax_together import RANK, processes, same_everywhere
-from parallel.jax_training import FOLDER, RATE, STEPS, trained
+from parallel.jax_problems import GRADIENT, HESSIAN, close, loss, mesh
+from parallel.jax_together import RANK, ours, processes, same_everywhere
+
+FOLDER = Path(os.environ["SPECOP_GROUP"])
+STEPS, RATE = 5, 0.02
+
+
+def trained(transformation, kind="fsdp"):
+    """A model, and an optimizer's state that has seen its gradient in five steps that did not move it."""
+    params, batch = ours(kind, mesh(kind))
+    objective = specop.objective(loss, params=params, data=batch)
+    gradient, state = objective.unflatten(objective.gradient()), transformation.init(params)
+    update = jax.jit(lambda gradient, state, params: transformation.update(gradient, state, params)[1])
+    for _ in range(STEPS):
+        state = update(gradient, state, params)
+    return objective, params, state
 
 
 def check_an_optimizer_whose_state_is_cut():

@@ -1,8 +1,5 @@
 """Checks of two processes of jax.distributed that train together: what their optimizers must agree on."""
 
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,19 +10,7 @@ from parallel.jax_problems import loss, mesh
 from parallel.jax_together import RANK, everywhere, ours, told_by_all
 from specop.errors import InvalidInputError
 
-FOLDER = Path(os.environ["SPECOP_GROUP"])
-STEPS, RATE = 5, 0.02
-
-
-def trained(transformation, kind="fsdp"):
-    """A model, and an optimizer's state that has seen its gradient in five steps that did not move it."""
-    params, batch = ours(kind, mesh(kind))
-    objective = specop.objective(loss, params=params, data=batch)
-    gradient, state = objective.unflatten(objective.gradient()), transformation.init(params)
-    update = jax.jit(lambda gradient, state, params: transformation.update(gradient, state, params)[1])
-    for _ in range(STEPS):
-        state = update(gradient, state, params)
-    return objective, params, state
+RATE = 0.02
 
 
 def check_optimizers_that_differ_between_processes_are_refused():
@@ -34,7 +19,8 @@ def check_optimizers_that_differ_between_processes_are_refused():
         assert all(word in text for word in words for text in told), told
 
     transformation = optax.sgd(RATE, momentum=0.9)
-    objective, _, state = trained(transformation, "data")
+    params, batch = ours("data", mesh("data"))
+    objective, state = specop.objective(loss, params=params, data=batch), transformation.init(params)
     gradient = objective.gradient()
     other = optax.sgd(RATE * (1 + RANK), momentum=0.9)
     refused(lambda: objective.update_rule((other, state), gradient), InvalidInputError, "process 1", "rate")
