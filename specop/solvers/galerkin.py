@@ -253,8 +253,9 @@ class _ProjectedSystem:
         short = self._without_zeros(C)
         if (self._expected <= self.goals).all():
             return "goal", short
-        # It may be so, or rounding divided by rounding: the true residuals will tell, if there are products for them.
-        can_tell = self.system.run.products + 3 * len(self.columns) <= self._end
+        # It may be so, or rounding divided by rounding: the true residuals will tell, if there are products for them,
+        # for those of another try, and for what is to be done where that was in vain.
+        can_tell = self.system.run.products + 4 * len(self.columns) <= self._end
         return ("goal", Y) if can_tell and (norms <= self.goals).all() else ("stationary", short)
 
     def _without_zeros(self, C: Floats) -> Floats:

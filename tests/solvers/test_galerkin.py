@@ -119,6 +119,23 @@ def test_goals_near_rounding_are_reached_or_rounding_is_named(n, condition):
     assert 1 in looks and 2 in looks[first:] and max(looks) <= 6
 
 
+@pytest.mark.parametrize("seed", [1, 7, 15, 27])
+def test_rounding_divided_by_rounding_is_tried_where_there_are_products_to_tell(seed):
+    """The space of a graph's Laplacian closes, and by rounding alone it seems to hold the solution for any b."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(6, 20))
+    edges = np.triu(rng.random((n, n)) < 0.4, 1).astype(float)
+    edges += edges.T
+    matrix, b = np.diag(edges.sum(axis=1)) - edges, rng.normal(size=n)
+    least = np.linalg.norm(b - matrix @ np.linalg.pinv(matrix, rcond=1e-10) @ b)
+    for beside in range(2, 7):
+        system, outcome = reduced(matrix, b, n + beside, rtol=1e-5)
+        assert (outcome.reason, outcome.steps) == ("least squares", n)
+        assert system.norms[0] == pytest.approx(least)
+        # Of the long solution, of another try, of the short one, and what A makes of that; or the last two alone.
+        assert system.run.products - 1 - n == 2 or beside >= 4
+
+
 def test_noise_of_products_is_told():
     matrix = spectra.with_spectrum(SPECTRA["definite"]) + 1e-8 * np.triu(np.ones((14, 14)), 1)
     with pytest.warns(NoiseWarning, match="asymmetric by"):
