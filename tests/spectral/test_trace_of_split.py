@@ -178,6 +178,17 @@ def test_other_criteria_are_nobodys(criterion):
     assert abs(result.estimate - float(A.to_dense().trace())) <= 4.0 * result.standard_error
 
 
+def test_groups_of_criteria_that_are_nobodys_are_multiplied_from_the_first_on():
+    x, y = torch.randn(600, 3, dtype=torch.float64), torch.randint(0, 3, (600,))
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    batches = [(x[:380], y[:380]), (x[380:], y[380:])]
+    H = specop.objective(model, lambda z, y: F.cross_entropy(0.5 * z, y), batches).hessian()
+    for limit in ({"max_matvecs": 2}, {"rtol": 0.2}):
+        result = specop.trace(H, data="part", **limit)
+        assert result.method != "gradients"
+        assert abs(result.estimate - float(H.to_dense().trace())) <= 5.0 * result.standard_error
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_curvature_of_the_outputs_is_the_rest_of_the_hessian(framework):
     found = objective(framework, "mlp", "float64")

@@ -13,6 +13,7 @@ the groups of the stratum that came before.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from specop.arrays import probes
 from specop.arrays.backend import Array
@@ -40,6 +41,8 @@ def trace_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenResult 
     found = None if split is None else trace_of_split(run, split, part, goal, confidence)
     if found is not None:
         return found
+    # Nothing of what was read before a sample turned out to have no gradient of its own was multiplied.
+    part = replace(part)
     pilot = [min(_PILOT, len(one)) for one in part.strata]
     held = 2 * sum(pilot) + _PILOT
     learns = deflate is None and held * run.n <= LARGEST_SKETCH and held < run.room().rows
