@@ -115,7 +115,7 @@ def test_who_asks_for_nothing_is_refused_nothing():
     Run(specop.DenseOperator(np.tri(3), is_symmetric=False), "test", square=True, limit=1)
     with pytest.raises(InvalidInputError, match="needs a symmetric operator"):
         Run(specop.DenseOperator(np.tri(3), is_symmetric=False), "test", symmetric=True)
-    Run(A, "test", symmetric=True)
+    assert Run(A, "test", symmetric=True).seed == 0
 
 
 def test_the_product_that_is_not_finite_is_named():
@@ -131,12 +131,12 @@ def test_the_product_that_is_not_finite_is_named():
 @pytest.mark.parametrize(("dtype", "largest"), [(np.float64, 1e70), (np.float32, 1e30)])
 def test_sizes_whose_powers_leave_the_range_are_refused(dtype, largest, squared):
     run = Run(specop.DiagonalOperator(np.ones(3, dtype)), "test")
-    limit = largest**0.5 if squared else largest
+    limit, options = (largest**0.5, {"squared": True}) if squared else (largest, {})
     for size in (0.0, 1.01 / limit, 0.99 * limit):
-        run.check_size(size, squared)
+        run.check_size(size, **options)
     for size in (1.01 * limit, 0.99 / limit):
         with pytest.raises(InvalidInputError, match=f"leave the range of {np.dtype(dtype)}") as raised:
-            run.check_size(size, squared)
+            run.check_size(size, **options)
         # What it says to multiply by makes them about one.
         assert 0.5 < size * float(re.search(r"Pass (\S+) \*", str(raised.value))[1]) < 2
     for size in (5e-324, np.inf):
