@@ -5,8 +5,9 @@ python part.py cnn --samples 20000 --runs 100 --rtol 0.01
 python part.py transformer --peers
 
 Times are processor time and hold the forward pass that sorts the samples. The trace on all data is stopped after some
-products where it has not met the goal, and its time is then that for the goal: errors fall with the root of products. Nobody knows the
-true trace: intervals are held against the mean of all runs on parts, which is in turn held against all data.
+products where it has not met the goal, and its time is then that for the goal: errors fall with the root of products.
+Nobody knows the true trace: intervals are held against the mean of all runs on parts, which is in turn held against all
+data.
 """
 
 import argparse
