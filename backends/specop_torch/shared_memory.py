@@ -13,6 +13,9 @@ from specop.errors import InvalidInputError
 
 __all__ = ["refuse_shared_memory"]
 
+# Devices that hold nothing, or that compute later.
+_WITHOUT_ADDRESSES = ("meta", "lazy", "xla")
+
 
 def refuse_shared_memory(parameters: Iterable[tuple[str, Tensor]]) -> None:
     """Raise InvalidInputError if two parameters, or two entries of one, lie in the same memory.
@@ -27,7 +30,7 @@ def refuse_shared_memory(parameters: Iterable[tuple[str, Tensor]]) -> None:
     """
     together: dict[Any, list[tuple[int, int, str, Tensor]]] = {}
     for name, one in parameters:
-        if one.layout is not torch.strided or one.is_meta or not one.numel():
+        if one.layout is not torch.strided or one.device.type in _WITHOUT_ADDRESSES or not one.numel():
             continue
         reach = 1 + sum((size - 1) * step for size, step in zip(one.shape, one.stride(), strict=True))
         if reach < one.numel():

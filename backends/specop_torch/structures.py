@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from specop.errors import InvalidInputError
 from specop.objectives.trees import Trees, by_optree
 
 __all__ = ["TREES", "checked", "normal", "parts"]
+
+_BY_ROWS = (torch.sparse_csr, torch.sparse_bsr)
 
 
 def checked(tensor: Tensor, what: str) -> Tensor:
@@ -67,10 +70,20 @@ def _at(tensor: Tensor, indices: Tensor) -> Tensor:
     indices = indices.to(tensor.device)
     if tensor.layout in (torch.strided, torch.sparse_coo):
         return tensor.index_select(0, indices)
-    by_rows = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
-    some = tensor.to_sparse(layout=torch.sparse_coo).index_select(0, indices)
+    by_rows = tensor.layout in _BY_ROWS
+    return _compressed(tensor.to_sparse(layout=torch.sparse_coo).index_select(0, indices), by_rows)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    if all(tensor.layout in (torch.strided, torch.sparse_coo) for tensor in tensors):
+        return torch.cat(list(tensors))
+    by_rows = tensors[0].layout in _BY_ROWS
+    return _compressed(torch.cat([tensor.to_sparse(layout=torch.sparse_coo) for tensor in tensors]), by_rows)
+
+
+def _compressed(tensor: Tensor, by_rows: bool) -> Tensor:
     # Without blocks, which need not divide the rows.
-    return some.to_sparse(layout=torch.sparse_csr if by_rows else torch.sparse_csc)
+    return tensor.to_sparse(layout=torch.sparse_csr if by_rows else torch.sparse_csc)
 
 
 def _between(tensor: Tensor, start: int, stop: int) -> Tensor:
@@ -85,5 +98,5 @@ TREES = Trees(
     shape=lambda tensor: tuple(tensor.shape) if isinstance(tensor, Tensor) else None,
     between=_between,
     at=lambda tensor, indices: _at(tensor, torch.from_numpy(indices)),
-    join=lambda tensors: torch.cat(list(tensors)),
+    join=_joined,
 )
