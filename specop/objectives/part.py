@@ -288,7 +288,7 @@ class Remainder:
             yield replace(group, matrix=_OUTPUT_CURVATURE)
 
     def _check(self, group: Group) -> None:
-        """Raise unless the matrix is what two others differ by, the one of which has been verified."""
+        """Raise unless the matrix is what the Hessian and the Gauss-Newton matrix differ by, both of them verified."""
         point, (batch, _) = self._point, group.pieces[0]
         verify(point, batch, None, _GGN)
         some = some_samples(point, batch)

@@ -8,6 +8,7 @@ import pytest
 import specop
 from parity.cases import FRAMEWORKS, numpy, objective, operator
 from parity.problems import PROBLEMS
+from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Matrix
 from specop.objectives.likelihoods import Likelihood
 from specop.spectral.part import remainder
@@ -201,6 +202,19 @@ def test_curvature_of_the_outputs_is_the_rest_of_the_hessian(framework):
             assert numpy(linear.apply(native)) == pytest.approx(numpy(linear.first))
             image = image + share * numpy(linear.first)
     assert image == pytest.approx((H - G) @ vector, rel=1e-9, abs=1e-12)
+
+
+def test_a_rest_that_is_not_the_rest_is_refused(monkeypatch):
+    found = network("tanh trained")
+    right = type(found._autodiff).product
+
+    def wrong(self, theta, batch, vector, matrix):
+        image = right(self, theta, batch, vector, matrix)
+        return 1.01 * image if matrix.kind == "output curvature" else image
+
+    monkeypatch.setattr(type(found._autodiff), "product", wrong)
+    with pytest.raises(InvalidInputError, match="curvature of the outputs, but products differ by"):
+        specop.trace(found.hessian(), rtol=0.1, data="part")
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
