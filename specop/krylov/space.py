@@ -314,6 +314,22 @@ class KrylovSpace:
         """Return the sum of the first rows times these coordinates."""
         return self._rows.combine(coordinates)
 
+    def noise_of(self, ritz: Ritz, chosen: Integers) -> float:
+        """Return what errors of the products add to the residuals of Ritz pairs, zero where symmetry shows none.
+
+        Rows hold what each product was, errors included, so no residual tells of them. How long an error is depends on
+        its direction: one more product, with the sum of the chosen vectors, has about the root of the sum of their
+        squares, which none of them exceeds.
+        """
+        if self.run.asymmetry * self.scale <= self.error_floor:
+            return 0.0
+        total = np.zeros(self.size)
+        total[ritz.rows] = ritz.coefficients[:, chosen].sum(axis=1)
+        rest = self.run.multiply(self.combine(total))
+        rest = self.backend.axpy_(rest, -1.0, self.combine(self._matrix.multiply(total)))
+        (left,) = self.run.to_host(self.backend.norm(rest))
+        return max(0.0, float(left) - float(self._matrix.lost[: self.size] @ np.abs(total)))
+
     def extract(self, ritz: Ritz, chosen: Integers) -> Array:
         """Return the chosen Ritz vectors as the rows of one array, and give up the space."""
         change = np.zeros((self.size, len(chosen)))

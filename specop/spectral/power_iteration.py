@@ -91,9 +91,12 @@ def power_iteration(
         while found < k and run.left and _iterate(space, tol, momentum):
             found += 1
         ritz = space.ritz()
-        residuals = np.hypot(ritz.residuals, space.error_floor)
-        goals = np.hypot(space.tolerances(ritz.values, tol), space.error_floor)
-        rows = space.extract(ritz, np.arange(len(ritz.values)))
+        run.warn_of_noise()
+        every = np.arange(len(ritz.values))
+        unseen = np.hypot(space.error_floor, space.noise_of(ritz, every))
+        residuals = np.hypot(ritz.residuals, unseen)
+        goals = np.hypot(space.tolerances(ritz.values, tol), unseen)
+        rows = space.extract(ritz, every)
     message = "converged"
     if found < k:
         message = (
@@ -129,6 +132,10 @@ def _iterate(space: KrylovSpace, tol: float, momentum: float) -> bool:
         run.update(f"{found} found, {value:.5g} +- {rest:.1g}")
         converged = rest <= space.tolerances(value, _MARGIN * tol)
         if converged or run.left == 0:
+            # Products of earlier pairs have no more along this vector than what was given up of them.
+            along = float(np.abs(space.projected(slice(found), [found])).max(initial=0.0))
+            if along > space.lost:
+                run.note_asymmetry((along - space.lost) / space.scale)
             if not space.is_closed:
                 space.neglect()
             return converged

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays.backend import Array
 from specop.krylov.projected import Ritz
-from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.structure import Structure
 from specop.spectral.check import Check
@@ -116,7 +114,7 @@ class Search:
     def fields(self) -> dict[str, Any]:
         """Return what was found as fields of an `EigenResult`; the search gives up its space.
 
-        Where products carry noise one more is made, and the user is warned.
+        Where products carry noise one more is made, and the user is warned if it is more than their dtype promises.
         """
         run, space, tol = self.run, self.space, self.tol
         ritz = space.ritz()
@@ -125,10 +123,10 @@ class Search:
         residuals = np.hypot(ritz.residuals[chosen], floor)
         bounds = np.hypot(self.bounds(ritz, chosen), floor)
         goals = np.hypot(space.tolerances(values, tol), floor)
+        run.warn_of_noise()
+        noise = space.noise_of(ritz, chosen)
+        residuals, bounds, goals = (np.hypot(found, noise) for found in (residuals, bounds, goals))
         rows = space.extract(ritz, chosen)
-        if run.warn_of_noise():
-            excess = _unseen_residual(run, rows, values, residuals)
-            residuals, bounds, goals = (np.hypot(found, excess) for found in (residuals, bounds, goals))
         return {
             "eigenvalues": values,
             "rows": rows,
@@ -257,12 +255,3 @@ class Search:
             f"eigsh stopped after {self.run.products} products (max_matvecs={self.run.limit}) with "
             f"{self.k - self._lagging} of {self.k} eigenvalues converged to tol={self.tol:g}. {advice}"
         )
-
-
-def _unseen_residual(run: Run, rows: Array, values: Floats, residuals: Floats) -> float:
-    """Spend one product on what no estimate shows: the error of the products themselves."""
-    last = int(np.argmin(np.abs(values)))
-    vector = run.backend.index(rows, last)
-    rest = run.backend.axpy_(run.multiply(vector), -float(values[last]), vector)
-    (true,) = run.to_host(run.backend.norm(rest))
-    return max(0.0, float(true) - float(residuals[last]))

@@ -74,3 +74,32 @@ def test_eigenvectors_of_copies_may_be_spanned_by_the_probes_themselves(values):
     known = specop.eigsh(np.diag(values), 15)
     found = specop.spectral_density(np.diag(values), deflate=known)
     np.testing.assert_allclose(found.moment(1).estimate, values.mean(), atol=1e-12)
+
+
+def of(matrix):
+    """Return a matrix as an operator that calls itself symmetric, whatever its products say."""
+    return specop.FunctionOperator(lambda x: matrix @ x, matrix.shape, like=np.zeros(len(matrix)), is_symmetric=True)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-13])
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda A: specop.eigsh(A, k=4, tol=1e-12),
+        lambda A: specop.eigsh(A, k=60, tol=1e-12),
+        lambda A: specop.power_iteration(A, k=3, tol=1e-12),
+    ],
+    ids=["some", "all", "one after the other"],
+)
+@pytest.mark.filterwarnings("ignore::specop.errors.NoiseWarning")
+def test_residuals_know_of_noise_wherever_it_is(size, find):
+    """Softmax far from its bends: products are rounding beside the Hessian, but not along its null space."""
+    exact = spectra.with_spectrum(np.r_[np.zeros(50), 0.5 ** np.arange(10)])
+    vectors = np.linalg.eigh(exact)[1]
+    noisy = exact + size * np.outer(np.random.default_rng(1).normal(size=60), vectors[:, -1] - vectors[:, -2])
+    known = find(of(noisy))
+    true = np.linalg.norm(noisy @ known.rows.T - known.rows.T * known.eigenvalues, axis=0)
+    assert (true <= 2.0 * known.residuals).all()
+    np.testing.assert_allclose(specop.trace(of(noisy), deflate=known).estimate, np.trace(exact), rtol=0.1)
+    with pytest.raises(InvalidInputError, match="deflate holds eigenpairs of another matrix"):
+        specop.trace(of(noisy + 0.01 * MATRIX[:60, :60]), deflate=known)
