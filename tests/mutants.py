@@ -53,7 +53,11 @@ MODULES = {
     "specop/krylov/run.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
     "specop/krylov/task.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
     "specop/spectral/search.py": EIGENPAIRS,
-    "specop/spectral/check.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_copies.py"],
+    "specop/spectral/check.py": [
+        *EIGENPAIRS,
+        "tests/spectral/test_eigsh_copies.py",
+        "tests/spectral/test_eigsh_long.py",
+    ],
     "specop/spectral/exclusion.py": [
         *EIGENPAIRS,
         "tests/spectral/test_eigsh_copies.py",

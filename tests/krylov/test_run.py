@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+import time
 import types
 import warnings
 
@@ -28,8 +29,8 @@ from specop.results import FunctionResult
 A = specop.DiagonalOperator(np.array([1.0, 2.0, 3.0]))
 
 
-def finish(run, converged=True, message="done"):
-    return run.result(FunctionResult, x=np.zeros(3), error=0.0, converged=converged, message=message)
+def finish(run, converged=True, message="done", **options):
+    return run.result(FunctionResult, x=np.zeros(3), error=0.0, converged=converged, message=message, **options)
 
 
 def test_a_run_counts_what_it_multiplies_and_knows_what_is_left():
@@ -101,6 +102,42 @@ def test_an_exception_ends_a_run():
         raise ValueError("inside")
     with Run(A, "next") as run:
         assert run.left > 2
+
+
+def test_the_session_of_an_operator_is_open_while_a_run_is():
+    class Watched(specop.DiagonalOperator):
+        is_open = False
+
+        @contextlib.contextmanager
+        def session(self):
+            self.is_open = True
+            try:
+                yield
+            finally:
+                self.is_open = False
+
+    operator = Watched(np.ones(3))
+    # Both are held, so that nothing but their end closes a session.
+    first, second = Run(operator, "test"), Run(operator, "test")
+    with first:
+        assert operator.is_open
+    assert not operator.is_open
+    with pytest.raises(ValueError, match="inside"), second:
+        raise ValueError("inside")
+    assert not operator.is_open
+
+
+def test_of_the_processes_of_an_operator_one_shows_the_bar_if_it_is_asked_to(monkeypatch):
+    shown = []
+    bar = contextlib.nullcontext(lambda *_: None)
+    monkeypatch.setattr("specop.krylov.task.progress_bar", lambda show, *_: shown.append(show) or bar)
+    for index in (0, 1):
+        shared = type("Shared", (specop.DiagonalOperator,), {"processes": types.SimpleNamespace(index=index)})
+        with Run(shared(np.ones(3)), "test", progress=True) as run:
+            assert run.processes.index == index
+    with Task("test", A.backend):
+        pass
+    assert shown == [True, False, False]
 
 
 @pytest.mark.parametrize(("facts", "shape"), [({"square": True}, (2, 3)), ({"symmetric": True}, (2, 3))])
@@ -234,10 +271,19 @@ def test_a_failure_warns_the_caller_of_the_public_function_or_raises():
         warnings.simplefilter("always")
         result = public()
     assert not result.converged
-    assert [(w.category, w.filename) for w in caught] == [(ConvergenceWarning, __file__)]
+    line = finish.__code__.co_firstlineno + 1
+    assert [(w.category, w.filename, w.lineno) for w in caught] == [(ConvergenceWarning, __file__, line)]
     with pytest.raises(NotConvergedError, match="too few products") as error:
         public(raise_on_failure=True)
     assert error.value.result.message == "too few products"
+    # Ended where the caller wanted it to.
+    assert not finish(Run(A, "public", raise_on_failure=True), converged=False, stopped=True).converged
+
+
+def test_a_result_says_how_long_the_call_took():
+    before = time.perf_counter()
+    seconds = finish(Run(A, "test")).seconds
+    assert 0 < seconds <= time.perf_counter() - before
 
 
 def test_a_state_goes_on_in_another_run():

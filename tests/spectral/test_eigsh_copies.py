@@ -128,3 +128,11 @@ def test_the_bound_of_the_last_reaches_to_what_the_check_excludes(monkeypatch):
     values = np.concatenate([[100.0, 60.0, 40.0], np.linspace(0, 1, 500)])
     found = specop.eigsh(specop.DiagonalOperator(values), k=3)
     assert 0.399 <= found.bounds[0] < 0.5 and (found.bounds[1:] < 1e-2).all()
+
+
+def test_a_check_of_few_rows_goes_on_without_them_until_it_has_ruled_copies_out():
+    """A chain that restarts rules nothing out: it took 200 products, and bounds twice as wide."""
+    eigenvalues = np.concatenate([np.linspace(0, 1, 3000), [1.05, 1.05]])
+    found = specop.eigsh(specop.DiagonalOperator(eigenvalues), k=2, which="LA", ncv=8, tol=1e-4)
+    np.testing.assert_allclose(found.eigenvalues, 1.05, rtol=1e-6)
+    assert found.check_matvecs < 100 and found.bounds.max() <= 1.05e-4

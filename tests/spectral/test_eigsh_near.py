@@ -26,3 +26,10 @@ def test_eigenvalues_lie_within_their_bounds(spectrum, tol):
         outside += bool((np.abs(found.eigenvalues - expected) > found.bounds * (1 + 1e-9)).any())
     # More than four of 60 is a chance of 1 in 3,000 where each is outside with one in a hundred.
     assert outside <= 4
+
+
+@pytest.mark.parametrize(("seed", "tol"), [(77, 0.1), (93, 0.05), (113, 0.1)])
+def test_the_bound_below_an_open_gap_reaches_to_the_eigenvalue_that_was_missed_there(seed, tol):
+    eigenvalues = np.concatenate([[1.0, 0.955, 0.91], np.random.default_rng(seed).uniform(0, 0.5, 297)])
+    found = specop.eigsh(specop.DiagonalOperator(eigenvalues), k=2, which="LA", tol=tol, seed=seed)
+    assert (np.abs(found.eigenvalues - [0.955, 1.0]) <= found.bounds).all()
