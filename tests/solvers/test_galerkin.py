@@ -216,3 +216,12 @@ def test_it_leaves_a_basis_that_takes_longer_than_products(monkeypatch, A, short
     _, outcome = reduced(A, b, 120, may_leave=True)
     assert (outcome.reason, outcome.steps) == (reason, steps)
     assert reduced(A, b, 120)[1].steps == 119
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_solution_stays_where_it_is_far_better_than_one_without_eigenvalues_of_roundings_size(seed):
+    """The short one leaves all that b has along the smallest eigenvalue, which is three roundings of the largest."""
+    matrix = spectra.with_spectrum(np.append(np.geomspace(0.1, 1, 13), 3e-15), seed)
+    b = np.random.default_rng(seed).normal(size=14)
+    system, _ = reduced(matrix, b, 100)
+    assert system.norms[0] <= 0.1 * abs(np.linalg.eigh(matrix)[1][:, 0] @ b)
