@@ -49,7 +49,11 @@ MODULES = {
     "specop/krylov/recurrence.py": EIGENPAIRS,
     "specop/krylov/orthonormal.py": EIGENPAIRS,
     "specop/krylov/orthogonality.py": EIGENPAIRS,
-    "specop/krylov/beginning.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_near.py"],
+    "specop/krylov/beginning.py": [
+        *EIGENPAIRS,
+        "tests/spectral/test_eigsh_near.py",
+        "tests/spectral/test_eigsh_long.py",
+    ],
     "specop/krylov/run.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
     "specop/krylov/task.py": ["tests/krylov", "tests/spectral/test_eigsh.py"],
     "specop/spectral/search.py": EIGENPAIRS,

@@ -261,13 +261,14 @@ class _ProjectedSystem:
     def _without_zeros(self, C: Floats) -> Floats:
         """Return Y of least norm for the projected matrix, with eigenvalues of rounding's size taken for zero.
 
-        The norms of the residuals that it should leave are kept.
+        The norms of the residuals that it should leave are kept, zero where they are rounding of Y.
         """
         ritz, Y = self.space.ritz(), np.zeros_like(C)
         kept = np.abs(ritz.values) > self._rounding * self.space.scale
         S = ritz.coefficients[:, kept]
         Y[ritz.rows] = (S / ritz.values[kept]) @ (S.T @ C[ritz.rows])
-        self._expected = np.linalg.norm(C - self.space.projected() @ Y, axis=0)
+        left = np.linalg.norm(C - self.space.projected() @ Y, axis=0)
+        self._expected = left * (left > self._rounding * self.space.scale * np.linalg.norm(Y, axis=0))
         return Y
 
     def _is_stationary(self, left: Floats) -> bool:

@@ -225,3 +225,12 @@ def test_a_long_solution_stays_where_it_is_far_better_than_one_without_eigenvalu
     b = np.random.default_rng(seed).normal(size=14)
     system, _ = reduced(matrix, b, 100)
     assert system.norms[0] <= 0.1 * abs(np.linalg.eigh(matrix)[1][:, 0] @ b)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_goal_below_rounding_does_not_make_a_least_squares_problem_of_a_regular_system(seed):
+    """Its space closes, and what is left there is rounding of x, not what no x can have less of."""
+    matrix, b = spectra.with_spectrum(np.geomspace(1e-4, 1, 12), seed), np.random.default_rng(seed).normal(size=12)
+    for allowance in range(14, 22):
+        system, outcome = reduced(matrix, b, allowance, rtol=1e-17)
+        assert outcome.reason in ("rounding", "limit") and system.norms[0] <= 1e-9
