@@ -16,6 +16,7 @@ from specop.arrays.backend import Array, Backend
 from specop.arrays.processes import ALONE
 from specop.errors import ConvergenceWarning, NotConvergedError
 from specop.krylov.progress import progress_bar
+from specop.krylov.same_call import check_same_call
 from specop.operators.operator import LinearOperator
 from specop.results.result import Result, versions
 
@@ -84,6 +85,8 @@ class Task:
 
     def __enter__(self) -> Self:
         self._outer = _innermost.get()
+        if self.processes.count > 1 and (self._outer is None or self._outer.processes.count == 1):
+            check_same_call(self.processes)
         with ExitStack() as stack:
             for operator in self._operators:
                 stack.enter_context(operator.session())

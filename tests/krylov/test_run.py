@@ -132,12 +132,31 @@ def test_of_the_processes_of_an_operator_one_shows_the_bar_if_it_is_asked_to(mon
     bar = contextlib.nullcontext(lambda *_: None)
     monkeypatch.setattr("specop.krylov.task.progress_bar", lambda show, *_: shown.append(show) or bar)
     for index in (0, 1):
-        shared = type("Shared", (specop.DiagonalOperator,), {"processes": types.SimpleNamespace(index=index)})
+        shared = type("Shared", (specop.DiagonalOperator,), {"processes": types.SimpleNamespace(index=index, count=1)})
         with Run(shared(np.ones(3)), "test", progress=True) as run:
             assert run.processes.index == index
     with Task("test", A.backend):
         pass
     assert shown == [True, False, False]
+
+
+def test_processes_compare_the_call_of_the_user_and_not_who_shows_a_bar():
+    told = []
+
+    def exchange(value):
+        told.append(value)
+        # Process 1 calls something else.
+        return [value, ("trace", {"seed": "1"}) if isinstance(value, tuple) else value + 1]
+
+    processes = types.SimpleNamespace(index=0, count=2, exchange=exchange)
+    shared = type("Shared", (specop.DiagonalOperator,), {"processes": processes})
+    for progress in (False, True):
+        with pytest.raises(InvalidInputError, match=r"of 2 make different calls, eigsh and trace\."):
+            specop.eigsh(shared(np.arange(9.0)), k=2, seed=0, progress=progress)
+    with pytest.raises(InvalidInputError, match=r"trace\(.*seed=0.*\) and trace\(.*seed=1.*\)\."):
+        specop.trace(shared(np.arange(9.0)), seed=0)
+    first, call, again, *_ = told
+    assert first == again and call[1]["k"] == "2" and "progress" not in call[1]
 
 
 @pytest.mark.parametrize(("facts", "shape"), [({"square": True}, (2, 3)), ({"symmetric": True}, (2, 3))])

@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 import specop
+from parallel.calls import different_calls
 from parallel.jax_problems import (
     DATA,
     GRADIENT,
@@ -181,6 +182,16 @@ def check_what_differs_between_processes_is_refused():
     refused(lambda: specop.objective(loss, params=params, data=batch, memory_budget=1 + RANK), "memory_budget")
     # All of it leaves the processes as they were.
     close(specop.objective(loss, params=params, data=batch).loss(), LOSS)
+
+
+def check_calls_that_differ_are_refused():
+    params, batch = ours("data", mesh("data"))
+    H = specop.objective(loss, params=params, data=batch).hessian()
+    for call, words in different_calls(H, RANK):
+        told = told_by_all(call, InvalidInputError)
+        assert all(f"processes 0 and 1 of 2 make different calls, {words}." in text for text in told), told
+    # Nothing is left of it, and who shows a bar is no other call.
+    close(specop.eigsh(H, k=3, tol=1e-11, progress=RANK == 0).eigenvalues, LARGEST)
 
 
 def check_an_error_of_one_process_is_one_of_all():

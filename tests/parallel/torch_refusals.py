@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset, SubsetRandomSampler, TensorDataset
 
 import specop
+from parallel.calls import different_calls
 from parallel.torch_parts import COUNT, RANK, close, cut, network, pair, samples, told_by_all
 from specop.errors import InvalidInputError, NonFiniteError, ParametersChangedError
 
@@ -89,6 +90,17 @@ def check_models_that_differ_are_refused():
     assert all("modes" in text for text in told_by_all(lambda: pair(model), InvalidInputError))
     told = told_by_all(lambda: pair(network(), select=f"{2 * RANK}.*"), InvalidInputError)
     assert all("select" in text for text in told)
+
+
+def check_calls_that_differ_are_refused():
+    ours, own = pair()
+    H = ours.hessian()
+    for call, words in different_calls(H, RANK):
+        told = told_by_all(call, InvalidInputError)
+        assert all(f"processes 0 and 1 of 2 make different calls, {words}." in text for text in told), told
+    # Nothing is left of it, and who shows a bar is no other call.
+    found = specop.eigsh(H, k=2, progress=RANK == 0).eigenvalues
+    assert found == pytest.approx(specop.eigsh(own.hessian(), k=2).eigenvalues, rel=1e-6)
 
 
 def check_what_cannot_be_is_refused_by_name():
