@@ -42,14 +42,8 @@ def train(model, loader, steps):
             optimizer.step()
 
 
-def main():
-    """Train, and look at the Hessian."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--steps", type=int, default=30)
-    steps = options.parse_args().steps
-
-    # Where torchrun has started this process: "nccl" on GPUs, after torch.cuda.set_device(local_rank).
-    distributed.init_process_group("gloo")
+def main(steps=30):
+    """Train, and look at the Hessian, in one process of a group."""
     rank, count = distributed.get_rank(), distributed.get_world_size()
     dataset = data()
 
@@ -75,8 +69,12 @@ def main():
         print("largest eigenvalues", *(f"{value:.6f}" for value in eigen.eigenvalues))
         print(f"trace {trace.estimate:.4f} +- {trace.standard_error:.4f}, {trace.matvecs} products")
         print(f"Newton step: {step.matvecs} products, converged: {step.converged}")
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--steps", type=int, default=30)
+    # Where torchrun has started this process: "nccl" on GPUs, after torch.cuda.set_device(local_rank).
+    distributed.init_process_group("gloo")
+    main(**vars(options.parse_args()))
+    distributed.destroy_process_group()

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ ROOT = HERE.parent.parent
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "backends", ROOT / "tests", ROOT / "examples")))
 # Seconds after which all processes are ended, whatever they do.
 END = 400
+
+
+def needs(framework):
+    """Skip the test where a framework is not installed; it is imported by the group's processes only."""
+    if find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed")
 
 
 def checks_of(*modules):
@@ -111,7 +118,10 @@ def place():
 
 
 def run(modules, goes_on=lambda name, outcome: True):
-    """Run all checks in this process and write down what they raise, as long as the group goes on."""
+    """Run all checks in this process and write down what they raise, as long as the group goes on.
+
+    A module whose name ends in ``_dying`` has one check, at which a process of the group ends; it comes last.
+    """
     folder, rank, _ = place()
     found = {}
     for module, name in checks_of(*modules):
@@ -128,7 +138,8 @@ def run(modules, goes_on=lambda name, outcome: True):
         print(f"{spent:6.2f} s, {busy:6.2f} s of the processor, {name}", flush=True)
         found[f"{module}.{name}"] = text
         (folder / f"outcomes-{rank}.json").write_text(json.dumps(found))
-        if not goes_on(f"{module}.{name}", outcome):
+        # A process that has ended tells no outcome.
+        if module.endswith("_dying") or not goes_on(f"{module}.{name}", outcome):
             return False
     return True
 
@@ -143,4 +154,4 @@ def _collected(folder, count, modules, said):
 
 
 def _not_run(said):
-    return f"was not run; the process said last\n{said[-3000:]}"
+    return f"was not run; the process said last\n{said[-10_000:]}"

@@ -1,55 +1,17 @@
-"""Models that tf.distribute has copied to several devices, and replica contexts, which are refused by name."""
+"""Models that tf.distribute has copied to several devices, in a process of their own, which has these devices."""
 
-import json
-
-import numpy as np
 import pytest
 
-import specop
 from parallel import launch, tensorflow_group
-from specop.errors import InvalidInputError
 
-THREE = ("tensorflow_mirrored",)
+pytestmark = pytest.mark.tensorflow
 
-tf = pytest.importorskip("tensorflow")
-
-
-def loss(params, batch):
-    x, y = batch
-    return tf.reduce_mean((tf.linalg.matvec(x, params["w"]) - y) ** 2)
-
-
-def test_only_outside_of_a_strategy():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((6, 3)), rng.standard_normal(6)
-    with strategy.scope():
-        params = {"w": tf.Variable(rng.standard_normal(3))}
-        with pytest.raises(InvalidInputError, match=r"tf\.distribute\.Strategy\. Call it outside"):
-            specop.objective(loss, params=params, data=(x, y))
-
-    def in_a_replica():
-        specop.objective(loss, params={"w": tf.constant(rng.standard_normal(3))}, data=(x, y))
-
-    with pytest.raises(InvalidInputError, match=r"tf\.distribute\.Strategy\. Call it outside"):
-        strategy.run(in_a_replica)
-    H = specop.objective(loss, params={"w": tf.constant(params["w"].numpy())}, data=(x, y)).hessian()
-    np.testing.assert_allclose(H.to_dense(), 2 * x.T @ x / 6, atol=1e-12)
-
-
-def test_one_of_several_workers_says_whose_data_are_meant(monkeypatch):
-    cluster = {"cluster": {"worker": ["localhost:1", "localhost:2"]}, "task": {"type": "worker", "index": 0}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-    params, data = {"w": tf.constant(np.ones(3))}, (np.ones((6, 3)), np.ones(6))
-    with pytest.raises(InvalidInputError, match=r"one of 2 processes.*parallel=False"):
-        specop.objective(loss, params=params, data=data)
-    with pytest.raises(InvalidInputError, match="not available yet with this framework"):
-        specop.objective(loss, params=params, data=data, parallel=True)
-    assert specop.objective(loss, params=params, data=data, parallel=False).loss() == 4.0
+THREE = ("tensorflow_mirrored", "tensorflow_contexts")
 
 
 @pytest.fixture(scope="session")
 def three(tmp_path_factory):
+    launch.needs("tensorflow")
     return tensorflow_group.outcomes_on(tmp_path_factory, 3, THREE)
 
 
