@@ -77,10 +77,36 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, slopes: Tensor) -> tuple[Tensor, None, None, None]:
-        place, probabilities, labels = context.saved_tensors
-        minus = probabilities.new_full((len(labels), 1), -1.0)
-        gradient = _Probabilities.apply(place, probabilities).scatter_add(1, labels[:, None], minus)  # type: ignore[no-untyped-call]
-        return gradient * slopes[:, None], None, None, None
+        return _Gradient.apply(*context.saved_tensors, slopes[:, None]), None, None, None  # type: ignore[no-untyped-call]
+
+
+class _Gradient(torch.autograd.Function):
+    """Slopes times the probabilities minus one at the labels."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(place: Tensor, probabilities: Tensor, labels: Tensor, slopes: Tensor) -> Tensor:
+        return (probabilities * slopes).scatter_add_(1, labels[:, None], -slopes)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: Any) -> None:
+        context.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(context: Any, along: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
+        place, p, labels, slopes = context.saved_tensors
+        if torch.is_grad_enabled():
+            # A further derivative is wanted.
+            p = _Probabilities.apply(place, p)  # type: ignore[no-untyped-call]
+            mean = (p * along).sum(1, keepdim=True)
+            curved = p * (along - mean) * slopes
+        else:
+            curved = p * along
+            mean = curved.sum(1, keepdim=True)
+            curved = curved.addcmul_(p, mean, value=-1.0).mul_(slopes)
+        of_slopes = context.needs_input_grad[3]
+        return curved, None, None, mean - along.gather(1, labels[:, None]) if of_slopes else None
 
 
 class _Probabilities(torch.autograd.Function):

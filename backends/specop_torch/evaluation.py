@@ -24,6 +24,7 @@ from specop.objectives.refusals import (
 )
 from specop_torch.cross_entropy import cross_entropy
 from specop_torch.graph import depends_on, naming_missing_derivatives
+from specop_torch.linear import linear
 from specop_torch.models import Model
 from specop_torch.structures import parts
 
@@ -169,6 +170,8 @@ class TwiceDifferentiable(TorchFunctionMode):
             return _weight_norm(*args, **(kwargs or {}))
         if function is functional.cross_entropy:
             return cross_entropy(*args, **(kwargs or {}))
+        if function is functional.linear:
+            return linear(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 

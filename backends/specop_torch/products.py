@@ -53,7 +53,8 @@ def jacobian(outputs: Tensor, points: Sequence[Tensor]) -> tuple[Multiply, list[
     J'w is linear in w, and its derivative in w along v is J v: two backward passes need the same derivatives of each
     operation as the Hessian does. Forward mode needs others, which torch lacks for some; nor can a tape see it.
     """
-    weights = torch.zeros_like(outputs, requires_grad=True)
+    # Zeros that take no memory.
+    weights = outputs.new_zeros(()).expand(outputs.shape).requires_grad_()
     moving = _moving(points)
     pulled = pulled_back([outputs], [points[i] for i in moving], [weights], create_graph=True)
     reached = _moving(pulled)

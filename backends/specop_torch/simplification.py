@@ -24,6 +24,7 @@ _IN_PLACE: dict[Any, tuple[Any, tuple[int, ...]]] = {
     _aten.neg.default: (_aten.neg_.default, (0,)),
     _aten.mul.Scalar: (_aten.mul_.Scalar, (0,)),
     _aten.div.Scalar: (_aten.div_.Scalar, (0,)),
+    _aten.addmm.default: (_aten.addmm_.default, (0,)),
 }
 _BACKWARD = {
     _aten.threshold_backward.default: _aten.threshold_backward.grad_input,

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import specop
 from specop_torch.cross_entropy import cross_entropy
+from specop_torch.linear import linear
 
 ROWS, CLASSES = 6, 4100
 
@@ -74,6 +75,50 @@ def test_rows_of_a_map():
     torch.testing.assert_close(found, torch.func.vmap(torch.func.grad(F.cross_entropy))(z, y))
 
 
+def layer(case):
+    """A nonlinear function of what a layer to many outputs gives, and its arguments."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"rows": (3, 5), "steps": (2, 3, 5)}.get(case, (3, 5)), (CLASSES, 5), (CLASSES,)
+    given = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return given[: 3 if case == "bias" else 2]
+
+
+@pytest.mark.parametrize("case", ["rows", "steps", "bias"])
+@pytest.mark.parametrize("moving", ["all", "rows alone", "weight alone", "one number's slopes"])
+def test_derivatives_of_a_layer_up_to_the_third(case, moving):
+    def derivatives(function):
+        given = layer(case)
+        leaves = given if moving not in ("rows alone", "weight alone") else [given[moving == "weight alone"]]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        outputs = function(*given)
+        bent = 0 if moving == "one number's slopes" else torch.sin(outputs).sum()
+        found = [[outputs.sum().square() + bent]]
+        for _ in range(3):
+            along = [torch.cos(torch.arange(one.numel(), dtype=one.dtype)).reshape(one.shape) for one in found[-1]]
+            slope = sum((one * direction).sum() for one, direction in zip(found[-1], along, strict=True))
+            found.append(torch.autograd.grad(slope, leaves, create_graph=True))
+        return [one.detach() for several in found for one in several]
+
+    for found, expected in zip(derivatives(linear), derivatives(F.linear), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
+
+
+def test_a_layer_in_a_map():
+    rows, weight = layer("steps")
+    slope = torch.func.grad(lambda h, function: torch.sin(function(h, weight)).sum())
+    found, expected = (torch.func.vmap(lambda h, f=f: slope(h, f))(rows) for f in (linear, F.linear))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_layer_under_autocast_gives_what_torch_gives():
+    given = [one.float() for one in layer("bias")]
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = linear(*given), F.linear(*given)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
 def test_labels_out_of_range_raise():
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
         cross_entropy(logits(), labels() + CLASSES)
@@ -90,17 +135,23 @@ class Model(torch.nn.Module):
         return self.head(torch.tanh(self.embedding(tokens)))
 
 
-@pytest.mark.parametrize(("kind", "held"), [("hessian", 2), ("ggn", 1), ("fisher", 1)])
+@pytest.mark.parametrize(("kind", "held", "at_first"), [("hessian", 2, 4), ("ggn", 1, 3), ("fisher", 1, 7)])
 @pytest.mark.parametrize("criterion", [F.cross_entropy, torch.nn.CrossEntropyLoss()], ids=["function", "module"])
-def test_products_take_three_times_the_logits(kind, held, criterion):
-    """Of which probabilities, and for a Hessian the gradient, are held from product to product."""
+def test_products_take_three_times_the_logits(kind, held, at_first, criterion):
+    """Of which probabilities, and for a Hessian the gradient, are held from product to product.
+
+    The first Hessian product needs those two beside its argument and its image. A Fisher matrix's asks first whether
+    the criterion is of the likelihood.
+    """
     rows = 500
     batch = torch.arange(rows) * 7 % 50, torch.arange(rows) * 677 % CLASSES
     A = getattr(specop.objective(Model(), criterion, batch), kind)()
     v = torch.sin(torch.arange(A.shape[0], dtype=torch.float32))
     size = rows * CLASSES * 4
     with A.session():
-        first = A @ v
+        with LargeArrays(size // 2) as arrays:
+            first = A @ v
+        assert arrays.peak <= at_first * size
         with LargeArrays(size // 2) as arrays:
             again = A @ v
     torch.testing.assert_close(again, first)
