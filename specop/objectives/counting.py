@@ -46,9 +46,18 @@ class Counting:
         samples.
     are_weighted : bool
         Whether a batch may be (x, y, weights of samples).
+    divisor_is_known : bool
+        Whether that number is what a criterion of the framework itself divides by, and not what was said or supposed.
     """
 
-    def __init__(self, autodiff: Autodiff, weight: Callable[[Any], Any] | None, are_weighted: bool) -> None:
+    def __init__(
+        self,
+        autodiff: Autodiff,
+        weight: Callable[[Any], Any] | None,
+        are_weighted: bool,
+        divisor_is_known: bool = False,
+    ) -> None:
+        self.divisor_is_known = divisor_is_known
         self._autodiff = autodiff
         self._weight = weight
         self._are_weighted = are_weighted

@@ -222,6 +222,11 @@ class Batches:
         return self._are_as_given or (len(self._counts.weights) == 1 and not self.is_part)
 
     @property
+    def divisor_is_known(self) -> bool:
+        """Whether batches count by what the criterion is known to divide by."""
+        return self._counting.divisor_is_known
+
+    @property
     def first_shapes(self) -> Any:
         """The shapes of the first batch's arrays but for the samples, where all of their entries may count."""
         return next(iter(self._counts.entries), None)

@@ -190,6 +190,7 @@ def objective(
     if accept_stopped_gradients:
         autodiff.accepts_stopped_gradients = True
     budget = MemoryBudget(None if memory_budget is None else int(memory_budget), autodiff.free_memory)
+    is_told = weight is not None
     if weight is None and batches is not None:
         weight = _equally
     if weight is None and forward is None:
@@ -198,6 +199,7 @@ def objective(
         weight = _own_weight(adapter.normalizer(criterion), autodiff)
     if weight is None and criterion is None and forward is None and hasattr(adapter, "terms_of"):
         weight = adapter.terms_of(model)
+    divisor_is_known = weight is not None and not is_told
     # A mask under a fixed seed belongs to a batch, not to its samples.
     as_given = batches is not None or fixed_randomness is not None
     said = {"memory_budget": memory_budget, "batches": batches, "accept_stopped_gradients": accept_stopped_gradients}
@@ -206,7 +208,8 @@ def objective(
         data, weight = joined.data(data), joined.weight(weight)
     if spread is not None:
         weight = spread.weighing(data, weight, as_given)
-    counting = Counting(autodiff, weight, are_weighted=forward is None and is_keras_loss(criterion))
+    are_weighted = forward is None and is_keras_loss(criterion)
+    counting = Counting(autodiff, weight, are_weighted, divisor_is_known)
     kind = DealtBatches if hasattr(autodiff, "placed") else Batches
     own = Objective(autodiff, kind(data, autodiff, counting, budget, as_given), budget)
     if are_told or spread is not None or parallel in (None, False):

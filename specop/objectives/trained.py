@@ -34,8 +34,9 @@ def reading(point: Point) -> Iterator[Iterator[Batch]]:
     """Give the batches of one pass as `Batches.reading` does, or raise if their mean is not the loss that is trained.
 
     That is looked at once for an objective: on a few samples whether the loss is a function at all, and the gradient
-    that of the plain call in the user's framework; and whether the first two of several batches are the means of their
-    halves.
+    that of the plain call in the user's framework; whether the first two of several batches are the means of their
+    halves; and whether batches weigh beside the first one as they do apart, all of them where it is not known what the
+    criterion divides by, because the first ones need have no padding.
     """
     point.data.deal(functools.partial(_loss_beside, point))
     with point.data.reading() as batches:
@@ -43,19 +44,35 @@ def reading(point: Point) -> Iterator[Iterator[Batch]]:
 
 
 def verified(point: Point, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Give batches, and look at the first two unless that was done."""
+    """Give batches, and look at them unless that was done: at all where nobody knows what the criterion divides by."""
     data = point.data
-    seen, before = data.is_verified, None
+    seen, first = data.is_verified, None
     for number, item in enumerate(batches):
-        if not data.is_verified and number < 2:
-            seen = _looked_at(point, item[0], number, before) and (seen or number == 0)
-            before = item[0] if number == 0 else None
+        if not data.is_verified and (number < 2 or not data.divisor_is_known):
+            seen = _looked_at(point, item[0], number, first) and (seen or number == 0)
+            first = _First(point, item[0]) if number == 0 else first
         yield item
     data.is_verified = seen
 
 
-def _looked_at(point: Point, batch: Any, number: int, before: Any = None) -> bool:
-    """Whether a batch, with the one before it, could be looked at, and is as it should be; raise if it is not."""
+class _First:
+    """Half of the samples of the first batch, beside which those of others are put."""
+
+    def __init__(self, point: Point, batch: Any) -> None:
+        self._point = point
+        self.batch = batch
+        self.count = max(1, point.autodiff.count(batch) // 2)
+        self._losses: dict[int, float | None] = {}
+
+    def loss(self, count: int, part: Any) -> float | None:
+        """Return the loss of as many of these samples, which each of the other batches asks for."""
+        if count not in self._losses:
+            self._losses[count] = _loss(self._point, part)
+        return self._losses[count]
+
+
+def _looked_at(point: Point, batch: Any, number: int, first: _First | None = None) -> bool:
+    """Whether a batch, beside the first one, could be looked at, and is as it should be; raise if it is not."""
     autodiff = point.autodiff
     with autodiff.preserved():
         try:
@@ -64,9 +81,10 @@ def _looked_at(point: Point, batch: Any, number: int, before: Any = None) -> boo
                     autodiff.check_trained(point.theta, some_samples(point, batch), changed)
                 autodiff.was_checked = True
             if not point.data.are_one_mean:
-                _check_additive(point, batch, number)
-                if before is not None:
-                    _check_together(point, before, batch)
+                if number < 2:
+                    _check_additive(point, batch, number)
+                if first is not None:
+                    _check_together(point, first, batch, number)
         except Exception as error:
             # What the caller does with the batch itself fails as well, and says more.
             moved = isinstance(error, NondeterministicError) and point.has_moved()
@@ -180,31 +198,45 @@ def _check_additive(point: Point, batch: Any, number: int) -> None:
         raise _not_additive(f"that of batch {number} is {found[0]:.6g}, the mean over its halves {found[1]:.6g}")
 
 
-def _check_together(point: Point, one: Any, other: Any) -> None:
+def _check_together(point: Point, first: _First, other: Any, number: int) -> None:
     """Raise unless samples of two batches weigh in one as they do in two: one of them may have more padding."""
     autodiff, data = point.autodiff, point.data
-    batches = one, other
+    batches = first.batch, other
     # Batches with a time first, or of other shapes, are looked at elsewhere.
     if any(len(data.competing(batch)) > 1 or not _can_be_cut(point, batch) for batch in batches):
         return
     # As many samples as in a batch, since a model may take, or be compiled for, that number only.
-    some = np.arange(min(max(1, autodiff.count(one) // 2), autodiff.count(other)))
-    kinds = autodiff.gather((batch, some) for batch in batches)
+    count = autodiff.count(other)
+    some = min(first.count, count)
+    if number > 1 and some < first.count and autodiff.witness_samples is None:
+        # A last batch that is shorter, so not filled up with padding, is not worth compiling for.
+        return
+    # Padding comes last.
+    places = np.arange(some), np.arange(count - some, count)
+    kinds = autodiff.gather(zip(batches, places, strict=True))
     if len(kinds) > 1:
         return
-    twice = np.concatenate([some, some])
-    parts = [autodiff.prepare(autodiff.pick(batch, twice)) for batch in batches]
-    both = autodiff.prepare(kinds[0][1].pick(np.arange(len(twice))))
+    parts = [
+        autodiff.prepare(autodiff.pick(batch, np.concatenate([chosen, chosen])))
+        for batch, chosen in zip(batches, places, strict=True)
+    ]
     weights = np.array([data.weight_of(part) for part in parts])
-    losses = [_loss(point, part) if weight > 0 else 0.0 for part, weight in zip(parts, weights, strict=True)]
-    whole = _loss(point, both)
-    known = [loss for loss in [whole, *losses] if loss is not None and not np.isnan(loss)]
-    if len(known) < 3 or not weights.any():
+    if not weights.any():
         return
-    mean, agrees = mean_of_parts(point, known[0], known[1:], weights / weights.sum())
+    both = autodiff.prepare(kinds[0][1].pick(np.arange(2 * some)))
+    whole = _loss(point, both)
+    losses = [
+        first.loss(some, parts[0]) if weights[0] > 0 else 0.0,
+        _loss(point, parts[1]) if weights[1] > 0 else 0.0,
+    ]
+    known = [loss for loss in losses if loss is not None]
+    # Of samples none of which counts, the mean over those that count is no number.
+    if whole is None or np.isnan(whole) or len(known) < 2:
+        return
+    mean, agrees = mean_of_parts(point, whole, known, weights / weights.sum())
     if not agrees:
         raise _not_additive(
-            f"{len(some)} samples of batch 0 and as many of batch 1 have a loss of {known[0]:.6g} together, and the "
+            f"{some} samples of batch 0 and as many of batch {number} have a loss of {whole:.6g} together, and the "
             f"mean over both, with the weights {weights[0] / 2:g} and {weights[1] / 2:g}, is {mean:.6g}"
         )
 

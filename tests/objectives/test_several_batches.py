@@ -96,23 +96,66 @@ def test_the_second_batch_is_looked_at_too():
     assert float(found.loss()) == pytest.approx(expected(NOT_ADDITIVE["weighted mean"], X, whole))
 
 
+def masked(xp, z, y):
+    """The mean over the samples whose labels are not 7, which pad a batch."""
+    counts = xp.abs(y[:, :1] - 7.0) > 0
+    counts = tf.cast(counts, tf.float64) if xp is FRAMEWORKS["tensorflow"] else counts * (0.0 * y[:, :1] + 1.0)
+    return xp.sum((z - y) ** 2 * counts) / (xp.sum(counts) + 1e-300)
+
+
+def not_padding(batch):
+    return np.sum(np.asarray(batch[1])[:, 0] != 7.0)
+
+
 @each_framework
 @pytest.mark.parametrize("counted", [0, 1])
 def test_batches_of_which_one_is_padding_are_refused(name, counted):
     """Each batch by itself is a mean over its halves; a mean over what counts in both weighs them otherwise."""
-
-    def masked(xp, z, y):
-        counts = xp.abs(y[:, :1] - 7.0) > 0
-        counts = tf.cast(counts, tf.float64) if name == "tensorflow" else counts * (0.0 * y[:, :1] + 1.0)
-        squares = xp.sum((z - y) ** 2 * counts)
-        return squares / (xp.sum(counts) + 1e-300)
-
     first, second = parts(4, 2)
     batches = [(x, np.where(i == counted, y, 7.0)) for i, (x, y) in enumerate((first, second))]
     with pytest.raises(InvalidInputError, match=rf"{COUPLED}: 2 samples of batch 0 and as many of batch 1"):
         made(name, masked, batches).loss()
-    found = made(name, masked, batches, weight=lambda batch: np.sum(np.asarray(batch[1])[:, 0] != 7.0))
+    found = made(name, masked, batches, weight=not_padding)
     assert float(found.loss()) == pytest.approx(expected(masked, *(first, second)[counted]), rel=1e-12)
+
+
+# Where the padding is in three batches of two samples each, of which the first two have none.
+PADDED = {"the end": [[False], [True]], "all": [[True], [True]], "half of each sample": [[False, False, True]]}
+
+
+@each_framework
+@pytest.mark.parametrize("where", PADDED)
+def test_the_last_batch_is_looked_at_too(name, where):
+    """The first batches of a data set are whole, and the last one is filled up to their size."""
+    *whole, (x, y) = parts(2, 2, 2)
+    batches = [*whole, (x, np.where(PADDED[where], 7.0, y))]
+
+    def entries(xp, z, y):
+        counts = xp.abs(y - 7.0) > 0
+        counts = tf.cast(counts, tf.float64) if xp is FRAMEWORKS["tensorflow"] else counts * (0.0 * y + 1.0)
+        return xp.sum((z - y) ** 2 * counts) / (xp.sum(counts) + (1e-300 if where == "all" else 0.0))
+
+    with pytest.raises(InvalidInputError, match=rf"{COUPLED}: 1 samples of batch 0 and as many of batch 2"):
+        made(name, entries, batches).loss()
+    found = made(name, entries, batches, weight=lambda batch: np.sum(np.asarray(batch[1]) != 7.0))
+    joined = np.concatenate([y for _, y in batches])
+    assert float(found.loss()) == pytest.approx(expected(entries, X, joined), rel=1e-12)
+
+
+@pytest.mark.parametrize(("criterion", "calls"), [(F.mse_loss, 0), (lambda z, y: F.mse_loss(z, y), 2)])
+def test_what_a_look_at_later_batches_costs(criterion, calls):
+    """Two calls each, once, and none where it is known what the criterion divides by."""
+    looks = []
+    for count in (2, 6):
+        seen = []
+        model = torch_model(Hidden(lambda _, h, seen=seen: (seen.append(len(h)), h)[1], None))
+        found = specop.objective(model, criterion, [tuple(map(torch.tensor, b)) for b in (2 * parts(2, 2, 2))[:count]])
+        found.loss()
+        first = len(seen)
+        found.loss()
+        assert len(seen) - first == count
+        looks.append(first - count)
+    assert looks[1] - looks[0] == 4 * calls
 
 
 @pytest.mark.parametrize(("name", "case"), few_for_compiled(COUPLING, 1))
