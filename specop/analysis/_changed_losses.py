@@ -87,10 +87,11 @@ class ChangedLoss:
 
 
 def check_separable(objective: Objective, theta: Array | None = None) -> None:
-    """Raise InvalidInputError unless the loss is the weighted mean of those of two parts of the samples.
+    """Raise unless samples have lasting numbers, and the loss is the weighted mean of those of two parts of them.
 
     Every second sample against the others: that cuts through each batch, and shows a coupling as clearly as any cut.
     """
+    objective.check_numbered()
     even, odd = np.arange(0, objective.samples, 2), np.arange(1, objective.samples, 2)
     if odd.size == 0:
         raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")

@@ -191,6 +191,7 @@ def _gradients(objective: Objective, on: Any, per_sample: bool, theta: Array | N
         check_same_point(objective, on, "on")
         if not per_sample:
             return [on.gradient(theta)], f"the mean loss of {on.samples} test samples"
+        on.check_numbered()
         rows = [row for block in on.per_sample_gradients(theta) for row in backend.columns(backend.transpose(block))]
         return rows, f"the loss of each of {on.samples} test samples"
     if per_sample:

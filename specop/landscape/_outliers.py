@@ -190,6 +190,7 @@ def _classes(objective: Objective, backend: Backend, classes: Any) -> tuple[int,
             f"classes must be a number, or a label for each of the {objective.samples} samples, got an array of shape "
             f"{labels.shape}. Of one-hot labels pass the argmax."
         )
+    objective.check_numbered()
     values, owner = np.unique(labels, return_inverse=True)
     if len(values) < 2:
         raise InvalidInputError(f"all {len(labels)} labels are {values[0]!r}: there is one class only.")

@@ -255,6 +255,13 @@ class Batches:
         """Raise NondeterministicError if batches that are kept were written into since the first pass."""
         self._source.check_unchanged()
 
+    def check_numbered(self) -> None:
+        """Raise NondeterministicError if the number of a sample says nothing of the user's data set."""
+        if isinstance(self.given, _Subset):
+            self.given.data.check_numbered()
+        else:
+            self._source.check_numbered()
+
     def random_states_preserved(self) -> AbstractContextManager[None]:
         """Put random states back on leaving."""
         return self._source.random_states_preserved()
@@ -277,8 +284,8 @@ class _Subset:
     """Some samples of a data set, read anew in each pass."""
 
     def __init__(self, data: Batches, indices: NDArray[np.intp]) -> None:
-        self._data = data
+        self.data = data
         self._indices = indices
 
     def __iter__(self) -> Iterator[Any]:
-        return self._data.picked(self._indices)
+        return self.data.picked(self._indices)

@@ -178,6 +178,10 @@ class MeanLoss:
             yield np.arange(start, start + count), block
             start += count
 
+    def check_numbered(self) -> None:
+        """Raise NondeterministicError if a loader that shuffles or augments leaves samples without lasting numbers."""
+        self._data.check_numbered()
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Hold the model in evaluation mode, for curvature in the middle of training.

@@ -235,6 +235,11 @@ class ParallelObjective(Objective):
             for number, count in enumerate(counts)
         ]
 
+    def check_numbered(self) -> None:
+        """Raise NondeterministicError in all processes if one has a loader that shuffles or augments."""
+        with self.processes.together():
+            self.own.check_numbered()
+
     def subset(self, indices: ArrayLike) -> Self:
         """Return the mean loss over some of the samples, the same in each process; see `MeanLoss.subset`.
 

@@ -44,6 +44,7 @@ class Source:
         self._batches = as_batches(data)
         self._in_memory = isinstance(self._batches, (list, tuple))
         self._is_read = False
+        self._is_numbered = False
         self._kept: list[Any] | None = None
         self._seen: list[tuple[int, ...]] = []
         self._versions: list[tuple[Any, ...]] = []
@@ -76,6 +77,25 @@ class Source:
                     f"batch {number} was written into after it was read, so products would belong to neither the old "
                     f"nor the new data. Make a new objective for the new data, and leave the old one's arrays alone."
                 )
+
+    def check_numbered(self) -> None:
+        """Raise NondeterministicError if each pass over the user's data gives other samples, or another order of them.
+
+        What is kept stays the same, but the number of a sample in it says nothing of the user's data set.
+        """
+        if self._in_memory or self._is_numbered:
+            return
+        with self.random_states_preserved():
+            # Two passes, since random states were put back after the first one.
+            passes = [next(iter(self._batches)) for _ in range(2)]
+            sums = [self._autodiff.batch_fingerprint(batch) for batch in passes]
+        if sums[0] != sums[1]:
+            raise NondeterministicError(
+                "samples are numbered in the order in which they were read, and the loader shuffles, augments or "
+                "samples: another pass gives others, so that no number belongs to a sample of the data set. Pass a "
+                "loader with shuffle=False and fixed transforms, or list(loader), whose batches stay."
+            )
+        self._is_numbered = True
 
     @contextmanager
     def random_states_preserved(self) -> Iterator[None]:
