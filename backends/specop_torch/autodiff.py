@@ -167,6 +167,7 @@ class TorchAutodiff(TorchParameters):
         with self._evaluation.running(), torch.enable_grad():
             points, outputs = self._of_samples(theta, batch)
             gradient = output_gradient(self._evaluation.criterion(points, batch), outputs)
+            self._compared = True
         return SampleGradients(self.model, points, batch, outputs, gradient, self.precision)
 
     def sample_traces(
@@ -177,6 +178,7 @@ class TorchAutodiff(TorchParameters):
             points, outputs = self._of_samples(theta, batch)
             curvature = functools.partial(output_hessian, self._evaluation.criterion(points, batch))
             likelihood, weights = self._terms(curvature, outputs)
+            self._compared = True
             drawn = torch.from_numpy(signs(outputs[0].numel())).to(outputs).reshape(outputs.shape)
             precision = torch.finfo(outputs.dtype).eps
             measured = likelihood.deviation(curvature, outputs, weights, drawn, precision)
@@ -202,7 +204,8 @@ class TorchAutodiff(TorchParameters):
             self._see_through(found, self.current())
             return found.detach()
 
-        outputs = self._evaluated(call, graph=not self._seen_through)
+        # What the model leaves behind for the criterion, such as a penalty, shows in a graph only.
+        outputs = self._evaluated(call, graph=not (self._seen_through and self._compared))
         check_samples(self.model, outputs, self.trees.count(batch))
         return points, outputs
 

@@ -64,6 +64,7 @@ class TorchParameters(OneBatch):
         self._entry = first.device
         self._evaluation = Evaluation(model, self.devices, fixed_randomness)
         self._seen_through = False
+        self._compared = False
         self._differentiates = False
         self._inside = 0.0
 

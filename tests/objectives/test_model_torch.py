@@ -128,6 +128,41 @@ def test_a_penalty_in_the_criterion_counts(forward):
             call()
 
 
+class LeavingPenalty(nn.Module):
+    """Leaves a penalty of its last call for the criterion, as mixtures of experts and variational models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.penalty = nn.Linear(3, 3), nn.Linear(3, 2), 0.0
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        self.penalty = (hidden**2).mean()
+        return self.last(hidden)
+
+
+ROWS = {
+    "rows": lambda objective: next(objective.per_sample_gradients()),
+    "noise": lambda objective: specop.landscape.noise(objective, parts=4),
+    "Fisher": lambda objective: objective.fisher(kind="empirical", of="samples") @ objective.theta,
+    "GGN": lambda objective: objective.ggn() @ objective.theta,
+    "part": lambda objective: specop.trace(objective.ggn(), rtol=0.5, data="part"),
+}
+
+
+@pytest.mark.parametrize("call", ROWS)
+def test_a_penalty_that_the_model_leaves_for_the_criterion_is_one(call):
+    torch.manual_seed(0)
+    model, x, y = LeavingPenalty(), torch.randn(8, 3), torch.arange(8) % 2
+    objective = specop.objective(model, lambda z, y: F.cross_entropy(z, y) + model.penalty, (x, y))
+    close(objective.loss(), (F.cross_entropy(model(x), y) + model.penalty).detach())
+    # The second time as well, and after what has looked at the model's graph.
+    objective.hessian() @ objective.theta
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="criterion reads the parameters itself"):
+            ROWS[call](objective)
+
+
 class Bypassing(nn.Module):
     """Reads a weight through its layer and through a list, where nothing can stand in for it."""
 
