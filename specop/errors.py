@@ -128,7 +128,12 @@ def checked_count(name: str, value: Any, n: int | None = None) -> int:
 
 def checked_number(name: str, value: float, *, positive: bool = False) -> float:
     """Return a number that is finite and positive, or zero where that is allowed, or raise InvalidInputError."""
-    if isinstance(value, bool) or not math.isfinite(value) or value < 0 or (value == 0 and positive):
+    if not is_number(value) or not math.isfinite(value) or value < 0 or (value == 0 and positive):
         wanted = "positive number" if positive else "finite number >= 0"
         raise InvalidInputError(f"{name} must be a {wanted}, got {value!r}.")
     return float(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether something can be taken for a number: a scalar of any framework, and no text or truth value."""
+    return hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0

@@ -108,7 +108,7 @@ def candidates_of(objective: Objective, groups: Any, exclude: Any) -> Candidates
     layer = np.repeat(np.arange(len(objective.shapes)), [int(np.prod(shape)) for shape in objective.shapes.values()])
     group = np.full(objective.n, -1, dtype=np.intp)
     attached = np.zeros(objective.n, dtype=bool)
-    if not isinstance(groups, str) and groups is not None:
+    if isinstance(groups, Iterable) and not isinstance(groups, str):
         return Candidates(group, _given(group, groups), attached, layer)
     if groups is not None and groups not in _AXES:
         raise InvalidInputError(f"groups must be 'rows', 'columns' or a list of index arrays, got {groups!r}.")

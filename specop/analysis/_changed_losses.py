@@ -117,6 +117,11 @@ def check_some_stay(objective: Objective, indices: Integers) -> None:
 
 def check_same_point(objective: Objective, other: Objective, name: str) -> None:
     """Raise InvalidInputError unless another objective has the same parameters, at the same values."""
+    if not isinstance(other, Objective):
+        raise InvalidInputError(
+            f"{name} must be an objective, got {type(other).__name__}. Make one of the data with the same model and "
+            f"criterion: specop.objective(model, criterion, data)."
+        )
     theta, there = objective.theta, other.theta
     backend = backend_of(theta)
     if backend_of(there) is not backend or backend.layout(there) != backend.layout(theta):

@@ -12,7 +12,7 @@ from specop.analysis._candidates import Candidates, candidates_of
 from specop.analysis._quadratic_model import FAR, far_behind
 from specop.analysis._saliency import Scores, check_method, scores_at, warn_of_point, without
 from specop.arrays.backend import Array, backend_of, numbers_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_number, is_number
 from specop.krylov.task import Task
 from specop.objectives.checked_point import checked_point
 from specop.results.prune import PruneResult
@@ -133,8 +133,9 @@ def prune(
     >>> _ = model.load_state_dict(result.parameters)
     """
     check_method(method)
+    sparsity = _checked_sparsity(sparsity)
     candidates = candidates_of(objective, groups, exclude)
-    limit = 1.0 - (1.0 - sparsity) / 5 if layer_limit is None else layer_limit
+    limit = 1.0 - (1.0 - sparsity) / 5 if layer_limit is None else checked_number("layer_limit", layer_limit)
     at = checked_point(objective, theta)
     backend = backend_of(at)
     (values,) = backend.to_host(at)
@@ -189,9 +190,13 @@ def prune(
         )
 
 
-def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> Floats:
-    if isinstance(sparsity, bool) or not 0 <= sparsity < 1:
+def _checked_sparsity(sparsity: Any) -> float:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise InvalidInputError(f"sparsity must be a number from 0 to below 1, got {sparsity!r}.")
+    return float(sparsity)
+
+
+def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> Floats:
     if reached > sparsity:
         raise InvalidInputError(f"{100 * reached:.4g} % of the weights are zero already, got sparsity={sparsity!r}.")
     if isinstance(steps, (int, np.integer)):
@@ -200,12 +205,14 @@ def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> F
         share = np.arange(1, steps + 1) / steps
         # The end is given, not computed.
         return np.append((1.0 - (1.0 - reached) ** (1 - share) * (1.0 - sparsity) ** share)[:-1], sparsity)
-    given = np.asarray(steps, dtype=float)
+    given = np.asarray(steps)
+    if given.dtype.kind not in "iuf":
+        raise InvalidInputError(f"steps must be a positive integer or a sequence of sparsities, got {steps!r}.")
     if given.ndim != 1 or not given.size or not (np.diff([reached, *given]) >= 0).all() or given[-1] != sparsity:
         raise InvalidInputError(
             f"steps must ascend from what is zero already, {reached:g}, to sparsity={sparsity!r}, got {steps!r}."
         )
-    return given
+    return given.astype(np.float64)
 
 
 def _spare(candidates: Candidates, left: Integers, limit: float) -> Integers:

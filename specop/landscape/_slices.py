@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specop.arrays.backend import backend_of, lengths_of, numbers_of
-from specop.errors import InvalidInputError, checked_count
+from specop.errors import InvalidInputError, checked_count, is_number
 from specop.krylov.task import Task
 from specop.landscape._directions import Direction, as_vector, check_independent, directions_of, directions_to
 from specop.landscape._paths import PATH_NODES, barrier_on, bent, path_weights
@@ -261,10 +261,10 @@ def _spans(
     if span is not None:
         if kind:
             raise InvalidInputError("a path goes from 0 to 1 and takes no span.")
-        low, high = (-span, span) if isinstance(span, (int, float)) else span
-        if not (np.isfinite([low, high]).all() and low <= 0 <= high and low < high):
+        low, high = _ends(span)
+        if not (low <= 0 <= high and low < high):
             raise InvalidInputError(f"span must be a positive number, or two numbers around 0, got {span!r}.")
-        return [(float(low), float(high))] * len(found)
+        return [(low, high)] * len(found)
     if kind:
         return [(0.0, 1.0)]
     spans = []
@@ -279,6 +279,14 @@ def _spans(
         reach = min(reach, float(searched[number]))
         spans.append((-reach, reach))
     return spans
+
+
+def _ends(span: Any) -> tuple[float, float]:
+    """Return both ends of a span, NaN where it is not one number or two."""
+    ends = (-span, span) if is_number(span) else tuple(span) if isinstance(span, (tuple, list, np.ndarray)) else ()
+    if len(ends) != 2 or not all(is_number(end) and np.isfinite(end) for end in ends):
+        return np.nan, np.nan
+    return float(ends[0]), float(ends[1])
 
 
 def _not_finite(coordinates: Floats, losses: Floats) -> str:

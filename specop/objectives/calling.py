@@ -20,6 +20,7 @@ __all__ = [
     "call_on_inputs",
     "calling_function",
     "calling_module",
+    "check_takes_two",
     "inputs",
     "is_pair",
     "is_weighted",
@@ -97,6 +98,11 @@ def _explaining(batch: Any) -> Iterator[None]:
 
 def _advice(batch: Any, text: str) -> str | None:
     """Return what is unusual about a batch on which the model fails, and what to do, or None."""
+    if _may_be_batches(batch):
+        return (
+            f"A tuple is one batch, here of {len(batch)} parts that are tuples of {len(batch[0])} themselves: if those "
+            f"are the batches, pass a list of them."
+        )
     leaves = list(leaves_of(batch))
     arrays = [leaf for leaf in leaves if getattr(leaf, "shape", ())]
     strange = [leaf for leaf in arrays if type(leaf).__module__.partition(".")[0] in ("numpy", "pandas", "scipy")]
@@ -121,14 +127,24 @@ def _advice(batch: Any, text: str) -> str | None:
     return None
 
 
+def _may_be_batches(batch: Any) -> bool:
+    """Whether a batch is a tuple of what could be batches: of as many parts each, which are arrays."""
+    return (
+        isinstance(batch, tuple)
+        and len(batch) > 0
+        and all(isinstance(part, tuple) and part and all(hasattr(one, "shape") for one in part) for part in batch)
+        and len({len(part) for part in batch}) == 1
+    )
+
+
 def calling_function(function: Any, criterion: Criterion | None, forward: Forward | None) -> Calling:
     """Return how a function of (params, batch) is called."""
     if not callable(function):
         raise InvalidInputError(f"expected a module or a function of (params, batch), got {type(function).__name__}.")
     if forward is not None:
         raise InvalidInputError("forward= is for modules; a function computes its outputs itself.")
-    _check_takes_two(function, "the function", "(params, batch)")
-    _check_takes_two(criterion, "the criterion", "(outputs, y)")
+    check_takes_two(function, "the function", "(params, batch)")
+    check_takes_two(criterion, "the criterion", "(outputs, y)")
     return Calling(Constant(function), Constant(criterion), False)
 
 
@@ -163,8 +179,8 @@ def calling_module(
     """
     if criterion is None and forward is None:
         return Calling(Constant(_OwnLoss(example)), Constant(None), True)
-    _check_takes_two(criterion, "the criterion", "(outputs, y)" if forward is None else "(outputs, batch)")
-    _check_takes_two(forward, "forward", "(model, batch)")
+    check_takes_two(criterion, "the criterion", "(outputs, y)" if forward is None else "(outputs, batch)")
+    check_takes_two(forward, "forward", "(model, batch)")
     return Calling(Constant(call if forward is None else forward), Constant(criterion), forward is not None, weighs)
 
 
@@ -202,7 +218,7 @@ class _OwnLoss:
         return loss
 
 
-def _check_takes_two(function: Any, name: str, arguments: str) -> None:
+def check_takes_two(function: Any, name: str, arguments: str) -> None:
     """Raise InvalidInputError if a function is known not to be called with two arguments."""
     try:
         signature = inspect.signature(function)

@@ -9,7 +9,7 @@ from typing import Any
 
 from specop.arrays.backend import framework_adapter
 from specop.arrays.memory import MemoryBudget
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, is_number
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.calling import is_pair, needs_criterion
 from specop.objectives.counting import Counting
@@ -173,7 +173,7 @@ def objective(
         criterion = compiled_loss(model)
     if criterion is None and forward is None and params is None and (isinstance(data, tuple) or hasattr(data, "shape")):
         raise needs_criterion("with the mean loss criterion(outputs, y)")
-    if memory_budget is not None and memory_budget < 0:
+    if memory_budget is not None and not (is_number(memory_budget) and memory_budget >= 0):
         raise InvalidInputError(f"memory_budget must be a number of bytes >= 0, got {memory_budget!r}.")
     options = {
         "params": params,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
+from specop.objectives.calling import check_takes_two
 from specop.statistics.numbers import Integers
 
 __all__ = ["checked_samples", "choose"]
@@ -29,14 +30,22 @@ def choose(named: Mapping[str, Array], select: Any, argument: str = "select") ->
         What the public function calls it, for errors.
     """
     if isinstance(select, type):
-        raise InvalidInputError(f"select takes names, a list or a predicate of (name, array), got the class {select}.")
+        raise InvalidInputError(
+            f"{argument} takes names, a list or a predicate of (name, array), got the class {select}."
+        )
+    wanted = [select]
     if callable(select):
+        check_takes_two(select, argument, "(name, array)")
         chosen = [name for name, array in named.items() if select(name, array)]
     else:
-        wanted = [select] if isinstance(select, str) or hasattr(select, "shape") else list(select)
-        chosen = [name for name, array in named.items() if any(_matches(name, array, one) for one in wanted)]
-    if not chosen:
-        raise InvalidInputError(f"{argument}={select!r} matches no parameter. There are: {', '.join(named)}.")
+        is_one = isinstance(select, str) or hasattr(select, "shape") or not isinstance(select, Iterable)
+        wanted = [select] if is_one else list(select)
+        chosen = [name for name, array in named.items() if any(_matches(name, array, one, argument) for one in wanted)]
+    # A misspelled name in a list would leave a part out without a word.
+    missed = [one for one in wanted if isinstance(one, str) and not any(_named(name, one) for name in named)]
+    if missed or not chosen:
+        what = repr(missed[0]) if missed else _described(select)
+        raise InvalidInputError(f"{argument}={what} matches no parameter. There are: {', '.join(named)}.")
     return tuple(chosen)
 
 
@@ -64,12 +73,22 @@ def checked_samples(indices: ArrayLike, count: int) -> Integers:
     return found.astype(np.intp)
 
 
-def _matches(name: str, array: Array, wanted: Any) -> bool:
+def _matches(name: str, array: Array, wanted: Any, argument: str) -> bool:
     if isinstance(wanted, str):
-        return fnmatch.fnmatchcase(name, wanted) or name.startswith((f"{wanted}.", f"{wanted}/"))
+        return _named(name, wanted)
     if not hasattr(wanted, "shape"):
         raise InvalidInputError(
-            f"select takes a pattern, a module, a predicate of (name, array), or a list of patterns or parameters; "
+            f"{argument} takes a pattern, a module, a predicate of (name, array), or a list of patterns or parameters; "
             f"got an item of type {type(wanted).__name__}."
         )
     return array is wanted
+
+
+def _named(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or name.startswith((f"{pattern}.", f"{pattern}/"))
+
+
+def _described(wanted: Any) -> str:
+    if isinstance(wanted, list) and wanted:
+        return f"none of {len(wanted)}, such as {_described(wanted[0])},"
+    return f"an array of shape {tuple(wanted.shape)}" if hasattr(wanted, "shape") else repr(wanted)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, check_choice
+from specop.errors import InvalidInputError, check_choice, is_number
 from specop.krylov.beginning import begin
 from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
@@ -275,7 +275,7 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
 
 
 def _checked_limits(k: int, tol: float, max_matvecs: int | None) -> int:
-    if not tol >= 0 or not np.isfinite(tol):
+    if not is_number(tol) or not tol >= 0 or not np.isfinite(tol):
         raise InvalidInputError(f"tol must be a finite number >= 0, got {tol!r}.")
     if max_matvecs is None:
         return max(1000, 50 * k)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError, check_choice
+from specop.errors import InvalidInputError, check_choice, is_number
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.quadrature import QuadratureResult
@@ -289,7 +289,7 @@ def effective_dimension(
     >>> round(specop.effective_dimension(np.diag([0.0, 1.0, 3.0]), damping=1.0).estimate, 9)
     1.25
     """
-    if not 0 < damping < np.inf:
+    if not is_number(damping) or not 0 < damping < np.inf:
         raise InvalidInputError(f"damping must be positive and finite, got {damping!r}.")
     damped = SpectralFunction(f"x / (x + {damping:g})", lambda x: x / (x + damping), "positive", -damping)
     return trace_function(

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import scipy.special
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, is_number
 from specop.statistics.numbers import Floats
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 
 def check_confidence(confidence: float) -> float:
     """Return the confidence of an interval, or raise InvalidInputError unless it is a probability between 0 and 1."""
-    if not 0 < confidence < 1:
+    if not (is_number(confidence) and 0 < confidence < 1):
         raise InvalidInputError(f"confidence must lie between 0 and 1, got {confidence!r}.")
     return confidence
 

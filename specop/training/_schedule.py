@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from specop.errors import InvalidInputError, checked_count
+from specop.errors import InvalidInputError, checked_count, is_number
 
 __all__ = ["Schedule", "clock"]
 
@@ -51,7 +51,7 @@ class Schedule:
         last_cost: float = 0.0,
     ) -> None:
         self.every = None if every is None else checked_count("every", every)
-        if isinstance(budget, bool) or not 0 < budget <= 1:
+        if not is_number(budget) or not 0 < budget <= 1:
             raise InvalidInputError(f"budget is a share of the time above 0 and at most 1, got {budget!r}.")
         self.budget = float(budget)
         self.elapsed, self.spent, self.last_cost = elapsed, spent, last_cost

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::specop.errors.QuadraticModelWar
         ("group 0 holds indices from 3 to 99", {"groups": [[3, 99]]}),
         ("group 0 must be a non-empty array of integers", {"groups": [[]]}),
         ("groups is empty", {"groups": []}),
+        ("groups must be 'rows', 'columns' or a list", {"groups": 3}),
+        ("damping must be a finite number >= 0, got 'auto'", {"damping": "auto"}),
         ("theta must have", {"theta": DERIVATIVES[0].array([1.0])}),
     ],
 )
@@ -35,13 +37,13 @@ def test_wrong_arguments(text, arguments):
             call(one(), **arguments)
 
 
-@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan"), True])
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan"), True, "half", None])
 def test_sparsities_out_of_range(sparsity):
     with pytest.raises(InvalidInputError, match="sparsity must be a number from 0 to below 1"):
         specop.analysis.prune(one(), sparsity)
 
 
-@pytest.mark.parametrize("steps", [0, -2, True, [0.5, 0.4, 0.6], [0.3, 0.5], []])
+@pytest.mark.parametrize("steps", [0, -2, True, [0.5, 0.4, 0.6], [0.3, 0.5], [], "many"])
 def test_wrong_schedules(steps):
     with pytest.raises(InvalidInputError, match="steps must"):
         specop.analysis.prune(one(), 0.6, steps=steps)

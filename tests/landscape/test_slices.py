@@ -231,6 +231,7 @@ def test_what_is_no_direction_is_refused(framework):
         ({"to": objective.theta}, "to the other point' is zero"),
         ({"to": u, "span": 2.0}, "takes no span"),
         ({"directions": u, "span": (1.0, 2.0)}, "around 0"),
+        ({"directions": u, "span": "wide"}, "span must be .* got 'wide'"),
         ({"directions": u, "points": 2}, "at least 3"),
     ):
         with pytest.raises(InvalidInputError, match=told):

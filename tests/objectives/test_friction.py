@@ -83,7 +83,29 @@ def three_parts(framework):
     ).loss()
 
 
+def tuple_of_batches(framework):
+    x, y = batch(framework)
+    return specop.objective(squares(framework), params=given(framework), data=((x[:4], y[:4]), (x[4:], y[4:]))).loss()
+
+
+def one_that_takes_a_name(framework):
+    return specop.objective(squares(framework), params=given(framework), data=batch(framework), select=lambda name: 1)
+
+
+def a_number(framework):
+    return specop.objective(squares(framework), params=given(framework), data=batch(framework), select=0)
+
+
+def a_misspelled_name(framework):
+    params = given(framework, c=case(framework).array(np.zeros(2)))
+    return specop.objective(squares(framework), params=params, data=batch(framework), select=["w", "d"])
+
+
 REFUSED = {
+    "a tuple of batches": (tuple_of_batches, r"A tuple is one batch, here of 2 parts .* pass a list of them"),
+    "a predicate of the name": (one_that_takes_a_name, r"select is called with two arguments, \(name, array\)"),
+    "a number of a parameter": (a_number, "select takes a pattern, .* got an item of type int"),
+    "a misspelled name": (a_misspelled_name, r"select='d' matches no parameter. There are: "),
     "has_aux": (with_aux, r"got a tuple of 2.*has_aux.*lambda params, batch: fun\(params, batch\)\[0\]"),
     "a loss in a dict": (with_named_loss, r"got dict.*return that alone: lambda params, batch: .*\['loss'\]"),
     "a criterion with aux": (criterion_with_aux, r"got a tuple of 2.*lambda outputs, y: criterion\(outputs, y\)\[0\]"),
@@ -141,6 +163,23 @@ def test_ranks_are_whole_numbers():
     for found in (specop.rank(np.diag([1.0, 2.0, 0.0, 0.0])), specop.rank(np.diag(np.linspace(-1, 1, 300)), 0.5)):
         assert type(found.rank) is int and type(found.nullity) is int
         assert found.rank + found.nullity == found.n and abs(found.rank - found.estimate) <= 0.5
+
+
+ONE = np.diag([1.0, 2.0, 3.0])
+WORDS = {
+    "rtol": lambda: specop.trace(ONE, rtol="small"),
+    "rtol of a density": lambda: specop.spectral_density(ONE, rtol="small"),
+    "confidence": lambda: specop.trace(ONE, confidence="high"),
+    "damping": lambda: specop.effective_dimension(ONE, damping="auto"),
+    "tol": lambda: specop.eigsh(ONE, 1, tol="tight"),
+    "memory_budget": lambda: specop.objective(squares("torch"), params=given("torch"), data=(), memory_budget="small"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_text_where_a_number_belongs_is_refused_by_the_name(name):
+    with pytest.raises(InvalidInputError, match=f"^{name.partition(' ')[0]} must .*(small|high|auto|tight)"):
+        WORDS[name]()
 
 
 # Transformations
