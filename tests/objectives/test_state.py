@@ -58,6 +58,7 @@ def structure(found):
 
 METHODS = {
     "batches": lambda found: [part.loss() for part in found.batches()],
+    "check_numbered": lambda found: found.check_numbered(),
     "evaluating": lambda found: evaluated(found),
     "finite_difference_hessian": lambda found: found.finite_difference_hessian() @ found.theta,
     "fisher": fisher,
@@ -186,6 +187,7 @@ CALLS |= {f"landscape.{name}": away_from_a_minimum(call) for name, call in LANDS
 QUIET = {"identity_like", "plan"} | {
     f"Objective.{name}"
     for name in (
+        "check_numbered",
         "flatten",
         "n",
         "names",
