@@ -45,7 +45,9 @@ def check_trained(
     still = {name: normal(tensor.detach()) for name, tensor in model.named_state() if name not in own}
     with torch.enable_grad(), evaluation.running(twice_differentiable=False):
         first = evaluation.loss(once, batch)
-        gradients = evaluation.gradients(first, once)
+        # What the first call keeps, the second one's graph may lead through.
+        kept = changed()
+        gradients = evaluation.gradients(first, once, create_graph=bool(kept))
     with torch.enable_grad(), evaluation.running(twice_differentiable=False):
         # None of the model's own tensors is part of this graph, so that their .grad and hooks are left alone.
         second, updated = evaluation.again(still | again, batch)
@@ -58,14 +60,20 @@ def check_trained(
                 model.holding(still | again, second.backward)
     sizes: dict[str, tuple[float, float, float]] = {}
     for (name, parameter), given in zip(own.items(), gradients, strict=True):
-        found = torch.zeros_like(parameter) if given is None else given
+        found = torch.zeros_like(parameter) if given is None else given.detach()
         plain = _hooked(parameter, again[name].grad, found)
         sizes[name] = (float(found.norm()), float(plain.norm()), float((found - plain).norm()))
     floor = 0.01 * max(max(size) for size in sizes.values())
     off = {name: size for name, size in sizes.items() if size[2] > max(1e-3, tolerance) * max(size[0], size[1], floor)}
     if off:
         found_norm, plain_norm, _ = map(max, zip(*off.values(), strict=True))
-        raise untrained_gradient(found_norm, plain_norm, [*off], _REMEDY)
+        remedy = _REMEDY
+        if kept:
+            remedy = (
+                f"The model keeps {', '.join(map(repr, kept))} from one call to the next, which then depends on no "
+                f"parameter: compute it in each call. {_REMEDY}"
+            )
+        raise untrained_gradient(found_norm, plain_norm, [*off], remedy)
 
 
 _REMEDY = (

@@ -77,8 +77,11 @@ def _looked_at(point: Point, batch: Any, number: int, first: _First | None = Non
     with autodiff.preserved():
         try:
             if not autodiff.was_checked:
+                # Calls that look for samples leave nothing either, such as weights that a first call computes once.
+                with autodiff.hidden_state():
+                    some = some_samples(point, batch)
                 with autodiff.hidden_state() as changed:
-                    autodiff.check_trained(point.theta, some_samples(point, batch), changed)
+                    autodiff.check_trained(point.theta, some, changed)
                 autodiff.was_checked = True
             if not point.data.are_one_mean:
                 if number < 2:

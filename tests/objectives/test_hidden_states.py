@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import specop
-from specop.errors import NondeterministicError
+from specop.errors import InvalidInputError, NondeterministicError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
@@ -28,6 +28,7 @@ from loss_cases import (
     expected,
     few_for_compiled,
     made,
+    parts,
     squares,
     torch_model,
 )
@@ -178,6 +179,35 @@ def test_hidden_states_of_flax_modules_are_named_and_put_back():
     with pytest.raises(NondeterministicError, match=CHANGING):
         specop.objective(model, loss, data).loss()
     assert repr(generator.bit_generator.state) == before
+
+
+class MergesOnce(nn.Module):
+    """Keeps what it makes of its weight in the first call, as layers do that merge weights for inference."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.merged = nn.Linear(4, 3).double(), None
+
+    def forward(self, x):
+        if self.merged is None:
+            self.merged = self.layer.weight.exp()
+        return x @ self.merged.T + self.layer.bias
+
+
+@pytest.mark.parametrize("sizes", [(6,), (4, 2)], ids=["one batch", "two batches"])
+def test_what_a_first_call_makes_of_parameters_is_named_and_put_back(sizes):
+    data = [(torch.tensor(x), torch.tensor(y)) for x, y in parts(*sizes)]
+    text = r"of 'layer.weight' it has the norm .* The model keeps 'merged' from one call to the next"
+    for call in (
+        lambda found: found.loss(),
+        lambda found: found.gradient(),
+        lambda found: found.hessian() @ found.theta,
+        lambda found: found.ggn() @ found.theta,
+    ):
+        model = MergesOnce()
+        with pytest.raises(InvalidInputError, match=text):
+            call(specop.objective(model, F.mse_loss, data))
+        assert model.merged is None
 
 
 @pytest.mark.parametrize(
