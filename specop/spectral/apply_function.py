@@ -134,7 +134,7 @@ def apply_function(
     if converged and error > max(approximation.allowed, _MOST_ROUNDING * approximation.norm):
         converged = False
         message = (
-            f"rounding of the products, {space.noise_floor:.1e} in eigenvalues, changes f(A) v by about {error:.1e} at "
+            f"rounding of the products, {space.error_floor:.1e} in eigenvalues, changes f(A) v by about {error:.1e} at "
             f"a norm of {approximation.norm:.3g}: {function.name} has a pole, a jump or an edge at an eigenvalue. "
             f"Shift A so that none is there, such as by A + s * identity_like(A), or raise atol if that is meant."
         )
@@ -193,9 +193,9 @@ class _Approximation:
             return
         ritz = space.ritz(self.first)
         weights = self.length * ritz.coefficients[0]
-        values = self.function(ritz.values, space.noise_floor, space.run.A)
+        values = self.function(ritz.values, space.error_floor, space.run.A)
         self.found = ritz.coefficients @ (values * weights)
-        shifts = np.full(steps, space.noise_floor)
+        shifts = np.full(steps, space.error_floor)
         rounding = steps**0.5 * space.run.A.domain.epsilon * float(np.linalg.norm(self.found))
         self.rounding = float(np.hypot(sensitivity(self.function, ritz.values, weights, shifts), rounding))
         self.error = self._progress.error_after(steps, self.found)

@@ -127,7 +127,7 @@ def _check_smooth(run: Run, function: SpectralFunction) -> None:
 def _exact(space: KrylovSpace, function: SpectralFunction, confidence: float, message: str) -> SpectralSum:
     values, n = space.complete(), space.n
     total = float(function(values, space.error_floor, space.run.A).sum())
-    error = sensitivity(function, values, np.full(n, 1.0), np.full(n, space.noise_floor))
+    error = sensitivity(function, values, np.full(n, 1.0), np.full(n, space.error_floor))
     return SpectralSum(exact(total, confidence), error, np.zeros(0), n, "exact", message)
 
 

@@ -1,5 +1,7 @@
 """apply_function, trace_function, logdet, effective_dimension, spectral_norm, condition_number."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,19 @@ POLES = {
 }
 
 
+def warned_or_refused(call, message):
+    """A result that came with the warning, or None where rounding has put a Ritz value on the pole, which is refused."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            found = call()
+        except DomainError as error:
+            assert "must be finite on the whole spectrum" in str(error)
+            return None
+    assert any(message in str(one.message) and one.category is ConvergenceWarning for one in seen)
+    return found
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", POLES)
 def test_poles_and_jumps_at_an_eigenvalue_are_said(name, dtype):
@@ -77,11 +92,10 @@ def test_poles_and_jumps_at_an_eigenvalue_are_said(name, dtype):
     Q = np.linalg.qr(rng.normal(size=(100, 100)))[0]
     A = ((Q * eigenvalues) @ Q.T).astype(dtype)
     A, v = (A + A.T) / 2, rng.normal(size=100).astype(dtype)
-    with pytest.warns(ConvergenceWarning, match="has a pole, a jump or an edge at an eigenvalue"):
-        found = specop.apply_function(A, f, v)
-    assert not found.converged and found.error > 0.1 * np.linalg.norm(found.x)
-    with pytest.warns(ConvergenceWarning, match="rounding leaves an error of"):
-        assert not specop.trace_function(A, f).converged
+    found = warned_or_refused(lambda: specop.apply_function(A, f, v), "has a pole, a jump or an edge at an eigenvalue")
+    assert found is None or (not found.converged and found.error > 0.1 * np.linalg.norm(found.x))
+    found = warned_or_refused(lambda: specop.trace_function(A, f), "rounding leaves an error of")
+    assert found is None or not found.converged
     values, vectors = np.linalg.eigh(A.astype(float) + 0.25 * np.eye(100))
     found = specop.apply_function(A + 0.25 * np.eye(100, dtype=dtype), f, v)
     expected = vectors @ (f(values) * (vectors.T @ v))
