@@ -133,8 +133,12 @@ class TorchAutodiff(TorchParameters):
             gradient = output_gradient(criterion, outputs)
             terms = None
             if self.likelihood is not None:
-                likelihood, weights = self._terms(functools.partial(output_hessian, criterion), outputs)
-                terms = likelihood, outputs, weights
+                curvature = functools.partial(output_hessian, criterion)
+                if self._reading is None or self._reading[0] != outputs.ndim:
+                    self._reading = outputs.ndim, self._terms(curvature, outputs)[0]
+                # It has fitted one batch; of others a wrong weight makes their samples likelier, and no answer wrong.
+                likelihood = self._reading[1]
+                terms = likelihood, outputs, likelihood.weights(curvature, outputs)
             (found,) = self.backend.to_host(importance(FUNCTIONS, gradient, outputs.ndim, terms).reshape(-1))
         return found
 

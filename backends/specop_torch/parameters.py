@@ -12,6 +12,7 @@ from torch import Tensor
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Same
+from specop.objectives.likelihoods import Likelihood
 from specop.objectives.one_batch import OneBatch
 from specop.objectives.parameters import unchanged
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
@@ -65,6 +66,7 @@ class TorchParameters(OneBatch):
         self._evaluation = Evaluation(model, self.devices, fixed_randomness)
         self._seen_through = False
         self._compared = False
+        self._reading: tuple[int, Likelihood] | None = None
         self._differentiates = False
         self._inside = 0.0
 

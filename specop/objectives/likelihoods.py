@@ -187,7 +187,7 @@ class Likelihood:
             Outputs.
         """
         f = self.functions
-        weights = self._weights(curvature, f.zeros(z))
+        weights = self.weights(curvature, z)
         # A point in the middle of the family, where no probability is near zero, shows what the criterion is.
         steps = f.steps(z)
         point = f.cast(f.multiply(f.sin(steps), 1.5), z)
@@ -195,6 +195,23 @@ class Likelihood:
         expected = self.information(point, weights)(direction)
         error = f.subtract(curvature(point)(direction), expected)
         return weights, (f.norm(error), f.norm(expected), f.least(weights))
+
+    def weights(self, curvature: Callable[[Array], Multiply], z: Array) -> Array:
+        """Return the weight of each term of a criterion that is of the family; see `terms`.
+
+        It is by how much the criterion's curvature at zero is that of a single term of weight 1.
+        """
+        f, zero = self.functions, self.functions.zeros(z)
+        if self.name == "categorical":
+            # Along the first class, where all are equally probable.
+            direction = f.one_hot(f.sum(zero, self.axis), zero, self.axis)
+        else:
+            direction = f.cast(f.less(zero, 1.0), zero)
+        along = f.wide(direction)
+        found, single = f.wide(curvature(zero)(direction)), self.information(f.wide(zero), 1.0)(along)
+        if self.name == "categorical":
+            found, single = (f.sum(f.multiply(image, along), self.axis) for image in (found, single))
+        return f.cast(f.divide(found, single), zero)
 
     def deviation(
         self, curvature: Callable[[Array], Multiply], z: Array, weights: Array, u: Array, precision: float
@@ -301,20 +318,6 @@ class Likelihood:
         if self.name == "categorical":
             return lambda u: f.multiply(scores, f.sum(f.multiply(scores, u), self.axis))
         return lambda u: f.multiply(f.multiply(scores, scores), u)
-
-    def _weights(self, curvature: Callable[[Array], Multiply], zero: Array) -> Array:
-        """Return by how much the criterion's curvature at zero is that of a single term of weight 1."""
-        f = self.functions
-        if self.name == "categorical":
-            # Along the first class, where all are equally probable.
-            direction = f.one_hot(f.sum(zero, self.axis), zero, self.axis)
-        else:
-            direction = f.cast(f.less(zero, 1.0), zero)
-        along = f.wide(direction)
-        found, single = f.wide(curvature(zero)(direction)), self.information(f.wide(zero), 1.0)(along)
-        if self.name == "categorical":
-            found, single = (f.sum(f.multiply(image, along), self.axis) for image in (found, single))
-        return f.cast(f.divide(found, single), zero)
 
     def _scores(self, z: Array, weights: Array, noise: Array) -> Array:
         """Return mean minus label, an array of the outputs' shape for each row of `noise`."""

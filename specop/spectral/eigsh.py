@@ -133,7 +133,7 @@ def eigsh(
         both chances meet `rtol`. The result has `intervals` for the eigenvalues of A on all samples, with the
         probability `confidence` for each, `sampling_errors`, and `samples_used`. Products with a part count as that.
         `tol` is that of the parts' pairs, and at most 2e-3: where it is larger, near eigenvalues are taken for each
-        other. Parts of less than about a thousand samples are not looked at, and 4 k vectors are held beside the basis.
+        other. Parts of less than about 800 samples are not looked at, and 4 k vectors are held beside the basis.
     rtol : float, optional
         Goal for the standard error of each eigenvalue, relative to it, with ``data="part"`` alone; default 0.05.
     progress : bool

@@ -34,6 +34,15 @@ class Stratum:
     def __len__(self) -> int:
         return len(self.blocks)
 
+    @property
+    def samples(self) -> int:
+        """How many it has."""
+        return sum(map(len, self.blocks))
+
+    def coarser(self, each: int) -> Stratum:
+        """Return the same samples in blocks of so many of these, and a last one of what is left."""
+        return Stratum(tuple(np.concatenate(self.blocks[i : i + each]) for i in range(0, len(self), each)))
+
 
 def stratified(weights: Floats, size: int, count: int, seed: int) -> list[Stratum]:
     """Return strata of about equal total weight, the heaviest samples first.

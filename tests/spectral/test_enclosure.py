@@ -1,9 +1,17 @@
 """What is too large for an eigenvalue: the largest that is left where directions are taken out."""
 
+import sys
+
 import numpy as np
 import pytest
 
+import specop
+from sample_means import mean
+from specop.krylov.run import Run
 from specop.spectral.part import enclosure
+from specop.spectral.part.part import part_of
+from specop.spectral.part.sampled_mean import SIZE, first_count, halves_of, next_count
+from specop.statistics.group_sums import GroupSum
 from specop_numpy import backend
 
 
@@ -28,3 +36,36 @@ def test_the_upper_side_is_the_largest_eigenvalue_of_the_projected_matrix():
 def test_parts_that_agree_enclose_exactly():
     values, vectors = np.array([5.0, 3.0, 2.5]), np.eye(6)[:3]
     assert enclosure._upper(backend, end(values, vectors), end(values, vectors)) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("samples", [900, 5000, 20_000])
+def test_groups_of_any_size_add_up_to_all_samples(samples):
+    A = mean("trained", samples=samples)
+    with Run(A, "eigsh", symmetric=True) as run:
+        part = part_of(run, 0, size=SIZE)
+        count = first_count(part)
+        for blocks in (count, next_count(count, 1.3), next_count(count, 9.0)):
+            for half in halves_of(part, blocks):
+                total = GroupSum(half.strata, is_noisy=False)
+                for i, weight, group in half.groups():
+                    total.add(i, weight * group.share)
+                value, error = total.estimate(0.95)
+                assert value.estimate == pytest.approx(1.0) and error == pytest.approx(0.0, abs=1e-12)
+
+
+def test_an_eigenvalue_that_one_half_missed_is_taken_from_the_other(monkeypatch):
+    A, module = mean("trained", samples=8000), sys.modules[specop.eigsh.__module__]
+    eigsh, calls = module.eigsh, []
+
+    def missing(half, k, **keywords):
+        calls.append(half)
+        if len(calls) == 1:
+            second = eigsh(half, 2, which="LA", tol=1e-12).eigenvector(0)
+            keywords |= {"v0": second}
+        return eigsh(half, k, **keywords)
+
+    monkeypatch.setattr(module, "eigsh", missing)
+    found = eigsh(A, 1, which="LA", rtol=0.1, data="part")
+    assert len(calls) > 2
+    assert found.intervals[0, 0] <= np.linalg.eigvalsh(A.dense)[-1] <= found.intervals[0, 1]
+    assert found.standard_errors[0] <= 0.1 * found.eigenvalues[0]

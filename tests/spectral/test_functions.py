@@ -71,7 +71,7 @@ POLES = {
 
 
 def warned_or_refused(call, message):
-    """A result that came with the warning, or None where rounding has put a Ritz value on the pole, which is refused."""
+    """Return a result that came with the warning, or None where a Ritz value is the pole itself, which is refused."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         try:

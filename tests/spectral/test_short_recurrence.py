@@ -50,8 +50,8 @@ def test_three_vectors_find_the_spectrum_and_say_how_well(case, name):
         # Intervals claim no more than those of the stored basis, which are held against spectra elsewhere.
         assert (low <= least + 2e-3).all()
         assert (high >= most - 2e-3).all()
-    # Copies of a multiple eigenvalue are found by a stored basis; here they count by a random vector's weights. Of single
-    # runs rounding decides whether a copy has begun to show; the mean is up to 4.4 times that of the stored basis.
+    # Copies of a multiple eigenvalue are found by a stored basis; here they count by a random vector's weights. Of
+    # single runs rounding decides whether a copy has begun to show; the mean is up to 4.4 times that of the other.
     found, expected = np.mean(distances, axis=0)
     assert found < (0.02 if name == "copies" else 6.0 * expected)
 

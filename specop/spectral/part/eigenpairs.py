@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
 from specop.spectral.part.enclosure import End, enclosed_by
 from specop.spectral.part.part import Part, part_of
-from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.sampled_mean import SIZE, SampledMean, first_count, halves_of, next_count, samples_of
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats, Integers
 
@@ -26,8 +27,6 @@ LOOSEST = 2e-3
 On eigenvalues five percent apart, 16 of 100 runs with 0.05 returned the one below in place of the last, 4 with 0.005.
 """
 
-# Blocks of each stratum in each half before the first look.
-_FIRST = 6
 _PRODUCTS = 1000
 
 
@@ -70,6 +69,8 @@ class PartPairs:
         What eigenvalues of the halves may be off by.
     check_matvecs : int
     samples_used : int
+    missed : set of int
+        Halves of which another eigenvalue is the outermost.
     is_limited : bool
         Whether products ran out.
     """
@@ -81,6 +82,7 @@ class PartPairs:
     bounds: Floats
     check_matvecs: int
     samples_used: int
+    missed: set[int]
     is_limited: bool = False
 
     def accepts(self, rtol: float) -> bool:
@@ -145,7 +147,8 @@ def result_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None) -> Ei
 
 def _found(run: Run, asked: Asked, v0: Array | EigenResult | None) -> PartPairs | None:
     """Return the outermost eigenpairs of the mean over all samples; None if products run out before any are found."""
-    part, count = part_of(run, run.seed), _FIRST
+    part = part_of(run, run.seed, size=SIZE)
+    count = first_count(part)
     starts: list[Array | EigenResult | None] = [v0, v0]
     found: PartPairs | None = None
     while True:
@@ -163,9 +166,13 @@ def _found(run: Run, asked: Asked, v0: Array | EigenResult | None) -> PartPairs 
         found = made
         worst = max(one.standard_error / abs(one.estimate) if one.estimate else np.inf for one in found.values)
         run.update(f"{len(found.values)} eigenvalues to {worst:.1e}, {found.samples_used} samples")
+        if found.missed:
+            # Again, from what was missed.
+            starts = [pairs[1 - i] if i in found.missed else one for i, one in enumerate(pairs)]
+            continue
         if len(halves) == 1 or found.accepts(asked.rtol):
             return found
-        starts, count = list(pairs), 2 * count
+        starts, count = list(pairs), next_count(count, worst / asked.rtol)
 
 
 def _solved(
@@ -175,8 +182,12 @@ def _solved(
     if half.affordable <= k:
         return None
     limit, seed = min(half.affordable, max(_PRODUCTS, 50 * k)), (part.run.seed + number) % 2**64
+    solve = asked.solve
+    if k == 1 and start is None and not half.is_whole:
+        # Copies of one eigenvalue change nothing, and a larger one that a random start missed shows on the other half.
+        solve = functools.partial(solve, check_multiplicity=False)
     try:
-        return asked.solve(half, k, which=which, v0=start, max_matvecs=limit, seed=seed, raise_on_failure=True)
+        return solve(half, k, which=which, v0=start, max_matvecs=limit, seed=seed, raise_on_failure=True)
     except NotConvergedError:
         return None
 
@@ -218,7 +229,7 @@ def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], a
         ]
         if any(end is None for end in ends) or any(half.affordable < count for half in halves):
             return None
-        sides.append(enclosed_by(part, halves, [end for end in ends if end is not None], asked.confidence))
+        sides.append(enclosed_by(part.run, halves, [end for end in ends if end is not None], asked.confidence))
     values = [value for side in sides for value in side.values]
     # Of the largest in size there may be more than k at both ends together.
     order = sorted(range(len(values)), key=lambda i: -abs(values[i].estimate))[: asked.k]
@@ -232,4 +243,5 @@ def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], a
         np.concatenate([side.bounds for side in sides])[order],
         sum(one.check_matvecs for one in pairs),
         used,
+        {i for side in sides for i in side.missed},
     )

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specop.arrays.backend import Array, Backend
-from specop.spectral.part.part import Part
+from specop.krylov.run import Run
 from specop.spectral.part.sampled_mean import SampledMean
 from specop.statistics.estimate import Estimate, normal_error, within
 from specop.statistics.group_sums import GroupSum
@@ -57,16 +57,26 @@ class End:
 
 @dataclass(frozen=True)
 class Side:
-    """What both halves say of one end, the outermost eigenvalue first."""
+    """What both halves say of one end, the outermost eigenvalue first.
+
+    Attributes
+    ----------
+    values : list of Estimate
+    sampling_errors, residuals, bounds : ndarray (k,)
+    rows : list of native vector
+    missed : tuple of int
+        Halves whose outermost eigenvalue is another one than was found: the other's eigenvector shows a larger one.
+    """
 
     values: list[Estimate]
     sampling_errors: Floats
     rows: list[Array]
     residuals: Floats
     bounds: Floats
+    missed: tuple[int, ...] = ()
 
 
-def enclosed_by(part: Part, halves: list[SampledMean], ends: list[End], confidence: float) -> Side:
+def enclosed_by(run: Run, halves: list[SampledMean], ends: list[End], confidence: float) -> Side:
     """Return what lies between both sides for each eigenvalue of one end."""
     backend, sign = halves[0].backend, ends[0].sign
     rows = [backend.index(ends[0].rows, i) for i in range(len(ends[0].keys))]
@@ -77,7 +87,7 @@ def enclosed_by(part: Part, halves: list[SampledMean], ends: list[End], confiden
         ]
         return Side(values, np.zeros(len(values)), rows, ends[0].bounds, bounds)
     lower, errors, chances, residuals = zip(
-        *(_lower(part, half, end, confidence) for half, end in zip(halves, reversed(ends), strict=True)), strict=True
+        *(_lower(run, half, end, confidence) for half, end in zip(halves, reversed(ends), strict=True)), strict=True
     )
     upper = np.mean([_upper(backend, *pair) for pair in (ends, ends[::-1])], axis=0)
     low = np.mean(lower, axis=0)
@@ -89,32 +99,34 @@ def enclosed_by(part: Part, halves: list[SampledMean], ends: list[End], confiden
     for middle, *interval in zip(sign * (low + high) / 2.0, *(sign * intervals), strict=True):
         limits = (float(min(interval)), float(max(interval)))
         values.append(Estimate(float(middle), normal_error(limits, confidence), limits, confidence))
-    return Side(values, error, rows, residuals[1], bounds)
+    missed = tuple(i for i, end in enumerate(ends) if lower[i][0] > end.keys[0] + end.bounds[0])
+    return Side(values, error, rows, residuals[1], bounds, missed)
 
 
-def _lower(part: Part, half: SampledMean, end: End, confidence: float) -> tuple[Floats, Floats, Floats, Floats]:
+def _lower(run: Run, half: SampledMean, end: End, confidence: float) -> tuple[Floats, Floats, Floats, Floats]:
     """Return what is too small by the other half's eigenvectors, its errors and chances, and their residuals here."""
-    run, backend, count = part.run, half.backend, len(end.keys)
+    backend, count = half.backend, len(end.keys)
     vectors = [backend.index(end.rows, i) for i in range(count)]
     images = [backend.zeros(half.domain) for _ in vectors]
     places: list[int] = []
+    factors: list[float] = []
     found: list[Floats] = []
-    for i, group in half.groups():
-        factor = half.factor(i) * group.share
+    for i, weight, group in half.groups():
         columns = []
         for j, vector in enumerate(vectors):
             image = run.multiply_group(group, vector)
             columns.append(backend.apply_rows(end.rows, image))
-            images[j] = backend.axpy_(images[j], factor, image)
+            images[j] = backend.axpy_(images[j], half.factor(i) * group.share, image)
         places.append(i)
-        found.append(end.sign * group.share * np.array(run.to_host(*columns)))
-    total: Floats = np.sum([half.factor(i) * one for i, one in zip(places, found, strict=True)], axis=0)
+        factors.append(half.factor(i) / weight)
+        found.append(end.sign * weight * group.share * np.array(run.to_host(*columns)))
+    total: Floats = np.sum([factor * one for factor, one in zip(factors, found, strict=True)], axis=0)
     rest = [backend.axpy_(image, -end.sign * float(total[j, j]), vectors[j]) for j, image in enumerate(images)]
     residuals = np.array([float(one) for one in run.to_host(*map(backend.norm, rest))])
     low, errors, chances = np.zeros(count), np.zeros(count), np.zeros(count)
     for k in range(1, count + 1):
         values, across = np.linalg.eigh((total[:k, :k] + total[:k, :k].T) / 2.0)
-        direction, forms = across[:, 0], GroupSum(part.strata, is_noisy=False)
+        direction, forms = across[:, 0], GroupSum(half.strata, is_noisy=False)
         for i, one in zip(places, found, strict=True):
             forms.add(i, float(direction @ one[:k, :k] @ direction))
         value, _ = forms.estimate(confidence)

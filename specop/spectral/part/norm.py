@@ -20,14 +20,11 @@ import numpy as np
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.spectral.part.part import Part, part_of
-from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.sampled_mean import SIZE, SampledMean, first_count, halves_of, next_count, samples_of
 from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 
 __all__ = ["NormOfPart", "norm_of_part"]
-
-# Groups of each stratum in each half before the first look.
-_FIRST = 6
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,10 @@ def norm_of_part(run: Run, rtol: float, tol: float, confidence: float, solve: Ca
     solve : callable
         `specop.eigsh`, for the parts.
     """
-    part = part_of(run, run.seed)
+    part = part_of(run, run.seed, size=SIZE)
     nothing = Estimate(float("nan"), float("nan"), (0.0, float("inf")), confidence)
     estimate = NormOfPart(nothing, float("nan"), float("nan"), 0, True)
-    count = _FIRST
+    count = first_count(part)
     starts: Sequence[EigenResult | None] = (None, None)
     while True:
         halves = halves_of(part, count)
@@ -85,8 +82,7 @@ def norm_of_part(run: Run, rtol: float, tol: float, confidence: float, solve: Ca
         run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}, {estimate.samples_used} samples")
         if len(halves) == 1 or value.standard_error <= rtol * value.estimate:
             return estimate
-        starts = found
-        count *= 2
+        starts, count = found, next_count(count, value.standard_error / (rtol * value.estimate or 1.0))
 
 
 def _found(
@@ -98,15 +94,17 @@ def _found(
 ) -> list[EigenResult]:
     """Return the outermost eigenpair of each half, or of fewer where products run out."""
     found: list[EigenResult] = []
+    # Each half is multiplied by the other's eigenvector twice.
+    kept = 2 * len(halves) if len(halves) > 1 else 0
     for number, (half, start) in enumerate(zip(halves, starts, strict=False)):
-        if half.affordable < 2:
+        if half.affordable < kept + 2:
             return found
-        found.append(_outermost(part, half, start, tol, number, solve))
+        found.append(_outermost(part, half, start, tol, number, solve, kept))
     for i, half in enumerate(halves if len(halves) > 1 else []):
         # A random start may miss the outermost eigenvalue: the other half's eigenvector then shows a larger one.
-        along = _along(part, half, found[1 - i], 0.5).estimate
-        if along > abs(found[i].eigenvalues[0]) + found[i].bounds[0] and half.affordable >= 2:
-            found[i] = _outermost(part, half, found[1 - i], tol, i, solve)
+        along = _along(part.run, half, found[1 - i], 0.5).estimate
+        if along > abs(found[i].eigenvalues[0]) + found[i].bounds[0] and half.affordable >= kept + 2:
+            found[i] = _outermost(part, half, found[1 - i], tol, i, solve, kept)
     return found
 
 
@@ -117,6 +115,7 @@ def _outermost(
     tol: float,
     number: int,
     solve: Callable[..., EigenResult],
+    kept: int,
 ) -> EigenResult:
     # Copies of an eigenvalue do not change a norm, so nobody looks for them where another half shows what was missed.
     return solve(
@@ -124,7 +123,7 @@ def _outermost(
         k=1,
         tol=tol,
         v0=start,
-        max_matvecs=min(half.affordable, 1000),
+        max_matvecs=min(half.affordable - kept, 1000),
         seed=(part.run.seed + number) % 2**64,
         check_multiplicity=half.is_whole,
     )
@@ -138,7 +137,7 @@ def _bracket(part: Part, halves: list[SampledMean], found: list[EigenResult], co
     if len(halves) == 1:
         value = Estimate(high, 0.0, (max(0.0, high - bound), high + bound), confidence)
         return NormOfPart(value, 0.0, bound, used, False)
-    seen = [_along(part, half, eigen, confidence) for half, eigen in zip(halves, reversed(found), strict=True)]
+    seen = [_along(part.run, half, eigen, confidence) for half, eigen in zip(halves, reversed(found), strict=True)]
     low = float(np.mean([one.estimate for one in seen]))
     # Both numbers move with the parts alike: a norm changes by what its matrix changes along the eigenvector.
     error = math.hypot(*(one.standard_error for one in seen)) / 2.0
@@ -149,11 +148,11 @@ def _bracket(part: Part, halves: list[SampledMean], found: list[EigenResult], co
     return NormOfPart(value, error, bound, used, False)
 
 
-def _along(part: Part, half: SampledMean, eigen: EigenResult, confidence: float) -> Estimate:
+def _along(run: Run, half: SampledMean, eigen: EigenResult, confidence: float) -> Estimate:
     """Return the mean along an eigenvector of the other half, with the sign of its eigenvalue."""
-    total, vector = GroupSum(part.strata, is_noisy=False), eigen.eigenvector(0)
+    total, vector = GroupSum(half.strata, is_noisy=False), eigen.eigenvector(0)
     sign = 1.0 if eigen.eigenvalues[0] >= 0 else -1.0
-    for i, group in half.groups():
-        (along,) = part.run.to_host(half.backend.dot(vector, part.run.multiply_group(group, vector)))
-        total.add(i, sign * group.share * float(along))
+    for i, weight, group in half.groups():
+        (along,) = run.to_host(half.backend.dot(vector, run.multiply_group(group, vector)))
+        total.add(i, sign * weight * group.share * float(along))
     return total.estimate(confidence)[0]

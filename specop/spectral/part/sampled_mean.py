@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,11 +12,47 @@ from specop.operators.operator import Composite
 from specop.operators.sample_mean import Group
 from specop.spectral.part.part import Part
 from specop.statistics.numbers import Integers
+from specop.statistics.strata import Stratum
 
-__all__ = ["SampledMean", "halves_of", "samples_of"]
+__all__ = ["SIZE", "SampledMean", "first_count", "halves_of", "next_count", "samples_of"]
 
+SIZE = 16
+"""Samples in a block: as few as the first look may be at, as many as products of a stratum take together."""
+
+# Of all samples, and samples at least and at most, that a first look is at: fewer say too little of their scatter, and
+# where they turn out not to be enough, looking at fewer first has saved nothing.
+_SHARE, _LEAST, _MOST = 8, 768, 3072
+# Groups of each stratum, at least and not many more, that are multiplied one by one where their scatter is asked for.
+_APART = 4
+# How much larger the next part is.
+_LEAST_GROWTH, _MOST_GROWTH = 1.5, 8.0
 # Samples of a stratum that are multiplied together where their sum alone is asked for.
 _TOGETHER = 256
+
+
+def first_count(part: Part) -> int:
+    """Return how many blocks of each stratum either half begins with."""
+    samples = min(max(part.mean.samples // _SHARE, _LEAST), _MOST)
+    return _whole(samples / sum(2 * len(one.blocks[0]) for one in part.strata))
+
+
+def next_count(count: int, error: float) -> int:
+    """Return how many blocks leave an error within the goal, of which that of so many is a multiple."""
+    # Chance falls with the root, and what the halves' eigenvectors differ by faster.
+    return _whole(count * min(max(1.2 * error**2, _LEAST_GROWTH), _MOST_GROWTH))
+
+
+def _whole(blocks: float) -> int:
+    """Return a number of blocks that can be taken together in groups of equal size."""
+    count = max(2, math.ceil(blocks))
+    while count % _together(count):
+        count += 1
+    return count
+
+
+def _together(count: int) -> int:
+    """Return how many of so many blocks are taken together where scatter is asked for."""
+    return max(1, count // _APART)
 
 
 def halves_of(part: Part, count: int) -> list[SampledMean]:
@@ -34,15 +71,20 @@ def samples_of(halves: Sequence[SampledMean]) -> int:
 
 
 class SampledMean(Composite):
-    """The mean over some groups of each stratum, weighted so that it is that of all samples on average.
+    """The mean over some blocks of each stratum, weighted so that it is that of all samples on average.
 
     Parameters
     ----------
     part : Part
     counts : sequence of int
-        Groups of each stratum.
+        Blocks of each stratum.
     number : int
-        0 or 1: which half of twice as many groups, where there are so many.
+        0 or 1: which half of twice as many blocks, where there are so many.
+
+    Attributes
+    ----------
+    strata : list of Stratum
+        With blocks taken together, those that `groups` gives.
     """
 
     def __init__(self, part: Part, counts: Sequence[int], number: int) -> None:
@@ -50,9 +92,11 @@ class SampledMean(Composite):
         super().__init__((A,), A.domain, A.codomain, is_symmetric=True)
         self._part = part
         self.blocks: list[tuple[Integers, ...]] = []
+        self.strata: list[Stratum] = []
+        self._apart: list[tuple[Integers, ...]] = []
         self._factors: list[float] = []
         self._chosen: list[Integers] = []
-        for one, count in zip(part.strata, counts, strict=True):
+        for i, (one, count) in enumerate(zip(part.strata, counts, strict=True)):
             first = 0 if count == len(one) else number * count
             blocks = one.blocks[first : first + count]
             self.blocks.append(blocks)
@@ -60,6 +104,11 @@ class SampledMean(Composite):
             together = [np.concatenate(blocks[i : i + each]) for i in range(0, len(blocks), each)]
             self._chosen += together
             self._factors += [len(one) / count] * len(together)
+            # A whole stratum has no scatter that matters; another one is cut into blocks of one size.
+            apart = each if count == len(one) else _together(count)
+            self.strata.append(one if count == len(one) else Stratum(one.blocks[: len(one) - len(one) % apart]))
+            self.strata[i] = self.strata[i].coarser(apart)
+            self._apart.append(self.strata[i].blocks[first // apart : -(-(first + count) // apart)])
         self.is_whole = all(count == len(one) for count, one in zip(counts, part.strata, strict=True))
         self.size = sum(map(len, self._chosen))
         self._held = self._holdable()
@@ -89,11 +138,15 @@ class SampledMean(Composite):
         return self._part.left // self.size
 
     def factor(self, stratum: int) -> float:
-        """Return what blocks of a stratum count in the mean: the inverse of the probability that they were drawn."""
+        """Return what samples of a stratum count in the mean: the inverse of the probability that they were drawn."""
         return len(self._part.strata[stratum]) / len(self.blocks[stratum])
 
-    def groups(self) -> Iterator[tuple[int, Group]]:
-        """Give each block by itself, with the number of its stratum."""
-        places = [i for i, blocks in enumerate(self.blocks) for _ in blocks]
-        chosen = [block for blocks in self.blocks for block in blocks]
-        return zip(places, self._part.mean.groups(chosen), strict=True)
+    def groups(self) -> Iterator[tuple[int, float, Group]]:
+        """Give groups with the number of their stratum, and what makes each the share of one block of `strata`.
+
+        The samples that are left over where a stratum is cut into larger blocks are not in any of these.
+        """
+        places = [i for i, blocks in enumerate(self._apart) for _ in blocks]
+        chosen = [block for blocks in self._apart for block in blocks]
+        for i, group in zip(places, self._part.mean.groups(chosen), strict=True):
+            yield i, self._part.strata[i].samples / self.strata[i].samples, group
