@@ -17,7 +17,13 @@ from specop.results.eigen import EigenResult
 from specop.results.function import FunctionResult
 from specop.spectral.fitting import rows_that_fit
 from specop.spectral.goals import Goal, checked_goal
-from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity, spectral_function
+from specop.spectral.scalar_functions import (
+    Progress,
+    SpectralFunction,
+    changed_by_rounding,
+    sensitivity,
+    spectral_function,
+)
 from specop.statistics.numbers import Floats
 
 __all__ = ["apply_function"]
@@ -195,9 +201,9 @@ class _Approximation:
         weights = self.length * ritz.coefficients[0]
         values = self.function(ritz.values, space.error_floor, space.run.A)
         self.found = ritz.coefficients @ (values * weights)
-        shifts = np.full(steps, space.error_floor)
+        shifted = changed_by_rounding(self.function, ritz.values, weights, space.noise_floor, space.error_floor)
         rounding = steps**0.5 * space.run.A.domain.epsilon * float(np.linalg.norm(self.found))
-        self.rounding = float(np.hypot(sensitivity(self.function, ritz.values, weights, shifts), rounding))
+        self.rounding = float(np.hypot(shifted, rounding))
         self.error = self._progress.error_after(steps, self.found)
         if closed:
             self.error = 0.0

@@ -15,7 +15,7 @@ from specop.krylov.space import LARGEST_BASIS, KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.spectral.fitting import may_store
 from specop.spectral.goals import STAGE, Goal
-from specop.spectral.scalar_functions import Progress, SpectralFunction, sensitivity
+from specop.spectral.scalar_functions import Progress, SpectralFunction, changed_by_rounding, sensitivity
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.numbers import Floats
 
@@ -127,7 +127,7 @@ def _check_smooth(run: Run, function: SpectralFunction) -> None:
 def _exact(space: KrylovSpace, function: SpectralFunction, confidence: float, message: str) -> SpectralSum:
     values, n = space.complete(), space.n
     total = float(function(values, space.error_floor, space.run.A).sum())
-    error = sensitivity(function, values, np.full(n, 1.0), np.full(n, space.error_floor))
+    error = changed_by_rounding(function, values, np.full(n, 1.0), space.noise_floor, space.error_floor)
     return SpectralSum(exact(total, confidence), error, np.zeros(0), n, "exact", message)
 
 

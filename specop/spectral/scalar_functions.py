@@ -14,10 +14,12 @@ from specop.operators.operator import LinearOperator
 from specop.statistics.measure import GaussRule, christoffel
 from specop.statistics.numbers import Floats
 
-__all__ = ["Progress", "SpectralFunction", "sensitivity", "spectral_function"]
+__all__ = ["Progress", "SpectralFunction", "changed_by_rounding", "sensitivity", "spectral_function"]
 
 # While outliers are found one after the other, errors stand still for a few steps.
 _SHORTEST_LAG = 4
+# By how much more than in proportion a result may change with its eigenvalues before there is a jump or a pole.
+_STEEP = 4.0
 # Looks at a function within an interval, and how often the interval is made as much shorter: 1e-12 of it in the end.
 _LOOKS, _CLOSER = 9, 20
 
@@ -133,6 +135,17 @@ def _distance(longer: Floats, shorter: Floats) -> float:
     change = longer.copy()
     change[: len(shorter)] -= shorter
     return float(np.linalg.norm(change))
+
+
+def changed_by_rounding(
+    function: SpectralFunction, values: Floats, weights: Floats, typical: float, most: float
+) -> float:
+    """Return by how much a result changes with rounding of each value.
+
+    That is its typical error, or if f has a jump or a pole beyond that, as far as rounding can reach at most, that one.
+    """
+    usual, worst = (sensitivity(function, values, weights, np.full(len(values), shift)) for shift in (typical, most))
+    return worst if worst * typical > _STEEP * most * usual else usual
 
 
 def sensitivity(function: SpectralFunction, values: Floats, weights: Floats, shifts: Floats) -> float:

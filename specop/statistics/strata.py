@@ -9,10 +9,10 @@ import numpy as np
 
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Stratum", "stratified"]
+__all__ = ["FLOOR", "Stratum", "stratified"]
 
-# Of the mean weight, added to all: no sample is so unlikely that its own weight, the inverse, has no bound.
-_FLOOR = 0.1
+FLOOR = 0.1
+"""Of the mean weight, added to all: no sample is so unlikely that its own weight, the inverse, has no bound."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def stratified(weights: Floats, size: int, count: int, seed: int) -> list[Stratu
         Seed of the draw.
     """
     generator = np.random.default_rng([seed, 0x5A])
-    raised = weights + _FLOOR * weights.mean() if weights.any() else np.ones(len(weights))
+    raised = weights + FLOOR * weights.mean() if weights.any() else np.ones(len(weights))
     # Equal weights come in no particular order.
     order = generator.permutation(len(weights))
     order = order[np.argsort(-raised[order], kind="stable")]

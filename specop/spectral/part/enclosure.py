@@ -131,6 +131,7 @@ def _lower(run: Run, half: SampledMean, end: End, confidence: float) -> tuple[Fl
             forms.add(i, float(direction @ one[:k, :k] @ direction))
         value, _ = forms.estimate(confidence)
         low[k - 1], errors[k - 1], chances[k - 1] = values[0], value.standard_error, value.interval[1] - value.estimate
+    chances += half.unseen(confidence) * np.abs(low)
     return low, errors, chances, residuals
 
 

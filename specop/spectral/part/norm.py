@@ -141,7 +141,11 @@ def _bracket(part: Part, halves: list[SampledMean], found: list[EigenResult], co
     low = float(np.mean([one.estimate for one in seen]))
     # Both numbers move with the parts alike: a norm changes by what its matrix changes along the eigenvector.
     error = math.hypot(*(one.standard_error for one in seen)) / 2.0
-    chance = math.hypot(*(one.interval[1] - one.estimate for one in seen)) / 2.0
+    chances = (
+        one.interval[1] - one.estimate + half.unseen(confidence) * abs(one.estimate)
+        for one, half in zip(seen, halves, strict=True)
+    )
+    chance = math.hypot(*chances) / 2.0
     low, high = min(low, high), max(low, high)
     interval = max(0.0, low - chance - bound), high + chance + bound
     value = Estimate((low + high) / 2.0, normal_error(interval, confidence), interval, confidence)
