@@ -23,8 +23,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     given = [one for one in (input, weight, bias) if one is not None]
     is_plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype == input.dtype for one in given)
     is_large = weight.ndim == 2 and weight.shape[0] >= _MANY_OUTPUTS and input.ndim >= 2
-    # Autocast has a rule for torch's function.
-    if not (is_plain and is_large) or torch.is_autocast_enabled(input.device.type):
+    # Autocast has a rule for torch's function, and so has every transform that a model itself makes.
+    is_transformed = any(map(torch._C._functorch.is_functorch_wrapped_tensor, given))
+    if not (is_plain and is_large) or is_transformed or torch.is_autocast_enabled(input.device.type):
         return functional.linear(input, weight, bias)
     outputs: Tensor = _Linear.apply(input.flatten(0, -2), weight)  # type: ignore[no-untyped-call]
     return (outputs if bias is None else outputs + bias).unflatten(0, input.shape[:-1])
@@ -40,6 +41,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def setup_context(context: Any, inputs: Any, output: Any) -> None:
         context.save_for_backward(*inputs)
+        context.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(context: Any, rows_along: Tensor | None, weight_along: Tensor | None) -> Tensor | None:
+        return _pushed(rows_along, weight_along, *context.saved_tensors)
 
     @staticmethod
     def backward(context: Any, slopes: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,18 +73,21 @@ class _Pullback(torch.autograd.Function):
     def backward(context: Any, rows_along: Tensor | None, weight_along: Tensor | None) -> tuple[Tensor | None, ...]:
         slopes, rows, weight = context.saved_tensors
         of_slopes, of_rows, of_weight, *_ = context.needs_input_grad
-        pushed = None
-        if of_slopes and weight_along is not None:
-            pushed = rows @ weight_along.T
-        if of_slopes and rows_along is not None:
-            pushed = rows_along @ weight.T if pushed is None else torch.addmm(pushed, rows_along, weight.T)
         return (
-            pushed,
+            _pushed(rows_along, weight_along, rows, weight) if of_slopes else None,
             _times(slopes, weight_along) if of_rows and weight_along is not None else None,
             _times(slopes.T, rows_along) if of_weight and rows_along is not None else None,
             None,
             None,
         )
+
+
+def _pushed(rows_along: Tensor | None, weight_along: Tensor | None, rows: Tensor, weight: Tensor) -> Tensor | None:
+    """Return what the outputs change by along a direction."""
+    pushed = None if weight_along is None else rows @ weight_along.T
+    if rows_along is None:
+        return pushed
+    return rows_along @ weight.T if pushed is None else torch.addmm(pushed, rows_along, weight.T)
 
 
 def _times(slopes: Tensor, right: Tensor) -> Tensor:

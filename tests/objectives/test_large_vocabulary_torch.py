@@ -104,11 +104,42 @@ def test_derivatives_of_a_layer_up_to_the_third(case, moving):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
 
 
-def test_a_layer_in_a_map():
+def jvp_by_dual_numbers(f, x):
+    with torch.autograd.forward_ad.dual_level():
+        return torch.autograd.forward_ad.unpack_dual(f(torch.autograd.forward_ad.make_dual(x, x.cos()))).tangent
+
+
+def rows_at_once(f, x):
+    given = x.clone().requires_grad_()
+    out = f(given)
+    (slope,) = torch.autograd.grad(out, given, create_graph=True)
+    return torch.autograd.grad(slope, given, torch.stack([x, x.cos()]), is_grads_batched=True)[0]
+
+
+# What a model may do itself with a layer of its own.
+TRANSFORMS = {
+    "map": lambda f, x: torch.func.vmap(torch.func.grad(f))(x),
+    "forward": lambda f, x: torch.func.jvp(f, (x,), (x.cos(),))[1],
+    "forward over backward": lambda f, x: torch.func.hessian(f)(x),
+    "dual numbers": jvp_by_dual_numbers,
+    "rows at once": rows_at_once,
+}
+
+
+# torch compiles its own rules of forward mode by what it advises against.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("moving", ["rows", "weight"])
+def test_a_layer_in_transforms_of_the_model_itself(name, moving):
     rows, weight = layer("steps")
-    slope = torch.func.grad(lambda h, function: torch.sin(function(h, weight)).sum())
-    found, expected = (torch.func.vmap(lambda h, f=f: slope(h, f))(rows) for f in (linear, F.linear))
-    torch.testing.assert_close(found, expected)
+    along = rows if moving == "rows" else 0.1 * rows.mean(1)
+
+    def result(function):
+        if moving == "rows":
+            return TRANSFORMS[name](lambda h: torch.sin(function(h, weight)).sum(), along)
+        return TRANSFORMS[name](lambda s: torch.sin(function(rows[0], weight * s.sum())).sum(), along)
+
+    torch.testing.assert_close(result(linear), result(F.linear))
 
 
 def test_a_layer_under_autocast_gives_what_torch_gives():
