@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, check_choice, is_number
+from specop.errors import InvalidInputError, check_choice, checked_number
 from specop.krylov.beginning import begin
 from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
@@ -133,7 +133,8 @@ def eigsh(
         both chances meet `rtol`. The result has `intervals` for the eigenvalues of A on all samples, with the
         probability `confidence` for each, `sampling_errors`, and `samples_used`. Products with a part count as that.
         `tol` is that of the parts' pairs, and at most 2e-3: where it is larger, near eigenvalues are taken for each
-        other. Parts of less than about 800 samples are not looked at, and 4 k vectors are held beside the basis.
+        other. Of a single eigenvalue no copies are looked for in parts. Parts of less than about 800 samples are not
+        looked at, and 4 k vectors are held beside the basis.
     rtol : float, optional
         Goal for the standard error of each eigenvalue, relative to it, with ``data="part"`` alone; default 0.05.
     progress : bool
@@ -275,8 +276,7 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
 
 
 def _checked_limits(k: int, tol: float, max_matvecs: int | None) -> int:
-    if not is_number(tol) or not tol >= 0 or not np.isfinite(tol):
-        raise InvalidInputError(f"tol must be a finite number >= 0, got {tol!r}.")
+    checked_number("tol", tol)
     if max_matvecs is None:
         return max(1000, 50 * k)
     if max_matvecs < k:

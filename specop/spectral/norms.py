@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, NotConvergedError, check_choice, is_number
+from specop.errors import InvalidInputError, NotConvergedError, check_choice, checked_number
 from specop.krylov.run import Run
 from specop.operators.operator import Composite
 from specop.results.eigen import EigenResult
@@ -107,8 +107,7 @@ def spectral_norm(
 
 
 def _of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormResult:
-    if not (is_number(rtol) and rtol > 0):
-        raise InvalidInputError(f"rtol must be a number > 0, got {rtol!r}.")
+    checked_number("rtol", rtol, positive=True)
     with run:
         if run.A.sample_mean is not None and not run.A.is_symmetric:
             raise InvalidInputError(f"data='part' needs a symmetric mean over samples, got {run.A!r}.")

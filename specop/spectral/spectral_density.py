@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays import probes as probe_vectors
-from specop.errors import InvalidInputError, check_choice, is_number
+from specop.errors import InvalidInputError, check_choice, checked_number
 from specop.krylov.known import checked_deflation
 from specop.krylov.run import Run
 from specop.krylov.short_recurrence import ShortRecurrence
@@ -144,8 +144,8 @@ def spectral_density(
     """
     check_confidence(confidence)
     check_choice("data", data, DATA)
-    if rtol is not None and not (is_number(rtol) and rtol > 0):
-        raise InvalidInputError(f"rtol must be positive, got {rtol!r}.")
+    if rtol is not None:
+        checked_number("rtol", rtol, positive=True)
     run = Run(
         A,
         "spectral_density",

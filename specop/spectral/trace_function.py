@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from specop.errors import InvalidInputError, check_choice, is_number
+from specop.errors import check_choice, checked_number
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.quadrature import QuadratureResult
@@ -289,8 +287,7 @@ def effective_dimension(
     >>> round(specop.effective_dimension(np.diag([0.0, 1.0, 3.0]), damping=1.0).estimate, 9)
     1.25
     """
-    if not is_number(damping) or not 0 < damping < np.inf:
-        raise InvalidInputError(f"damping must be positive and finite, got {damping!r}.")
+    damping = checked_number("damping", damping, positive=True)
     damped = SpectralFunction(f"x / (x + {damping:g})", lambda x: x / (x + damping), "positive", -damping)
     return trace_function(
         A,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, NotConvergedError, is_number
+from specop.errors import InvalidInputError, NotConvergedError, checked_number
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
@@ -92,8 +92,8 @@ class PartPairs:
 
 def check_part(which: str, rtol: float | None, callback: object, checkpoint: object) -> None:
     """Refuse arguments that mean nothing for a part of the data."""
-    if rtol is not None and not (is_number(rtol) and rtol > 0):
-        raise InvalidInputError(f"rtol must be a number > 0, got {rtol!r}.")
+    if rtol is not None:
+        checked_number("rtol", rtol, positive=True)
     if which == "SM":
         raise InvalidInputError("which='SM' finds eigenvalues that parts of the data do not enclose: leave data= out.")
     if callback is not None or checkpoint is not None:

@@ -41,7 +41,7 @@ def first_count(part: Part) -> int:
 
 
 def next_count(count: int, error: float) -> int:
-    """Return how many blocks leave an error within the goal, of which that of so many is a multiple."""
+    """Return how many blocks leave an error within the goal, where so many leave one of `error` times the goal."""
     # Chance falls with the root, and what the halves' eigenvectors differ by faster.
     return _divisible(math.ceil(count * min(max(1.2 * error**2, _LEAST_GROWTH), _MOST_GROWTH)))
 
