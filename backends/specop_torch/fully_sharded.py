@@ -276,12 +276,6 @@ class FullyShardedAutodiff(SpreadAutodiff):
     def _operands(self, vector: Any) -> list[Tensor]:
         return self._parts(vector)
 
-    def _split(self, vector: Any) -> list[Tensor]:
-        return self._as_parameters(self._parts(vector))
-
-    def _join(self, parts: Sequence[Tensor | None], rows: tuple[int, ...] = ()) -> Any:
-        return self._joined(self._as_parts(parts))
-
     def _flat(self, outputs: Tensor | None, size: int) -> Any:
         own = super()._flat(outputs, size)
         sizes = self.group.exchange(len(own))

@@ -218,26 +218,25 @@ class SpreadAutodiff(TorchAutodiff):
         found = self._exchange.parts(local(vector))
         return [part.to(one.dtype) for part, one in zip(found, self.parameters.values(), strict=True)]
 
-    def _joined(self, parts: Sequence[Tensor | None]) -> DTensor:
-        dtype, me = torch_dtype(self.dtype), self.group.index
-        whole = [
-            torch.zeros(place.local_shape(me), dtype=dtype, device=self.device)
-            if part is None
-            else part.detach().to(dtype)
-            for part, place in zip(parts, self.places.values(), strict=True)
-        ]
-        return self.group.spread(self._exchange.joined(whole), self.layout.n)
-
-    def _as_parameters(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return parts of the parameters as what they are parts of."""
+    def _split(self, vector: Any) -> list[Tensor]:
         return [
             DTensor.from_local(
                 part, one.device_mesh, one.placements, run_check=False, shape=one.shape, stride=one.stride()
             )
             if isinstance(one, DTensor)
             else part
-            for part, one in zip(parts, self.parameters.values(), strict=True)
+            for part, one in zip(self._parts(vector), self.parameters.values(), strict=True)
         ]
+
+    def _join(self, parts: Sequence[Tensor | None], rows: tuple[int, ...] = ()) -> Any:
+        dtype, me = torch_dtype(self.dtype), self.group.index
+        whole = [
+            torch.zeros(place.local_shape(me), dtype=dtype, device=self.device)
+            if part is None
+            else part.detach().to(dtype)
+            for part, place in zip(self._as_parts(parts), self.places.values(), strict=True)
+        ]
+        return self.group.spread(self._exchange.joined(whole), self.layout.n)
 
     def _as_parts(self, found: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return what this process holds of tensors like the parameters, cut as these are."""

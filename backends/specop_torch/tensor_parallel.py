@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -66,12 +66,6 @@ class TensorParallelAutodiff(SpreadAutodiff):
     def outputs(self, theta: Tensor | None, batch: Any) -> Tensor:
         with self._evaluation.running(twice_differentiable=False), torch.no_grad():
             return self._spread(self._evaluation.outputs(self._leaves(theta, requires_grad=False), batch).reshape(-1))
-
-    def _split(self, vector: Any) -> list[Tensor]:
-        return self._as_parameters(self._parts(vector))
-
-    def _join(self, parts: Sequence[Tensor | None], rows: tuple[int, ...] = ()) -> Any:
-        return self._joined(self._as_parts(parts))
 
     def _flat(self, outputs: Tensor | None, size: int) -> Any:
         return self._spread(super()._flat(outputs, size))
