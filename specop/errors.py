@@ -134,6 +134,15 @@ def checked_number(name: str, value: float, *, positive: bool = False) -> float:
     return float(value)
 
 
+def check_unmasked(what: str, value: object) -> None:
+    """Raise InvalidInputError for a masked array of NumPy: what is masked would count like any other entry."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidInputError(
+            f"{what} is a masked array of NumPy, whose mask would be ignored. Pass plain numbers, x.filled(0.0) or "
+            f"x.compressed(), and for data an array of weights beside it."
+        )
+
+
 def is_number(value: object) -> bool:
     """Whether something can be taken for a number: a scalar of any framework, and no text or truth value."""
     return hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from specop.arrays.backend import Backend
 from specop.arrays.layout import Layout
 from specop.arrays.rows import RowBlocks
+from specop.errors import check_unmasked
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -31,6 +32,7 @@ class NumpyBackend(Backend):
     conversion = "np.asarray(x, '{dtype}')"
 
     def layout(self, array: Array) -> Layout:
+        check_unmasked("the array", array)
         return Layout(array.shape[-1], array.dtype, "cpu")
 
     def shape(self, x: Any) -> tuple[int, ...]:

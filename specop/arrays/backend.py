@@ -20,7 +20,7 @@ from specop.arrays.layout import Layout
 from specop.arrays.memory import free_host_memory
 from specop.arrays.primitives import Array, Basis, Primitives
 from specop.arrays.processes import ALONE, Processes
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_unmasked
 from specop.statistics.numbers import Floats, Integers
 
 __all__ = [
@@ -62,6 +62,7 @@ class Backend(Primitives):
     # Vectors and their entries
     def check_vector(self, x: Any, layout: Layout, what: str) -> None:
         """Raise InvalidInputError, naming ``what``, unless ``x`` is a vector of this layout."""
+        check_unmasked(what, x)
         kind = self.array_type
         if not isinstance(x, kind):
             expected = f"be a {kind.__module__.partition('.')[0]}.{kind.__name__} on {layout.device}"

@@ -32,6 +32,8 @@ Criterion = Callable[..., Any]
 
 # What frameworks say of a dtype that an operation does not take.
 _DTYPE = re.compile(r"dtype|scalar type|Input type|has type|DataType|tensor but is a|not implemented for '")
+# And of a layer that draws, but was given nothing to draw with.
+_KEY = re.compile(r"requires a key|PRNGKey")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ def _advice(batch: Any, text: str) -> str | None:
         return (
             f"A tuple is one batch, here of {len(batch)} parts that are tuples of {len(batch[0])} themselves: if those "
             f"are the batches, pass a list of them."
+        )
+    if _KEY.search(text):
+        return (
+            "Switch dropout and sampling off (equinox.nn.inference_mode(model), deterministic=True), or give them one "
+            "fixed key in the function or in forward=, for the curvature under one mask."
         )
     leaves = list(leaves_of(batch))
     arrays = [leaf for leaf in leaves if getattr(leaf, "shape", ())]

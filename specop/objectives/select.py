@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_unmasked
 from specop.objectives.calling import check_takes_two
 from specop.statistics.numbers import Integers
 
@@ -33,18 +33,20 @@ def choose(named: Mapping[str, Array], select: Any, argument: str = "select") ->
         raise InvalidInputError(
             f"{argument} takes names, a list or a predicate of (name, array), got the class {select}."
         )
-    wanted = [select]
+    missed: list[Any] = []
     if callable(select):
         check_takes_two(select, argument, "(name, array)")
         chosen = [name for name, array in named.items() if select(name, array)]
     else:
         is_one = isinstance(select, str) or hasattr(select, "shape") or not isinstance(select, Iterable)
         wanted = [select] if is_one else list(select)
-        chosen = [name for name, array in named.items() if any(_matches(name, array, one, argument) for one in wanted)]
-    # A misspelled name in a list would leave a part out without a word.
-    missed = [one for one in wanted if isinstance(one, str) and not any(_named(name, one) for name in named)]
+        found = [{name for name, array in named.items() if _matches(name, array, one, argument)} for one in wanted]
+        # A misspelled name, or another model's parameter, would leave a part out without a word.
+        missed = [one for one, names in zip(wanted, found, strict=True) if not names]
+        together = set().union(*found)
+        chosen = [name for name in named if name in together]
     if missed or not chosen:
-        what = repr(missed[0]) if missed else _described(select)
+        what = _described(missed[0] if missed else select)
         raise InvalidInputError(f"{argument}={what} matches no parameter. There are: {', '.join(named)}.")
     return tuple(chosen)
 
@@ -58,6 +60,7 @@ def checked_samples(indices: ArrayLike, count: int) -> Integers:
     count : int
         Number of samples that there are.
     """
+    check_unmasked("indices", indices)
     found = np.asarray(indices)
     if found.ndim != 1 or found.size == 0 or found.dtype.kind not in "iu":
         raise InvalidInputError(
@@ -89,6 +92,4 @@ def _named(name: str, pattern: str) -> bool:
 
 
 def _described(wanted: Any) -> str:
-    if isinstance(wanted, list) and wanted:
-        return f"none of {len(wanted)}, such as {_described(wanted[0])},"
     return f"an array of shape {tuple(wanted.shape)}" if hasattr(wanted, "shape") else repr(wanted)

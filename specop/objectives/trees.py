@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from typing import Any
 
 from specop.arrays.backend import Array
+from specop.errors import check_unmasked
 from specop.statistics.numbers import Integers
 
 __all__ = ["Constant", "Frame", "Joined", "Trees", "by_optree", "leaves_of", "lengths"]
@@ -63,6 +64,7 @@ class Trees:
         arrays: list[Array] = []
         places: list[Any] = []
         for leaf in leaves:
+            check_unmasked("an array of the batch or of params", leaf)
             array = self.as_array(leaf)
             if array is not None:
                 arrays.append(array)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_unmasked
 from specop.operators.operator import Composite, LinearOperator
 
 __all__ = ["RestrictedOperator", "restrict"]
@@ -44,6 +44,7 @@ class RestrictedOperator(Composite):
 
     def __init__(self, operator: LinearOperator, indices: ArrayLike) -> None:
         n = operator.shape[0]
+        check_unmasked("indices", indices)
         chosen = np.asarray(indices)
         if operator.domain != operator.codomain:
             raise InvalidInputError(f"only a square operator has principal blocks, got shape {operator.shape}.")

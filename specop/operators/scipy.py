@@ -10,7 +10,7 @@ import scipy.sparse.linalg
 
 from specop.arrays.backend import Array, backend_of, shape_of
 from specop.arrays.layout import Layout
-from specop.errors import InvalidInputError, MissingTransposeError
+from specop.errors import InvalidInputError, MissingTransposeError, check_unmasked
 from specop.operators.explicit import DenseOperator
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy_view import ScipyView
@@ -46,6 +46,7 @@ def aslinearoperator(A: Any) -> LinearOperator:
         return ScipyOperator(A)
     if isinstance(A, (list, tuple)):
         A = np.asarray(A, dtype=float)
+    check_unmasked("the matrix", A)
     if isinstance(A, np.ndarray):
         # A numpy.matrix would return a matrix from every product.
         A = np.asarray(A, dtype=float if A.dtype.kind in "iub" else None)

@@ -9,7 +9,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_unmasked
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.shifted import ShiftedResult
@@ -99,6 +99,7 @@ def solve_shifted(
     if operands.is_block or operands.is_structure:
         raise InvalidInputError("solve_shifted takes one right-hand side, a native vector; use solve for several.")
     checked_accuracy(rtol, atol)
+    check_unmasked("shifts", shifts)
     values = np.asarray(shifts, dtype=float)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
         raise InvalidInputError(f"shifts must be a non-empty one-dimensional array of finite numbers, got {shifts!r}.")

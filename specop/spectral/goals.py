@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, is_number
+from specop.errors import InvalidInputError, checked_number
 from specop.krylov.run import Run
 from specop.statistics.estimate import Estimate
 from specop.statistics.numbers import Floats
@@ -76,8 +76,8 @@ class Goal:
 def checked_goal(rtol: float | None, atol: float | None, max_matvecs: int | None, default: float) -> Goal:
     """Return the goal that the arguments of an estimator describe, with `default` as rtol where all are missing."""
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not (is_number(value) and value >= 0):
-            raise InvalidInputError(f"{name} must be a number >= 0, got {value!r}.")
+        if value is not None:
+            checked_number(name, value)
     return Goal(default if rtol is None and atol is None and max_matvecs is None else rtol, atol)
 
 

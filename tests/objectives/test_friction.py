@@ -101,11 +101,28 @@ def a_misspelled_name(framework):
     return specop.objective(squares(framework), params=params, data=batch(framework), select=["w", "d"])
 
 
+def a_parameter_of_another_model(framework):
+    params = given(framework)
+    return specop.objective(
+        squares(framework), params=params, data=batch(framework), select=[params["w"], given(framework)["w"]]
+    )
+
+
+def a_masked_batch(framework):
+    x = np.ma.masked_array(X, mask=X > 1.0)
+    return specop.objective(squares(framework), params=given(framework), data=(x, Y)).loss()
+
+
 REFUSED = {
     "a tuple of batches": (tuple_of_batches, r"A tuple is one batch, here of 2 parts .* pass a list of them"),
     "a predicate of the name": (one_that_takes_a_name, r"select is called with two arguments, \(name, array\)"),
     "a number of a parameter": (a_number, "select takes a pattern, .* got an item of type int"),
     "a misspelled name": (a_misspelled_name, r"select='d' matches no parameter. There are: "),
+    "a parameter of another model": (
+        a_parameter_of_another_model,
+        r"select=an array of shape \(3, 1\) matches no param",
+    ),
+    "a masked array": (a_masked_batch, r"of the batch .* masked array of NumPy, .* an array of weights beside it"),
     "has_aux": (with_aux, r"got a tuple of 2.*has_aux.*lambda params, batch: fun\(params, batch\)\[0\]"),
     "a loss in a dict": (with_named_loss, r"got dict.*return that alone: lambda params, batch: .*\['loss'\]"),
     "a criterion with aux": (criterion_with_aux, r"got a tuple of 2.*lambda outputs, y: criterion\(outputs, y\)\[0\]"),

@@ -196,6 +196,13 @@ def test_equinox_dropout_needs_a_key():
     model = eqx.nn.Sequential([eqx.nn.Linear(3, 3, key=jax.random.key(0)), eqx.nn.Dropout(0.5)])
     with pytest.raises(InvalidInputError, match=r"layer 'layers.1' \(Dropout\) has active dropout.*inference_mode"):
         specop.objective(model, cross_entropy, (normal(3), labels(3)))
+    batch = normal(5, 3), labels(5)
+
+    def call(model, batch):
+        return jax.vmap(model)(batch[0])
+
+    with pytest.raises(InvalidInputError, match=r"Dropout requires a key.* or give them one fixed key"):
+        specop.objective(model, lambda z, batch: cross_entropy(z, batch[1]), batch, forward=call).loss()
 
 
 def test_modules_that_cannot_be_used(nnx):

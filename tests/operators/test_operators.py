@@ -246,6 +246,35 @@ def test_blocks_that_do_not_exist(indices, message):
         specop.restrict(specop.DenseOperator(np.ones((2, 3))), [0])
 
 
+MASKED = np.ma.masked_array([1.0, 2.0], mask=[True, False])
+TAKERS = {
+    "a matrix": lambda: specop.eigsh(np.ma.masked_array(np.eye(3), mask=np.eye(3)), 1),
+    "a dense operator": lambda: specop.DenseOperator(np.ma.masked_array(np.eye(3), mask=np.eye(3))),
+    "a diagonal": lambda: specop.DiagonalOperator(MASKED),
+    "like": lambda: specop.FunctionOperator(lambda x: x, (2, 2), like=MASKED),
+    "an operand": lambda: specop.DenseOperator(np.eye(2)) @ MASKED,
+    "what matvec returns": lambda: (
+        specop.FunctionOperator(lambda x: x + 0 * MASKED, (2, 2), like=np.ones(2)) @ np.ones(2)
+    ),
+    "a start vector": lambda: specop.eigsh(np.eye(2), 1, v0=MASKED),
+    "a right-hand side": lambda: specop.solve(np.eye(2), MASKED),
+    "shifts": lambda: specop.solve_shifted(np.eye(2), np.ones(2), MASKED),
+    "rows": lambda: specop.ShermanMorrison(damping=1.0, rows=MASKED[None]),
+    "a middle": lambda: specop.low_rank_update(specop.DiagonalOperator(np.ones(2)), np.eye(2), MASKED),
+    "coordinates": lambda: specop.restrict(specop.DiagonalOperator(np.ones(2)), MASKED.astype(int) - 1),
+    "columns of an inverse": lambda: specop.ShermanMorrison(damping=1.0, rows=np.eye(2)).columns(
+        MASKED.astype(int) - 1
+    ),
+}
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_masked_arrays_are_refused(taker):
+    """Their mask went unseen: what was masked counted like any other entry."""
+    with pytest.raises(InvalidInputError, match="is a masked array of NumPy, whose mask would be ignored"):
+        TAKERS[taker]()
+
+
 @each_algorithm_case
 def test_functions_that_return_nonsense(case):
     like = case.normal(2)

@@ -31,6 +31,6 @@ def test_defaults_hold_where_nothing_is_asked_for():
     assert checked_goal(None, None, None, 0.02) == Goal(0.02, None)
     assert checked_goal(None, None, 50, 0.02).is_budget
     assert checked_goal(None, 0.1, None, 0.02) == Goal(None, 0.1)
-    for rtol, atol, name in [(-1.0, None, "rtol"), (None, float("nan"), "atol")]:
-        with pytest.raises(InvalidInputError, match=f"{name} must be a number >= 0"):
+    for rtol, atol, name in [(-1.0, None, "rtol"), (None, float("nan"), "atol"), (float("inf"), None, "rtol")]:
+        with pytest.raises(InvalidInputError, match=f"{name} must be a finite number >= 0"):
             checked_goal(rtol, atol, None, 0.02)

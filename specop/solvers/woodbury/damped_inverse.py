@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_unmasked
 from specop.operators.operator import LinearOperator
 from specop.solvers.woodbury.gram_block import GramInverse
 from specop.solvers.woodbury.moment_block import MomentInverse
@@ -81,6 +81,7 @@ class DampedInverse(LinearOperator):
         indices : array_like of int
             Numbers of the columns, from 0 to n - 1.
         """
+        check_unmasked("indices", indices)
         chosen = np.atleast_1d(np.asarray(indices))
         if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
             raise InvalidInputError(f"indices must be a non-empty one-dimensional array of integers, got {indices!r}.")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array, checked_columns
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, check_unmasked
 from specop.operators.operator import Composite, LinearOperator
 from specop.operators.scipy import aslinearoperator
 from specop.statistics.numbers import Floats
@@ -131,6 +131,7 @@ def _columns_of(inverse: LinearOperator, block: Array, name: str) -> int:
 
 
 def _checked_middle(C: ArrayLike | None, k: int) -> Floats:
+    check_unmasked("C", C)
     middle = np.eye(k) if C is None else np.asarray(C, dtype=np.float64)
     middle = np.diag(middle) if middle.ndim == 1 else middle
     if middle.shape != (k, k) or not np.isfinite(middle).all():

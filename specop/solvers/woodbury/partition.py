@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from specop.errors import InvalidInputError, checked_count
 
-__all__ = ["DOUBLE_EPSILON", "WORST_PRECISION", "Scaling", "partition"]
+__all__ = ["DOUBLE_EPSILON", "WORST_PRECISION", "Scaling", "checked_blocks", "partition"]
 
 DOUBLE_EPSILON = float(np.finfo(np.float64).eps)
 """Of the small matrices on the host, whatever the dtype of the rows."""
@@ -34,12 +35,25 @@ class Scaling:
     count: int
 
 
-def partition(blocks: int | Iterable[slice] | None, n: int) -> list[tuple[slice, int]]:
+def checked_blocks(blocks: Any) -> int | tuple[slice, ...] | None:
+    """Return blocks as `partition` takes them, or raise InvalidInputError unless they are a size, slices or None."""
+    if blocks is None or isinstance(blocks, (int, np.integer)):
+        return None if blocks is None else checked_count("the size of blocks", blocks)
+    found = tuple(blocks) if isinstance(blocks, Iterable) else (blocks,)
+    if not all(isinstance(one, slice) and one.step in (None, 1) for one in found):
+        raise InvalidInputError(
+            f"blocks must be the size of all blocks or a list of consecutive slices without steps, such as "
+            f"list(objective.slices.values()); got {blocks!r}."
+        )
+    return found
+
+
+def partition(blocks: int | tuple[slice, ...] | None, n: int) -> list[tuple[slice, int]]:
     """Return ranges of columns with the size of the diagonal blocks in each.
 
     Parameters
     ----------
-    blocks : int, iterable of slice or None
+    blocks : int, tuple of slice or None
         Size of all blocks, or consecutive slices; None for a single block.
     n : int
         Number of columns.
@@ -47,7 +61,7 @@ def partition(blocks: int | Iterable[slice] | None, n: int) -> list[tuple[slice,
     if blocks is None:
         return [(slice(0, n), n)]
     if isinstance(blocks, (int, np.integer)):
-        size = min(checked_count("the size of blocks", blocks), n)
+        size = min(blocks, n)
         whole = n // size * size
         return [(slice(0, whole), size)] + ([(slice(whole, n), n - whole)] if whole < n else [])
     bounds = [(part.start or 0, n if part.stop is None else part.stop) for part in blocks]

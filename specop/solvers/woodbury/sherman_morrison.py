@@ -13,7 +13,7 @@ from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.solvers.woodbury.damped_inverse import DampedInverse
 from specop.solvers.woodbury.gram_block import GramBlock
 from specop.solvers.woodbury.moment_block import MomentBlock
-from specop.solvers.woodbury.partition import Scaling, partition
+from specop.solvers.woodbury.partition import Scaling, checked_blocks, partition
 from specop.solvers.woodbury.row_marks import RowMarks
 from specop.solvers.woodbury.stored_rows import StoredRows
 
@@ -108,7 +108,7 @@ class ShermanMorrison:
         self.damping = checked_number("damping", damping)
         self._n = n
         self._count = count
-        self._partition = blocks if blocks is None or isinstance(blocks, (int, np.integer)) else tuple(blocks)
+        self._partition = checked_blocks(blocks)
         self._on_host = store == "host"
         self._half = bool(half)
         self._rows: StoredRows | None = None
