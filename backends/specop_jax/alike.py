@@ -37,9 +37,9 @@ class Alike:
     Parameters
     ----------
     mesh : Mesh
-        On which all arrays of JAX lie.
+        Mesh that all arrays of JAX lie on.
     processes : Processes
-        Which have devices of it.
+        Processes that have devices of the mesh.
     """
 
     def __init__(self, mesh: Mesh, processes: Processes) -> None:

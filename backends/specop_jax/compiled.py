@@ -23,7 +23,7 @@ def compiled(function: Callable[..., Any], mesh: Mesh | None, **options: Any) ->
         Of arrays, and of static arguments that are equal only where they mean the same.
     mesh : Mesh or None
     **options
-        As `jax.jit` takes them.
+        Options of `jax.jit`.
     """
     found = jax.jit(function, **options)
     return found if mesh is None else _Traced(found, mesh)

@@ -30,7 +30,7 @@ class Form:
     dtype : numpy.dtype
         Dtype of vectors.
     order : Order or None
-        Where the entries lie, if on several devices.
+        Which device has which entries; None on one device.
     """
 
     kinds: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]

@@ -28,7 +28,7 @@ def joined(autodiff: JaxAutodiff, parallel: Any, said: dict[str, Any]) -> Joined
     ----------
     autodiff : JaxAutodiff
     parallel : object
-        As the user gave it.
+        The argument ``parallel`` as the user gave it.
     said : dict
         Other arguments, by name, that must be the same in all processes.
 
@@ -69,9 +69,9 @@ class Joined:
     Parameters
     ----------
     autodiff : JaxAutodiff
-        With parameters on a mesh of several processes.
+        Derivatives of parameters on a mesh of several processes.
     place : OnMesh
-        Where they are.
+        Mesh that the parameters lie on.
     said : dict
         Arguments, by name, that must be the same in all of them.
     """

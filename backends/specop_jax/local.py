@@ -50,11 +50,11 @@ class _Given:
     Parameters
     ----------
     form : Form
-        Of vectors, on a mesh.
+        Form of vectors on a mesh.
     missing : tuple of bool
-        Of the model's arrays, whether each is a parameter.
+        For each of the model's arrays, whether it is a parameter.
     specs : tuple of PartitionSpec
-        Of parameters, constants and the batch, in this order.
+        Specs of parameters, constants and the batch, in this order.
     points, held : int
         Numbers of parameters and of constants.
     """
@@ -130,7 +130,7 @@ class LocalProducts:
     slope : callable
         ``slope(others, arrays)(points)`` returns gradient and loss.
     form : Form
-        Of vectors, on a mesh.
+        Form of vectors on a mesh.
     """
 
     def __init__(self, slope: Slope, form: Form) -> None:
@@ -195,7 +195,7 @@ class LocalJacobian:
     outputs : jax.ShapeDtypeStruct
         Shape and dtype of the outputs of all devices.
     form : Form
-        Of vectors, on a mesh.
+        Form of vectors on a mesh.
     """
 
     def __init__(self, function: Callable[..., Array], outputs: Any, form: Form) -> None:

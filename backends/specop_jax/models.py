@@ -88,7 +88,7 @@ class TreeModel:
     tree : pytree
         Floating-point arrays are parameters, other arrays constants; everything else belongs to the structure.
     is_module : bool
-        As in `Model`.
+        Whether the structure is a module and not a function's parameters.
     """
 
     widens = True

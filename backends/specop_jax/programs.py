@@ -73,7 +73,7 @@ class Program:
     functions : Functions
         Functions of the loss.
     form : Form
-        What cuts vectors up.
+        Form that says how vectors are cut into parameters.
     outputs : jax.ShapeDtypeStruct or None
         Shape and dtype of the outputs, if the functions need them.
     captured : sequence of arrays
@@ -141,9 +141,9 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, arguments: Argumen
     frame : Frame
         Puts a batch together.
     form : Form
-        Of the parameters and of the vectors.
+        Form of the parameters and of the vectors.
     arguments : Arguments
-        Only their shapes matter.
+        Arguments of the program, of which only the shapes matter.
     """
     functions = Functions(loss, frame)
 
@@ -205,7 +205,7 @@ def other_program(text: str, captured: Sequence[Any], processes: Processes) -> t
     captured : sequence of arrays
         The constants in it.
     processes : Processes
-        Those that make this call together.
+        Processes that make this call together.
     """
     if processes.count == 1:
         return None

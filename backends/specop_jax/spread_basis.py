@@ -32,7 +32,7 @@ class SpreadBasis(RowBlocks):
         Layout of a row.
     order : Order
     capacity, lead : int
-        As in `RowBlocks`.
+        Largest number of rows, and how many the first block holds, as `RowBlocks` takes them.
     """
 
     def __init__(self, layout: Layout, order: Order, capacity: int, lead: int) -> None:

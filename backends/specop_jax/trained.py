@@ -35,7 +35,7 @@ def check_repeated(
     changed : callable
         Names what calls have changed in Python.
     processes : Processes
-        Those that make this call together.
+        Processes that make this call together.
     """
     names: list[str] = []
 

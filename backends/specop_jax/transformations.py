@@ -71,7 +71,7 @@ class Transformation:
         Derivatives of the parameters that it moves.
     transformation : GradientTransformation
     state : structure of arrays
-        As it was returned last.
+        State of the transformation as its last step returned it.
 
     Raises
     ------

@@ -44,7 +44,7 @@ class State:
     is_waiting : bool
         Whether it is there, or in the last of these programs.
     seconds : float
-        Since when.
+        Time at which this state began.
     """
 
     met: int
@@ -109,9 +109,9 @@ class Watch:
     Parameters
     ----------
     name : str
-        The same in all processes, and of this mesh only.
+        Name of the mesh, the same in all processes and of no other mesh.
     index, count : int
-        Of this process among them.
+        Number of this process, from 0, and how many there are.
     limit : float
         Seconds that one may let others wait.
     """

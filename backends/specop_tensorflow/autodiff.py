@@ -256,7 +256,7 @@ class TensorflowAutodiff(TensorflowParameters):
         operands : sequence of Tensor
             The further arguments, a vector apart.
         *rest : tf.TensorSpec
-            Of all further arguments.
+            Shapes and dtypes of all further arguments.
         """
         trace, points, arrays = self._traced(kind, run, batch, rest)
         values = {} if theta is None else dict(zip(self.names, self._split(theta), strict=True))

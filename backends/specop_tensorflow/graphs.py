@@ -40,9 +40,9 @@ class Graph:
     captured : list of tf.Tensor
         What the function captured: handles of variables, and constants.
     handles : list of str
-        Names of the inputs that stand for them.
+        Names of the inputs that stand for variables.
     variables : sequence of tf.Variable
-        Those of the handles.
+        Variable of each handle.
     """
 
     def __init__(self, function: Any) -> None:
@@ -212,11 +212,11 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
     ----------
     graph : Graph
     vector : str
-        An input.
+        Name of the input that changes from product to product.
     kept : sequence of str
         Outputs that do not depend on the vector.
     output : str
-        The one that does.
+        Name of the output that depends on the vector.
     """
     needed = graph.sources([output])
     reached, constant = {operation_of(vector)}, set[str]()

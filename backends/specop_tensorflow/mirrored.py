@@ -74,12 +74,12 @@ class MirroredAutodiff(TensorflowAutodiff):
     selected : mapping
         Variables with a copy on each device.
     likelihood, fixed_randomness
-        As in `TensorflowAutodiff`.
+        The arguments of `TensorflowAutodiff` of these names.
 
     Attributes
     ----------
     devices : tuple of str
-        That have the copies; the first one has the vectors.
+        Devices that have the copies; the first one has the vectors.
     """
 
     def __init__(

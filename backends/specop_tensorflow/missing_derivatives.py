@@ -65,7 +65,8 @@ def refuse_assumed_zeros(graph: Graph, parameters: Sequence[str]) -> None:
     Parameters
     ----------
     graph : Graph
-        Of a product with a vector. A derivative of an operation stands in it only if parameters lie behind that one.
+        Graph of a product with a vector. A derivative of an operation stands in it only if parameters lie behind that
+        one.
     parameters : sequence of str
         The inputs that are parameters.
     """

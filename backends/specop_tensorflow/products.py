@@ -28,9 +28,9 @@ class Product:
     Parameters
     ----------
     kind : str
-        As that of `specop.objectives.Matrix`.
+        Kind of the matrix, as `specop.objectives.Matrix` names it.
     likelihood : Likelihood, optional
-        That the criterion is claimed to be of.
+        Likelihood that the criterion is claimed to be of.
     """
 
     kind: str

@@ -42,7 +42,7 @@ class Importance:
     Parameters
     ----------
     likelihood : Likelihood, optional
-        That the criterion is claimed to be of.
+        Likelihood that the criterion is claimed to be of.
     """
 
     likelihood: Likelihood | None
@@ -69,7 +69,7 @@ class SampleRoots:
     Parameters
     ----------
     likelihood : Likelihood
-        That the criterion is claimed to be of.
+        Likelihood that the criterion is claimed to be of.
     precision : float
         Relative rounding error of outputs.
     """

@@ -40,12 +40,12 @@ class Trace:
     run : callable
         ``run(values, batch, *rest)`` returns tensors; the last one may be a derivative of the others.
     rest : tf.TensorSpec
-        Of its further arguments.
+        Shapes and dtypes of further arguments of `run`.
 
     Attributes
     ----------
     variables : dict
-        Those that have to be given to a trace in float64, by name.
+        Variables that have to be given to a trace in float64, by name.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def check_custom_functions(value: Tensor, compute: Callable[[], Any], *, curved:
     Parameters
     ----------
     value : Tensor
-        With its graph.
+        Tensor whose graph is searched for functions of the user's.
     compute : callable
         Computes the value again.
     curved : bool

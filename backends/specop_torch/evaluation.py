@@ -38,7 +38,7 @@ class Evaluation:
     ----------
     model : Model
     devices : sequence of torch.device
-        Whose random states are put back.
+        Devices whose random states are put back.
     fixed_randomness : int or None
         Seed of every forward pass; without it the model must not draw.
     """

@@ -96,7 +96,7 @@ class Exchange:
     Parameters
     ----------
     group : Group
-        Whose processes hold both; all of them make each call.
+        Processes that hold both; all of them make each call.
     places : sequence of Place
         Places of the parameters, in the order of the vector.
     """

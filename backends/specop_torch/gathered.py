@@ -34,9 +34,9 @@ class Gathered:
     Parameters
     ----------
     group : Group
-        Whose processes hold the parts; all of them make each call.
+        Processes that hold the parts; all of them make each call.
     place : Place
-        How.
+        Which part of the parameter each process holds.
     copies : Group or None
         Processes that hold the same part, of other samples.
     """

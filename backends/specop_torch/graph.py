@@ -45,7 +45,7 @@ def refuse_first_order(loss: Tensor) -> None:
     Parameters
     ----------
     loss : Tensor
-        With its graph.
+        Loss that still has its graph.
     """
     for node in nodes(loss):
         custom = getattr(node, "_forward_cls", None)
@@ -68,7 +68,7 @@ def refuse_bypassed(value: Tensor, parameters: Mapping[str, Tensor]) -> None:
     Parameters
     ----------
     value : Tensor
-        With its graph.
+        Value that still has its graph.
     parameters : mapping
         The user's own ones by name.
     """
@@ -130,7 +130,7 @@ def graph_bytes(values: Sequence[Tensor], owned: Iterable[Tensor]) -> int:
     Parameters
     ----------
     values : sequence of Tensor
-        With their graphs.
+        Tensors that still have their graphs.
     owned : iterable of Tensor
         What is held anyway.
     """

@@ -43,7 +43,7 @@ class Group(Processes):
     Parameters
     ----------
     mesh : DeviceMesh
-        One-dimensional.
+        Mesh of one dimension, of the processes that hold vectors.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class Group(Processes):
     home : DeviceMesh
         The mesh that parameters lie on.
     holders : Group
-        Those of them that hold the parts of a parameter.
+        Processes that together hold all parts of a parameter.
     copies : Group or None
-        Those that hold the same part; None where it is this process alone.
+        Processes that hold the same part as this one; None where no other does.
 
     Raises
     ------
@@ -209,13 +209,13 @@ class Group(Processes):
         part : tensor (n,) or None
             What this process adds; None for nothing.
         factor : float
-            Times which.
+            Number that the part is multiplied by.
         n : int
             Length of the vector.
         like : tensor
-            Of its dtype and device.
+            Tensor of the vector's dtype and device.
         failed : bool
-            Whether this process has.
+            Whether this process has failed.
         """
         width, own = self.width(n), self.own(n)
         sent = like.new_zeros(self.count, width + 1)
@@ -237,13 +237,13 @@ class Group(Processes):
         Parameters
         ----------
         rows : tensor (count, n) or None
-            This process's; None for none.
+            Rows of this process; None where it has none.
         counts : sequence of int
-            How many each process has.
+            Number of rows of each process.
         n : int
-            Their length.
+            Length of a row.
         like : tensor
-            Of their dtype and device.
+            Tensor of the rows' dtype and device.
         """
         width, own = self.width(n), self.own(n)
         count = counts[self.index]

@@ -32,9 +32,9 @@ class HookedModule(ModuleModel):
     ----------
     module : nn.Module
     criterion, forward
-        As in `ModuleModel`.
+        The arguments of `ModuleModel` of these names.
     group : Group
-        Whose processes hold its parameters.
+        Processes that hold the module's parameters.
     """
 
     def __init__(self, module: nn.Module, criterion: Criterion | None, forward: Forward | None, group: Group) -> None:

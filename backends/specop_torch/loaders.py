@@ -24,7 +24,7 @@ def check_parts(data: Any, index: int, count: int) -> None:
     data : object
         What an objective was given.
     index, count : int
-        Of this process, and how many there are.
+        Number of this process, from 0, and how many there are.
     """
     if not isinstance(data, DataLoader):
         return

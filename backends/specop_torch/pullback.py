@@ -24,12 +24,12 @@ def pulled_back(
     Parameters
     ----------
     values : sequence of Tensor
-        With their graph.
+        Tensors that still have their graph.
     points : sequence of Tensor or GradientEdge
     weights : sequence of Tensor
         One for each value, of its shape.
     retain_graph, create_graph : bool
-        As `torch.autograd.grad` takes them.
+        Arguments of `torch.autograd.grad` of these names.
     """
     # Torch's own way to take weights imports a system of symbolic algebra, which is a quarter of a second in each
     # process. It compares shapes with it, and those of DTensors are more than their sizes.

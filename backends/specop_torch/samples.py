@@ -32,7 +32,7 @@ class SampleGradients:
         Values of the selected parameters; those that require grad are differentiated.
     batch : structure
     outputs, weights : Tensor
-        z and r, samples first.
+        Outputs z and what they are weighted with, r; their first axis is that of the samples.
     precision : float
         Relative rounding error of outputs.
     """

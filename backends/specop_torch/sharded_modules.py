@@ -31,9 +31,9 @@ class ShardedModule(ModuleModel):
     Parameters
     ----------
     module : nn.Module
-        Its own parameters are never read, and may be on the meta device; its buffers are.
+        Module whose buffers are used; its own parameters are never read, and may be on the meta device.
     criterion, forward
-        As in `ModuleModel`.
+        The arguments of `ModuleModel` of these names.
     params : mapping from names to Tensor
         DTensors, and tensors that each process holds whole.
     group : Group
@@ -133,9 +133,9 @@ class GatheredModule(ModuleModel):
     Parameters
     ----------
     of : ShardedModule
-        Of which the module is.
+        Sharded module whose layers are run.
     wholes : mapping
-        Its parameters.
+        All parameters by name, each whole.
     """
 
     def __init__(self, of: ShardedModule, wholes: dict[str, Tensor]) -> None:

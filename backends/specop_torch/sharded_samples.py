@@ -27,7 +27,7 @@ class SharedRows:
     counts : sequence of int
         Number of samples of each process.
     like : Tensor (0, n)
-        Of the rows' length, dtype and device.
+        Empty tensor of the rows' length, dtype and device.
     """
 
     group: Group

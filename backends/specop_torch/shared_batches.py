@@ -166,11 +166,11 @@ class SharedJoined:
     ----------
     batches : SharedBatches
     joined : Joined
-        Those that this process has, and maybe more.
+        Samples that this process has; others may be among them.
     owners : ndarray of int
-        The process that has each of them all.
+        For each of all samples, the process that has it.
     places : ndarray of int
-        Where each stands in `joined`, of those that this process has.
+        For each sample that this process has, its place in `joined`.
     stand_in : batch
         A sample of this process's that has a loss.
     """

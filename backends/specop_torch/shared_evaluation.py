@@ -21,9 +21,9 @@ class SharedEvaluation(Evaluation):
     Parameters
     ----------
     model, devices
-        As in `Evaluation`.
+        The arguments of `Evaluation` of these names.
     batches : SharedBatches
-        Which knows the shares.
+        Batches that know each process's share of their terms.
     """
 
     def __init__(self, model: Model, devices: Sequence[torch.device], batches: SharedBatches) -> None:

@@ -26,7 +26,7 @@ def refuse_shared_memory(parameters: Iterable[tuple[str, Tensor]]) -> None:
     Parameters
     ----------
     parameters : iterable of (str, Tensor)
-        Each tensor once.
+        Names and parameters, each tensor once.
     """
     together: dict[Any, list[tuple[int, int, str, Tensor]]] = {}
     for name, one in parameters:

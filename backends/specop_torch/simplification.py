@@ -92,13 +92,13 @@ def simplified(
     Parameters
     ----------
     steps : sequence of Step
-        Changed.
+        Steps to simplify; they are changed in place.
     outputs : sequence of int or None
-        Slots.
+        Slot of each output; None for an output that is missing.
     inputs : int
         The first slots are inputs, whose memory belongs to the caller.
     facts : Facts
-        Changed.
+        What is known of each slot; it is changed in place.
     """
     written = {group for step in steps for group in step.writes}
     steps, outputs = _without_zeros(steps, outputs, inputs, written, facts)

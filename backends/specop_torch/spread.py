@@ -69,7 +69,7 @@ class SpreadAutodiff(TorchAutodiff):
     selected : mapping from names to Tensor
         DTensors, and tensors that each process holds whole.
     likelihood, fixed_randomness
-        As in `TorchAutodiff`.
+        The arguments of `TorchAutodiff` of these names.
     group : Group
     """
 
@@ -110,7 +110,7 @@ class SpreadAutodiff(TorchAutodiff):
         Parameters
         ----------
         data : batch or re-iterable of batches
-            As the user gave it.
+            The data as the user gave them.
         weight : callable or None
             Counts those of this process's batch; None for its samples.
         are_as_given : bool

@@ -27,7 +27,7 @@ def make_team(parallel: Any, autodiff: TorchAutodiff) -> TorchTeam:
     Parameters
     ----------
     parallel : True or DeviceMesh
-        As the user gave it.
+        The argument ``parallel`` as the user gave it.
     autodiff : TorchAutodiff
         Derivatives of this process; it is told who shares its memory.
     """

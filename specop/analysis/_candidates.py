@@ -71,11 +71,11 @@ class Members:
     Attributes
     ----------
     numbers : ndarray (k,) of int
-        Of the groups that have any.
+        Numbers of the groups that have weights left.
     places : ndarray of int
-        Where their weights stand among those that are left.
+        Places of these groups' weights among all weights that are left.
     owners : ndarray of int
-        Which of the k groups each of these belongs to.
+        For each of these weights, which of the k groups it belongs to.
     layers : ndarray (k,) of int
         Number of each group's parameter.
     """

@@ -40,7 +40,7 @@ class InverseCurvature:
     diagonal : ndarray
         Diagonal of the inverse.
     damping : float
-        As used.
+        Multiple of the identity that was added before the inversion.
     """
 
     operator: LinearOperator
@@ -57,11 +57,11 @@ def inverse_curvature(
     ----------
     objective : Objective
     matrix, damping, blocks
-        The arguments of `saliency`.
+        Which matrix is inverted, with what added to it, as `saliency` takes these arguments.
     theta : native vector (n,)
         Parameters at which the matrix is taken.
     left : ndarray of int
-        Which weights.
+        Entries of the parameter vector that the inverse is taken among.
     """
     if damping is not None:
         checked_number("damping", damping)

@@ -85,8 +85,8 @@ def prune(
         Number of steps, each of which removes the same share of the weights that are left; 1 is one-shot. Or the
         sparsity after each step, ascending, the last one being `sparsity`: any other schedule.
     theta : native vector (n,), optional
-        Where to start; default: the model's current parameters. Weights that are zero there count as
-        removed: an earlier result's ``theta``, also after training under its `masks`, goes on from there.
+        Parameters to start from; default: the model's current parameters. Weights that are zero there count as removed:
+        an earlier result's ``theta``, also after training under its `masks`, goes on from there.
     progress : bool
         Whether to show a progress bar if standard error is a terminal.
     raise_on_failure : bool

@@ -63,7 +63,7 @@ def retrain(
     added : Objective, optional
         Objective of the same model, with the data to add.
     theta : native vector (n,) or parameter structure, optional
-        Where to begin; default: the model's parameters. With those of before training, the cost is that of
+        Parameters to begin with; default: the model's parameters. With those of before training, the cost is that of
         training anew.
     steps : int, optional
         Take this many Newton steps, fewer if `gtol` is reached. Default: until `gtol` is reached, at most 100.

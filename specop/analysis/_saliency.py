@@ -208,15 +208,15 @@ class Scores:
     Attributes
     ----------
     members : Members
-        The candidates.
+        The weights, or groups of weights, that may be removed.
     costs : ndarray
-        Their saliencies.
+        Saliency of each of them.
     slopes : ndarray
         What the gradient adds to the expected changes of the loss; nothing at a minimum.
     damping : float
         Multiple of the identity that was added; NaN without one.
     inverse : InverseCurvature or None
-        For "obs".
+        Inverse of the curvature; only for method "obs".
     gradient : native vector or None
         Gradient of the loss, at the weights that are left; for "obs".
     """
@@ -244,10 +244,10 @@ def scores_at(
     Parameters
     ----------
     objective, method, matrix, damping, blocks, theta
-        As in `saliency`.
+        The arguments of `saliency` of these names.
     candidates : Candidates
     left : ndarray of int
-        Entries of the vector.
+        Entries of the parameter vector that have not been removed.
     """
     backend, members = backend_of(theta), candidates.among(left)
     weights = backend.gather(theta, left)
@@ -292,9 +292,9 @@ def without(
     ----------
     theta : native vector (n,)
     left : ndarray of int
-        Entries of the vector that are there.
+        Entries of the parameter vector that have not been removed.
     chosen : ndarray of int
-        Numbers, among these, of those that go.
+        Places in `left` of the entries to remove.
     inverse : InverseCurvature or None
     """
     backend, kept = backend_of(theta), np.delete(left, chosen)

@@ -51,7 +51,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     path : path
         Should end in ``.npz``.
     run : Run
-        Its products go into the file.
+        Run whose number of products is written into the file.
     call : dict
         The arguments that the run depends on; a file of another call is refused.
     parts : dict

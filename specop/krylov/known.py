@@ -115,9 +115,9 @@ def eigenvectors_for(eigen: EigenResult, backend: Backend, layout: Layout, what:
     Parameters
     ----------
     eigen : EigenResult
-        The result.
+        Result whose eigenvectors are returned.
     backend : Backend
-        The operator's.
+        Backend of the operator's vectors.
     layout : Layout
         Layout of the operator's vectors.
     what : str

@@ -68,7 +68,7 @@ class OrthonormalRows:
         Parameters
         ----------
         product : native vector
-            It is consumed.
+            Product of a row; it is consumed.
         row : int
             The row that was multiplied.
         scale : float
@@ -97,9 +97,9 @@ class OrthonormalRows:
         Parameters
         ----------
         vector : native vector
-            It is consumed.
+            Vector to make orthogonal to all rows; it is consumed.
         near : list of int
-            Rows along which it has much.
+            Rows along which the vector may be long.
         scale : float
             Norm that rounding is relative to.
         """

@@ -35,7 +35,7 @@ class Ritz:
     residuals : ndarray
         Norms of A x - theta x.
     inner_residuals : ndarray
-        The same without what lies along rows of the space before the first of `rows`.
+        Norms of A x - theta x without its part along rows of the space before the first of `rows`.
     """
 
     rows: Integers

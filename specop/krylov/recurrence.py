@@ -44,7 +44,7 @@ class Recurrence:
         side : int
             1 to count from the largest Ritz value, -1 from the smallest.
         rank : int
-            Its number, from 1.
+            Number of the Ritz value, counted from 1 at that side.
         """
         m = len(self.diagonal)
         if rank > m:

@@ -57,7 +57,7 @@ class Room:
         Parameters
         ----------
         rows : int
-            How many are to be held.
+            Number of vectors to be held at once.
         what : str
             What holds them, such as an argument with its value.
         remedy : str

@@ -59,7 +59,7 @@ class Run(Task):
     limit : int, optional
         Largest number of products. It may be set before the run is entered, where it depends on the operator's size.
     seed, progress, raise_on_failure
-        As in `Task`.
+        Seed of random vectors, whether to show a bar, and whether to raise on failure, as `Task` takes them.
 
     Attributes
     ----------

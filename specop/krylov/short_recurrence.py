@@ -66,7 +66,7 @@ class ShortRecurrence:
         Parameters
         ----------
         space : KrylovSpace
-            Its last row is the run's and has not been multiplied.
+            Space whose last row belongs to the run and has not been multiplied.
         first : int
             The row that the run began with; it has been multiplied.
         """

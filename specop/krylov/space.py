@@ -176,7 +176,7 @@ class KrylovSpace:
         ----------
         vectors : list of native vectors
         values : ndarray
-            Their eigenvalues.
+            Eigenvalue of each vector.
         residuals : ndarray
             Norms of A x - lambda x.
         """
@@ -241,7 +241,7 @@ class KrylovSpace:
         ritz : Ritz
             Ritz pairs of all rows from some row on; those before it stay.
         keep : ndarray of int
-            The chosen pairs.
+            Numbers of the Ritz pairs that are kept.
         forget_frontier : bool
             Whether to give up the frontier too.
         """
@@ -256,7 +256,7 @@ class KrylovSpace:
         ritz : Ritz
             Ritz pairs of all rows.
         keep : ndarray of int
-            The chosen pairs.
+            Numbers of the Ritz pairs that are kept.
         directions : ndarray
             Coordinates along `ritz.rows`, in columns.
         """

@@ -34,7 +34,7 @@ class Task:
     Parameters
     ----------
     name : str
-        Stands before the bar.
+        What the progress bar and errors call the task.
     backend : Backend
         Backend of the arrays that the call works on.
     seed : int
@@ -46,16 +46,16 @@ class Task:
     raise_on_failure : bool
         Whether `result` raises NotConvergedError instead of warning.
     operators : sequence of LinearOperator
-        Those that `multiply_by` is called with; their sessions are open while the task runs.
+        Operators that `multiply_by` is called with; their sessions are open while the task runs.
 
     Attributes
     ----------
     products : int
         Products so far, those of tasks inside this one included.
     notes : dict
-        Its own and those of tasks inside this one and of their operators, as its keys.
+        Notes for the result as keys: those of this task and of tasks inside it.
     processes : Processes
-        Those that make this call together.
+        Processes that make this call together.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ def level_of_rise(
     ----------
     objective, point, noise
     rise : float
-        The amount.
+        Rise of the mean loss that is looked for.
     start : float
         A level to begin with.
     draws : int

@@ -65,7 +65,7 @@ def blocks(
         it; a dict names them. They may not overlap. Default: the parameters of each layer, by the part of their names
         before the last one; a parameter without such a part is a block of its own.
     matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
-        As ``objective.matrix`` makes it.
+        Which matrix; ``objective.matrix`` takes the same names.
     steps, probes : int
         Lanczos steps and random vectors for the density of a block with more parameters than they take products.
     sigma : float, optional
@@ -83,7 +83,7 @@ def blocks(
     Returns
     -------
     BlocksResult
-        Its table has a row for each block.
+        The numbers of all blocks; its table has a row for each.
 
     Raises
     ------
@@ -166,7 +166,7 @@ class _Spectrum(NamedTuple):
     n : int
         Number of parameters.
     nodes, weights : ndarray
-        Ascending, and their shares of the spectrum.
+        Points where the spectrum lies, ascending, and the share of it at each.
     trace : Estimate
     largest_error : float
         An eigenvalue lies within that distance of the last node.

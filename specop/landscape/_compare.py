@@ -49,7 +49,7 @@ def compare(
         files. An objective beside a result is measured with the settings of the result; two objectives with the default
         ones, in which the prior is that of the samples of a.
     names : sequence of two str
-        What to call them.
+        Names of the two models, in tables and plots.
     measures : sequence of str, optional
         Names of the measures to compare; default: all, or those that given results hold.
     confidence : float, optional

@@ -26,7 +26,7 @@ class Descent:
     drop : float
         How far below the point the loss is at the lowest place before it rises; 0 if it does not fall.
     distance : float
-        Where that is.
+        Signed distance of that lowest place from the point.
     turns : bool
         Whether the loss rises beyond it; else the search ended there.
     """
@@ -50,7 +50,7 @@ def descend(
     value : callable
         ``value(distance)``: the loss there; NaN and infinity count as a rise.
     loss : float
-        That of the point.
+        The loss at the point.
     start, reach : float
         The first distance, and the largest one.
     noise : callable

@@ -59,11 +59,11 @@ def directions_of(
     Parameters
     ----------
     objective, given, filter_axis, seed
-        As in `slices`.
+        The arguments of `slices`, where `given` is called `directions`.
     theta : native vector (n,)
-        Where the slice begins.
+        Parameters at the origin of the slice.
     hessian : LinearOperator
-        The Hessian there.
+        The Hessian at these parameters.
     """
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
         if given not in (1, 2):

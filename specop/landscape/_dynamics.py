@@ -76,7 +76,7 @@ class Dynamics:
         Parameters
         ----------
         largest : float
-            The eigenvalue.
+            The eigenvalue, of the preconditioned Hessian.
         coupled : float
             Decoupled weight decay, as a multiple of the rate.
         """
@@ -132,9 +132,9 @@ def dynamics_at(
     Parameters
     ----------
     objective, optimizer, lr, momentum, nesterov
-        As in `specop.landscape.stability`.
+        The arguments of `specop.landscape.stability` of these names.
     gradient : native vector (n,)
-        Where the optimizer is.
+        Gradient of the loss where the optimizer is.
     """
     if optimizer is None:
         return plain_dynamics(lr, 0.0 if momentum is None else momentum, nesterov)
@@ -188,7 +188,7 @@ def dynamics_of(
     ----------
     rule : UpdateRule
     names, sizes : sequences
-        Of the parameters.
+        Names and numbers of entries of the parameters.
     backend : Backend
     layout : Layout
         Layout of vectors.

@@ -23,7 +23,7 @@ def input_conditions(inputs: Any) -> dict[str, tuple[float, int]]:
     Parameters
     ----------
     inputs : array (samples, features)
-        Of any framework.
+        Inputs of a linear layer, as an array of any framework.
 
     Returns
     -------

@@ -34,11 +34,11 @@ class Target:
     Attributes
     ----------
     objective : Objective
-        L.
+        Objective whose loss is L.
     start : native vector (n,)
-        :math:`w_0`.
+        Parameters :math:`w_0` that the density is centred on.
     weight : float
-        :math:`m \beta`.
+        Number of samples times inverse temperature, :math:`m \beta`.
     gamma : float
     """
 
@@ -50,14 +50,14 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """What a chain saw.
+    r"""What a chain saw.
 
     Attributes
     ----------
     rises : ndarray (steps,)
-        The loss above that at the start.
+        Loss after each step less the loss at the start.
     step : float
-        The longest step.
+        Longest :math:`\epsilon` of the steps that were kept.
     accepted : float
         Share of steps that were accepted.
     """
@@ -90,14 +90,14 @@ def walk(task: Task, target: Target, longest: float, steps: int, warm_up: int, n
     Parameters
     ----------
     task : Task
-        Its seed is that of the draws.
+        Task whose seed is the seed of the draws.
     target : Target
     longest : float
         The step to begin with. While the chain warms up, steps get shorter where fewer than 60 % are accepted.
     steps : int
-        Draws to keep.
+        Number of draws to keep.
     warm_up : int
-        Steps before those.
+        Number of steps before these draws, which are not kept.
     number : int
         Number of the chain.
 

@@ -73,9 +73,9 @@ def outliers(
         How many eigenvalues to compute; default ``max(2 K, K + 10)``, 20 without classes, at most half of all. A k
         above ``K**2 + 10`` shows whether K^2 stand out.
     matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
-        As ``objective.matrix`` makes it.
+        Which matrix; ``objective.matrix`` takes the same names.
     tol, max_matvecs
-        Of the eigenvalues, as in `specop.eigsh`.
+        Relative residual of the eigenpairs and limit on products, as `specop.eigsh` takes them.
     theta : native vector (n,), optional
         Parameters at which it is computed; default: the model's current ones.
     confidence : float
@@ -89,7 +89,7 @@ def outliers(
     Returns
     -------
     OutliersResult
-        Its table has a row for each eigenvalue.
+        The eigenvalues and what explains them; its table has a row for each eigenvalue.
 
     Raises
     ------

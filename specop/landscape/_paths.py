@@ -44,15 +44,16 @@ def bent(objective: Objective, theta: Array, away: Array, *, gtol: float, max_st
     ----------
     objective : Objective
     theta : native vector (n,)
-        Where the curve begins.
+        Parameters at which the curve begins.
     away : native vector (n,)
-        From there to where it ends.
+        Direction from the curve's beginning to its end.
     gtol : float
         Norm of the gradient in the middle point to reach, as a share of the largest one seen.
     max_steps : int
         Largest number of gradient steps.
     seed : int
-        Of a small displacement: where the loss is symmetric the straight line is a maximum that no gradient leaves.
+        Seed of a small random displacement: where the loss is symmetric the straight line is a maximum that no gradient
+        leaves.
     """
     backend = backend_of(theta)
     (length,) = lengths_of(backend, away)

@@ -24,7 +24,7 @@ class PointOfLoss:
     Attributes
     ----------
     theta : native vector (n,)
-        A copy.
+        A copy of the parameters.
     loss : float
     gradient : native vector (n,)
     slope : float

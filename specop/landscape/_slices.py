@@ -80,7 +80,7 @@ def slices(
     points : int, optional
         Number of coordinates on each axis; default 41 for one direction, 25 for two.
     theta : native vector (n,) or parameter structure, optional
-        Where the slice begins; default: the model's current parameters.
+        Parameters at the origin of the slice; default: the model's current parameters.
     filter_axis : int, optional
         Axis of the parameters along which their output filters lie, for "random". By default the last one of what is
         called "kernel", the first of "weight" and of embeddings, and of others the first in PyTorch and the last in JAX

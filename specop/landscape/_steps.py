@@ -36,7 +36,7 @@ def next_losses(
     Parameters
     ----------
     task : Task
-        With the Hessian among its operators.
+        Task that has the Hessian among its operators.
     objective : Objective
     hessian : LinearOperator
         At theta.

@@ -29,10 +29,10 @@ class Surface:
     objective : Objective
     backend : Backend
     theta : native vector (n,)
-        Where all coordinates are zero.
+        Parameters at which all coordinates are zero.
     rows : list of native vectors (n,)
     task : Task
-        Its bar moves with the losses.
+        Task whose progress bar moves with each loss.
     evaluations : int
         Number of losses and gradients so far.
     """

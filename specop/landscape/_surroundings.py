@@ -38,13 +38,13 @@ class Surroundings:
     objective : Objective
     point : PointOfLoss
     edges : Edges
-        Of the Hessian's spectrum.
+        Smallest and largest eigenvalues of the Hessian.
     resolution : float
         How far beyond the smallest and the largest eigenvalue found another one may lie, relative to the largest size.
     zero : float
         Size up to which eigenvalues count as zero.
     given : float
-        The same where the user says it, else 0.
+        Size up to which the user lets eigenvalues count as zero; 0 where that is not said.
     allowed : float
         Amount of the loss that counts as zero.
     rounding : float

@@ -63,7 +63,7 @@ def taylor_limit(value: Callable[[float], float], model: Model, sign: int, farth
     sign : {1, -1}
         Which way to go.
     farthest : float
-        Where to give up.
+        Distance at which the search ends.
     precision : float
         Relative rounding error of the loss. No distance is looked at where it hides a tenth of the terms.
 
@@ -114,7 +114,7 @@ def third_derivative(
     reach : float
         Distance on which the loss is nearly quadratic.
     curvature : float
-        That at the origin, for its rounding.
+        Curvature at the origin; its size tells how much rounding there is.
     precision : float
         Relative rounding error of a curvature.
     """

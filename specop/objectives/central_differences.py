@@ -93,7 +93,7 @@ class CentralDifferences:
         Parameters
         ----------
         deviation : float
-            That of the whole.
+            How far the whole product is off.
         """
         autodiff, ends = self.autodiff, np.cumsum(self.autodiff.sizes)
         matrix = self.matrix if self.matrix.kind == "hessian" else _JACOBIAN

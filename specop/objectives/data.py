@@ -31,7 +31,7 @@ class Batches:
     Parameters
     ----------
     data : batch or re-iterable of batches
-        As `Source` takes it.
+        The user's data, one batch or an iterable of batches, as `Source` takes them.
     autodiff : Autodiff
         What it knows of batches.
     counting : Counting
@@ -52,7 +52,7 @@ class Batches:
     first_sample : int
         Number of the first sample.
     given : batch or re-iterable of batches
-        As the user gave it.
+        The data as the user gave them.
     devices : int
         How many of this process compute for batches at the same time.
     """

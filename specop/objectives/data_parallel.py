@@ -29,7 +29,7 @@ class DataParallel(LinearOperator):
     Parameters
     ----------
     own : LinearOperator
-        Of this process's data, on vectors that it has whole.
+        Operator of this process's data, on vectors that it has whole.
     parts : DataParts
         Which it is one of.
     factor : float
@@ -117,7 +117,7 @@ class ParallelCurvature(DataParallel):
     Parameters
     ----------
     own : CurvatureOperator
-        Of this process's data.
+        Curvature matrix of this process's data.
     parts : DataParts
         Which it is one of.
     factor : float

@@ -37,7 +37,7 @@ def checked_parts(own: Objective, team: Team) -> DataParts:
     Parameters
     ----------
     own : Objective
-        Of this process's data.
+        Objective of this process's data.
     team : Team
     """
     processes = team.processes
@@ -72,7 +72,7 @@ class DataParts:
     Parameters
     ----------
     own : Objective
-        Of this process's data; where it has none, of any: it is asked for all but what its data give.
+        Objective of this process's data. A process without data has one of any data, and does not use what these give.
     team : Team
     told : sequence of (float, int)
         The numbers of loss terms and of samples of each process.

@@ -23,7 +23,7 @@ class DifferenceOperator(Watched):
     Parameters
     ----------
     point : Point
-        Where the matrix belongs.
+        Parameters, data and derivatives that the matrix is made of.
 
     Attributes
     ----------

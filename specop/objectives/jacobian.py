@@ -41,14 +41,14 @@ class JacobianProducts(Products):
     Parameters
     ----------
     point : Point
-        Its budget says how much linearizations may take.
+        Parameters, data and derivatives; its budget says how much memory linearizations may take.
     matrix : Matrix
         Jacobian or transposed Jacobian.
 
     Attributes
     ----------
     outputs : Layout
-        Of all outputs.
+        Layout of the vector of all outputs.
     transposed : JacobianProducts
         Products with the transposed matrix.
     """

@@ -163,11 +163,11 @@ class Likelihood:
     Parameters
     ----------
     functions : ArrayFunctions
-        Those of the framework that the outputs belong to.
+        Array functions of the framework that the outputs belong to.
     name : str
         One of `specop.objectives.LIKELIHOODS`.
     axis : int
-        That of the classes, counted from the last one; of no meaning for the other families.
+        Axis of the classes, counted from the last one; families without classes ignore it.
     """
 
     functions: ArrayFunctions
@@ -223,11 +223,11 @@ class Likelihood:
         Parameters
         ----------
         curvature : callable
-            As in `terms`.
+            ``curvature(outputs)`` multiplies by the criterion's second derivative, as for `terms`.
         z, weights : native array
             Outputs and the terms' weights.
         u : native array
-            Of the outputs' shape: what both matrices are multiplied by.
+            Array of the outputs' shape that both matrices are multiplied by.
         precision : float
             Relative rounding error of outputs.
         """
@@ -300,11 +300,11 @@ class Likelihood:
         Parameters
         ----------
         gradient : native array
-            Of the criterion in the outputs.
+            Gradient of the criterion in the outputs.
         weights : native array
-            As `terms` returns them.
+            Weights of the terms, as `terms` returns them.
         dimensions : int
-            Of the outputs.
+            Number of axes of the outputs.
         """
         f = self.functions
         if self.name == "gaussian":
@@ -352,9 +352,9 @@ def importance(
     ----------
     functions : ArrayFunctions
     gradient : native array
-        Of the criterion in the outputs.
+        Gradient of the criterion in the outputs.
     dimensions : int
-        Of the outputs.
+        Number of axes of the outputs.
     terms : (Likelihood, native array, native array), optional
         With the outputs and the weights of the terms, as `Likelihood.terms` returns them.
     """

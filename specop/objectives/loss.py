@@ -225,7 +225,7 @@ class MeanLoss:
         Returns
         -------
         ndarray (m,), float64
-            In the order of the data; not negative.
+            Numbers that are not negative, one for each sample in the order of the data.
 
         Examples
         --------
@@ -285,7 +285,7 @@ class MeanLoss:
         Parameters
         ----------
         optimizer : object
-            As in `specop.landscape.stability`.
+            Optimizer of the model's framework, as `specop.landscape.stability` takes it.
         gradient : native vector (n,)
             Where the optimizer is: it may clip it.
         """

@@ -220,7 +220,7 @@ class Matrices(MeanLoss):
         Parameters
         ----------
         name : {"hessian", "ggn", "fisher", "empirical fisher"}
-            As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
+            Which matrix, as `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
         theta : native vector (n,), optional
             Parameters at which it is computed; default: the model's current ones.
         """

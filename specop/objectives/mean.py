@@ -57,9 +57,9 @@ class Objective(Matrices):
         b : native array (n,) or (n, k), or parameter structure
             Right-hand sides, such as ``objective.gradient()``.
         theta : native vector (n,), optional
-            Where the matrix is taken; default: the model's current parameters.
+            Parameters at which the matrix is taken; default: the model's current parameters.
         matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
-            As `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
+            Which matrix, as `hessian`, `ggn`, ``fisher()`` and ``fisher(kind="empirical", of="samples")`` make it.
         damping : float
             Multiple of the identity that is added, at least 0. The last three matrices are singular without it for most
             models, and the Hessian indefinite.
@@ -72,7 +72,7 @@ class Objective(Matrices):
         preconditioner : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator, optional
             An approximation of the inverse of the damped matrix, symmetric positive definite.
         x0 : like b, optional
-            Where to start, such as the solution of a similar system. It costs one product for each column.
+            Solution to start from, such as the solution of a similar system. It costs one product for each column.
         seed : int
             Seed of the random vectors that a breakdown of the Krylov space asks for.
         progress : bool

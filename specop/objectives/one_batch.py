@@ -32,7 +32,7 @@ class OneBatch(ABC):
     selected : mapping from names to arrays
         The parameters, in the order of the vector.
     likelihood : str or None
-        As in `Autodiff`.
+        Likelihood that the criterion is the negative logarithm of, as `Autodiff` names it.
     fixed_randomness : int or None
         Seed of every forward pass.
     layout : callable

@@ -37,7 +37,7 @@ class ParallelObjective(Objective):
     Parameters
     ----------
     own : Objective
-        Of this process's data.
+        Objective of this process's data.
     team : Team
     """
 

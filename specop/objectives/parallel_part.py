@@ -21,14 +21,14 @@ class ParallelGroup:
     Parameters
     ----------
     own : Group or None
-        Those of this process; None where it is idle.
+        Samples of this process; None where it has none of them.
     parts : DataParts
     whole : Layout
-        Of a vector that each process has whole.
+        Layout of a vector that each process has whole.
     factor : float
-        Of this process's samples in the mean over all of the group.
+        Share of this process's samples in the mean over the whole group.
     share : float
-        Of all loss terms.
+        Share of these samples in all terms of the loss.
     samples, bytes : int
         How many they are, and the memory that those of one process take at most.
     """

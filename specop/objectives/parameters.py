@@ -90,7 +90,7 @@ def trained(
     named : mapping from names to arrays
         Real parameters.
     select : str, array, callable, list or None
-        As in `choose`.
+        Which parameters, as `choose` takes them; None for all that are trained.
     constants : collection of str
         Names of frozen parameters.
     complex_ones : mapping from names to arrays

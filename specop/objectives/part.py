@@ -45,7 +45,7 @@ class Group:
     pieces : list of (batch, float)
         Batches on the device, each with its share of the group's terms.
     share : float
-        Of all loss terms.
+        Share of these samples in all terms of the loss.
     samples : int
     """
 

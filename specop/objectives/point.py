@@ -31,7 +31,7 @@ class Point:
     theta : native vector or None
         The selected parameters; None for those that the model has.
     fingerprint : object
-        Of all that must stay as it is; comparable.
+        Checksum of all that must stay as it is; equal where nothing has changed.
     """
 
     autodiff: Autodiff

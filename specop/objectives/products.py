@@ -58,7 +58,7 @@ class Products:
     Parameters
     ----------
     point : Point
-        Its budget says how much linearizations may take.
+        Parameters, data and derivatives; its budget says how much memory linearizations may take.
     matrix : Matrix
         Symmetric.
 

@@ -58,7 +58,7 @@ def check_processes(processes: int, parallel: Any, offered: bool) -> None:
     processes : int
         Number of processes, or replicas, in the framework's group.
     parallel : object
-        As the user gave it.
+        The argument ``parallel`` as the user gave it.
     offered : bool
         Whether the framework's adapter lets processes work together.
     """
@@ -185,7 +185,7 @@ def not_trainable(name: str, value: Any, convert: str) -> InvalidInputError:
     Parameters
     ----------
     name : str
-        Where it stands among the parameters.
+        Place of the value among the parameters, such as ``layers.0.w``.
     value : object
         What stands there.
     convert : str

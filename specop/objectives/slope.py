@@ -27,7 +27,7 @@ def remark_on_slope(autodiff: Autodiff, theta: Array, batch: Any, along: Array) 
     Parameters
     ----------
     autodiff : Autodiff
-        In float64.
+        Derivatives of the loss in float64.
     theta, along : native vector (n,)
         Where, and v.
     batch : batch

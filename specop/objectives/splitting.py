@@ -32,7 +32,7 @@ def fitting(point: Point, one_pass: Callable[..., T], *arguments: Any) -> T:
     Parameters
     ----------
     point : Point
-        Where the loss is compared.
+        Parameters, data and derivatives at which losses are compared.
     one_pass : callable
         Called with the arguments; without effects that a failure leaves behind.
     """

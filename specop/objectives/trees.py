@@ -128,7 +128,7 @@ class Trees:
         chosen : iterable of (batch, indices)
             Distinct places in each batch.
         checksum : callable
-            Of a structure of arrays: batches are of one kind only if what belongs to no sample is equal.
+            ``checksum(structure of arrays)``: batches are of one kind only if what belongs to no sample is equal.
 
         Returns
         -------

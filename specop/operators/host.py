@@ -24,7 +24,7 @@ def on_host(A: LinearOperator) -> LinearOperator:
     Parameters
     ----------
     A : LinearOperator
-        Of any framework, on any device.
+        Operator on vectors of any framework and device.
 
     Examples
     --------

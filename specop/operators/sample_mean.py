@@ -156,7 +156,7 @@ class MappedGroup:
     ----------
     group : Group
     apply : callable
-        As in `MappedMean`.
+        Function that multiplies, as `MappedMean` takes it.
     """
 
     group: Group

@@ -36,7 +36,7 @@ class Place(NamedTuple):
     Attributes
     ----------
     ax : Axes or None
-        Where to draw; None for a new figure.
+        Axes to draw on; None for a new figure.
     label : str or None
         What the result is called in the legend; None for a legend of its parts.
     color : color or None

@@ -16,11 +16,11 @@ def plot_chains(rises: Floats, estimate: float, interval: tuple[float, float], t
     Parameters
     ----------
     rises : ndarray (chains, steps)
-        What each step of each chain saw.
+        Loss above that at the start, for each step of each chain.
     estimate : float
-        Their mean.
+        The learning coefficient that the chains give.
     interval : (float, float)
-        Its limits.
+        Limits of the interval that covers it.
     title : str
         What to write above.
     place : Place

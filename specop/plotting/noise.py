@@ -62,7 +62,7 @@ def plot_spread(whole: Floats, eigenvalues: Floats, along: Floats, title: str, p
     whole : ndarray (k,)
         Eigenvalues of all data, descending.
     eigenvalues, along : ndarray (batches, k)
-        Those of batches, and their curvature along the eigenvectors of all data.
+        Eigenvalues of each batch, and its curvature along the eigenvectors of all data.
     title : str
         What to write above.
     place : Place

@@ -21,11 +21,11 @@ def plot_limit(values: Floats, bounds: Floats, limit: float, quantity: str, opti
     bounds : ndarray (k,)
         Bounds of their errors.
     limit : float
-        Where steps turn unstable; NaN or infinity for none.
+        Sharpness from which on steps are unstable; NaN or infinity for none.
     quantity : str
         What the largest one is called.
     optimizer : str
-        Whose limit it is.
+        Name of the optimizer that the limit belongs to.
     place : Place
         Where to draw, under which name and in which colour.
 

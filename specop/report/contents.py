@@ -37,7 +37,7 @@ class Settings:
     seed : int
         Seed of all random vectors.
     without : tuple of str
-        Those of `SECTIONS` that are left out.
+        Names of `SECTIONS` that are left out.
     """
 
     k: int | None
@@ -57,7 +57,7 @@ class Report:
     Attributes
     ----------
     source : str
-        Where the objective came from.
+        File that the objective was read from, or what else it is called.
     n : int
         Number of parameters.
     samples : int or None
@@ -81,7 +81,7 @@ class Report:
     settings : Settings
         What was asked for.
     folder : Path
-        Where the files are.
+        Folder that holds the report's files.
     """
 
     source: str

@@ -38,7 +38,7 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     load : callable
         Returns the objective. It is called once the folder and the extras are known to be there.
     folder : Path
-        Where to write; made if it is missing.
+        Folder to write into; it is made if it is missing.
     settings : Settings
         What to compute.
 

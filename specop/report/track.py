@@ -25,7 +25,7 @@ def draw_history(path: Path, out: Path | None, quantity: str | None) -> tuple[Hi
     out : Path or None
         The picture; None for a file beside the history, of the same name.
     quantity : str or None
-        As in `HistoryResult.plot`.
+        Quantity to draw, as `HistoryResult.plot` takes it; None for all.
     """
     try:
         from matplotlib.figure import Figure

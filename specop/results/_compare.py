@@ -38,7 +38,7 @@ class Comparison:
     quantities : tuple of str
         What is compared: numbers that carry an error.
     a, b : ndarray
-        These numbers in each result.
+        Values of these quantities in the first and in the second result.
     differences : ndarray
         b - a.
     errors : ndarray

@@ -57,7 +57,7 @@ class CovarianceResult(Plotted, Result):
     rank : int
         Largest rank that the covariance of so many winners can have; the inverse has rank n.
     winners, offspring : int
-        As asked for.
+        How many samples are kept, and out of how many each is the best.
     sigma : float
         Standard deviation of samples.
     rtol : float

@@ -23,7 +23,7 @@ class CriticalPointResult(Plotted, Result):
     Attributes
     ----------
     kind : {"minimum", "saddle", "plateau", "degenerate", "not critical"}
-        As `specop.landscape.critical_point` defines them.
+        What the point is; `specop.landscape.critical_point` defines these words.
     loss : float
         The loss at the point.
     gradient_norm : float

@@ -36,9 +36,9 @@ class EigenResult(Plotted, Result):
     residuals : ndarray (k,)
         Norms of A x - lambda x; some eigenvalue of A lies within that distance.
     check_matvecs : int
-        Those of `matvecs` that the multiplicity check took.
+        Number of the `matvecs` that the multiplicity check took.
     which, tol : str, float
-        As asked for.
+        Which eigenvalues, and the relative residual at which a pair has converged, as they were asked for.
     goals : ndarray (k,) or None
         Norms of residuals at which pairs count as converged, with what rounding makes of products.
     intervals : ndarray (k, 2) or None

@@ -40,7 +40,7 @@ def error_of(name: str, heading: str = "", form: str = "") -> Any:
     name : str
         The other field.
     heading, form : str
-        As in `column`, where the errors are printed as one.
+        Heading and format of a column of the errors, as `column` takes them.
     """
     return field(metadata={"error_of": name} | ({"column": (heading, form)} if heading else {}))
 

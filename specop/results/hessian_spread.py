@@ -30,7 +30,7 @@ class HessianSpreadResult(Plotted, Result):
     whole_eigenvalues : ndarray (k,)
         Largest eigenvalues of the Hessian of all data, descending.
     eigenvalues : ndarray (batches, k)
-        Those of each batch.
+        Eigenvalues of each batch's Hessian.
     traces : ndarray (batches,)
         Trace of each batch's Hessian, estimated.
     trace_errors : ndarray (batches,)

@@ -80,7 +80,7 @@ class Result:
         Parameters
         ----------
         path : path
-            Where to write; must end in ``.npz``.
+            File to write; must end in ``.npz``.
         """
         target = npz_path(path)
         # No field can have that name.

@@ -28,7 +28,7 @@ class Removal:
     name : str
         ``"layer.weight[3, 7]"``, or the name of a group.
     indices : tuple of int
-        Where it stands in the parameter vector.
+        Its entries in the parameter vector.
     size : float
         Absolute value of the weight; Euclidean norm of a group.
     expected : float

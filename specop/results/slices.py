@@ -50,11 +50,11 @@ class SlicesResult(Result):
     barrier : float
         How far the loss on a path rises above the straight line between the losses of its ends; NaN without a path.
     barrier_at : float
-        Where on the path, to 1e-5 of it.
+        Place of the barrier on the path, from 0 to 1, to 1e-5.
     rows : native array (k, n)
         The directions. Of a Bezier curve those to the other end and to its middle point.
     theta : native vector (n,)
-        Where the slice begins.
+        Parameters at the origin of the slice.
     evaluations : int
         Number of losses and gradients that were evaluated.
     """

@@ -50,7 +50,7 @@ class StabilityResult(EigenResult):
     optimizer : str
         Name of the optimizer or method.
     rate, momentum : float
-        Its learning rate, NaN without one and where parameters have their own, and its momentum.
+        Learning rate of the optimizer, NaN without one and where parameters have their own, and its momentum.
     preconditioned : bool
         Whether the eigenvalues are those of a preconditioned matrix. Eigenvectors are in its coordinates.
     factors : ndarray (k,)

@@ -85,7 +85,7 @@ def decomposed(operator: LinearOperator, matrix: Floats | None = None) -> Decomp
     operator : LinearOperator
         Symmetric but for rounding.
     matrix : ndarray (n, n), optional
-        Its entries, where they are at hand; without them it takes n products.
+        Entries of the operator, where they are at hand; without them they take n products.
     """
     entries = dense_on_host(operator) if matrix is None else matrix
     values, vectors = scipy.linalg.eigh((entries + entries.T) / 2)

@@ -37,7 +37,7 @@ def descent(
     value_and_gradient : callable
         Returns the function at a native vector as a float, and its gradient there in fresh storage.
     start : native vector
-        Where to begin.
+        Vector to begin with.
     first_step : float
         Length of the first step.
     gtol : float

@@ -46,7 +46,7 @@ def galerkin(system: Equations, columns: range, allowance: int, *, may_leave: bo
     Parameters
     ----------
     system : Equations
-        Where the solutions are moved.
+        Equations whose solutions are improved in place.
     columns : range
         Which share the space; at most `columns_at_once`.
     allowance : int

@@ -21,7 +21,7 @@ def judged(system: Equations, columns: range, residuals: list[Array], scale: flo
     Parameters
     ----------
     system : Equations
-        Where solutions are moved, and the norms of their residuals noted.
+        Equations whose solutions are improved in place, and the norms of whose residuals are noted.
     columns : range
         Columns that share a Krylov space.
     residuals : list of native vectors

@@ -70,11 +70,11 @@ class Solutions:
     Attributes
     ----------
     operator : LinearOperator
-        Whose systems they solve.
+        Matrix of the systems.
     native : native array (n, k), optional
         One solution in each column.
     on_host : ndarray (n, k), optional
-        The same in float64, as exact as that whatever the operator's dtype is; where there is no native array.
+        The solutions in float64, as exact as that whatever the operator's dtype is; where there is no native array.
     """
 
     operator: LinearOperator
@@ -125,7 +125,7 @@ class Attempts:
     converged : bool
         Whether all of them are small enough.
     message : str
-        Of the first solve that failed, or else of the first with something to say.
+        Message of the first solve that failed, or else of the first with something to say.
     """
 
     task: Task

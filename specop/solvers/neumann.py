@@ -160,7 +160,7 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
     Parameters
     ----------
     system : Equations
-        Where the solution is moved.
+        Equation whose solution is improved in place.
     column : int
         Which one.
     allowance : int

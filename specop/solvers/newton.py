@@ -80,7 +80,7 @@ def newton(
     hessian : callable
         ``hessian(x)``, a symmetric operator: the second derivatives there, or what stands for them.
     start : native vector
-        Where to begin.
+        Vector to begin with.
     gtol : float
         Norm of the gradient to reach.
     max_steps : int

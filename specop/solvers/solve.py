@@ -75,7 +75,7 @@ def solve(
         An approximation of the inverse of A, symmetric positive definite: see `eigen_preconditioner` and
         `nystrom_preconditioner`. Products with it are not counted.
     x0 : like b, optional
-        Where to start, such as the solution of a similar system. It costs one product for each column.
+        Solution to start from, such as the solution of a similar system. It costs one product for each column.
     seed : int
         Seed of the random vectors, of which there are few: "neumann" begins its estimate of the largest eigenvalue
         with one, and "lanczos" multiplies one where rounding might be taken for asymmetry.

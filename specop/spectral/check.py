@@ -37,9 +37,9 @@ class Chain:
     Attributes
     ----------
     first : int
-        Its first row.
+        First row of the chain.
     steps : int
-        Its products so far.
+        Number of the chain's products so far.
     doubts : list of float or None
         For each end the lowest key that it must rule out, if any.
     cleared : list of list of bool
@@ -73,7 +73,7 @@ class Check:
     space : KrylovSpace
         The space, with all wanted pairs converged each time that the check begins.
     ends : list of End
-        Where eigenvalues are wanted.
+        Ends of the spectrum at which eigenvalues are wanted.
     tol : float
         Relative residual at which a pair has converged.
     confidence : float

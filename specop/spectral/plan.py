@@ -161,12 +161,12 @@ def plan(
     k : int
         Number of eigenvalues.
     ncv : int, optional
-        As in `eigsh`.
+        Rows of the Krylov space, as `eigsh` takes it.
 
     Returns
     -------
     MemoryPlan
-        It prints as a table; ``plan(...)["eigsh"]`` is the entry of one function.
+        What each function holds; prints as a table; ``plan(...)["eigsh"]`` is the entry of one function.
 
     Raises
     ------

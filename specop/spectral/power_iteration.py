@@ -55,7 +55,7 @@ def power_iteration(
     seed : int
         Seed of the start vectors.
     progress, raise_on_failure : bool
-        As in `eigsh`.
+        Whether to show a progress bar, and whether to raise NotConvergedError instead of warning.
 
     Returns
     -------

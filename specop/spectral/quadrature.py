@@ -70,7 +70,7 @@ def sum_over_spectrum(
     stored_basis : bool or None
         Whether to hold a vector for each step; None for where they fit.
     confidence : float
-        Of the interval.
+        Probability with which the interval covers the number.
     """
     vectors, known = checked_deflation(run, deflate)
     n = run.n

@@ -22,7 +22,7 @@ class Search:
     Parameters
     ----------
     space : KrylovSpace
-        Where to search.
+        Krylov space that is searched.
     ends : list of End
         What is wanted; the counts add up to k.
     tol : float

@@ -29,7 +29,7 @@ class Parts:
     positive : float
         Sum of (g'v)^2 / h over eigenvalues h above the threshold.
     negative : float
-        The same over those below minus the threshold, at most zero.
+        Sum of (g'v)^2 / h over eigenvalues h below minus the threshold; at most zero.
     outside : float
         Norm of what g has along all others.
     error : float

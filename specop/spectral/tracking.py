@@ -40,7 +40,7 @@ def largest_near(
     A : LinearOperator
         Symmetric.
     near : native vector (n,)
-        Of length one.
+        A vector of length one, near the wanted eigenvector.
     tol : float
         Relative residual at which the pair has converged.
     confidence : float

@@ -143,7 +143,7 @@ class Moments:
     ----------
     total : float
     variance, sampled : float
-        Of the total, and the part of it that the choice of blocks has.
+        Variance of the total, and the part of it that comes from the choice of blocks.
     squares : float
         The sum over strata of squared variances, each over its degrees of freedom.
     """

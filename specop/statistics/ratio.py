@@ -19,7 +19,7 @@ def pseudo_covariance(whole: Floats, without: Floats) -> Floats:
     whole : ndarray (k,)
         Estimates from all of c groups.
     without : ndarray (c, k)
-        The same without one group each.
+        The estimates without one group each.
     """
     count = len(without)
     pseudo = count * whole - (count - 1) * without

@@ -23,9 +23,10 @@ def fitted_tilt(samples: Floats, curvatures: Floats, confidence: float) -> Estim
     samples : ndarray (w, k)
         Components of each sample, in units of the deviation that they were drawn with.
     curvatures : ndarray (k,)
-        h; those not positive are left out.
+        Curvatures h; those that are not positive are left out.
     confidence : float
-        Of the interval, whose error is the jackknife's over groups of samples.
+        Probability with which the interval covers the number; its standard error is the jackknife's over groups of
+        samples.
     """
     some = curvatures > 0
     h, squares = curvatures[some], samples[:, some] ** 2
@@ -61,9 +62,10 @@ def fitted_slope(samples: Floats, curvatures: Floats, confidence: float) -> Esti
     samples : ndarray (w, k)
         Components of each sample.
     curvatures : ndarray (k,)
-        Those not positive are left out.
+        Curvatures h; those that are not positive are left out.
     confidence : float
-        Of the interval, whose error is the jackknife's over groups of samples.
+        Probability with which the interval covers the number; its standard error is the jackknife's over groups of
+        samples.
     """
     some = curvatures > 0
     x = np.log(curvatures[some])

@@ -47,11 +47,11 @@ class Point:
     theta : native vector or None
         The parameters; None for those that the model has.
     number : int
-        Records before this one.
+        Number of records before this one.
     seed : int
         Seed of random vectors, the same at each point: differences between two points are then less random than each.
     optimizer : object or None
-        As in `specop.landscape.stability`.
+        Optimizer of the training, as `specop.landscape.stability` takes it.
     lr : float or None
         The learning rate, where it was given.
     known : dict

@@ -23,7 +23,7 @@ class Rows:
     values, errors : list of dict
         Numbers by name; one that was not recorded is absent.
     gaps : dict
-        What could not be recorded, by step.
+        For each step with a gap, what could not be recorded.
     """
 
     steps: list[int] = field(default_factory=list)

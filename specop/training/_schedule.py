@@ -20,24 +20,24 @@ class Schedule:
     Parameters
     ----------
     every : int or None
-        Steps between records.
+        Number of steps between records; None where only the budget decides.
     budget : float
         Largest share of the time that records may take.
     elapsed, spent : float
         Time of training and of records in a history that goes on.
     last_step : int or None
-        Of that history.
+        Last step of the history that goes on.
     last_cost : float
-        Seconds of its last record.
+        Seconds that the last record of that history took.
 
     Attributes
     ----------
     elapsed : float
         Seconds of training up to the last call, that of records included.
     spent : float
-        Seconds of all records.
+        Seconds that all records took.
     last_cost : float
-        Seconds of the last one.
+        Seconds that the last record took.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ class MomentBlock:
         scaling : Scaling
             Damping, and the divisor of the sum.
         backend : Backend
-            Where products with the inverses are to be made.
+            Backend that makes the products with the inverses.
         layout : Layout
             Describes a row.
         """

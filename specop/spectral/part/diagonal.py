@@ -37,7 +37,7 @@ class PartDiagonal:
     ----------
     x, standard_errors : native vector
     norm, error_norm : float
-        Of the diagonal, and of its error.
+        Euclidean norms of the diagonal and of its error.
     sampling_error : float
         The part of `error_norm` that comes from the choice of samples.
     samples_used, probes : int
