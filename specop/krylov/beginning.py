@@ -16,16 +16,16 @@ __all__ = ["begin"]
 def begin(space: KrylovSpace, v0: Array | EigenResult | None, k: int, block_size: int, tol: float) -> None:
     """Put the first rows into an empty space.
 
-    Of an earlier result the sum of all eigenvectors is multiplied. If the product shows that they still span an
-    invariant subspace, up to `tol`, each is worth a product of its own, and no other is needed; otherwise the
+    Of an earlier result the sum of all eigenvectors is multiplied. If they are as many as are wanted, and the product
+    shows that they still span an invariant subspace, up to `tol`, each is worth a product of its own; otherwise the
     Krylov space of the sum finds the new ones in fewer products than that of a random vector.
 
     Parameters
     ----------
     space : KrylovSpace
-        An empty one.
+        A space without rows.
     v0 : native vector, EigenResult or None
-        Where to begin; None for a random vector.
+        Start vector, or a result whose eigenvectors are added up to one; None for a random vector.
     k : int
         How many eigenvalues are wanted.
     block_size : int
@@ -37,16 +37,21 @@ def begin(space: KrylovSpace, v0: Array | EigenResult | None, k: int, block_size
     if not isinstance(v0, EigenResult):
         if v0 is not None:
             backend.check_vector(v0, layout, "v0")
-        for i in range(starts):
-            space.start(v0 if i == 0 else None)
+        for _ in range(starts):
+            # From the second time on it lies in the span already, and a random vector takes its place.
+            space.start(v0)
         return
     vectors = eigenvectors_for(v0, backend, layout, "v0")
     for i in range(starts):
         space.start(_sum(space, vectors[i::block_size], noise=min(1e-3, 0.1 * tol)))
-    if block_size == 1 and len(vectors) <= k and space.has_room_for(2 * len(vectors)):
+    if block_size == 1 and len(vectors) == k and space.has_room_for(2 * len(vectors)):
         space.expand()
-        if _outside(space, vectors) <= tol * float(np.abs(v0.eigenvalues).min()):
-            _multiply_all(space, vectors, k)
+        if not space.is_closed and _outside(space, vectors) <= tol * float(np.abs(v0.eigenvalues).min()):
+            # The sum and its product are two vectors of the span already.
+            for vector in vectors[:-2]:
+                space.start(vector)
+            for row in range(1, k):
+                space.expand(row)
 
 
 def _sum(space: KrylovSpace, vectors: list[Array], noise: float) -> Array | None:
@@ -60,24 +65,9 @@ def _sum(space: KrylovSpace, vectors: list[Array], noise: float) -> Array | None
 
 def _outside(space: KrylovSpace, vectors: list[Array]) -> float:
     """Return the norm of what the first product has outside of the vectors' span."""
-    if space.is_closed:
-        return 0.0
     backend = space.backend
     rest = space.combine(np.eye(space.size)[space.frontier[0]])
     overlaps = backend.to_host(*(backend.dot(vector, rest) for vector in vectors))
     rest = add_(backend, rest, (-float(overlap) for overlap in overlaps), vectors)
     (left,) = backend.to_host(backend.norm(rest))
     return float(left) * space.coupling
-
-
-def _multiply_all(space: KrylovSpace, vectors: list[Array], k: int) -> None:
-    # The sum and its product are two vectors of the span already.
-    for vector in vectors[: len(vectors) - space.size]:
-        space.start(vector)
-    for row in range(1, min(space.size, len(vectors))):
-        space.expand(row)
-    if len(vectors) < k:
-        # What the old eigenvectors lack does not show in their small residuals: look elsewhere.
-        ritz = space.ritz()
-        space.restart(ritz, np.arange(len(ritz.values)), forget_frontier=True)
-        space.start()

@@ -54,10 +54,29 @@ def test_more_pairs_from_an_earlier_result(case):
     cold, more = specop.eigsh(operator, k=20), specop.eigsh(operator, k=20, v0=ten)
     np.testing.assert_allclose(more.eigenvalues, np.sort(values)[-20:], rtol=1e-4)
     assert more.matvecs - more.check_matvecs <= cold.matvecs - cold.check_matvecs + 2
+    assert more.matvecs <= cold.matvecs
     # Earlier ones that are more than wanted are not worth a product each.
     fewer = specop.eigsh(operator, k=3, v0=ten)
     np.testing.assert_allclose(fewer.eigenvalues, np.sort(values)[-3:], rtol=1e-4)
     assert fewer.matvecs < 20
+
+
+@pytest.mark.parametrize(("ncv", "most"), [(42, 62), (100, 46)])
+def test_pairs_of_an_earlier_result_are_multiplied_one_by_one_where_what_they_leave_has_room(ncv, most):
+    values = np.concatenate([np.linspace(0, 0.1, 360), np.linspace(1, 2, 40)])
+    operator = specop.DiagonalOperator(values)
+    old = specop.eigsh(operator, k=40, which="LA")
+    found = specop.eigsh(operator, k=40, which="LA", v0=old, ncv=ncv)
+    np.testing.assert_allclose(found.eigenvalues, values[-40:], rtol=1e-4)
+    assert found.matvecs - found.check_matvecs <= most
+
+
+def test_an_earlier_result_starts_a_block():
+    operator = specop.DiagonalOperator(np.concatenate([np.linspace(0, 1, 114), np.arange(2.0, 8.0)]))
+    old = specop.eigsh(operator, k=6, tol=1e-9)
+    found = specop.eigsh(operator, k=6, v0=old, block_size=2)
+    np.testing.assert_allclose(found.eigenvalues, np.arange(2.0, 8.0), rtol=1e-6)
+    assert found.matvecs - found.check_matvecs == 6
 
 
 def test_an_earlier_result_of_another_matrix_is_not_believed():
