@@ -32,7 +32,7 @@ class Order:
     Parameters
     ----------
     mesh : Mesh
-        The devices.
+        Mesh of the devices.
     shapes : tuple of tuples of int
         Shapes of the arrays whose entries, one array after the other, are those of the vector.
     cuts : tuple

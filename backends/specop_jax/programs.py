@@ -139,7 +139,7 @@ def find(kind: type[P], loss: Loss, frame: Frame, form: Form, arguments: Argumen
     loss : callable
         ``loss(leaves, batch)``: hashable, without arrays of its own.
     frame : Frame
-        Puts a batch together.
+        What puts a batch together from its arrays.
     form : Form
         Form of the parameters and of the vectors.
     arguments : Arguments
@@ -203,7 +203,7 @@ def other_program(text: str, captured: Sequence[Any], processes: Processes) -> t
     text : str
         What it computes, as JAX prints a trace.
     captured : sequence of arrays
-        The constants in it.
+        Constants that the program has captured.
     processes : Processes
         Processes that make this call together.
     """

@@ -252,7 +252,7 @@ class TensorflowAutodiff(TensorflowParameters):
             ``run(derivatives, values, batch, *arguments)`` is what is traced; hashable, and equal only to what computes
             the same.
         theta, batch
-            To be evaluated at.
+            Parameters and batch to evaluate the trace at.
         operands : sequence of Tensor
             The further arguments, a vector apart.
         *rest : tf.TensorSpec

@@ -25,7 +25,7 @@ class Basis:
     Parameters
     ----------
     layout : Layout
-        Describes a row.
+        Layout of a row.
     capacity : int
         Largest number of rows.
     """

@@ -132,7 +132,7 @@ def graph_bytes(values: Sequence[Tensor], owned: Iterable[Tensor]) -> int:
     values : sequence of Tensor
         Tensors that still have their graphs.
     owned : iterable of Tensor
-        What is held anyway.
+        Tensors that are held anyway, and do not count.
     """
     seen: set[Any] = set()
     held: dict[int, int] = {}

@@ -78,7 +78,7 @@ class HookedModule(ModuleModel):
         values : mapping
             What this process holds of each parameter.
         loss : callable
-            Runs the model.
+            ``loss()`` runs the model and returns the loss.
         """
         own = self.parameters()
         self._refuse_steps(own)

@@ -22,7 +22,7 @@ def check_parts(data: Any, index: int, count: int) -> None:
     Parameters
     ----------
     data : object
-        What an objective was given.
+        Data that an objective was given.
     index, count : int
         Number of this process, from 0, and how many there are.
     """

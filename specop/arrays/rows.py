@@ -35,7 +35,7 @@ class RowBlocks:
     Parameters
     ----------
     layout : Layout
-        Describes a row.
+        Layout of a row.
     capacity : int
         Largest number of rows.
     lead : int

@@ -33,11 +33,11 @@ class Batches:
     data : batch or re-iterable of batches
         The user's data, one batch or an iterable of batches, as `Source` takes them.
     autodiff : Autodiff
-        What it knows of batches.
+        Derivatives of the model's framework, which knows what its batches hold.
     counting : Counting
         How many loss terms a batch counts for.
     budget : MemoryBudget
-        What kept batches may take.
+        Memory that kept batches may take.
     are_as_given : bool
         Whether the mean over the batches' losses is meant, whatever the loss of all data at once is.
 

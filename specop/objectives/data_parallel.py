@@ -31,9 +31,9 @@ class DataParallel(LinearOperator):
     own : LinearOperator
         Operator of this process's data, on vectors that it has whole.
     parts : DataParts
-        Which it is one of.
+        Parts of the data, of which this process has one.
     factor : float
-        This process's.
+        Number that this process's operator is multiplied by in the sum.
     """
 
     def __init__(self, own: LinearOperator, parts: DataParts, factor: float) -> None:
@@ -119,9 +119,9 @@ class ParallelCurvature(DataParallel):
     own : CurvatureOperator
         Curvature matrix of this process's data.
     parts : DataParts
-        Which it is one of.
+        Parts of the data, of which this process has one.
     factor : float
-        This process's.
+        Number that this process's operator is multiplied by in the sum.
     """
 
     own: CurvatureOperator
@@ -163,7 +163,7 @@ class ParallelJacobian(DataParallel):
     own : LinearOperator
         The Jacobian of this process's outputs.
     parts : DataParts
-        Which it is one of.
+        Parts of the data, of which this process has one.
     """
 
     def __init__(self, own: LinearOperator, parts: DataParts) -> None:

@@ -33,7 +33,7 @@ def hidden_state(
     Parameters
     ----------
     layers : mapping
-        Objects by name.
+        Layers and other objects by name.
     is_known : callable
         Whether an attribute of this name is the framework's own.
     access : callable

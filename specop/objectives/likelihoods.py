@@ -184,7 +184,7 @@ class Likelihood:
         curvature : callable
             From outputs to u -> H u with the criterion's second derivative H there.
         z : native array
-            Outputs.
+            Outputs of the model.
         """
         f = self.functions
         weights = self.weights(curvature, z)

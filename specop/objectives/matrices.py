@@ -128,7 +128,7 @@ class Matrices(MeanLoss):
         theta : native vector (n,), optional
             Parameters at which it is computed; default: the model's current ones.
         kind : {"exact", "mc", "empirical"}
-            Which one.
+            Which Fisher matrix.
         of : {"terms", "samples"}, optional
             What gradients "empirical" is made of; default: terms where the likelihood is known, else samples.
         draws : int

@@ -83,7 +83,7 @@ class Objective(Matrices):
         Returns
         -------
         SolveResult
-            With ``damping`` and ``system``.
+            The solution, with ``damping`` and ``system``.
 
         Examples
         --------
@@ -130,7 +130,7 @@ class Objective(Matrices):
         Parameters
         ----------
         damping : float
-            :math:`\delta`, at least 0.
+            Multiple :math:`\delta` of the identity that is added, at least 0.
         theta : native vector (n,), optional
             Parameters at which it is computed; default: the model's current ones.
         count : int, optional

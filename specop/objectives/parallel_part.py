@@ -56,9 +56,9 @@ class ParallelSampleMean:
     Parameters
     ----------
     own : SampleMean
-        Over this process's samples.
+        Mean over this process's samples.
     parts : DataParts
-        Which it is one of.
+        Parts of the data, of which this process has one.
     """
 
     def __init__(self, own: SampleMean, parts: DataParts) -> None:

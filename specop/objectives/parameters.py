@@ -29,7 +29,7 @@ class ParameterTree:
     ----------
     arrays : dict from names to arrays
     frame : Frame
-        Puts the structure together.
+        What puts the structure together again from its arrays.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ def trained(
     complex_ones : mapping from names to arrays
         Complex parameters, which are refused where they are trained or named.
     unfreeze : str
-        What to do with these.
+        What to do so that frozen parameters count; a sentence for errors.
     """
     if select is None:
         moving_complex = [name for name in complex_ones if name not in constants]

@@ -60,7 +60,7 @@ class Products:
     point : Point
         Parameters, data and derivatives; its budget says how much memory linearizations may take.
     matrix : Matrix
-        Symmetric.
+        Which symmetric matrix is multiplied.
 
     Attributes
     ----------

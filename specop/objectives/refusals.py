@@ -187,7 +187,7 @@ def not_trainable(name: str, value: Any, convert: str) -> InvalidInputError:
     name : str
         Place of the value among the parameters, such as ``layers.0.w``.
     value : object
-        What stands there.
+        Value that cannot be trained.
     convert : str
         What makes an array of the framework of it, with the word VALUE for the value.
     """

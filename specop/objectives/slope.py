@@ -29,9 +29,9 @@ def remark_on_slope(autodiff: Autodiff, theta: Array, batch: Any, along: Array) 
     autodiff : Autodiff
         Derivatives of the loss in float64.
     theta, along : native vector (n,)
-        Where, and v.
+        Parameters, and the direction v.
     batch : batch
-        On the device.
+        Batch that lies on the device.
     """
     found = []
     for ratio in _STEPS:

@@ -33,9 +33,9 @@ class Source:
     data : batch or re-iterable of batches
         A tuple, a mapping, a dataclass, an array or None is one batch; any other iterable is an iterable of batches.
     autodiff : Autodiff
-        What it knows of batches.
+        Derivatives of the model's framework, which knows what its batches hold.
     budget : MemoryBudget
-        What kept batches may take. Those of a list are the user's own and cost nothing.
+        Memory that kept batches may take. Those of a list are the user's own and cost nothing.
     """
 
     def __init__(self, data: Any, autodiff: Autodiff, budget: MemoryBudget) -> None:

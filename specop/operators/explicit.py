@@ -23,7 +23,7 @@ class FunctionOperator(LinearOperator):
     matvec : callable
         ``matvec(x) -> A x`` on native vectors. What it returns is copied, so it may return a buffer of its own.
     shape : (int, int)
-        Rows and columns.
+        Numbers of rows and columns.
     like : native array
         Any array of the framework, floating dtype and device that the vectors have.
     rmatvec : callable, optional
@@ -79,7 +79,7 @@ class DenseOperator(LinearOperator):
     Parameters
     ----------
     matrix : native array, (m, n)
-        Kept by reference, not copied.
+        The matrix; it is kept by reference, not copied.
     is_symmetric, is_psd : bool, optional
         What is known of the matrix; it is not examined.
 

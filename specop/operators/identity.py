@@ -18,7 +18,7 @@ def identity_like(A: LinearOperator) -> LinearOperator:
     Parameters
     ----------
     A : LinearOperator
-        Square.
+        Square operator, n x n.
 
     Examples
     --------

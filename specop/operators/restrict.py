@@ -20,7 +20,7 @@ def restrict(A: LinearOperator, indices: ArrayLike) -> LinearOperator:
     Parameters
     ----------
     A : LinearOperator
-        Square, n x n.
+        Square operator, n x n.
     indices : array_like of int
         Distinct coordinates from 0 to n - 1.
 

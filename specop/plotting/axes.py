@@ -74,7 +74,7 @@ class Pen:
     ax : Axes
     label : str or None
     color : color
-        Colour of this result.
+        Colour of what is drawn.
     number : int
         How many results were drawn there before.
     """

@@ -25,7 +25,7 @@ def plot_covariance(
     Parameters
     ----------
     eigenvalues : ndarray (k,)
-        Positive.
+        Positive eigenvalues of the Hessian.
     variances, errors : ndarray (k,)
         Along their eigenvectors, with standard errors.
     fit, inverse : float

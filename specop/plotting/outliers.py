@@ -16,7 +16,7 @@ def plot_outliers(values: Floats, count: int, edge: float, expected: dict[str, i
     Parameters
     ----------
     values : ndarray (k,)
-        Descending.
+        Eigenvalues, descending.
     count : int
         How many stand out.
     edge : float

@@ -26,7 +26,7 @@ def plot_eigenvalues(values: Floats, bounds: Floats, title: str, place: Place) -
     values : ndarray (k,)
         Eigenvalues, ascending.
     bounds : ndarray (k,)
-        Bounds of their errors.
+        Bound of each eigenvalue's error.
     title : str
         What to write above.
     place : Place
@@ -70,7 +70,7 @@ def plot_estimates(
     estimates : ndarray
         What each probe gave; empty for an exact value.
     mean : Estimate
-        What they give together.
+        Estimate that all of them give together.
     independent : bool
         Whether the mean of the first few is an estimate, too.
     quantity : str
@@ -132,7 +132,7 @@ def plot_rank(
     n : int
         Number of all eigenvalues.
     rank : float
-        How many are not zero.
+        How many eigenvalues are not zero.
     interval : (float, float)
         Limits of the rank.
     gap : (float, float)

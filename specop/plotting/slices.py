@@ -108,7 +108,7 @@ def plot_plane(
     labels : tuple of str
         What the directions are.
     lengths : ndarray (2,)
-        Their lengths.
+        Lengths of the two directions.
     surface : bool
         Whether to draw a surface.
     marked : sequence of (float, float)

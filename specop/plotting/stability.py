@@ -19,7 +19,7 @@ def plot_limit(values: Floats, bounds: Floats, limit: float, quantity: str, opti
     values : ndarray (k,)
         Eigenvalues, ascending.
     bounds : ndarray (k,)
-        Bounds of their errors.
+        Bound of each eigenvalue's error.
     limit : float
         Sharpness from which on steps are unstable; NaN or infinity for none.
     quantity : str

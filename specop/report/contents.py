@@ -79,7 +79,7 @@ class Report:
     refused : dict
         Why there is none, by the name of the section.
     settings : Settings
-        What was asked for.
+        Settings that the report was made with.
     folder : Path
         Folder that holds the report's files.
     """

@@ -40,7 +40,7 @@ def make_report(source: str, load: Callable[[], Objective], folder: Path, settin
     folder : Path
         Folder to write into; it is made if it is missing.
     settings : Settings
-        What to compute.
+        How much to compute, and how accurately.
 
     Returns
     -------

@@ -21,7 +21,7 @@ def draw_history(path: Path, out: Path | None, quantity: str | None) -> tuple[Hi
     Parameters
     ----------
     path : Path
-        What a monitor has saved.
+        File that a monitor has saved.
     out : Path or None
         The picture; None for a file beside the history, of the same name.
     quantity : str or None

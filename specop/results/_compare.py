@@ -40,7 +40,7 @@ class Comparison:
     a, b : ndarray
         Values of these quantities in the first and in the second result.
     differences : ndarray
-        b - a.
+        Values of the second result less those of the first.
     errors : ndarray
         Joint errors of the differences: the root of the sum of the squares of both standard errors; of bounds their
         sum. Two runs with the same seed share their random vectors, and their differences are smaller than that says.
@@ -112,7 +112,7 @@ def compare(a: Result | str | os.PathLike[str], b: Result | str | os.PathLike[st
     Returns
     -------
     Comparison
-        Prints as a table.
+        Both results side by side; prints as a table.
 
     Raises
     ------

@@ -29,7 +29,7 @@ class BlocksResult(Plotted, Result):
     names : tuple of str
         Names of the m blocks.
     sizes : ndarray (m,) of int
-        Numbers of parameters.
+        Number of parameters in each block.
     traces, trace_errors : ndarray (m,)
         Traces and their standard errors; zero where all eigenvalues are known.
     trace_limits : ndarray (m, 2)

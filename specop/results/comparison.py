@@ -61,11 +61,11 @@ class ComparisonResult(Plotted, Result):
         By name: the difference b - a with `estimate`, `standard_error` and `interval`; the measures themselves as `a`
         and `b`; `significant`, `invariant` and `kind`.
     names : (str, str)
-        What the two are called.
+        Names of the two points.
     losses : (float, float)
-        The losses at both.
+        Loss of each of the two.
     sizes : (int, int)
-        Numbers of parameters.
+        Number of parameters of each of the two.
     confidence : float
         Probability with which each interval holds.
     remark : str

@@ -34,7 +34,7 @@ class CovarianceResult(Plotted, Result):
     variances : ndarray (k,)
         Variance of winners along each eigenvector; 1 without selection.
     errors : ndarray (k,)
-        Standard errors of these.
+        Standard errors of the variances.
     low_variances : ndarray (k,)
         Variance of as many samples of lowest loss.
     t : Estimate
@@ -59,13 +59,13 @@ class CovarianceResult(Plotted, Result):
     winners, offspring : int
         How many samples are kept, and out of how many each is the best.
     sigma : float
-        Standard deviation of samples.
+        Standard deviation of the samples around the point.
     rtol : float
         Relative error of the largest eigenvalue that `needed` is for.
     eigen_products : int
         Products that the eigenvalues took.
     eigen_seconds : float
-        Time that they took.
+        Seconds that the eigenvalues took.
     loss_seconds : float
         Time that the loss of one sample took, its drawing included.
     n : int

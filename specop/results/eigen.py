@@ -28,7 +28,7 @@ class EigenResult(Plotted, Result):
     Attributes
     ----------
     eigenvalues : ndarray (k,), float64
-        Ascending.
+        Eigenvalues, ascending.
     rows : native array (k, n)
         Eigenvectors as orthonormal rows, in the operator's framework and on its device.
     bounds : ndarray (k,)

@@ -38,7 +38,7 @@ def error_of(name: str, heading: str = "", form: str = "") -> Any:
     Parameters
     ----------
     name : str
-        The other field.
+        Name of the field whose error this one is.
     heading, form : str
         Heading and format of a column of the errors, as `column` takes them.
     """

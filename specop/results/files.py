@@ -39,7 +39,7 @@ def write_npz(
     target : Path
         The file to write.
     header : dict
-        What JSON can hold.
+        Values that JSON can hold.
     arrays : iterable of (str, ndarray)
         Only one is held at a time.
     temporary : Path

@@ -49,7 +49,7 @@ class Moment:
     matvecs : int
         Products that the record took.
     seconds : float
-        Wall time that it took.
+        Wall time that the record took.
     gap : str
         Why something could not be recorded; empty otherwise.
     """

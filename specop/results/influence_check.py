@@ -26,7 +26,7 @@ class InfluenceCheck(Plotted, Result):
     gradient_norms : ndarray (k + 1,)
         Norm of the gradient at the minimum of all data, and at each of the others.
     correlation : float
-        Pearson's correlation of both changes.
+        Pearson's correlation of the predicted and the actual changes.
     rank_correlation : float
         Spearman's correlation, that of their ranks.
     quantity : str

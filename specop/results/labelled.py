@@ -19,13 +19,13 @@ def data_set(arrays: dict[str, Any], items: int | None, shapes: dict[str, tuple[
     Parameters
     ----------
     arrays : dict
-        NumPy arrays by name.
+        NumPy arrays by name, which become variables.
     items : int or None
         How many things the result is about; arrays with an entry for each have the dimension "item" first.
     shapes : dict
         Shape of each parameter by name; arrays with an entry for each of their numbers have the dimension "parameter".
     numbers : dict
-        Everything else, for the attributes.
+        Values that are no arrays, which become attributes.
     """
     try:
         import xarray

@@ -73,7 +73,7 @@ class LearningEstimate(Plotted, Result):
     gamma : float
         How strongly chains are kept near the point.
     beta : float
-        Inverse temperature.
+        Inverse temperature of the chains.
     m : int
         Number of samples that the density stands for.
     scale_reduction : float

@@ -22,7 +22,7 @@ class LeaveOneOutResult(Result):
     Attributes
     ----------
     changes : native array (n, k)
-        A column for each group.
+        Change of the parameters, in a column for each group.
     indices : ndarray
         Numbers of the samples of all groups, one group after the other.
     sizes : ndarray (k,)

@@ -39,7 +39,7 @@ class NoiseResult(Plotted, Result):
     squared_gradient : Estimate
         ``|g|^2`` without the part of noise; below zero by chance where the gradient is small.
     noise_curvature : Estimate
-        tr(HS).
+        Trace of the Hessian H times the covariance S of gradients.
     gradient_curvature : Estimate
         g'Hg without the part of noise.
     batch_size : int or None

@@ -19,13 +19,13 @@ class NumberResult(Result):
     Attributes
     ----------
     estimate : float
-        The number.
+        The number, as it was estimated.
     standard_error : float
         Standard error of the mean over random vectors; 0 where nothing is random, NaN for a single one.
     interval : (float, float)
         Limits between which the number lies.
     confidence : float
-        Probability with which it does.
+        Probability with which the interval covers the number.
     method : str
         How the number was found.
     quantity : str

@@ -41,7 +41,7 @@ class PruneResult(Plotted, Result):
     dampings : ndarray (steps,)
         Multiple of the identity added in each step; NaN without one.
     method : str
-        "obs", "obd" or "magnitude".
+        How saliencies were computed: "obs", "obd" or "magnitude".
     matrix : str
         The curvature matrix behind the saliencies.
     """

@@ -20,7 +20,7 @@ class RetrainResult(Result):
     Attributes
     ----------
     theta : native vector (n,)
-        The new parameters.
+        Parameters after retraining.
     loss : float
         Penalized loss there, with the weights that the samples had before.
     gradient_norms : ndarray

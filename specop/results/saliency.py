@@ -63,13 +63,13 @@ class SaliencyResult(Result):
         Numbers of the entries or groups, the least significant first. Weights that are zero are gone already and
         are left out.
     theta : native vector (n,)
-        The parameters.
+        Parameters at which saliencies were computed.
     group : ndarray (n,) of int
         Number of the group of each entry, -1 for none.
     labels : tuple of str
         Names of the groups; empty for single weights.
     method : str
-        "obs", "obd" or "magnitude".
+        How saliencies were computed: "obs", "obd" or "magnitude".
     matrix : str
         The curvature matrix behind the saliencies.
     damping : float

@@ -42,9 +42,9 @@ class SlicesResult(Result):
         Distance to the left and to the right, in coordinates, at which the model's error first is a tenth of its terms;
         infinite where that is not so as far as `searched`; NaN along a direction without slope and curvature.
     searched : ndarray (k,)
-        How far was looked.
+        For each direction, the distance up to which the loss was looked at.
     loss : float
-        At theta.
+        Loss at the origin of the slice.
     path : str
         "straight" or "bezier"; empty for slices that are not a path.
     barrier : float

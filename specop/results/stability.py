@@ -33,7 +33,7 @@ class StabilityResult(EigenResult):
     limit : float
         The sharpness up to which steps do not grow on a quadratic; NaN without a learning rate.
     ratio : float
-        Sharpness over limit.
+        Sharpness divided by the limit; above 1 steps are unstable.
     condition_number : float
         Largest over smallest eigenvalue of the same matrix: infinite if the smallest is zero up to rounding, NaN if it
         is negative or was not looked for.

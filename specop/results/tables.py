@@ -57,7 +57,7 @@ def data_frame(columns: dict[str, Column], numbers: dict[str, Any]) -> Any:
     Parameters
     ----------
     columns : dict
-        One for each name.
+        Columns by name.
     numbers : dict
         Plain values by name. Beside columns they are the frame's ``attrs``.
     """

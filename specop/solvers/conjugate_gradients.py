@@ -34,7 +34,7 @@ def conjugate_gradients(system: Equations, columns: range, allowance: int) -> Ou
     columns : range
         Columns that share directions.
     allowance : int
-        Most products.
+        Largest number of products.
 
     Returns
     -------

@@ -26,7 +26,7 @@ class Decomposition:
     Attributes
     ----------
     operator : LinearOperator
-        A.
+        The matrix A.
     diagonal : ndarray (n,)
         Diagonal of A.
     values : ndarray (n,)
@@ -83,7 +83,7 @@ def decomposed(operator: LinearOperator, matrix: Floats | None = None) -> Decomp
     Parameters
     ----------
     operator : LinearOperator
-        Symmetric but for rounding.
+        Operator that is symmetric but for rounding.
     matrix : ndarray (n, n), optional
         Entries of the operator, where they are at hand; without them they take n products.
     """

@@ -24,7 +24,7 @@ class Outcome:
     reason : str
         "converged", "limit", "curvature", "full", "rounding" or "least squares".
     steps : int
-        Iterations.
+        Number of iterations.
     curvature, direction : float or None, native vector or None
         p'Ap and p of a unit vector p, where that is not positive.
     """
@@ -54,7 +54,7 @@ class Equations:
     Attributes
     ----------
     x : list of native vectors
-        The present X.
+        Columns of the present solution X.
     norms : ndarray (k,)
         Norms of the true residuals, as of the last time that they were computed.
     has_start : bool

@@ -101,9 +101,9 @@ class SolvingOperator(Composite):
     Parameters
     ----------
     operator : LinearOperator
-        Symmetric.
+        Symmetric operator whose inverse this is.
     settings : dict
-        Arguments of `solve`.
+        Further arguments of `solve`.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ class ManySolves:
     attempts : Attempts
         Solves by products; remembers the residuals of all.
     A : LinearOperator
-        Symmetric.
+        Symmetric matrix of all systems.
     count : int
         Number of right-hand sides in all.
     matrix : ndarray (n, n), optional

@@ -34,7 +34,7 @@ def minimal_residuals(system: Equations, column: int, allowance: int) -> Outcome
     system : Equations
     column : int
     allowance : int
-        Most products.
+        Largest number of products.
 
     Returns
     -------

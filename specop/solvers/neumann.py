@@ -162,7 +162,7 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
     system : Equations
         Equation whose solution is improved in place.
     column : int
-        Which one.
+        Number of the right-hand side.
     allowance : int
         Largest number of products.
     """

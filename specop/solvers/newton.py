@@ -37,7 +37,7 @@ class Minimum:
     converged : bool
         Whether the last gradient is as small as was asked for.
     message : str
-        Why it stopped.
+        Why the iteration stopped.
     """
 
     x: Array

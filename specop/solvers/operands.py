@@ -26,7 +26,7 @@ class Operands:
     Attributes
     ----------
     operator : LinearOperator
-        On whose vectors they are.
+        Operator that the right-hand sides belong to.
     columns : list of native vectors
     lengths : ndarray (k,)
         Euclidean norms of the columns.

@@ -137,9 +137,9 @@ class EigenPreconditioner(Composite):
     rows : native array (k, n)
         Orthonormal eigenvectors.
     values : ndarray (k,)
-        Their eigenvalues.
+        Eigenvalues of these eigenvectors.
     damping : float
-        Added to the eigenvalues.
+        Number that is added to the eigenvalues.
     """
 
     def __init__(self, operator: LinearOperator, rows: Array, values: Floats, damping: float) -> None:

@@ -36,7 +36,7 @@ def count_below(run: Run, value: float, confidence: float, allowance: int) -> in
     value : float
         Such as minus the size up to which eigenvalues count as zero.
     confidence : float
-        Probability of the certificate.
+        Probability with which the certificate holds.
     allowance : int
         Largest number of products.
     """

@@ -39,7 +39,7 @@ class Signs:
     Attributes
     ----------
     negative, zero, positive : Estimate
-        The numbers.
+        Numbers of negative, zero and positive eigenvalues.
     threshold : float
         Eigenvalues up to this size count as zero.
     gap : (float, float)

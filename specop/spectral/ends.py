@@ -22,7 +22,7 @@ class End:
     sides : tuple of int
         1 for the largest, -1 for the smallest, both for the largest in magnitude.
     count : int
-        How many are wanted.
+        Number of eigenvalues that are wanted at this end.
     is_interior : bool
         Whether those smallest in magnitude are wanted instead.
     """

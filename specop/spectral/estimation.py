@@ -27,9 +27,9 @@ class Estimation:
     Parameters
     ----------
     space : Complement
-        What is probed.
+        Subspace that probes are drawn from.
     goal : Goal
-        When to stop.
+        Standard error at which to stop.
     confidence : float
         Probability with which the interval covers.
     may_turn : bool

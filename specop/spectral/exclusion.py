@@ -37,7 +37,7 @@ class Seen:
     residuals : ndarray
         Norms of their residuals there.
     told : Ritz or GaussRule
-        What they were read off.
+        Ritz pairs or Gauss rule that these numbers were read off.
     """
 
     values: Floats

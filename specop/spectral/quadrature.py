@@ -58,9 +58,9 @@ def sum_over_spectrum(
     Parameters
     ----------
     run : Run
-        Makes the products.
+        Run that makes the products.
     function : SpectralFunction
-        What is summed.
+        Function of the eigenvalues that is summed.
     goal : Goal
         For standard error and quadrature error together.
     method : {"auto", "quadrature", "exact"}

@@ -60,7 +60,7 @@ def parts_by_sign(run: Run, vector: Array, threshold: float, goal: float) -> Par
     run : Run
         Makes the products, at most 300.
     vector : native vector (n,)
-        g.
+        The vector g.
     threshold : float
         Eigenvalues up to this size are left out.
     goal : float

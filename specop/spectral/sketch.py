@@ -33,7 +33,7 @@ class Sketch:
     Parameters
     ----------
     space : Complement
-        B.
+        The matrix B that is sketched, on the complement of known eigenvectors.
     capacity : int
         Largest number of probes.
     nystrom : bool

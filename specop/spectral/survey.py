@@ -89,7 +89,7 @@ def survey(
     Parameters
     ----------
     A : LinearOperator
-        Symmetric, n x n.
+        Symmetric operator, n x n.
     k, k_low : int
         Numbers of largest and smallest eigenvalues; none of the latter for 0.
     tol : float

@@ -241,7 +241,7 @@ def effective_dimension(
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Symmetric; no eigenvalue may be at or below ``-damping``.
     damping : float
-        Positive, in units of A.
+        Positive number in units of A that is added to it.
     method : {"auto", "quadrature", "exact"}
         "exact" finds all eigenvalues by n products and a basis of n rows. "auto" does so for n up to 200, and where
         the probes show that quadrature would take more products or would leave too few for it.

@@ -38,7 +38,7 @@ def largest_near(
     Parameters
     ----------
     A : LinearOperator
-        Symmetric.
+        Symmetric operator, n x n.
     near : native vector (n,)
         A vector of length one, near the wanted eigenvector.
     tol : float

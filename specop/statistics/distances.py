@@ -40,7 +40,7 @@ def wasserstein(x: Floats, p: Floats, y: Floats, q: Floats) -> float:
     Parameters
     ----------
     x, y : ndarray
-        Points.
+        Points of the two measures.
     p, q : ndarray
         Their weights, which add up to one.
     """

@@ -85,7 +85,7 @@ class Estimate:
     ----------
     estimate : float
     standard_error : float
-        NaN for a single probe.
+        Standard error of the estimate; NaN for a single probe.
     interval : (float, float)
         Student-t confidence interval; infinite for a single probe.
     confidence : float

@@ -70,7 +70,7 @@ def is_ruled_out(rule: GaussRule, x: ArrayLike, dimension: int, confidence: floa
     rule : GaussRule
         Rule of the random vector.
     x : array_like
-        Points.
+        Points to rule out.
     dimension : int
         Dimension of the space that the vector was drawn from.
     confidence : float

@@ -35,7 +35,7 @@ def ratio(numerator: float, denominator: float, covariance: Floats, degrees: int
     Parameters
     ----------
     numerator, denominator : float
-        N and D, unbiased.
+        Unbiased estimates of the numerator N and the denominator D.
     covariance : ndarray (2, 2)
         Covariance of N and D; of zeros, the ratio is exact.
     degrees : int

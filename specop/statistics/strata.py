@@ -55,7 +55,7 @@ def stratified(weights: Floats, size: int, count: int, seed: int) -> list[Stratu
     weights : ndarray (m,)
         Not negative; a tenth of their mean is added to each.
     size : int
-        Samples in a block.
+        Number of samples in a block.
     count : int
         Number of strata, at most.
     seed : int

@@ -19,7 +19,7 @@ class Rows:
     Attributes
     ----------
     steps, seconds, matvecs : list
-        One entry for each record.
+        Step, seconds and number of products of each record.
     values, errors : list of dict
         Numbers by name; one that was not recorded is absent.
     gaps : dict

@@ -63,7 +63,7 @@ class GramBlock:
         active : ndarray of int
             Numbers of the rows that belong to the sum.
         layout : Layout
-            Describes a row.
+            Layout of a row.
         """
         n = self.columns.stop - self.columns.start
         if scaling.damping == 0:

@@ -54,7 +54,7 @@ class MomentBlock:
         backend : Backend
             Backend that makes the products with the inverses.
         layout : Layout
-            Describes a row.
+            Layout of a row.
         """
         inverses = np.empty(self.sums.shape, layout.dtype)
         diagonal, condition = np.empty(self.sums.shape[:2]), 1.0
@@ -111,7 +111,7 @@ class MomentInverse:
     inverses : native (k, size, size) array
         The inverse of each block.
     diagonal : ndarray (k * size,)
-        Their diagonals, in float64.
+        Diagonals of these inverses, in float64.
     precision : float
         Relative error of a product.
     """

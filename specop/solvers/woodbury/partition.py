@@ -26,9 +26,9 @@ class Scaling:
     Attributes
     ----------
     damping : float
-        Added to the diagonal.
+        Number that is added to the diagonal.
     count : int
-        Divides the sum.
+        Number that the sum of outer products is divided by.
     """
 
     damping: float

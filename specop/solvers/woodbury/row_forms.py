@@ -28,7 +28,7 @@ def row_forms(
     rows, others : sequence of native arrays
         Blocks of rows G and V; `others` may be the same sequence as `rows`.
     damping : float
-        :math:`\delta`, positive.
+        Positive multiple :math:`\delta` of the identity.
 
     Returns
     -------

@@ -27,7 +27,7 @@ class RowMarks:
     backend : Backend
         Backend of the rows.
     layout : Layout
-        Describes a row.
+        Layout of a row.
     """
 
     def __init__(self, backend: Backend, layout: Layout) -> None:

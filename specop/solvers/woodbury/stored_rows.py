@@ -39,7 +39,7 @@ class StoredRows:
     backend : Backend
         Backend of the native blocks that come and are returned.
     layout : Layout
-        Describes a row.
+        Layout of a row.
     on_host : bool
         Whether blocks are NumPy arrays, moved to the device a piece at a time.
     half : bool

@@ -35,7 +35,7 @@ def shared(run: Run, images: list[Array], vectors: list[Array]) -> Control:
     images : list of native vectors
         Products, of which only the directions count. They are consumed.
     vectors : list of native vectors
-        What was multiplied.
+        Vectors that were multiplied.
     """
     backend = run.backend
     lengths = run.to_host(*map(backend.norm, images))
@@ -67,7 +67,7 @@ class Control:
     run : Run
     values : ndarray (r,)
     vectors : list of native vectors
-        Orthonormal.
+        Orthonormal vectors.
 
     Attributes
     ----------
