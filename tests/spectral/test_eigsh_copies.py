@@ -46,6 +46,26 @@ def test_bounds_cover_the_eigenvalue_of_the_same_number(name, which):
     assert missed <= 1
 
 
+@pytest.mark.parametrize("seed", [1, 2, 4])
+def test_a_copy_that_shows_where_rows_have_run_out_is_found_with_rows(seed):
+    """The second chain goes on without rows; once a copy shows, one with rows goes for it to the end, not in turns."""
+    eigenvalues = np.repeat(np.linalg.eigvalsh(path(60)), 2)
+    found = specop.eigsh(
+        specop.DiagonalOperator(eigenvalues), k=2, which="LA", tol=1e-6, ncv=8, seed=seed, max_matvecs=500
+    )
+    assert found.converged
+    np.testing.assert_allclose(found.eigenvalues, eigenvalues[-2:], rtol=1e-9)
+
+
+def test_one_product_shows_what_a_closed_space_lacks():
+    """Also from a start vector of the user's own, of which no rule of random vectors holds."""
+    eigenvalues = np.concatenate([np.zeros(200), np.linspace(1, 2, 20)])
+    v0 = np.cos(np.arange(220) * 1.7 + 0.3)
+    found = specop.eigsh(specop.DiagonalOperator(eigenvalues), k=2, which="LA", tol=1e-8, v0=v0)
+    np.testing.assert_allclose(found.eigenvalues, eigenvalues[-2:], rtol=1e-9)
+    assert found.check_matvecs == 1
+
+
 def drawn(numbers):
     """Return the runs of these numbers of the benchmark, which draws matrices, ends, tolerances and seeds."""
     path = Path(__file__).parents[1] / "benchmarks" / "copies.py"
