@@ -19,66 +19,97 @@ from torch import Tensor, distributed
 if TYPE_CHECKING:
     from specop_torch.groups import Group
 
-__all__ = ["Exchange", "Place"]
+__all__ = ["Cut", "Exchange", "Place"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """That processes hold a tensor in parts, as `torch.chunk` cuts it along a dimension.
+
+    Parameters
+    ----------
+    dimension : int
+    count : int
+        Number of parts.
+    step : int
+        By how much the numbers of processes with neighbouring parts differ.
+    """
+
+    dimension: int
+    count: int
+    step: int = 1
+
+    def part(self, process: int) -> int:
+        """Return which part a process holds."""
+        return process // self.step % self.count
 
 
 @dataclass(frozen=True)
 class Place:
-    """How processes hold a parameter: as `torch.chunk` cuts it along a dimension, or each of them whole.
+    """How processes hold a parameter: cut once, cut again in each part of that, or each of them whole.
 
     Parameters
     ----------
     shape : tuple of int
         Shape of the whole parameter.
-    dimension : int or None
-        Along which it is cut; None where each process holds all of it.
-    count : int
-        Number of processes that hold its parts; where there are more, those that follow hold the same again.
+    cuts : sequence of Cut
+        Each of what those before it have left. Processes that have the same part of each hold the same.
     """
 
     shape: tuple[int, ...]
-    dimension: int | None
-    count: int
+    cuts: tuple[Cut, ...] = ()
 
-    def rows(self, process: int) -> slice:
-        """Return which entries along the dimension a process holds."""
-        assert self.dimension is not None
-        size = self.shape[self.dimension]
-        width = -(-size // self.count)
-        start = min(process % self.count * width, size)
-        return slice(start, min(start + width, size))
+    def box(self, process: int) -> list[slice]:
+        """Return which entries along each dimension a process holds."""
+        found = [slice(0, size) for size in self.shape]
+        for cut in self.cuts:
+            held = found[cut.dimension]
+            size = held.stop - held.start
+            width = -(-size // cut.count)
+            start = min(cut.part(process) * width, size)
+            found[cut.dimension] = slice(held.start + start, held.start + min(start + width, size))
+        return found
 
     def local_shape(self, process: int) -> tuple[int, ...]:
         """Return the shape of what a process holds."""
-        if self.dimension is None:
-            return self.shape
-        rows = self.rows(process)
-        return (*self.shape[: self.dimension], rows.stop - rows.start, *self.shape[self.dimension + 1 :])
+        return tuple(held.stop - held.start for held in self.box(process))
+
+    def first(self, process: int) -> int:
+        """Return the first one of the processes that hold the same part as one of them."""
+        return sum(cut.part(process) * cut.step for cut in self.cuts)
 
     def before(self, process: int, entry: int) -> int:
         """Return how many of a process's entries stand before this one of the whole parameter, in row-major order."""
-        entry = min(max(entry, 0), math.prod(self.shape))
-        if self.dimension is None:
-            return entry
-        skipped, run, period = self._runs(process)
-        whole, rest = divmod(entry, period) if period else (0, 0)
-        return whole * run + min(max(rest - skipped, 0), run)
+        box, period, run = self.box(process), math.prod(self.shape), math.prod(self.local_shape(process))
+        if run == 0 or entry >= period:
+            return run
+        found, rest = 0, max(entry, 0)
+        for size, held in zip(self.shape, box, strict=True):
+            length = held.stop - held.start
+            period, run = period // size, run // length
+            place, rest = divmod(rest, period)
+            found += min(max(place - held.start, 0), length) * run
+            if not held.start <= place < held.stop:
+                break
+        return found
 
     def entries(self, process: int, start: int, stop: int, device: torch.device) -> slice | Tensor:
         """Return where these of a process's entries stand in the whole parameter."""
-        if self.dimension is None:
-            return slice(start, stop)
-        skipped, run, period = self._runs(process)
-        if start == stop or math.prod(self.shape[: self.dimension]) == 1:
+        box = self.box(process)
+        last = max((cut.dimension for cut in self.cuts), default=0)
+        periods = [math.prod(self.shape[dimension + 1 :]) for dimension in range(len(self.shape))]
+        skipped = sum(held.start * period for held, period in zip(box, periods, strict=True))
+        lengths = [held.stop - held.start for held in box]
+        if start == stop or math.prod(lengths[:last]) == 1:
             return slice(skipped + start, skipped + stop)
-        places = torch.arange(start, stop, device=device)
-        return places.div(run, rounding_mode="floor") * (period - run) + places + skipped
-
-    def _runs(self, process: int) -> tuple[int, int, int]:
-        """Return the first entry of a process, how many follow it without a gap, and when they do so again."""
-        assert self.dimension is not None
-        rows, inner = self.rows(process), math.prod(self.shape[self.dimension + 1 :])
-        return rows.start * inner, (rows.stop - rows.start) * inner, self.shape[self.dimension] * inner
+        left = torch.arange(start, stop, device=device)
+        # What follows the last cut without a gap is one run.
+        run = math.prod(lengths[last + 1 :])
+        found, left = left % run + skipped, left.div(run, rounding_mode="floor")
+        for length, period in zip(lengths[last::-1], periods[last::-1], strict=True):
+            found += left % length * period
+            left = left.div(length, rounding_mode="floor")
+        return found
 
 
 @dataclass(frozen=True)
@@ -143,7 +174,7 @@ class Exchange:
             for piece in asked[process]:
                 own[self._in_vector(piece, process, me, own.device)] = next(received)
         for piece in self._pieces(me, me):
-            if self.places[piece.number].dimension is None:
+            if not self.places[piece.number].cuts:
                 where = self._in_vector(piece, me, me, own.device)
                 own[where] = parts[piece.number].reshape(-1)[piece.start : piece.stop]
         return own
@@ -159,10 +190,12 @@ class Exchange:
 
     def _cut_pieces(self, process: int, owner: int) -> list[_Piece]:
         """Return the same of what is cut; one process of those that hold the same has it."""
-        return [piece for piece in self._pieces(process, owner) if self._is_first(self.places[piece.number], process)]
-
-    def _is_first(self, place: Place, process: int) -> bool:
-        return place.dimension is not None and process < place.count
+        places = self.places
+        return [
+            piece
+            for piece in self._pieces(process, owner)
+            if places[piece.number].cuts and places[piece.number].first(process) == process
+        ]
 
     def _in_vector(self, piece: _Piece, process: int, owner: int, device: torch.device) -> slice | Tensor:
         """Return where entries that a process holds stand in the part of the vector that another one has."""

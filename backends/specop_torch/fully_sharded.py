@@ -19,13 +19,13 @@ from specop.statistics.numbers import Floats, Integers
 from specop_torch.arrays import torch_dtype
 from specop_torch.autodiff import TorchAutodiff
 from specop_torch.groups import Group
+from specop_torch.loaders import check_parts
 from specop_torch.sharded_modules import ShardedModule
 from specop_torch.sharded_samples import SharedRows
 from specop_torch.shared_batches import SharedBatches, Weightless
 from specop_torch.shared_evaluation import SharedEvaluation
 from specop_torch.spread import SpreadAutodiff, local
 from specop_torch.structures import TREES
-from specop_torch.teams import TorchTeam
 from specop_torch.wide import wide
 
 __all__ = ["FullyShardedAutodiff"]
@@ -56,7 +56,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
         weigh: Callable[[Any], float] | None = None,
     ) -> None:
         super().__init__(model, selected, likelihood, fixed_randomness, group or model.group)
-        self.batches = SharedBatches(self.group, weigh or TREES.count)
+        self.batches = SharedBatches(self.group.readers, weigh or TREES.count)
         self._evaluation = SharedEvaluation(model, self.devices, self.batches)
 
     def restrict(self, select: Any) -> FullyShardedAutodiff:
@@ -66,6 +66,14 @@ class FullyShardedAutodiff(SpreadAutodiff):
         return part
 
     # Batches
+    def prepare(self, batch: Any) -> Any:
+        """Return the batch on the device; raise unless those who run layers together have the same."""
+        prepared = super().prepare(batch)
+        readers = self.group.readers
+        if readers.count < self.group.count:
+            readers.refuse_different(self._told(prepared))
+        return prepared
+
     def weighing(
         self, data: Any, weight: Callable[[Any], float] | None, are_as_given: bool
     ) -> Callable[[Any], float] | None:
@@ -75,7 +83,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
                 "at the same time, and counts by its terms."
             )
         super().weighing(data, weight, are_as_given)
-        TorchTeam(self.group).check_data(data)
+        check_parts(data, self.group.readers.index, self.group.readers.count)
         self.batches.weigh = weight or TREES.count
         return self.batches.weight
 
@@ -108,12 +116,12 @@ class FullyShardedAutodiff(SpreadAutodiff):
     # Derivatives
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         with self.group.inside():
-            return self.group.sum(self._own_loss(theta, batch).clone())
+            return self.group.readers.total(self._own_loss(theta, batch))
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
         with self.group.inside():
             loss, gradient = super().gradient(theta, batch)
-            return self.group.sum(loss.clone()), gradient
+            return self.group.readers.total(loss), gradient
 
     def linearize(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Linearization:
         with self.group.inside():
@@ -148,13 +156,18 @@ class FullyShardedAutodiff(SpreadAutodiff):
                 rows = super().importance(theta, batch)
                 # Rows that belong to no sample in particular say something of all of them only.
                 each = rows.reshape(count, -1).sum(1) if len(rows) % count == 0 else np.full(count, rows.sum() / count)
-            return np.concatenate(self.group.exchange(each))
+            return np.concatenate(self.group.readers.exchange(each))
 
     def sample_gradients(self, theta: Any, batch: Any) -> SharedRows:
         """Return what gives rows for a range of samples; parameters are whole in each process for as long as it lives.
 
         With them each process differentiates its own samples alone, and the rows are dealt out.
         """
+        if self.model.is_tensor_parallel:
+            raise InvalidInputError(
+                "gradients of single samples are not available where fully sharded layers are cut by tensor "
+                "parallelism, too. Take ggn() or fisher(), which need none, or fully_shard alone."
+            )
         self._check_room()
         counts, share = self.batches.counts(batch), self.batches.share(batch)
         with self.group.inside():
@@ -182,13 +195,14 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
     def _check_parts(self, batch: Any) -> None:
         """Raise InvalidInputError if two processes have the same batch."""
-        told = self._told(batch)
+        speakers, everyone = self.group.readers.first, self._told(batch)
+        told = [everyone[process] for process in speakers]
         twice = next((number for number, one in enumerate(told) if one in told[:number]), None)
         if twice is not None:
             raise InvalidInputError(
-                f"processes {told.index(told[twice])} and {twice} of {self.group.count} have the same first batch, to "
-                f"the last bit. With fully sharded parameters each is to have a part of all data, as by "
-                f"torch.utils.data.DistributedSampler(dataset, shuffle=False)."
+                f"processes {speakers[told.index(told[twice])]} and {speakers[twice]} of {self.group.count} have the "
+                f"same first batch, to the last bit. With fully sharded parameters each is to have a part of all data, "
+                f"as by torch.utils.data.DistributedSampler(dataset, shuffle=False)."
             )
 
     def _check_additive(self, theta: Tensor | None, batch: Any) -> None:
@@ -223,7 +237,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
         self, leaves: dict[str, Tensor], own: dict[str, Tensor], batch: Any, matrix: Matrix, retain_graph: bool
     ) -> Any:
         if matrix.kind == "sampled fisher":
-            matrix = replace(matrix, first=matrix.first + sum(self.batches.counts(batch)[: self.group.index]))
+            matrix = replace(matrix, first=matrix.first + sum(self.batches.counts(batch)[: self.group.readers.index]))
         curved = matrix.kind == "hessian"
         self.model.layers.curved = curved
         product = super()._product_at(leaves, own, batch, matrix, retain_graph)
@@ -278,6 +292,8 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
     def _flat(self, outputs: Tensor | None, size: int) -> Any:
         own = super()._flat(outputs, size)
+        if not self.group.readers.speaks:
+            own = own[:0]
         sizes = self.group.exchange(len(own))
         padded = own.new_zeros(max(sizes))
         padded[: len(own)] = own
@@ -285,6 +301,6 @@ class FullyShardedAutodiff(SpreadAutodiff):
         return self._spread(torch.cat([row[:length] for row, length in zip(rows, sizes, strict=True)]))
 
     def _like(self, vector: Any, outputs: Tensor) -> Tensor:
-        sizes = self.group.exchange(outputs.numel())
-        start = sum(sizes[: self.group.index])
+        sizes = self.group.readers.exchange(outputs.numel())
+        start = sum(sizes[: self.group.readers.index])
         return super()._like(self._gathered(vector)[start : start + outputs.numel()], outputs)

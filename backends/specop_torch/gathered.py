@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
+from specop_torch.dtensors import as_dtensor
 from specop_torch.exchange import Place
 
 if TYPE_CHECKING:
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec
+
     from specop_torch.groups import Group
 
 __all__ = ["Gathered", "LayerCall", "wholes_of"]
@@ -36,35 +39,51 @@ class Gathered:
     group : Group
         Processes that hold the parts; all of them make each call.
     place : Place
-        Which part of the parameter each process holds.
+        Which part each process holds of what is gathered: cut once, or not at all.
     copies : Group or None
         Processes that hold the same part, of other samples.
+    spec : DTensorSpec or None
+        How other processes, with the same samples, hold the parameter of which what is gathered is this process's part;
+        None where it is the parameter.
     """
 
     group: Group
     place: Place
     copies: Group | None = None
+    spec: DTensorSpec | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the parameter."""
+        return self.place.shape if self.spec is None else tuple(self.spec.shape)
 
     def kept(self, part: Tensor) -> Tensor:
         """Return the parameter for as long as a graph holds it; gradients go to the parts."""
-        whole: Tensor = _Whole.apply(self, part)  # type: ignore[no-untyped-call]
-        return whole
+        return self.parameter(_Whole.apply(self, part))  # type: ignore[no-untyped-call]
+
+    def parameter(self, whole: Tensor) -> Tensor:
+        """Return what has been gathered as what stands in the module."""
+        return whole if self.spec is None else as_dtensor(whole, self.spec)
 
     @property
     def is_cut(self) -> bool:
         """Whether a process holds a part only."""
-        return self.place.dimension is not None and self.group.count > 1
+        return bool(self.place.cuts) and self.group.count > 1
+
+    @property
+    def dimension(self) -> int:
+        """Along which it is cut."""
+        (cut,) = self.place.cuts
+        return cut.dimension
 
     @property
     def width(self) -> int:
         """Number of rows that each process holds but the last ones, which hold fewer or none."""
-        assert self.place.dimension is not None
-        return -(-self.place.shape[self.place.dimension] // self.group.count)
+        return -(-self.place.shape[self.dimension] // self.group.count)
 
     def rows(self, tensor: Tensor, count: int) -> Tensor:
         """Return a tensor with the dimension that is cut first, followed by zeros up to so many rows."""
-        assert self.place.dimension is not None
-        moved = tensor.movedim(self.place.dimension, 0)
+        moved = tensor.movedim(self.dimension, 0)
         if len(moved) == count:
             return moved.contiguous()
         padded = moved.new_zeros(count, *moved.shape[1:])
@@ -83,8 +102,7 @@ def wholes_of(gathered: Sequence[Gathered], parts: Sequence[Tensor]) -> list[Ten
         received = sent.new_empty(group.count, len(sent))
         group._call(_gather, received.view(-1), sent)
         for i, one, columns in zip(places, own, received.split([one.numel() for one in own], dim=1), strict=True):
-            dimension = gathered[i].place.dimension
-            assert dimension is not None
+            dimension = gathered[i].dimension
             rows = columns.reshape(-1, *one.shape[1:])[: gathered[i].place.shape[dimension]]
             found[i] = rows.movedim(0, dimension)
     return found
@@ -95,7 +113,7 @@ def parts_of(gathered: Sequence[Gathered], wholes: Sequence[Tensor]) -> list[Ten
     """Return this process's parts of the sums over processes of what each of them gives."""
     found = list(wholes)
     for i, one in enumerate(gathered):
-        if one.group.count > 1 and one.place.dimension is None:
+        if one.group.count > 1 and not one.place.cuts:
             found[i] = one.group.sum(wholes[i].clone(memory_format=torch.contiguous_format))
     for places in _together(gathered, wholes):
         group = gathered[places[0]].group
@@ -106,10 +124,9 @@ def parts_of(gathered: Sequence[Gathered], wholes: Sequence[Tensor]) -> list[Ten
         group._call(_scatter, received, sent.reshape(-1))
         pieces = received.split([one.shape[1] for one in columns])
         for i, padded, piece in zip(places, own, pieces, strict=True):
-            place = gathered[i].place
-            rows = place.rows(group.index)
-            kept = piece.view(-1, *padded.shape[1:])[: rows.stop - rows.start]
-            found[i] = kept.movedim(0, place.dimension or 0)
+            dimension = gathered[i].dimension
+            count = gathered[i].place.local_shape(group.index)[dimension]
+            found[i] = piece.view(-1, *padded.shape[1:])[:count].movedim(0, dimension)
     for i, one in enumerate(gathered):
         if one.copies is not None:
             found[i] = one.copies.sum(found[i].clone(memory_format=torch.contiguous_format))

@@ -18,6 +18,7 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from specop.arrays.processes import Processes
 from specop.errors import ProcessError
+from specop_torch.readers import Axis, Readers
 
 __all__ = ["Group", "group_of"]
 
@@ -55,6 +56,8 @@ class Group(Processes):
         Processes that together hold all parts of a parameter.
     copies : Group or None
         Processes that hold the same part as this one; None where no other does.
+    readers : Readers
+        Processes that read different samples.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class Group(Processes):
         self.handle = mesh.get_group()
         self.index = distributed.get_rank(self.handle)
         self.count = distributed.get_world_size(self.handle)
+        self.readers = Readers(self, range(self.count), self.index)
         self.device = _device(mesh.device_type)
         self._specs: dict[tuple[torch.Size, torch.dtype, int], DTensorSpec] = {}
         self._inner: Any = None
@@ -79,6 +83,10 @@ class Group(Processes):
         self.sharing = max(places.count(places[self.index]), beside)
         if self.count > 1:
             self.check_arithmetic()
+
+    def axes(self, mesh: DeviceMesh) -> tuple[Axis, ...] | None:
+        """Return what the dimensions of a mesh that a parameter lies on are for; None for another mesh."""
+        return (Axis("parts", self.count),) if mesh == self.home else None
 
     # What is shared by all
     def exchange(self, value: Any) -> list[Any]:

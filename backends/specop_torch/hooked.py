@@ -31,7 +31,7 @@ class HookedAutodiff(FullyShardedAutodiff):
         parts = [found[name] for name in self.names]
         if not self.group.any(any(part is not None for part in parts)):
             raise self._independent()
-        return self.group.sum(loss.detach().clone()), self._join(parts)
+        return self.group.readers.total(loss.detach()), self._join(parts)
 
     def linearize(self, theta: Any, batch: Any, vector: Any, matrix: Any) -> NoReturn:
         raise self._hidden(matrix.kind)

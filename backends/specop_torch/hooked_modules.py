@@ -86,8 +86,8 @@ class HookedModule(ModuleModel):
         def call() -> tuple[Tensor, dict[str, Tensor | None]]:
             with self._without_gradients(own), self._synchronized():
                 value = loss()
-                # The hooks take the mean over processes.
-                (value * self.group.count).backward()
+                # The hooks take the mean over processes with different samples.
+                (value * self.group.readers.count).backward()
                 found = {name: None if one.grad is None else local(one.grad).clone() for name, one in own.items()}
                 return value, found
 

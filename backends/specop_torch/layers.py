@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from specop.objectives.refusals import criterion_of_parameters
 from specop_torch.custom_functions import check_custom_functions
+from specop_torch.dtensors import as_dtensors, local_parts
 from specop_torch.evaluation import TwiceDifferentiable
 from specop_torch.gathered import Gathered, LayerCall
 from specop_torch.graph import coarsest, leaves_of, refuse_first_order
@@ -84,8 +85,7 @@ class Layers:
         """Return what a criterion returns, which is given what is to stand in the module and may not read it."""
         dtype = torch.get_default_dtype()
         standing = {
-            name: _Elsewhere.of(name, one.place.shape, torch.empty(0, dtype=dtype))
-            for name, one in self.gathered.items()
+            name: _Elsewhere.of(name, one.shape, torch.empty(0, dtype=dtype)) for name, one in self.gathered.items()
         }
         try:
             return call(dict(standing))
@@ -94,7 +94,7 @@ class Layers:
 
     def _standing(self, name: str, part: Tensor) -> Tensor:
         gathered = self.gathered[name]
-        return gathered.kept(part) if name in self.whole else _Elsewhere.of(name, gathered.place.shape, part)
+        return gathered.kept(part) if name in self.whole else _Elsewhere.of(name, gathered.shape, part)
 
     def _gather_whole(self, names: Sequence[str]) -> None:
         self.whole.update(names)
@@ -126,35 +126,40 @@ class Layers:
             # Its parameters would be no arguments of the layer that calls it.
             raise _ReadOutsideError([*self._layers[self._running].values()])
         inputs, frame = TREES.take_apart((args, kwargs))
+        inputs, specs = local_parts(inputs)
+        gathered = [self.gathered[name] for name in held.values()]
         parts = [self._parts[-1][name] for name in held.values()]
         frames: list[Any] = []
         context = _autocast(parts[0].device.type)
 
         def compute(values: Sequence[Tensor], wholes: Sequence[Tensor]) -> list[Tensor]:
-            again, named = frame.fill(values)
+            again, named = frame.fill(as_dtensors(values, specs))
+            parameters = [one.parameter(whole) for one, whole in zip(gathered, wholes, strict=True)]
             own = dict(layer._parameters)
             self._running = layer
             try:
-                layer._parameters.update(zip(held, wholes, strict=True))  # type: ignore[arg-type]
+                layer._parameters.update(zip(held, parameters, strict=True))  # type: ignore[arg-type]
                 # What is switched on around a derivative is switched off inside of it, where layers run again.
                 with context(), TwiceDifferentiable():
                     outputs, made = TREES.take_apart(forward(*again, **named))
+                    outputs, lying = local_parts(outputs)
             finally:
                 layer._parameters.update(own)
                 self._running = None
-            frames[:] = [made]
+            frames[:] = [(made, lying)]
             return outputs
 
         call = LayerCall(
             compute,
-            [self.gathered[name] for name in held.values()],
+            gathered,
             len(inputs),
             lambda outputs, once_more: self._check(layer, outputs, once_more),
         )
         if layer not in self._known:
             self._look_at(layer, call, [*inputs, *parts])
         outputs = call([*inputs, *parts])
-        return frames[0].fill(outputs)
+        made, lying = frames[0]
+        return made.fill(as_dtensors(outputs, lying))
 
     def _look_at(self, layer: nn.Module, call: LayerCall, tensors: Sequence[Tensor]) -> None:
         """Raise _ReadOutsideError if a layer is more than a function of its inputs and its own parameters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch.func import functional_call
 from specop.errors import InvalidInputError
 from specop.objectives.calling import Criterion, Forward
 from specop.objectives.trees import Constant
-from specop_torch.gathered import Gathered, wholes_of
+from specop_torch.dtensors import twice_differentiable
+from specop_torch.gathered import wholes_of
 from specop_torch.groups import Group
 from specop_torch.layers import Layers
 from specop_torch.models import ModuleModel
+from specop_torch.places import gathered_of
 from specop_torch.refusals import refuse_hooks, refuse_modes
-from specop_torch.spread import local, place_of
+from specop_torch.spread import local
 from specop_torch.wide import wide
 
 __all__ = ["ShardedModule"]
@@ -77,7 +80,13 @@ class ShardedModule(ModuleModel):
             held |= {f"module.{name}": self._copied(buffer) for name, buffer in self.module.named_buffers()}
             return functional_call(self._replaced, held, (call,))
 
-        return self.layers.holding(parts, called)
+        with twice_differentiable() if self.is_tensor_parallel else nullcontext():
+            return self.layers.holding(parts, called)
+
+    @property
+    def is_tensor_parallel(self) -> bool:
+        """Whether layers are cut by tensor parallelism, too."""
+        return any(one.spec is not None for one in self.layers.gathered.values())
 
     def compare(self, values: Mapping[str, Tensor], outputs: Any, batch: Any) -> Any:
         # Nothing is gathered for it: how often it is called depends on what a process has of a batch.
@@ -117,11 +126,10 @@ class ShardedModule(ModuleModel):
         )
 
     def _made_layers(self, module: nn.Module) -> Layers:
-        holders, copies = self.group.holders, self.group.copies
-        gathered = {
-            name: Gathered(holders, place_of(name, one, self.group), copies) for name, one in self.sharded.items()
-        }
-        return Layers(module, gathered)
+        own = dict(module.named_parameters())
+        return Layers(
+            module, {name: gathered_of(name, one, self.group, own[name]) for name, one in self.sharded.items()}
+        )
 
     def _copied(self, buffer: Tensor) -> Tensor:
         return wide(buffer) if self.is_wide else buffer.clone()

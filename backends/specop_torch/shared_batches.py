@@ -15,7 +15,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.trees import Joined, lengths
 from specop.statistics.numbers import Integers
 from specop_torch.checksums import checksums
-from specop_torch.groups import Group
+from specop_torch.readers import Readers
 from specop_torch.structures import TREES
 
 __all__ = ["SharedBatches", "Weightless"]
@@ -42,13 +42,13 @@ class SharedBatches:
 
     Parameters
     ----------
-    group : Group
+    readers : Readers
     weigh : callable
         ``weigh(batch)``: number of terms of this process's part.
     """
 
-    def __init__(self, group: Group, weigh: Callable[[Any], float]) -> None:
-        self.group = group
+    def __init__(self, readers: Readers, weigh: Callable[[Any], float]) -> None:
+        self.readers = readers
         self.weigh = weigh
 
     def own_count(self, batch: Any) -> int:
@@ -63,29 +63,29 @@ class SharedBatches:
 
     def counts(self, batch: Any) -> list[int]:
         """Return the number of samples that each process has."""
-        return self.group.exchange(self.own_count(batch))
+        return self.readers.exchange(self.own_count(batch))
 
     def weight(self, batch: Any) -> float:
         """Return the number of terms in all parts."""
-        return float(sum(self.group.exchange(self.own_weight(batch))))
+        return float(sum(self.readers.exchange(self.own_weight(batch))))
 
     def share(self, batch: Any) -> float:
         """Return the share of this process's part in all terms."""
-        told = self.group.exchange((self.own_weight(batch), isinstance(batch, Weightless)))
+        told = self.readers.exchange((self.own_weight(batch), isinstance(batch, Weightless)))
         without = next((number for number, (weight, is_known) in enumerate(told) if weight <= 0 and not is_known), None)
         if without is not None:
             raise InvalidInputError(
-                f"process {without} of {self.group.count} has a batch of weight {told[without][0]}, and with sharded "
+                f"process {without} of {self.readers.count} has a batch of weight {told[without][0]}, and with sharded "
                 f"parameters all of them must have a loss of each batch. Spread the data otherwise."
             )
-        return told[self.group.index][0] / sum(weight for weight, _ in told)
+        return told[self.readers.index][0] / sum(weight for weight, _ in told)
 
     def pick(self, batch: Any, indices: Integers) -> Any:
         """Return the samples at these places of all parts, which ascend."""
         counts = self.counts(batch)
-        with self.group.together():
-            first = sum(counts[: self.group.index])
-            mine = indices[(indices >= first) & (indices < first + counts[self.group.index])] - first
+        with self.readers.together():
+            first = sum(counts[: self.readers.index])
+            mine = indices[(indices >= first) & (indices < first + counts[self.readers.index])] - first
             own = TREES.pick(_own(batch), mine) if len(mine) else None
             if own is not None and not isinstance(batch, Weightless) and self.weigh(own) > 0:
                 return own
@@ -101,24 +101,24 @@ class SharedBatches:
                 counts = self.counts(batch)
                 ends = np.cumsum(counts)
                 owner = np.searchsorted(ends, places, side="right")
-                with self.group.together():
+                with self.readers.together():
                     self._check_samples(batch)
                     if not stand_ins:
                         stand_ins.append(self._stand_in(batch))
                 owners.append(owner)
-                is_mine = owner == self.group.index
-                kept = places[is_mine] - sum(counts[: self.group.index])
+                is_mine = owner == self.readers.index
+                kept = places[is_mine] - sum(counts[: self.readers.index])
                 yield _own(batch), kept
 
         kinds = TREES.gather(own(), lambda fixed: checksums(TREES.arrays(fixed)))
         of = {position: kind for kind, (positions, _) in enumerate(kinds) for position in positions}
         alike: dict[tuple[int, ...], list[int]] = {}
-        for position, kind in enumerate(zip(*self.group.exchange([of[i] for i in range(len(of))]), strict=True)):
+        for position, kind in enumerate(zip(*self.readers.exchange([of[i] for i in range(len(of))]), strict=True)):
             alike.setdefault(kind, []).append(position)
         # Where the samples of each batch begin among those that this process has of a kind.
         firsts: dict[int, int] = {}
         for positions, _ in kinds:
-            sizes = [int(np.sum(owners[i] == self.group.index)) for i in positions]
+            sizes = [int(np.sum(owners[i] == self.readers.index)) for i in positions]
             firsts |= dict(zip(positions, np.cumsum([0, *sizes]), strict=False))
         return [
             (
@@ -127,7 +127,7 @@ class SharedBatches:
                     self,
                     kinds[of[positions[0]]][1],
                     np.concatenate([owners[i] for i in positions]),
-                    np.concatenate([firsts[i] + np.cumsum(owners[i] == self.group.index) - 1 for i in positions]),
+                    np.concatenate([firsts[i] + np.cumsum(owners[i] == self.readers.index) - 1 for i in positions]),
                     stand_ins[0],
                 ),
             )
@@ -142,8 +142,8 @@ class SharedBatches:
         found = next((one for one in samples if self.weigh(one) > 0), None)
         if found is None:
             raise InvalidInputError(
-                f"none of the samples that process {self.group.index} of {self.group.count} has of a batch counts in "
-                f"the loss, and with sharded parameters all of them must have a loss of each batch. Spread the data "
+                f"none of the samples that process {self.readers.index} of {self.readers.count} has of a batch counts "
+                f"in the loss, and with sharded parameters all of them must have a loss of each batch. Spread the data "
                 f"otherwise."
             )
         return found
@@ -183,9 +183,9 @@ class SharedJoined:
 
     def pick(self, indices: Integers) -> Any:
         """Return a batch of the samples at these places."""
-        group = self.batches.group
-        mine = self.places[indices[self.owners[indices] == group.index]]
-        with group.together():
+        readers = self.batches.readers
+        mine = self.places[indices[self.owners[indices] == readers.index]]
+        with readers.together():
             own = self.joined.pick(mine) if len(mine) else None
             if own is not None and self.batches.weigh(own) > 0:
                 return own

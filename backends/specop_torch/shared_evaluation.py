@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from specop.errors import InvalidInputError
 from specop_torch.evaluation import Evaluation
 from specop_torch.models import Model
 from specop_torch.shared_batches import SharedBatches, Weightless
@@ -31,7 +33,7 @@ class SharedEvaluation(Evaluation):
         self.batches = batches
 
     def loss(self, points: dict[str, Tensor], batch: Any) -> Tensor:
-        return super().loss(points, _with_loss(batch)) * self.batches.share(batch)
+        return _whole(super().loss(points, _with_loss(batch))) * self.batches.share(batch)
 
     def again(self, points: dict[str, Tensor], batch: Any) -> tuple[Tensor, list[str]]:
         loss, changed = super().again(points, _with_loss(batch))
@@ -39,9 +41,9 @@ class SharedEvaluation(Evaluation):
 
     def outputs(self, points: dict[str, Tensor], batch: Any) -> Tensor:
         if not isinstance(batch, Weightless):
-            return super().outputs(points, batch)
+            return _whole(super().outputs(points, batch))
         if batch.own is not None:
-            return super().outputs(points, batch.own)
+            return _whole(super().outputs(points, batch.own))
         # None, but with the graph that the others wait for.
         return torch.atleast_1d(super().outputs(points, batch.stand_in))[:0]
 
@@ -55,3 +57,14 @@ class SharedEvaluation(Evaluation):
 
 def _with_loss(batch: Any) -> Any:
     return batch.stand_in if isinstance(batch, Weightless) else batch
+
+
+def _whole(found: Tensor) -> Tensor:
+    """Return what a process has found; raise InvalidInputError for a part of it."""
+    if isinstance(found, DTensor):
+        raise InvalidInputError(
+            f"outputs or losses are DTensors, with the placements {found.placements}: each process is to have all of "
+            f"them for its samples. Let the last layer that is cut return tensors, output_layouts=Replicate() and "
+            f"use_local_output=True."
+        )
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Linearization, Matrix
@@ -19,36 +19,15 @@ from specop.statistics.numbers import Integers
 from specop_torch.arrays import torch_dtype
 from specop_torch.autodiff import TorchAutodiff
 from specop_torch.checksums import checksums
-from specop_torch.exchange import Exchange, Place
+from specop_torch.exchange import Exchange
 from specop_torch.graph import graph_bytes
 from specop_torch.groups import Group, group_of
 from specop_torch.models import Model
+from specop_torch.places import first_holder, place_of
 from specop_torch.sharded import ShardedBackend, sharded, sharded_layout
 from specop_torch.structures import TREES
 
-__all__ = ["SpreadAutodiff", "local", "place_of"]
-
-
-def place_of(name: str, parameter: Tensor, group: Group) -> Place:
-    """Return how processes hold a parameter, or raise InvalidInputError where that is not built."""
-    shape = tuple(parameter.shape)
-    if not isinstance(parameter, DTensor):
-        return Place(shape, None, group.holders.count)
-    if parameter.device_mesh != group.home:
-        raise InvalidInputError(
-            f"the parameter {name!r} lies on {parameter.device_mesh}, and parallel= is {group.home}: all sharded "
-            f"parameters must lie on one mesh, the one that is passed."
-        )
-    *outer, placement = parameter.placements
-    if all(type(one) is Replicate for one in outer):
-        if type(placement) is Shard:
-            return Place(shape, placement.dim % parameter.ndim, group.holders.count)
-        if type(placement) is Replicate:
-            return Place(shape, None, group.holders.count)
-    raise InvalidInputError(
-        f"the parameter {name!r} has the placements {parameter.placements}: only Shard and Replicate are known, and on "
-        f"a mesh of two dimensions copies along the first. Redistribute it; FSDP over tensor parallel is not available."
-    )
+__all__ = ["SpreadAutodiff", "local"]
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -156,14 +135,14 @@ class SpreadAutodiff(TorchAutodiff):
         replaced = set(self.names) if fixed else set()
         state = dict(self.model.named_state())
         whole = {name: checksums([local(one)]) for name, one in state.items() if not _is_part(one)}
-        parts = checksums(local(one) for name, one in state.items() if _is_part(one) and name not in replaced)
+        parts = self._parts_told({name: one for name, one in state.items() if _is_part(one) and name not in replaced})
         shared = (self.names, self.model.modes(), self._autocast(), whole)
         told = self.group.exchange((shared, parts))
         self._check_alike([one for one, _ in told])
         self._check_copies([one for _, one in told])
         names, modes, autocast, _ = shared
         kept = tuple(found for name, found in whole.items() if name not in replaced)
-        return names, modes, autocast, kept, tuple(one for _, one in told)
+        return names, modes, autocast, kept, tuple(tuple(one.items()) for _, one in told)
 
     def _check_alike(self, told: Sequence[Any]) -> None:
         other = next((number for number, one in enumerate(told) if one != told[0]), None)
@@ -181,14 +160,21 @@ class SpreadAutodiff(TorchAutodiff):
             f"that of no model. Send those of one process to all, such as by torch.distributed.broadcast(tensor, 0)."
         )
 
-    def _check_copies(self, parts: Sequence[Any]) -> None:
-        count = self.group.holders.count
-        other = next((number for number, one in enumerate(parts) if one != parts[number % count]), None)
-        if other is not None:
-            raise InvalidInputError(
-                f"processes {other % count} and {other} of {self.group.count} hold the same parts of the parameters, "
-                f"and these differ: their curvature would be that of no model. Send those of one to the other."
-            )
+    def _parts_told(self, parts: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, tuple[int, ...]]]:
+        """Return the first process that holds the same parts, and checksums, of each kind of parameters."""
+        kinds: dict[tuple[tuple[str, ...], int], list[Tensor]] = {}
+        for one in parts.values():
+            kinds.setdefault(first_holder(one, self.group), []).append(local(one))
+        return {kind: (first, checksums(found)) for (kind, first), found in kinds.items()}
+
+    def _check_copies(self, told: Sequence[Mapping[tuple[str, ...], tuple[int, tuple[int, ...]]]]) -> None:
+        for number, parts in enumerate(told):
+            for kind, (first, found) in parts.items():
+                if found != told[first][kind][1]:
+                    raise InvalidInputError(
+                        f"processes {first} and {number} of {self.group.count} hold the same parts of the parameters, "
+                        f"and these differ: their curvature would be that of no model. Send those of one to the other."
+                    )
 
     def free_memory(self) -> int:
         """Return the bytes that are free for the process that has least."""
@@ -257,7 +243,7 @@ class SpreadAutodiff(TorchAutodiff):
 
 
 def _is_part(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor) and any(placement.is_shard() for placement in tensor.placements)
+    return isinstance(tensor, DTensor) and not all(one.is_replicate() for one in tensor.placements)
 
 
 def _length(data: Any) -> int:

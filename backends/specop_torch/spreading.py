@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from specop_torch.groups import Group, group_of
 from specop_torch.hooked import HookedAutodiff
 from specop_torch.hooked_modules import HookedModule, is_hooked
 from specop_torch.likelihoods import likelihood_of
+from specop_torch.meshes import group_of_copies, group_over_tensor_parallel
 from specop_torch.models import FunctionModel, Model, ModuleModel
 from specop_torch.refusals import refuse_hooks
-from specop_torch.replicas import replicated_group
 from specop_torch.sharded_modules import ShardedModule
 from specop_torch.spread import SpreadAutodiff
 from specop_torch.structures import TREES
@@ -49,7 +49,8 @@ def make_spread(
     if is_module:
         refuse_hooks(model, may_be_second=is_run_by_hooks)
     if is_run_by_hooks:
-        group = _group(parallel, _first_sharded(model), may_have_copies=True)
+        sharded = _resharded(model)
+        group = _group(parallel, sharded[0], may_have_copies=True, tensor=_ranks_beside_parts(sharded))
         described: Model = HookedModule(model, criterion, forward, group)
         kind: type[SpreadAutodiff] = HookedAutodiff
     elif is_module and params is not None:
@@ -64,7 +65,8 @@ def make_spread(
                 "none of params is a DTensor: each process has all of the parameters. Leave params= out, and load them "
                 "into the module."
             )
-        group = _group(parallel, sharded[0], may_have_copies=True)
+        cut = next((one.device_mesh.mesh for one in model.parameters() if isinstance(one, DTensor)), None)
+        group = _group(parallel, sharded[0], may_have_copies=True, tensor=cut)
         described = ShardedModule(model, criterion, forward, params, group)
         kind = FullyShardedAutodiff
     else:
@@ -83,15 +85,25 @@ def make_spread(
     return kind(described, described.select(select), name, fixed_randomness, group)
 
 
-def _first_sharded(model: nn.Module) -> DTensor:
+def _resharded(model: nn.Module) -> list[DTensor]:
     for layer in model.modules():
         if is_hooked(layer):
             # What a forward pass has gathered.
             layer.reshard()  # type: ignore[operator]
-    return next(one for one in model.parameters() if isinstance(one, DTensor))
+    return [one for one in model.parameters() if isinstance(one, DTensor)]
 
 
-def _group(parallel: Any, parameter: DTensor, *, may_have_copies: bool) -> Group:
+def _ranks_beside_parts(sharded: Sequence[DTensor]) -> Tensor | None:
+    """Return the processes that run layers of tensor parallelism together, where fully_shard has met some."""
+    for one in sharded:
+        # Copies of parts come first, and what is cut by tensor parallelism comes last.
+        if one.device_mesh.ndim == 2 and not one.placements[0].is_replicate():
+            row, _ = one.device_mesh.get_coordinate() or (0, 0)
+            return one.device_mesh.mesh[row]
+    return None
+
+
+def _group(parallel: Any, parameter: DTensor, *, may_have_copies: bool, tensor: Tensor | None = None) -> Group:
     if not isinstance(parallel, DeviceMesh):
         raise InvalidInputError(
             f"the parameters are DTensors: pass parallel=mesh, the mesh that they lie on, got parallel={parallel!r}. "
@@ -103,8 +115,10 @@ def _group(parallel: Any, parameter: DTensor, *, may_have_copies: bool) -> Group
             f"parallel is a mesh on {parallel.device_type!r}, and the parameters lie on "
             f"{parameter.device_mesh.device_type!r}. Pass the mesh that they lie on."
         )
+    if tensor is not None:
+        return group_over_tensor_parallel(parallel, tensor)
     if parallel.ndim == 2 and may_have_copies:
-        return replicated_group(parallel)
+        return group_of_copies(parallel)
     if parallel.ndim != 1:
         raise InvalidInputError(
             f"parallel must be a mesh of one dimension, or under fully_shard one of two, copies times parts, got "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, _api
+from torch.distributed.tensor import DTensor
 
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
+from specop_torch.dtensors import twice_differentiable
 from specop_torch.spread import SpreadAutodiff
 
 __all__ = ["TensorParallelAutodiff"]
@@ -37,28 +37,28 @@ class TensorParallelAutodiff(SpreadAutodiff):
         return prepared
 
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
-        with _twice_differentiable():
+        with twice_differentiable():
             return super().loss(theta, batch)
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
-        with _twice_differentiable():
+        with twice_differentiable():
             return super().gradient(theta, batch)
 
     def _product(self, theta: Tensor | None, batch: Any, matrix: Any, *, retain_graph: bool) -> Any:
-        with _twice_differentiable():
+        with twice_differentiable():
             return super()._product(theta, batch, matrix, retain_graph=retain_graph)
 
     def importance(self, theta: Tensor | None, batch: Any) -> Floats:
-        with _twice_differentiable():
+        with twice_differentiable():
             return super().importance(theta, batch)
 
     def sample_gradients(self, theta: Tensor | None, batch: Any) -> Callable[[int, int], DTensor]:
         """Return what gives rows for a range of samples, by a pass for each: torch maps no function of DTensors."""
-        with _twice_differentiable():
+        with twice_differentiable():
             samples = self._samples(theta, batch)
 
         def between(start: int, stop: int) -> DTensor:
-            with _twice_differentiable(), self._evaluation.running(), torch.enable_grad():
+            with twice_differentiable(), self._evaluation.running(), torch.enable_grad():
                 return self.backend.stack([self._join(one) for one in samples.one_by_one(start, stop)])
 
         return between
@@ -72,37 +72,3 @@ class TensorParallelAutodiff(SpreadAutodiff):
 
     def _like(self, vector: Any, outputs: Tensor) -> Tensor:
         return super()._like(self._gathered(vector), outputs)
-
-
-@contextlib.contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Let gradients flow through what makes DTensors of tensors, in their second derivatives too.
-
-    Torch adds up the gradient of such a tensor over processes where nothing is recorded: what comes before the first
-    cut layer, such as a norm before it, would have a second derivative that lacks a part, without a word.
-    """
-    own = _api._FromTorchTensor
-    if not hasattr(_api, "_normalize_placements_for_grad"):
-        raise InvalidInputError(
-            f"torch {torch.__version__} makes DTensors of tensors in another way than the one whose second derivatives "
-            f"are known here. Take torch 2.13 for tensor-parallel modules."
-        )
-    _api._FromTorchTensor = _FromTensor  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        _api._FromTorchTensor = own  # type: ignore[misc]
-
-
-class _FromTensor(_api._FromTorchTensor):
-    """Makes a DTensor of what this process holds of it."""
-
-    @staticmethod
-    def backward(context: Any, slope: Any) -> Any:
-        others = (None,) * (len(context.needs_input_grad) - 1)
-        if slope is None:
-            return None, *others
-        placements = context.grad_placements or _api._normalize_placements_for_grad(context.forward_input_placements)
-        if slope.placements != tuple(placements):
-            slope = slope.redistribute(context.forward_input_device_mesh, placements)
-        return slope.to_local(), *others

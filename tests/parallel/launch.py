@@ -44,8 +44,11 @@ def checks_of(*modules):
     return found
 
 
-def outcomes(tmp_path_factory, group, count, modules, **environment):
-    """What each check raised in each process, by module and name; the same group for all workers of a test run."""
+def outcomes(tmp_path_factory, group, count, modules, forked=False, **environment):
+    """What each check raised in each process, by module and name; the same group for all workers of a test run.
+
+    A group that is forked starts its processes itself.
+    """
     own = tmp_path_factory.getbasetemp()
     # Workers of pytest-xdist have folders of their own inside of one that they share.
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{group}-{modules[0]}"
@@ -53,13 +56,14 @@ def outcomes(tmp_path_factory, group, count, modules, **environment):
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "outcomes.json").exists():
-            said = start(folder, count, f"parallel.{group}", *modules, **environment)
+            said = start(folder, count, f"parallel.{group}", *modules, forked=forked, **environment)
             (folder / "outcomes.json").write_text(json.dumps(_collected(folder, count, modules, said)))
     return json.loads((folder / "outcomes.json").read_text())
 
 
-def start(folder, count, module, *arguments, end=END, **environment):
+def start(folder, count, module, *arguments, end=END, forked=False, **environment):
     """Run a module in so many processes; return what each of them said, and end all that have not ended by then."""
+    started = 1 if forked else count
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -69,7 +73,7 @@ def start(folder, count, module, *arguments, end=END, **environment):
         **environment,
     }
     command = [sys.executable, "-m", module, *arguments]
-    files = [open(folder / f"said-{rank}.txt", "w+") for rank in range(count)]  # noqa: SIM115
+    files = [open(folder / f"said-{rank}.txt", "w+") for rank in range(started)]  # noqa: SIM115
     with contextlib.ExitStack() as stack:
         for file in files:
             stack.enter_context(file)
@@ -89,7 +93,7 @@ def start(folder, count, module, *arguments, end=END, **environment):
                 process.wait()
         for file in files:
             file.seek(0)
-        return [file.read() for file in files]
+        return [file.read() for file in files] * (count // started)
 
 
 def _keep_to_one_core(processes):

@@ -25,6 +25,8 @@ TWO = (
     "torch_sharded_refusals",
     "torch_trained",
 )
+FOUR = ("torch_meshes",)
+FOUR_MORE = ("torch_meshes_whole",)
 DYING = ("torch_dying",)
 SLOW = ("torch_slow",)
 
@@ -50,6 +52,29 @@ def two_that_take_long(tmp_path_factory):
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*SLOW))
 def test_two_processes_that_take_long(two_that_take_long, module, name):
     launch.report(two_that_take_long, module, name)
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory):
+    launch.needs("torch")
+    return launch.outcomes(tmp_path_factory, "torch_forked", 4, FOUR, forked=True)
+
+
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*FOUR))
+def test_four_processes_of_a_mesh(four, module, name):
+    launch.report(four, module, name)
+
+
+@pytest.fixture(scope="session")
+def four_more(tmp_path_factory):
+    launch.needs("torch")
+    return launch.outcomes(tmp_path_factory, "torch_forked", 4, FOUR_MORE, forked=True)
+
+
+@pytest.mark.repetition
+@pytest.mark.parametrize(("module", "name"), launch.checks_of(*FOUR_MORE))
+def test_four_processes_of_a_mesh_and_more(four_more, module, name):
+    launch.report(four_more, module, name)
 
 
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*DYING))
@@ -85,7 +110,7 @@ def test_the_page_shows_the_example():
     page, example = ((launch.ROOT / path).read_text() for path in ("docs/parallel.md", "examples/ddp_torch.py"))
     page = page.partition("## torch")[2].partition("\n## JAX")[0]
     blocks = [block.partition("```")[0] for block in page.split("```py\n")[1:]]
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     assert blocks[0] in example and blocks[1] in example
     command, other = (block.partition("```")[0].strip() for block in page.split("```sh\n")[1:])
     assert command in example

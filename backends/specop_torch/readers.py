@@ -1,0 +1,96 @@
+"""Readers: which processes of a group read which part of the data; Axis: what a dimension of their mesh is for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from specop.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from specop_torch.groups import Group
+
+__all__ = ["Axis", "Readers"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a dimension of a mesh is for.
+
+    Parameters
+    ----------
+    role : str
+        "parts" of parameters, "copies" of these, or "tensor" parallelism.
+    count : int
+        Number of processes along it.
+    step : int
+        By how much the numbers of neighbours along it differ.
+    """
+
+    role: str
+    count: int
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Those processes of a group that read different samples; others read what one of these reads.
+
+    Parameters
+    ----------
+    group : Group
+    first : sequence of int
+        The number of the process that speaks for all who read a part of the data, part by part.
+    index : int
+        Which part this process reads.
+    """
+
+    group: Group
+    first: Sequence[int]
+    index: int
+
+    @property
+    def count(self) -> int:
+        """Number of parts that the data are read in."""
+        return len(self.first)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that speaks for its part."""
+        return self.first[self.index] == self.group.index
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Return what each part's speaker gives; all processes of the group call it."""
+        found = self.group.exchange(value)
+        return [found[process] for process in self.first]
+
+    def together(self) -> AbstractContextManager[None]:
+        """End a block in all processes of the group together."""
+        return self.group.together()
+
+    def total(self, own: Tensor) -> Tensor:
+        """Return the sum over the parts of what each speaker gives, the same bits in all processes of the group."""
+        return self.group.sum(own.clone() if self.speaks else torch.zeros_like(own))
+
+    def refuse_different(self, told: Sequence[Any]) -> None:
+        """Raise InvalidInputError unless those who read a part of the data have the same batch.
+
+        Parameters
+        ----------
+        told : sequence
+            What tells batches apart, process by process.
+        """
+        for process, part in enumerate(self.group.exchange(self.index)):
+            first = self.first[part]
+            if told[process] != told[first]:
+                raise InvalidInputError(
+                    f"processes {first} and {process} of {self.group.count} have read different batches, and run the "
+                    f"same tensor-parallel layers: give all processes along that dimension of the mesh the same data, "
+                    f"in the same order, and another part to those along the other one. A DistributedSampler is told "
+                    f"that dimension's num_replicas=mesh['data'].size() and rank=mesh.get_local_rank('data')."
+                )
