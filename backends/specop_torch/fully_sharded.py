@@ -187,6 +187,8 @@ class FullyShardedAutodiff(SpreadAutodiff):
         self._check_parts(batch)
         with self.group.inside():
             super().check_trained(theta, batch, changed)
+            if self.model.is_tensor_parallel:
+                self._refuse_different_gradients(theta, batch)
             self._check_additive(theta, batch)
 
     def _own_loss(self, theta: Tensor | None, batch: Any) -> Tensor:

@@ -26,12 +26,15 @@ class HookedAutodiff(FullyShardedAutodiff):
     model: HookedModule  # type: ignore[assignment]
 
     def gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, Tensor]:
-        with self.group.together(), self._evaluation.running(twice_differentiable=False), torch.enable_grad():
-            loss, found = self.model.slope(self._values(theta), lambda: self._part_of_loss(batch))
-        parts = [found[name] for name in self.names]
+        loss, parts = self._parts_of_gradient(theta, batch)
         if not self.group.any(any(part is not None for part in parts)):
             raise self._independent()
         return self.group.readers.total(loss.detach()), self._join(parts)
+
+    def _parts_of_gradient(self, theta: Tensor | None, batch: Any) -> tuple[Tensor, list[Tensor | None]]:
+        with self.group.together(), self._evaluation.running(twice_differentiable=False), torch.enable_grad():
+            loss, found = self.model.slope(self._values(theta), lambda: self._part_of_loss(batch))
+        return loss, [found[name] for name in self.names]
 
     def linearize(self, theta: Any, batch: Any, vector: Any, matrix: Any) -> NoReturn:
         raise self._hidden(matrix.kind)
@@ -57,6 +60,8 @@ class HookedAutodiff(FullyShardedAutodiff):
         one, other = float(loss), float(self.loss(theta, batch))
         if abs(one - other) > min(100.0 * self.precision, 0.03) * max(abs(one), abs(other)):
             raise changing_loss(one, other, changed())
+        if self.group.readers.count < self.group.count:
+            self._compare_gradients(self._parts_of_gradient(theta, batch)[1])
         self._check_additive(theta, batch)
         self._check_slope(theta, batch, gradient, one)
 

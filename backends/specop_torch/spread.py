@@ -24,6 +24,7 @@ from specop_torch.graph import graph_bytes
 from specop_torch.groups import Group, group_of
 from specop_torch.models import Model
 from specop_torch.places import first_holder, place_of
+from specop_torch.same_gradients import refuse_different_gradients
 from specop_torch.sharded import ShardedBackend, sharded, sharded_layout
 from specop_torch.structures import TREES
 
@@ -197,6 +198,18 @@ class SpreadAutodiff(TorchAutodiff):
                 return product(other)
 
         return Linearization(first, apply, max(self.group.exchange(held)))
+
+    def _refuse_different_gradients(self, theta: Tensor | None, batch: Any) -> None:
+        """Raise InvalidInputError unless those who run tensor-parallel layers together find the same gradient."""
+        with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
+            points = self._leaves(theta, requires_grad=True)
+            _, found = self._differentiate(points, self.current(), batch, create_graph=False)
+        self._compare_gradients(found)
+
+    def _compare_gradients(self, found: Sequence[Tensor | None]) -> None:
+        parts = dict(zip(self.names, self._as_parts(found), strict=True))
+        first = [place.first(self.group.index) for place in self.places.values()]
+        refuse_different_gradients(self.group, parts, first, self.precision)
 
     # Vectors and parameters
     def _parts(self, vector: DTensor) -> list[Tensor]:

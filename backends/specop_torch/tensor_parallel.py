@@ -44,6 +44,11 @@ class TensorParallelAutodiff(SpreadAutodiff):
         with twice_differentiable():
             return super().gradient(theta, batch)
 
+    def check_trained(self, theta: Tensor | None, batch: Any, changed: Callable[[], list[str]]) -> None:
+        super().check_trained(theta, batch, changed)
+        with twice_differentiable():
+            self._refuse_different_gradients(theta, batch)
+
     def _product(self, theta: Tensor | None, batch: Any, matrix: Any, *, retain_graph: bool) -> Any:
         with twice_differentiable():
             return super()._product(theta, batch, matrix, retain_graph=retain_graph)

@@ -31,7 +31,7 @@ from parallel.torch_mesh_models import (
     parted,
     sharded,
 )
-from parallel.torch_shards import close
+from parallel.torch_shards import close, refused
 
 
 def check_all_matrices():
@@ -68,6 +68,10 @@ TOKENS = {
 
 def check_sequence_parallel():
     agrees(parted(plan=TOKENS), one_process())
+    plan = {name: style for name, style in TOKENS.items() if name not in ("norm", "last")}
+    refused("another gradient in 3 parameters", parted(plan=plan).loss)
+    hooked = specop.objective(sharded(plan), F.cross_entropy, PARTS[MESH.get_local_rank("data")], parallel=MESH)
+    refused("another gradient in 3 parameters", hooked.loss)
 
 
 def check_a_layer_that_fully_shard_leaves_out():

@@ -22,6 +22,7 @@ from parallel.torch_shards import (
     ERROR,
     PARTS,
     RANK,
+    WHOLE,
     Words,
     bare,
     close,
@@ -75,6 +76,17 @@ def check_refusals_of_models():
     penalized = specop.objective(plain, penalty, whole, params=params, parallel=MESH)
     assert penalized.loss() > fsdp().loss()
     refused("reads the parameters itself", lambda: penalized.ggn() @ penalized.theta)
+
+
+def check_a_norm_that_sees_some_of_the_tokens():
+    plan = {
+        "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
+        "up": ColwiseParallel(input_layouts=Shard(1)),
+        "down": RowwiseParallel(),
+    }
+    net = parallelize_module(model(), MESH, plan)
+    objective = specop.objective(net, F.cross_entropy, WHOLE, parallel=MESH)
+    refused("another gradient in 2 parameters, such as 'norm.weight'.*SequenceParallel", objective.loss)
 
 
 def check_refusals_of_data():
