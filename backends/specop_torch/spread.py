@@ -14,12 +14,13 @@ from torch.distributed.tensor import DTensor
 
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Linearization, Matrix
+from specop.objectives.parameters import checked_shapes
 from specop.objectives.source import as_batches
 from specop.statistics.numbers import Integers
 from specop_torch.arrays import torch_dtype
 from specop_torch.autodiff import TorchAutodiff
 from specop_torch.checksums import checksums
-from specop_torch.exchange import Exchange
+from specop_torch.exchange import Exchange, Place
 from specop_torch.graph import graph_bytes
 from specop_torch.groups import Group, group_of
 from specop_torch.models import Model
@@ -212,6 +213,13 @@ class SpreadAutodiff(TorchAutodiff):
         refuse_different_gradients(self.group, parts, first, self.precision)
 
     # Vectors and parameters
+    def flatten(self, tree: Any) -> DTensor:
+        """Return a structure of DTensors, or of tensors that each process has whole, as a vector."""
+        found = self.model.arrays_of(tree, self.names)
+        checked = checked_shapes(found, dict(zip(self.names, self.shapes, strict=True)), self.trees.shape)
+        triples = zip(checked, self.parameters.values(), self.places.values(), strict=True)
+        return self._join([self._part_of(one, like, place) for one, like, place in triples])
+
     def _parts(self, vector: DTensor) -> list[Tensor]:
         """Return this process's parts of the parameters, in their dtypes."""
         found = self._exchange.parts(local(vector))
@@ -245,6 +253,15 @@ class SpreadAutodiff(TorchAutodiff):
             else one
             for one, like in zip(found, self.parameters.values(), strict=True)
         ]
+
+    def _part_of(self, found: Tensor, like: Tensor, place: Place) -> Tensor:
+        """Return what this process holds of a tensor like a parameter, however that is cut."""
+        found = found.detach()
+        if isinstance(found, DTensor):
+            if isinstance(like, DTensor) and found.device_mesh == like.device_mesh:
+                return local(found.redistribute(placements=like.placements))
+            found = found.full_tensor()
+        return found[tuple(place.box(self.group.index))]
 
     def _spread(self, whole: Tensor) -> DTensor:
         """Return a vector that each process has whole."""

@@ -114,7 +114,7 @@ def check_parts_of_the_parameters():
         name: DTensor.from_local(whole[name].detach(), one.device_mesh, [Replicate()] * one.device_mesh.ndim)
         for name, one in tree.items()
     }
-    for one in (tree, copies):
+    for one in (tree, whole, copies):
         close(objective.flatten(one), exact.theta.numpy(), 0)
 
 

@@ -126,7 +126,11 @@ def check_parts_of_the_parameters():
     tree = objective.unflatten(objective.theta)
     assert isinstance(tree["up.weight"], DTensor) and tree["up.weight"].placements == (Shard(0),)
     assert torch.equal(tree["up.weight"].full_tensor(), exact.net.up.weight)
-    close(objective.flatten(tree), exact.theta.numpy(), 0)
+    whole = dict(exact.net.named_parameters())
+    for one in (objective, tensor_parallel()):
+        close(one.flatten(one.unflatten(one.theta)), exact.theta.numpy(), 0)
+        # Of tensors that each process has whole it takes its parts.
+        close(one.flatten(whole), exact.theta.numpy(), 0)
     blocks = objective.hessian().block_diagonal()
     x = np.random.default_rng(2).standard_normal(len(exact.theta))
     expected = np.zeros_like(x)
