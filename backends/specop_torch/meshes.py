@@ -1,7 +1,8 @@
-"""MeshGroup: the processes of a mesh of two dimensions, along one of which parameters are in parts."""
+"""MeshGroup: the processes of a mesh of two or three dimensions, along one of which parameters are in parts."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ from specop_torch.readers import Axis, Readers
 
 __all__ = ["MeshGroup", "group_of_copies", "group_over_tensor_parallel"]
 
-_groups: WeakKeyDictionary[DeviceMesh, dict[tuple[str, str], MeshGroup]] = WeakKeyDictionary()
+_groups: WeakKeyDictionary[DeviceMesh, dict[tuple[str, ...], MeshGroup]] = WeakKeyDictionary()
 
 
 def group_of_copies(mesh: DeviceMesh) -> MeshGroup:
@@ -33,20 +34,19 @@ def group_over_tensor_parallel(mesh: DeviceMesh, ranks: Tensor) -> MeshGroup:
     ranks : Tensor
         The processes, of which this is one, that run each layer together.
     """
-    if mesh.ndim == 2:
-        row, column = mesh.get_coordinate() or (0, 0)
-        if torch.equal(ranks, mesh.mesh[row]):
-            return _group(mesh, ("parts", "tensor"))
-        if torch.equal(ranks, mesh.mesh[:, column]):
-            return _group(mesh, ("tensor", "parts"))
+    # The last one first: of two that have one process each it is as good.
+    for dimension in reversed(range(mesh.ndim)) if mesh.ndim in (2, 3) else ():
+        if torch.equal(ranks, _ranks_along(mesh, (dimension,))):
+            others = ("copies", "parts")[3 - mesh.ndim :]
+            return _group(mesh, (*others[:dimension], "tensor", *others[dimension:]))
     raise InvalidInputError(
         f"tensor parallelism has cut layers over the processes {ranks.tolist()}, and parallel= is {mesh}: pass the "
-        f"mesh of two dimensions along one of which these are, and along the other one fully_shard's, such as "
-        f"init_device_mesh(device, (2, 4), mesh_dim_names=('data', 'tensor'))."
+        f"mesh along one dimension of which these are, and along the other one, or copies times parts, fully_shard's, "
+        f"such as init_device_mesh(device, (2, 4), mesh_dim_names=('data', 'tensor'))."
     )
 
 
-def _group(mesh: DeviceMesh, roles: tuple[str, str]) -> MeshGroup:
+def _group(mesh: DeviceMesh, roles: tuple[str, ...]) -> MeshGroup:
     made = _groups.setdefault(mesh, {})
     # A mesh equals one of a group that was destroyed before it was made.
     if roles not in made or made[roles].holders.handle is not mesh.get_group(roles.index("parts")):
@@ -60,42 +60,45 @@ class MeshGroup(Group):
     Parameters
     ----------
     mesh : DeviceMesh
-        Two-dimensional, of all processes in their order.
-    roles : pair of str
+        Of all processes in their order.
+    roles : sequence of str
         What its dimensions are for: "parts" of parameters, and "copies" of these or layers that are cut by "tensor"
         parallelism, whose processes have the same samples.
     """
 
-    def __init__(self, mesh: DeviceMesh, roles: tuple[str, str]) -> None:
+    def __init__(self, mesh: DeviceMesh, roles: tuple[str, ...]) -> None:
         ranks = mesh.mesh.reshape(-1)
         if not torch.equal(ranks, torch.arange(distributed.get_world_size())):
             raise InvalidInputError(
-                f"a mesh of two dimensions must hold all {distributed.get_world_size()} processes in their order, as "
-                f"init_device_mesh makes it, got {mesh}."
+                f"a mesh of several dimensions must hold all {distributed.get_world_size()} processes in their order, "
+                f"as init_device_mesh makes it, got {mesh}."
             )
         super().__init__(DeviceMesh(mesh.device_type, ranks))
         self.home = mesh
         self._axes = tuple(
             Axis(role, size, step) for role, size, step in zip(roles, mesh.mesh.shape, mesh.mesh.stride(), strict=True)
         )
-        self._along = roles.index("parts")
-        self.holders = _line(mesh, self._along)
-        if "tensor" in roles:
-            self.readers = Readers(self, mesh.mesh.select(1 - self._along, 0).tolist(), self.holders.index)
-        else:
-            copies = _line(mesh, 1 - self._along)
+        self._dimension = {role: dimension for dimension, role in enumerate(roles)}
+        self.holders = _line(mesh, self._dimension["parts"])
+        if "copies" in roles:
+            copies = _line(mesh, self._dimension["copies"])
             self.copies = copies if copies.count > 1 else None
+        if "tensor" in roles:
+            first = mesh.mesh.select(self._dimension["tensor"], 0).reshape(-1).tolist()
+            own = mesh.mesh.movedim(self._dimension["tensor"], -1).reshape(len(first), -1)
+            self.readers = Readers(self, first, int((own == self.index).any(1).nonzero()))
 
     def axes(self, mesh: DeviceMesh) -> tuple[Axis, ...] | None:
         if mesh == self.home:
             return self._axes
-        if self.copies is not None or not any(axis.role == "tensor" for axis in self._axes):
+        if "tensor" not in self._dimension:
             return None
-        row, column = self.home.get_coordinate() or (0, 0)
-        # As fully_shard joins two dimensions, and either of them.
-        lines = {(1, 0): self.home.mesh.T, (0,): self.home.mesh[:, column], (1,): self.home.mesh[row]}
-        order = next((order for order, ranks in lines.items() if torch.equal(mesh.mesh, ranks)), None)
-        return None if order is None else tuple(self._axes[dimension] for dimension in order)
+        # As fully_shard joins dimensions, and some of them.
+        for count in range(1, self.home.ndim + 1):
+            for order in itertools.permutations(range(self.home.ndim), count):
+                if torch.equal(mesh.mesh, _ranks_along(self.home, order)):
+                    return tuple(self._axes[dimension] for dimension in order)
+        return None
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -119,8 +122,8 @@ class MeshGroup(Group):
     def _connect(self) -> None:
         """Make connections of its own for each line of the mesh; all processes make those of all of them."""
         for part in self._parts:
-            along = self._along if part is self.holders else 1 - self._along
-            for ranks in self.home.mesh.movedim(along, 1).tolist():
+            along = self._dimension["parts" if part is self.holders else "copies"]
+            for ranks in self.home.mesh.movedim(along, -1).reshape(-1, part.count).tolist():
                 made = distributed.new_group(ranks, self._timeout, "gloo")
                 if self.index in ranks:
                     part._inner = made
@@ -137,3 +140,13 @@ class MeshGroup(Group):
 
 def _line(mesh: DeviceMesh, dimension: int) -> Group:
     return Group(DeviceMesh.from_group(mesh.get_group(dimension), mesh.device_type))
+
+
+def _ranks_along(mesh: DeviceMesh, dimensions: tuple[int, ...]) -> Tensor:
+    """Return the processes that have this one's place along all other dimensions."""
+    coordinates = mesh.get_coordinate() or [0] * mesh.ndim
+    ranks = mesh.mesh.permute(*dimensions, *(one for one in range(mesh.ndim) if one not in dimensions))
+    for dimension in range(mesh.ndim):
+        if dimension not in dimensions:
+            ranks = ranks.select(len(dimensions), coordinates[dimension])
+    return ranks

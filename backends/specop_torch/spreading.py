@@ -96,10 +96,10 @@ def _resharded(model: nn.Module) -> list[DTensor]:
 def _ranks_beside_parts(sharded: Sequence[DTensor]) -> Tensor | None:
     """Return the processes that run layers of tensor parallelism together, where fully_shard has met some."""
     for one in sharded:
-        # Copies of parts come first, and what is cut by tensor parallelism comes last.
-        if one.device_mesh.ndim == 2 and not one.placements[0].is_replicate():
-            row, _ = one.device_mesh.get_coordinate() or (0, 0)
-            return one.device_mesh.mesh[row]
+        # Copies of parts come first, and what tensor parallelism has cut comes last.
+        mesh = one.device_mesh
+        if mesh.ndim == 3 or (mesh.ndim == 2 and not one.placements[0].is_replicate()):
+            return mesh.mesh[tuple(mesh.get_coordinate() or ())[:-1]]
     return None
 
 

@@ -68,9 +68,9 @@ def check_refusals_of_meshes():
     refused("'up.weight' of params= as .*dim=0.*the same plan", lambda: parted(BATCH, params=params, net=bare(other)))
     fewer = {name: PLAN[name] for name in ("up", "down")}
     refused("'embedding.weight'.*as not at all", lambda: parted(BATCH, params=params, net=bare(fewer)))
-    for mesh in (MESH["data"], MESH["tensor"], init_device_mesh("cpu", (2, 1, 2))):
+    for mesh in (MESH["data"], MESH["tensor"], init_device_mesh("cpu", (2, 1, 1, 2))):
         refused(
-            "the mesh of two dimensions",
+            "pass the mesh along one dimension",
             lambda: specop.objective(bare(), F.cross_entropy, BATCH, params=params, parallel=mesh),  # noqa: B023
         )
     # Cut along the data's dimension first: other entries than those that fully_shard leaves to a process.

@@ -56,6 +56,25 @@ def check_meshes_of_one_line():
         agrees(parted(kind=Even, mesh=mesh), one_process(shape[0], Even))
 
 
+def check_copies_of_fully_sharded_layers():
+    for shape in ((2, 1, 2), (1, 2, 2), (2, 2, 1)):
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copies", "parts", "tensor"))
+        net = parallelize_module(model(), mesh["tensor"], PLAN)
+        for layer in (*net.children(), net):
+            fully_shard(layer, mesh=mesh["copies", "parts"])
+        own = PARTS[mesh.get_local_rank("copies") * shape[1] + mesh.get_local_rank("parts")]
+        exact, params = one_process(shape[0] * shape[1]), dict(net.named_parameters())
+        given = {"criterion": F.cross_entropy, "data": own, "parallel": mesh}
+        agrees(specop.objective(bare(mesh=mesh), params=params, **given), exact)
+        close(specop.objective(net, **given).gradient(), exact.gradient)
+        for name in ("up.weight", "norm.bias") if shape[0] > 1 else ():
+            with torch.no_grad():
+                params[name].to_local()[:1] += 1e-9 * distributed.get_rank()
+            refused("hold the same parts", specop.objective(bare(mesh=mesh), params=params, **given).loss)
+            with torch.no_grad():
+                params[name].to_local()[:1] -= 1e-9 * distributed.get_rank()
+
+
 TOKENS = {
     "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
     "norm": SequenceParallel(),
