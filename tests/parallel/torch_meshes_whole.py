@@ -15,6 +15,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import specop
 from parallel.launch import place
@@ -73,6 +74,31 @@ def check_copies_of_fully_sharded_layers():
             refused("hold the same parts", specop.objective(bare(mesh=mesh), params=params, **given).loss)
             with torch.no_grad():
                 params[name].to_local()[:1] -= 1e-9 * distributed.get_rank()
+
+
+class Attending(Block):
+    """Two heads, one in each process of a line, and a parameter that no layer of its own holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(5, 6) for _ in range(3))
+        self.out = nn.Linear(6, 5)
+        self.shift = nn.Parameter(torch.linspace(-1, 1, 5))
+
+    def forward(self, x):
+        x = self.embedding(x) + self.shift
+        y = self.norm(x)
+        heads = (one(y).unflatten(-1, (-1, 3)).transpose(1, 2) for one in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(*heads, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return self.head(self.last(x + self.down(torch.tanh(self.up(x))))).mean(1)
+
+
+def check_attention_whose_heads_are_cut():
+    plan = {**PLAN, **dict.fromkeys(("query", "key", "value"), ColwiseParallel()), "out": RowwiseParallel()}
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = one_process(kind=Attending)
+    agrees(parted(plan=plan, kind=Attending), exact)
 
 
 TOKENS = {
