@@ -32,7 +32,7 @@ class Cut:
     count : int
         Number of parts.
     step : int
-        By how much the numbers of processes with neighbouring parts differ.
+        Difference between the numbers of processes with neighbouring parts.
     """
 
     dimension: int
@@ -53,7 +53,7 @@ class Place:
     shape : tuple of int
         Shape of the whole parameter.
     cuts : sequence of Cut
-        Each of what those before it have left. Processes that have the same part of each hold the same.
+        Cuts, each of what those before it have left. Processes that have the same part of each hold the same.
     """
 
     shape: tuple[int, ...]

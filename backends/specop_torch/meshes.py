@@ -32,7 +32,7 @@ def group_over_tensor_parallel(mesh: DeviceMesh, ranks: Tensor) -> MeshGroup:
     ----------
     mesh : DeviceMesh
     ranks : Tensor
-        The processes, of which this is one, that run each layer together.
+        Numbers of the processes, this one among them, that run each layer together.
     """
     # The last one first: of two that have one process each it is as good.
     for dimension in reversed(range(mesh.ndim)) if mesh.ndim in (2, 3) else ():
@@ -60,10 +60,10 @@ class MeshGroup(Group):
     Parameters
     ----------
     mesh : DeviceMesh
-        Of all processes in their order.
+        A mesh of all processes in their order.
     roles : sequence of str
-        What its dimensions are for: "parts" of parameters, and "copies" of these or layers that are cut by "tensor"
-        parallelism, whose processes have the same samples.
+        Purpose of each dimension: "parts" of parameters, "copies" of these, or "tensor" parallelism, which
+        cuts layers, and whose processes have the same samples.
     """
 
     def __init__(self, mesh: DeviceMesh, roles: tuple[str, ...]) -> None:

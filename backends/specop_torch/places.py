@@ -31,10 +31,10 @@ def gathered_of(name: str, parameter: Tensor, group: Group, own: Tensor) -> Gath
     ----------
     name : str
     parameter : Tensor
-        Of which this process holds a part.
+        The parameter, as this process holds a part of it.
     group : Group
     own : Tensor
-        What stands in the module without hooks, a DTensor where tensor parallelism has cut it.
+        The parameter of the module without hooks, a DTensor where tensor parallelism has cut it.
     """
     outer, inner = _cut_by_tensor_parallel(name, parameter, group), _cut_into_parts(name, parameter, group)
     _check_alike(name, parameter, group, own)

@@ -25,11 +25,11 @@ class Axis:
     Parameters
     ----------
     role : str
-        "parts" of parameters, "copies" of these, or "tensor" parallelism.
+        Purpose of the dimension: "parts" of parameters, "copies" of these, or "tensor" parallelism.
     count : int
-        Number of processes along it.
+        Number of processes along the dimension.
     step : int
-        By how much the numbers of neighbours along it differ.
+        Difference between the numbers of neighbouring processes along the dimension.
     """
 
     role: str
@@ -83,7 +83,7 @@ class Readers:
         Parameters
         ----------
         told : sequence
-            What tells batches apart, process by process.
+            Something that tells batches apart, of each process.
         """
         for process, part in enumerate(self.group.exchange(self.index)):
             first = self.first[part]

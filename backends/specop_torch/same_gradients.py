@@ -25,11 +25,11 @@ def refuse_different_gradients(
     ----------
     group : Group
     parts : mapping from names to Tensor or None
-        What this process has of the gradient; None for nothing.
+        Parts of the gradient that this process has, by parameter; None for nothing.
     first : sequence of int
-        Of each the number of the first process that holds the same part.
+        Number of the first process that holds the same part, for each parameter.
     precision : float
-        Rounding error.
+        Rounding error of the gradient.
     """
     # Two numbers of each tell them apart, without a tensor on its way.
     own = {name: (0.0, 0.0) if part is None else _measured(part) for name, part in parts.items()}
