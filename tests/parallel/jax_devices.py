@@ -11,10 +11,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 
-import sharded_jax
 import specop
 from parallel.jax_problems import (
     DATA,
@@ -24,16 +22,15 @@ from parallel.jax_problems import (
     LOSS,
     RAW,
     THETA,
-    TREE,
     P,
     by_samples,
     close,
     criterion,
-    dense,
     loss,
     mesh,
     outputs,
     spread,
+    tree,
 )
 from specop.arrays import backend_of
 from specop.arrays.layout import Layout
@@ -131,7 +128,7 @@ def check_algorithms_on_an_uneven_vector():
         again = specop.eigsh(operator, k=3, tol=1e-12, v0=known)
         close(again.eigenvalues, found.eigenvalues, 1e-11)
         assert again.matvecs < found.matvecs
-        close(specop.trace(operator, deflate=known).estimate, np.trace(A), 1e-10)
+    close(specop.trace(operator, deflate=loaded).estimate, np.trace(A), 1e-10)
     on_one = specop.DenseOperator(A, is_symmetric=True)
     close(specop.eigsh(on_one, k=3, tol=1e-12, v0=found).eigenvalues, found.eigenvalues, 1e-11)
     close(specop.diagonal(operator).x, np.diag(A))
@@ -146,31 +143,39 @@ def _holds_the_derivatives(objective, params):
     close(objective.loss(), LOSS)
     close(objective.gradient(), GRADIENT)
     close(H.to_dense(), HESSIAN)
+    product = H @ params
+    for name, expected in {"b1": slice(0, 4), "w2": slice(39, 51)}.items():
+        close(np.ravel(product[name]), (HESSIAN @ THETA)[expected])
+        assert product[name].sharding.is_equivalent_to(params[name].sharding, product[name].ndim)
+    return H
+
+
+def _has_the_largest(H):
     found = specop.eigsh(H, k=3, tol=1e-11)
     close(found.eigenvalues, LARGEST)
-    tree = H @ params
-    for name, expected in {"b1": slice(0, 4), "w2": slice(39, 51)}.items():
-        close(np.ravel(tree[name]), (HESSIAN @ THETA)[expected])
-        assert tree[name].sharding.is_equivalent_to(params[name].sharding, tree[name].ndim)
     return found
 
 
 def check_parameters_on_each_device():
-    on = mesh("data", EXPLICIT)
-    params, batch = spread("data", on)
+    params, batch = spread("data", mesh("data"))
     objective = specop.objective(loss, params=params, data=batch)
-    found = _holds_the_derivatives(objective, params)
+    found = _has_the_largest(_holds_the_derivatives(objective, params))
     # Each device has a quarter of every row, filled up from 51 to 52.
     assert {part.data.shape for part in found.rows.rows.addressable_shards} == {(3, 13)}
+
+
+def check_axes_of_the_type_explicit():
+    params, batch = spread("data", mesh("data", EXPLICIT))
+    _holds_the_derivatives(specop.objective(loss, params=params, data=batch), params)
 
 
 def check_parameters_cut_as_fsdp_cuts_them():
     params, batch = spread("fsdp", mesh("fsdp"))
     objective = specop.objective(loss, params=params, data=batch)
-    _holds_the_derivatives(objective, params)
+    H = _holds_the_derivatives(objective, params)
+    _has_the_largest(H)
     # Of the cut ones each device has its own pieces, of the others a part.
     assert objective.theta.order.local == 1 + 2 * 4 + 3 + 1
-    H = objective.hessian()
     shifted = H + 10.0 * specop.identity_like(H)
     found = specop.solve(shifted, objective.gradient(), rtol=1e-12)
     close(found.x, np.linalg.solve(HESSIAN + 10 * np.eye(51), GRADIENT), 1e-10)
@@ -178,7 +183,7 @@ def check_parameters_cut_as_fsdp_cuts_them():
 
 def check_parameters_cut_by_tensor_parallel_layers():
     params, batch = spread("tensor", mesh("tensor"))
-    _holds_the_derivatives(specop.objective(loss, params=params, data=batch), params)
+    _has_the_largest(_holds_the_derivatives(specop.objective(loss, params=params, data=batch), params))
 
 
 def check_several_batches_and_a_batch_on_no_device():
@@ -202,31 +207,34 @@ def check_matrices_of_the_outputs_and_of_samples():
 
 
 def check_modules_of_flax_and_equinox():
-    class Flax(nnx.Module):
-        def __init__(self):
-            self.layer = nnx.Linear(8, 3, rngs=nnx.Rngs(0))
-            self.norm = nnx.LayerNorm(3, rngs=nnx.Rngs(0))
-
-        def __call__(self, x):
-            return self.norm(self.layer(x))
-
-    whole = NamedSharding(mesh("data", EXPLICIT), P())
-    data = tuple(map(jnp.asarray, DATA))
-    batch = tuple(jax.device_put(array, NamedSharding(whole.mesh, P("d"))) for array in DATA)
-    flax, module = Flax(), equinox.nn.Linear(8, 3, key=jax.random.key(0))
-    spread_flax = nnx.merge(nnx.graphdef(flax), jax.device_put(nnx.state(flax), whole))
-    spread_module = jax.tree.map(lambda leaf: jax.device_put(leaf, whole) if equinox.is_array(leaf) else leaf, module)
-    forward = {"forward": lambda module, batch: jax.vmap(module)(batch[0])}
-    for own, criterion_of, other, settings in (
-        (flax, criterion, spread_flax, {}),
-        (module, lambda z, batch: criterion(z, batch[1]), spread_module, forward),
+    on = mesh("data", EXPLICIT)
+    whole, batch = NamedSharding(on, P()), tuple(jax.device_put(array, NamedSharding(on, P("d"))) for array in DATA)
+    layer, linear = nnx.Linear(8, 3, rngs=nnx.Rngs(0)), equinox.nn.Linear(8, 3, key=jax.random.key(0))
+    for module, criterion_of, settings, kernel in (
+        (
+            nnx.merge(nnx.graphdef(layer), jax.device_put(nnx.state(layer), whole)),
+            criterion,
+            {},
+            np.asarray(layer.kernel[...]),
+        ),
+        (
+            jax.tree.map(lambda leaf: jax.device_put(leaf, whole) if equinox.is_array(leaf) else leaf, linear),
+            lambda z, batch: criterion(z, batch[1]),
+            {"forward": lambda module, batch: jax.vmap(module)(batch[0])},
+            np.asarray(linear.weight).T,
+        ),
     ):
-        products = []
-        for model, some in ((own, data), (other, batch)):
-            objective = specop.objective(model, criterion_of, some, **settings)
-            products.append(np.asarray(objective.hessian() @ objective.theta))
-        # The first is of float32, whose products differ by rounding.
-        close(products[1], products[0], 1e-5)
+        objective = specop.objective(module, criterion_of, batch, **settings)
+        product = np.asarray(objective.hessian() @ objective.theta)
+        # Of logistic regression, at its own parameters.
+        (x, _), bias = DATA, np.asarray(module.bias[...])
+        z = x @ kernel + bias
+        p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+        slopes = p * (z - (p * z).sum(1, keepdims=True)) / 16
+        expected = {"bias": slopes.sum(0), "kernel": x.T @ slopes, "weight": slopes.T @ x}
+        for name, place in objective.slices.items():
+            # Parameters are of float32.
+            close(product[place], expected[name.rpartition(".")[2]].ravel(), 1e-5)
 
 
 def check_what_is_refused():
@@ -333,11 +341,16 @@ def check_a_loss_that_couples_its_samples():
         own = -(weights[:, None] * jax.nn.one_hot(batch[1], 3) * jax.nn.log_softmax(z)).sum()
         return own / weights.sum() + jnp.std(z)
 
-    _, gradient, hessian = dense(coupled)
+    v = np.random.default_rng(6).standard_normal(51)
+    slope = jax.grad(lambda vector: coupled(tree(vector), DATA))
+    gradient, product = jax.jit(lambda at: jax.jvp(slope, (at,), (v,)))(THETA)
     params, batch = spread("data", mesh("data"))
     objective = specop.objective(coupled, params=params, data=batch)
     close(objective.gradient(), gradient)
-    close(objective.hessian().to_dense(), hessian)
+    # The second one replays the first.
+    H = objective.hessian()
+    for _ in range(2):
+        close(H @ objective.flatten(tree(v)), product)
 
 
 def check_outputs_that_couple_their_samples():
@@ -348,32 +361,19 @@ def check_outputs_that_couple_their_samples():
     params, batch = spread("data", mesh("data"))
     objective = specop.objective(coupled, criterion, batch, params=params)
     v = np.random.default_rng(5).standard_normal(51)
-    close(objective.ggn() @ objective.flatten(TREE(v)), by_samples(centred=True)[1] @ v)
+    close(objective.ggn() @ objective.flatten(tree(v)), by_samples(centred=True)[1] @ v)
 
 
 def check_an_optimizer_whose_state_is_cut():
     # Of one setting each parameter tells another rounding.
     params = {name: spread("fsdp", mesh("fsdp"))[0][name] for name in ("b1", "b2")}
-    optimizer, state = optax.adam(1e-3), None
+    optimizer = optax.adam(1e-3)
 
     def square(params, batch):
         return sum((batch.sum() * one**2).sum() for one in params.values())
 
     objective = specop.objective(square, params=params, data=np.ones(3))
-    state = optimizer.update(jax.grad(square)(params, np.ones(3)), optimizer.init(params), params)[1]
+    state = jax.jit(lambda at: optimizer.update(jax.grad(square)(at, np.ones(3)), optimizer.init(at), at)[1])(params)
     rule = objective.update_rule((optimizer, state), objective.gradient())
     assert rule.steps[0] == rule.steps[1]
     close(rule.steps[0].momentum, 0.9, 1e-6)
-
-
-def check_the_example():
-    found = sharded_jax.main()
-    # By JAX alone, at the same parameters on one device.
-    data = sharded_jax.waves(sharded_jax.SAMPLES)
-    vector, tree = ravel_pytree(sharded_jax.train(sharded_jax.start(), data))
-    hessian = jax.jit(jax.hessian(lambda entries: sharded_jax.loss(tree(entries), data)))
-    values = np.linalg.eigvalsh(hessian(vector))
-    largest = np.sort(values[np.argsort(-np.abs(values))][:3])
-    for eigen in found.values():
-        close(eigen.eigenvalues, largest, 1e-6)
-    assert "XLA_FLAGS=--xla_force_host_platform_device_count=4 python examples/sharded_jax.py" in sharded_jax.__doc__

@@ -57,7 +57,7 @@ def _let_others_compute_first():
         before = set(os.listdir(tasks))
         found = make(**options)
         for number in set(os.listdir(tasks)) - before:
-            os.setpriority(os.PRIO_PROCESS, int(number), 10)
+            os.setpriority(os.PRIO_PROCESS, int(number), 19)
         return found
 
     with mock.patch.object(xla_bridge._jax, "make_gloo_tcp_collectives", made):

@@ -1,10 +1,9 @@
-"""A small network, its derivatives in float64 by JAX on one device, and ways to spread it over a mesh."""
+"""A small network, its derivatives in float64 by NumPy, and ways to spread it over a mesh."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 P = PartitionSpec
@@ -54,23 +53,13 @@ def hosted(array):
     return multihost_utils.process_allgather(array, tiled=True) if several else np.asarray(array)
 
 
-VECTOR, TREE = ravel_pytree(RAW)
-THETA = np.asarray(VECTOR)
+THETA = np.concatenate([value.ravel() for value in RAW.values()])
+SLICES = dict(zip(RAW, (slice(0, 4), slice(4, 7), slice(7, 39), slice(39, 51)), strict=True))
 
 
-def dense(function=loss, data=DATA):
-    """Loss, gradient and Hessian by JAX alone."""
-    at = lambda vector: function(TREE(vector), data)  # noqa: E731
-    # One program: operation by operation each would be compiled.
-    value, gradient, hessian = jax.jit(lambda vector: (*jax.value_and_grad(at)(vector), jax.hessian(at)(vector)))(
-        VECTOR
-    )
-    return float(value), np.asarray(gradient), np.asarray(hessian)
-
-
-LOSS, GRADIENT, HESSIAN = dense()
-VALUES = np.linalg.eigvalsh(HESSIAN)
-LARGEST = np.sort(VALUES[np.argsort(-np.abs(VALUES))][:3])
+def tree(vector):
+    """Parameters of a vector, in the order of their names."""
+    return {name: vector[place].reshape(RAW[name].shape) for name, place in SLICES.items()}
 
 
 def close(found, expected, tol=1e-12):
@@ -79,7 +68,7 @@ def close(found, expected, tol=1e-12):
 
 
 def by_samples(centred=False):
-    """By NumPy: each sample's Jacobian, the Gauss-Newton matrix, and the samples' gradients.
+    """Each sample's Jacobian, the Gauss-Newton matrix, and the samples' gradients.
 
     Parameters
     ----------
@@ -104,3 +93,28 @@ def by_samples(centred=False):
     M = np.einsum("ij,jk->ijk", p, np.eye(3)) - np.einsum("ij,ik->ijk", p, p)
     ggn = np.einsum("ijn,ijk,ikm->nm", J, M, J) / 16
     return J, ggn, np.einsum("ij,ijn->in", p - np.eye(3)[y], J)
+
+
+def derivatives():
+    """Loss, gradient and Hessian."""
+    (x, y), (_, ggn, each) = DATA, by_samples()
+    hidden = np.tanh(x @ RAW["w1"] + RAW["b1"])
+    z = hidden @ RAW["w2"] + RAW["b2"]
+    value = np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(16), y])
+    # Of the outputs, times the criterion's slopes, which are the gradient in b2: along what goes into tanh, in which
+    # they are curved, and along it and w2.
+    slopes = each[:, SLICES["b2"]]
+    inner = np.zeros((16, 4, 51))
+    inner[:, range(4), range(4)] = 1.0
+    for unit in range(4):
+        inner[:, unit, SLICES["w1"]][:, unit::4] = x
+    bend = (slopes @ RAW["w2"].T) * -2.0 * hidden * (1 - hidden**2)
+    curved = np.einsum("sh,shn,shm->nm", bend, inner, inner)
+    curved[SLICES["w2"]] += np.einsum("so,sh,shn->hon", slopes, 1 - hidden**2, inner).reshape(12, 51)
+    curved[:, SLICES["w2"]] += curved[SLICES["w2"]].T
+    return float(value), each.mean(0), ggn + curved / 16
+
+
+LOSS, GRADIENT, HESSIAN = derivatives()
+VALUES = np.linalg.eigvalsh(HESSIAN)
+LARGEST = np.sort(VALUES[np.argsort(-np.abs(VALUES))][:3])

@@ -45,6 +45,14 @@ def same_everywhere(*values):
     assert all(one == told[0] for one in told)
 
 
+def of_one(compute):
+    """What the first process computes alone and tells the others: an answer to compare with is needed once."""
+    group = processes()
+    with group.together():
+        found = compute() if RANK == 0 else None
+    return group.of_first(found)
+
+
 def told_by_all(call, kind):
     """The text of an error that all processes raise."""
     with pytest.raises(kind) as caught:

@@ -8,6 +8,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 import specop
+from parallel.torch_arrays import of_one
 from parallel.torch_parts import network, samples
 from parallel.torch_samples import pair
 
@@ -98,12 +99,15 @@ def same(name, call, ours, own):
         # What they say is the same in one process.
         warnings.simplefilter("ignore", specop.errors.QuadraticModelWarning)
         warnings.simplefilter("ignore", specop.errors.ConvergenceWarning)
-        found, alone = call(ours), call(own)
-    mine, theirs = (one.summary() if hasattr(one, "summary") else vars(one) for one in (found, alone))
+        mine, theirs = told_of(call(ours)), of_one(lambda: told_of(call(own)))
     for key in {key for key in theirs if not key.endswith("seconds")} - {"versions", "matvecs", "message"}:
         # Ranks of samples that are all but equal may change places.
         is_near = key == "rank_correlation" and abs(mine[key] - theirs[key]) < 0.1
         assert is_near or agree(mine[key], theirs[key]), (name, key, mine[key], theirs[key])
+
+
+def told_of(found):
+    return found.summary() if hasattr(found, "summary") else vars(found)
 
 
 def agree(one, other):

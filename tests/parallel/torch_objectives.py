@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDataset
 
 import specop
-from parallel.torch_arrays import hosted, same_everywhere, spread
+from parallel.torch_arrays import hosted, of_one, same_everywhere, spread
 from parallel.torch_parts import COUNT, RANK, close, cut, network, pair, samples, told_by_all
 from specop.errors import InvalidInputError
 from specop.krylov.run import Run
@@ -54,10 +54,13 @@ def matrices(objective, theta=None):
 
 def check_every_matrix():
     ours, own = pair()
-    for (name, A), (_, B) in zip(matrices(ours), matrices(own), strict=True):
+
+    def products(B):
         # Of three vectors: two matrices that agree on them differ nowhere.
-        for v in V[:, : B.shape[1]]:
-            expected = hosted(B @ torch.from_numpy(v))
+        return [hosted(B @ torch.from_numpy(v)) for v in V[:, : B.shape[1]]]
+
+    for (name, A), (_, B) in zip(matrices(ours), matrices(own), strict=True):
+        for v, expected in zip(V[:, : B.shape[1]], of_one(lambda B=B: products(B)), strict=True):
             assert np.abs(hosted(A @ spread(v)) - expected).max() <= 1e-12 * np.abs(expected).max(), name
         assert (A.is_symmetric, A.is_psd, A.samples) == (B.is_symmetric, B.is_psd, B.samples), name
         assert A.shape == B.shape
@@ -86,15 +89,24 @@ def check_terms_that_are_no_samples():
         close(ours.loss(), own.loss())
         v = torch.randn(31, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
         spread = ours.flatten(own.unflatten(v))
-        for (_, A), (_, B) in zip(list(matrices(ours))[:7], list(matrices(own))[:7], strict=True):
-            close(A @ spread, B @ v)
+        expected = of_one(lambda own=own, v=v: [hosted(B @ v) for _, B in list(matrices(own))[:7]])
+        for (_, A), product in zip(list(matrices(ours))[:7], expected, strict=True):
+            close(A @ spread, product)
 
 
 def check_algorithms_on_a_model():
     ours, own = pair()
     H, B = ours.hessian(), own.hessian()
-    size = np.abs(np.linalg.eigvalsh(hosted(B.to_dense()))).max()
-    found, alone = (specop.eigsh(A, k=4, ncv=14, tol=1e-10) for A in (H, B))
+
+    def estimates(A):
+        pair = [np.array(function(A, seed=3).estimate) for function in (specop.trace, specop.frobenius_norm)]
+        return [*pair, specop.spectral_density(A, probes=2, steps=10, seed=3).nodes]
+
+    dense, alone, *single = of_one(
+        lambda: (hosted(B.to_dense()), specop.eigsh(B, k=4, ncv=14, tol=1e-10), *estimates(B))
+    )
+    size = np.abs(np.linalg.eigvalsh(dense)).max()
+    found = specop.eigsh(H, k=4, ncv=14, tol=1e-10)
     close(found.eigenvalues, alone.eigenvalues, size)
     assert found.samples == 11 and found.converged
     same_everywhere(found.eigenvalues, found.bounds)
@@ -102,13 +114,16 @@ def check_algorithms_on_a_model():
     assert {name: tuple(part.shape) for name, part in tree.items()} == ours.shapes
     again = specop.eigsh(H, k=4, v0=alone, tol=1e-8, check_multiplicity=False)
     close(again.eigenvalues, alone.eigenvalues, 1e4 * size)
-    for function in (specop.trace, specop.frobenius_norm):
-        close(*(np.array(function(A, seed=3).estimate) for A in (H, B)), 31 * size)
-    close(*(specop.spectral_density(A, probes=2, steps=10, seed=3).nodes for A in (H, B)), size)
-    F1, F2 = ours.fisher(), own.fisher()
-    assert specop.rank(F1).rank == specop.rank(F2).rank
-    x, y = (one.solve(one.gradient(), matrix="ggn", damping=0.1, rtol=1e-13).x for one in (ours, own))
-    close(x, y, 10 * np.abs(hosted(y)).max())
+    for mine, theirs, tolerance in zip(estimates(H), single, (31 * size, 31 * size, size), strict=True):
+        close(mine, theirs, tolerance)
+
+    def rank_and_solution(one):
+        solution = one.solve(one.gradient(), matrix="ggn", damping=0.1, rtol=1e-13).x
+        return specop.rank(one.fisher()).rank, hosted(solution)
+
+    (rank, x), (alone_rank, y) = rank_and_solution(ours), of_one(lambda: rank_and_solution(own))
+    assert rank == alone_rank
+    close(x, y, 10 * np.abs(y).max())
     assert H.plan().batches == 3 and ours.plan().cost == pytest.approx(own.plan().cost)
 
 

@@ -11,7 +11,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 import specop
-from parallel.torch_arrays import hosted, same_everywhere
+from parallel.torch_arrays import hosted, of_one, same_everywhere
 from parallel.torch_parts import CUTS, RANK, close, cut, network, samples, told_by_all
 from specop.errors import InvalidInputError
 
@@ -139,7 +139,7 @@ def check_estimates_from_a_part_of_the_samples():
         lambda o: specop.trace(o.fisher(kind="empirical"), data="part", max_matvecs=2, seed=3),
         lambda o: specop.spectral_norm(o.hessian(), data="part", rtol=0.3, seed=3),
     ):
-        found, alone = call(ours), call(own)
+        found, alone = call(ours), of_one(lambda call=call: call(own))
         assert found.samples_used == alone.samples_used < 600 or found.samples_used == 600
         assert found.estimate == pytest.approx(alone.estimate, rel=1e-8)
         assert found.standard_error == pytest.approx(alone.standard_error, rel=1e-6)
@@ -167,7 +167,8 @@ def check_optimizers():
             assert (vectors[0] is None) == (vectors[1] is None)
             if vectors[0] is not None:
                 close(*vectors)
-        found, single = (specop.landscape.stability(one, optimizer, steps=2) for one in (ours, own))
+        found = specop.landscape.stability(ours, optimizer, steps=2)
+        single = of_one(lambda optimizer=optimizer: specop.landscape.stability(own, optimizer, steps=2))
         assert found.ratio == pytest.approx(single.ratio, rel=1e-3)
         same_everywhere(found.sharpness.estimate)
     optimizer.state[model[0].weight]["exp_avg"][0, 0] += RANK
@@ -196,7 +197,7 @@ def check_monitor():
     before = [one.clone() for one in model.parameters()]
     ours, _ = pair(ddp)
     _, own = pair(twin)
-    found, alone = run(ddp, ours, range(3), history=path), run(twin, own, range(3))
+    found, alone = run(ddp, ours, range(3), history=path), of_one(lambda: run(twin, own, range(3)))
     assert list(found.steps) == [0, 2] and found.quantities == alone.quantities
     for name, mine, theirs in zip(found.quantities, found.values.T, alone.values.T, strict=True):
         assert np.allclose(mine, theirs, rtol=1e-4, equal_nan=True), (name, mine, theirs)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import sharded_parameters
 import specop
-from parallel.torch_arrays import MESH, hosted, same_everywhere, spread
+from parallel.torch_arrays import MESH, hosted, of_one, same_everywhere, spread
 from parallel.torch_shards import (
     COUNT,
     PARTS,
@@ -102,13 +102,18 @@ def algorithms(make, part):
     # Rows, as a file or another number of processes has them, start a run in one process.
     again = specop.eigsh(exact.hessian, k=2, tol=1e-6, v0=eig, check_multiplicity=False)
     assert again.matvecs <= 6
-    ours, own = (specop.trace(A, max_matvecs=8, seed=1) for A in (objective.ggn(), exact.ggn))
-    assert abs(ours.estimate - own.estimate) < 1e-12 * np.abs(np.linalg.eigvalsh(exact.ggn)).sum()
-    ours, own = (specop.spectral_density(A, probes=1, steps=8, seed=1) for A in (objective.hessian(), exact.hessian))
-    assert np.abs(ours.nodes - own.nodes).max() < 1e-10 * size
+
+    def estimates(hessian, ggn):
+        trace = specop.trace(ggn, max_matvecs=8, seed=1).estimate
+        return trace, specop.spectral_density(hessian, probes=1, steps=8, seed=1).nodes
+
+    trace, nodes = estimates(objective.hessian(), objective.ggn())
+    own_trace, own_nodes = of_one(lambda: estimates(exact.hessian, exact.ggn))
+    assert abs(trace - own_trace) < 1e-12 * np.abs(np.linalg.eigvalsh(exact.ggn)).sum()
+    assert np.abs(nodes - own_nodes).max() < 1e-10 * size
     x = objective.solve(objective.gradient(), matrix="ggn", damping=3.0, rtol=1e-9).x
     close(x, np.linalg.solve(exact.ggn + 3.0 * np.eye(len(exact.theta)), exact.gradient), 1e-8)
-    same_everywhere(ours.nodes, hosted(x))
+    same_everywhere(nodes, hosted(x))
 
 
 def check_fully_sharded_algorithms():
@@ -225,18 +230,24 @@ def check_jacobians():
 
 def check_the_example():
     found = sharded_parameters.main(width=6, count=40, steps=3)
-    torch.manual_seed(0)
-    net = sharded_parameters.network(6)
-    x, y = sharded_parameters.spirals(40)
-    assert found.losses[0] == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-5)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    assert found.losses[1] == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-4)
-    own = specop.objective(net, F.cross_entropy, (x, y), parallel=False)
-    values = np.linalg.eigvalsh(hosted(own.hessian().to_dense()).astype(float))
+
+    def alone():
+        torch.manual_seed(0)
+        net = sharded_parameters.network(6)
+        x, y = sharded_parameters.spirals(40)
+        losses = [F.cross_entropy(net(x), y).item()]
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        losses.append(F.cross_entropy(net(x), y).item())
+        own = specop.objective(net, F.cross_entropy, (x, y), parallel=False)
+        return losses, np.linalg.eigvalsh(hosted(own.hessian().to_dense()).astype(float))
+
+    losses, values = of_one(alone)
+    assert found.losses[0] == pytest.approx(losses[0], rel=1e-5)
+    assert found.losses[1] == pytest.approx(losses[1], rel=1e-4)
     largest = values[np.argsort(-np.abs(values))[:2]]
     assert np.allclose(np.sort(found.eigen.eigenvalues), np.sort(largest), rtol=1e-3)
     assert abs(found.trace.estimate - values.sum()) < 5 * found.trace.standard_error + 1e-3 * abs(values).sum()
@@ -248,20 +259,23 @@ def check_a_monitor_beside_training():
     params = dict(sharded.named_parameters())
     ours = specop.objective(bare(), F.cross_entropy, PARTS[RANK], params=params, parallel=MESH)
     own = specop.objective(alone, F.cross_entropy, UNION, parallel=False)
-    x, y = PARTS[RANK][0]
     what = {"stability": {"tol": 1e-3}}
-    histories = []
-    for net, objective, (inputs, labels), factor in ((sharded, ours, (x, y), COUNT), (alone, own, UNION[0], 1)):
+
+    def history(net, objective, batch, factor):
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
         monitor = specop.training.Monitor(objective, every=2, what=what, optimizer=optimizer)
         for step in range(2):
             monitor.record(step)
             optimizer.zero_grad()
             # The hooks take the mean over processes.
-            (F.cross_entropy(net(inputs), labels, reduction="sum") * factor / len(UNION[0][1])).backward()
+            loss = F.cross_entropy(net(batch[0]), batch[1], reduction="sum")
+            (loss * factor / len(UNION[0][1])).backward()
             optimizer.step()
         monitor.record(2)
-        histories.append(monitor.history)
-    assert histories[0].quantities == histories[1].quantities and "ratio" in histories[0].quantities
-    assert np.allclose(histories[0].values, histories[1].values, rtol=1e-4, equal_nan=True)
-    same_everywhere(histories[0].values, histories[0].errors)
+        return monitor.history
+
+    found = history(sharded, ours, PARTS[RANK][0], COUNT)
+    single = of_one(lambda: history(alone, own, UNION[0], 1))
+    assert found.quantities == single.quantities and "ratio" in found.quantities
+    assert np.allclose(found.values, single.values, rtol=1e-4, equal_nan=True)
+    same_everywhere(found.values, found.errors)

@@ -12,7 +12,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn import functional as F
 
 import specop
-from parallel.torch_arrays import MESH, hosted
+from parallel.torch_arrays import MESH, hosted, of_one
 
 RANK, COUNT = distributed.get_rank(), distributed.get_world_size()
 ERROR = specop.errors.InvalidInputError
@@ -56,15 +56,18 @@ class Dense:
         self.theta = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
         x, y = (torch.cat(arrays) for arrays in zip(*batches, strict=True))
         self.loss = lambda theta: F.cross_entropy(self.outputs(theta, x), y)
-        self.gradient = torch.func.grad(self.loss)(self.theta).numpy()
-        self.hessian = torch.func.jacrev(torch.func.grad(self.loss))(self.theta).numpy()
+        self.gradient, self.hessian, self.ggn, self.empirical = of_one(lambda: self._derivatives(x, y))
+
+    def _derivatives(self, x, y):
+        gradient = torch.func.grad(self.loss)(self.theta).numpy()
+        hessian = torch.func.jacrev(torch.func.grad(self.loss))(self.theta).numpy()
         jacobian = torch.func.jacrev(self.outputs)(self.theta, x).numpy()
         p = torch.softmax(self.outputs(self.theta, x), 1).detach().numpy()
         middle = np.einsum("ia,ab->iab", p, np.eye(3)) - np.einsum("ia,ib->iab", p, p)
-        self.ggn = np.einsum("iap,iab,ibq->pq", jacobian, middle, jacobian) / len(y)
+        ggn = np.einsum("iap,iab,ibq->pq", jacobian, middle, jacobian) / len(y)
         slopes = p - np.eye(3)[y]
         rows = np.einsum("iap,ia->ip", jacobian, slopes)
-        self.empirical = rows.T @ rows / len(y)
+        return gradient, hessian, ggn, rows.T @ rows / len(y)
 
     def outputs(self, theta, x):
         sizes = [one.numel() for one in self.net.parameters()]
