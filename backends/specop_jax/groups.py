@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pickle
 import socket
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,14 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from specop.arrays.processes import ALONE, Processes
+from specop.arrays.same_call import check_same_call, number_of_call
 from specop.errors import InvalidInputError, ProcessError
 from specop_jax.memory import free_memory
 from specop_jax.watch import Watch, limit_of_user
 
 __all__ = ["Group", "free_on", "keeping_others", "numbers_on", "processes_on", "put", "refuse_own", "waiting_on"]
 
-# Bytes of a first message, of which eight tell the length; what is longer takes a second one.
-_SHORT, _HEAD = 512, 8
+# Bytes of a first message, of which the first tell the length and the call; what is longer takes a second one.
+_SHORT, _HEAD = 512, 12
 
 
 @functools.cache
@@ -93,17 +95,23 @@ class Group(Processes):
         self.watch = Watch(f"{zlib.crc32(repr(kinds).encode()):x}", self.index, self.count, told[0][1])
 
     def exchange(self, value: Any) -> list[Any]:
+        calls, found = self._exchanged(value, number_of_call())
+        check_same_call(calls, lambda call: self._exchanged(call, 0)[1])
+        return found
+
+    def _exchanged(self, value: Any, call: int) -> tuple[list[int], list[Any]]:
         message = pickle.dumps(value)
-        head = len(message).to_bytes(_HEAD, "little")
+        head = struct.pack("<QI", len(message), call)
         found = self._told(head + message[: _SHORT - _HEAD], _SHORT)
-        lengths = [int.from_bytes(row[:_HEAD].tobytes(), "little") for row in found]
+        lengths, calls = zip(*(struct.unpack("<QI", row[:_HEAD].tobytes()) for row in found), strict=True)
         bodies = [row[_HEAD:] for row in found]
         rest = max(lengths) - (_SHORT - _HEAD)
         if rest > 0:
             # Powers of two: each length is a program of its own.
             others = self._told(message[_SHORT - _HEAD :], 1 << (rest - 1).bit_length())
             bodies = [np.concatenate(pair) for pair in zip(bodies, others, strict=True)]
-        return [pickle.loads(body[:length].tobytes()) for body, length in zip(bodies, lengths, strict=True)]
+        told = [pickle.loads(body[:length].tobytes()) for body, length in zip(bodies, lengths, strict=True)]
+        return [*calls], told
 
     def _told(self, message: bytes, size: int) -> NDArray[np.uint8]:
         own = np.zeros((1, size), np.uint8)

@@ -197,7 +197,8 @@ class Watch:
     def _stop(self, reason: str) -> None:
         sys.stdout.flush()
         print(
-            f"{reason}The limit is {_VARIABLE}, in seconds. This process ends now, so that the others do.",
+            f"{reason}The limit is {_VARIABLE}, in seconds; each call of specop's is one of all processes. This one "
+            f"ends now, so that the others do.",
             file=sys.stderr,
             flush=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from specop.arrays.processes import Processes
+from specop.arrays.same_call import check_same_call, number_of_call
 from specop.errors import ProcessError
 from specop_torch.readers import Axis, Readers
 
@@ -90,17 +92,45 @@ class Group(Processes):
 
     # What is shared by all
     def exchange(self, value: Any) -> list[Any]:
-        found: list[Any] = [None] * self.count
-        self._call(distributed.all_gather_object, found, value)
-        return found
+        message = pickle.dumps(value)
+        return self._told(message, self._meet(len(message)))
 
     def of_first(self, value: Any) -> Any:
+        self._meet(0)
         found = [value]
         self._call(distributed.broadcast_object_list, found, group_src=0)
         return found[0]
 
     def any(self, holds: bool) -> bool:
-        return bool(self.sum(torch.tensor(float(holds), dtype=torch.float32, device=self.device)))
+        return any(self._meet(int(holds)))
+
+    def _meet(self, number: int) -> list[int]:
+        """Return what each process gives, and raise unless all are in the same call of the user's.
+
+        Whatever processes tell each other begins so: those in different places meet here, and not in two collectives.
+        """
+        if self.count == 1:
+            return [number]
+        own = torch.tensor([number_of_call(), number], device=self.device)
+        told = own.new_empty(self.count, 2)
+        self._call(_gather, told.view(-1), own)
+        calls, numbers = told.T.tolist()
+        check_same_call(calls, self._told_anyway)
+        return numbers
+
+    def _told_anyway(self, value: Any) -> list[Any]:
+        message = pickle.dumps(value)
+        lengths = torch.empty(self.count, dtype=torch.int64, device=self.device)
+        self._call(_gather, lengths, torch.tensor([len(message)], device=self.device))
+        return self._told(message, lengths.tolist())
+
+    def _told(self, message: bytes, lengths: Sequence[int]) -> list[Any]:
+        own = torch.zeros(max(lengths), dtype=torch.uint8, device=self.device)
+        own[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        found = own.new_empty(self.count, len(own))
+        self._call(_gather, found.view(-1), own)
+        rows = found.cpu().numpy()
+        return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
     @contextmanager
     def together(self) -> Iterator[None]:

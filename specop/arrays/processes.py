@@ -18,7 +18,8 @@ class Processes:
     """The processes that hold a spread vector; as it is, one that is alone.
 
     All of them run the same code on the same numbers, so that whatever only one of them sees, a clock, a file, a user,
-    an error, is shared before anything follows from it. Each method is to be called by all of them.
+    an error, is shared before anything follows from it. Each method is to be called by all of them. What they tell each
+    other says in which call of the user's each of them is: where these differ, all of them raise InvalidInputError.
 
     Attributes
     ----------
@@ -34,6 +35,10 @@ class Processes:
     def exchange(self, value: Any) -> list[Any]:
         """Return what each process gives, anything that can be pickled, in their order."""
         return [value]
+
+    def agree(self) -> None:
+        """Raise InvalidInputError in all of them unless they are in the same call of the user's."""
+        self.any(False)
 
     def any(self, holds: bool) -> bool:
         """Return whether something holds in any of the processes."""

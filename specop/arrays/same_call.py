@@ -1,47 +1,56 @@
-"""check_same_call: whether all processes call the same function of this package with the same arguments."""
+"""Which call of the user's a process is in, and an error for processes that are in different ones."""
 
 from __future__ import annotations
 
-import inspect
 import sys
 import zlib
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 
-__all__ = ["check_same_call"]
+__all__ = ["check_same_call", "number_of_call"]
 
-# The first process's bar is that of all, so that the others need none.
-_OWN = {"progress"}
-# Of a file each process may see another path.
-_PATHS = {"checkpoint"}
+# What may differ: the first process's bar is that of all, of a file each may see another path, and memory is its own.
+_OWN = {"progress", "checkpoint", "path", "history", "memory_budget"}
 
 
-def check_same_call(processes: Processes) -> None:
-    """Raise unless all processes are in the same call of the user's; all of them make this call.
+def number_of_call(*, with_lists: bool = False) -> int:
+    """Return a number of the call of this package that the user has made, the same for the same arguments.
+
+    Parameters
+    ----------
+    with_lists : bool
+        Whether to read lists of numbers, which may be long, as well.
+    """
+    return zlib.crc32(repr(_call_of_user(with_lists)).encode())
+
+
+def check_same_call(numbers: Sequence[int], tell: Callable[[Any], Sequence[Any]]) -> None:
+    """Raise unless all processes are in the same call; all of them make this one.
 
     Those that are not would wait for each other in different places, or take what is sent for something else. With
     another seed they would take different vectors for the same one.
 
     Parameters
     ----------
-    processes : Processes
+    numbers : sequence of int
+        That of each process.
+    tell : callable
+        From what this process gives to what all give.
 
     Raises
     ------
     InvalidInputError
         In all of them, with the two calls.
     """
-    function, own = _call_of_user()
-    told = processes.exchange(zlib.crc32(repr((function, own)).encode()))
-    other = next((number for number, one in enumerate(told) if one != told[0]), None)
+    other = next((process for process, number in enumerate(numbers) if number != numbers[0]), None)
     if other is None:
         return
-    calls = processes.exchange((function, own))
+    calls = tell(_call_of_user(with_lists=True))
     (first, ours), (second, theirs) = calls[0], calls[other]
     if first == second:
         differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
@@ -49,28 +58,39 @@ def check_same_call(processes: Processes) -> None:
             f"{first}({', '.join(f'{name}={given.get(name)}' for name in differing)})" for given in (ours, theirs)
         )
     raise InvalidInputError(
-        f"processes 0 and {other} of {processes.count} make different calls, {first} and {second}. They compute "
+        f"processes 0 and {other} of {len(numbers)} make different calls, {first} and {second}. They compute "
         f"together: make the same calls in each, with the same arguments and seed, in the same order."
     )
 
 
-def _call_of_user() -> tuple[str, dict[str, str]]:
+def _call_of_user(with_lists: bool) -> tuple[str, dict[str, str]]:
     """Return the function of this package that was called from outside of it, and what its arguments read."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and _is_own(frame.f_back):
+    found: FrameType | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_own(frame):
+            found = frame
         frame = frame.f_back
-    names, _, _, values = inspect.getargvalues(frame)
-    given = {name: values.get(name) for name in names if name not in _OWN}
-    shown = {
-        name: repr(value) if _is_plain(value) and name not in _PATHS else "..."
-        for name, value in given.items()
-        if value is not None
-    }
-    return frame.f_code.co_name, shown
+    if found is None:
+        # A vector's own arithmetic, of a framework's adapter.
+        return "an operation with vectors", {}
+    code, values = found.f_code, found.f_locals
+    name = "a product with @" if code.co_name in ("__matmul__", "__rmatmul__") else code.co_name
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    given = {one: values[one] for one in names if one not in _OWN and values.get(one) is not None}
+    return name, {one: _read(value, with_lists) for one, value in given.items()}
 
 
 def _is_own(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "specop"
+    module = str(frame.f_globals.get("__name__", ""))
+    # Not this one's, nor what processes tell each other, which an adapter may call by itself.
+    return module.partition(".")[0] == "specop" and not module.startswith("specop.arrays.")
+
+
+def _read(value: Any, with_lists: bool) -> str:
+    if isinstance(value, (list, tuple)) and not with_lists:
+        return "..."
+    return repr(value) if _is_plain(value) else "..."
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,9 +14,9 @@ from typing import Any, Self, TypeVar
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
 from specop.arrays.processes import ALONE
+from specop.arrays.same_call import check_same_call, number_of_call
 from specop.errors import ConvergenceWarning, NotConvergedError
 from specop.krylov.progress import progress_bar
-from specop.krylov.same_call import check_same_call
 from specop.operators.operator import LinearOperator
 from specop.results.result import Result, versions
 
@@ -69,6 +69,11 @@ class Task:
         raise_on_failure: bool = False,
         operators: Sequence[LinearOperator] = (),
     ) -> None:
+        self.processes = operators[0].processes if operators else ALONE
+        outer = _innermost.get()
+        if self.processes.count > 1 and (outer is None or outer.processes.count == 1):
+            # Before arguments are looked at: what one process refuses, all refuse.
+            check_same_call(self.processes.exchange(number_of_call(with_lists=True)), self.processes.exchange)
         self.name = name
         self.backend = backend
         self.seed = probes.check_seed(seed)
@@ -79,14 +84,11 @@ class Task:
         self._progress = progress
         self._raise_on_failure = raise_on_failure
         self._operators = operators
-        self.processes = operators[0].processes if operators else ALONE
         self._outer: Task | None = None
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
         self._outer = _innermost.get()
-        if self.processes.count > 1 and (self._outer is None or self._outer.processes.count == 1):
-            check_same_call(self.processes)
         with ExitStack() as stack:
             for operator in self._operators:
                 stack.enter_context(operator.session())

@@ -95,6 +95,7 @@ class MeanLoss:
 
     def unflatten(self, vector: Array) -> Any:
         """Return a native vector in the structure of the parameters."""
+        self.processes.agree()
         return self._autodiff.unflatten(vector)
 
     def loss(self, theta: Array | None = None) -> Array:

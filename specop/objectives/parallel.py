@@ -103,25 +103,23 @@ class ParallelObjective(Objective):
 
     def unflatten(self, vector: Array) -> Any:
         """Return a vector in the structure of the parameters, whole in each process."""
+        self.processes.agree()
         self._check(vector, "the vector")
         return self.own.unflatten(self.team.whole(vector))
 
     def loss(self, theta: Array | None = None) -> Array:
         """Return the mean loss as a native scalar, the same bits in each process; see `MeanLoss.loss`."""
         at = self._at_all(theta)
-        self.parts.check_alike()
         return self.parts.mean(*self.parts.attempt(lambda: self.own.loss(at)))
 
     def gradient(self, theta: Array | None = None) -> Array:
         """Return the gradient of the mean loss as a vector that all processes hold together."""
         at = self._at_all(theta)
-        self.parts.check_alike()
         return self.parts.sum(lambda: self.own.gradient(at), self.parts.share, self._layout)
 
     def loss_and_gradient(self, theta: Array | None = None) -> tuple[Array, Array]:
         """Return the mean loss and its gradient from one pass over the data."""
         at = self._at_all(theta)
-        self.parts.check_alike()
         found, error = self.parts.attempt(lambda: self.own.loss_and_gradient(at))
         loss = self.parts.mean(None if found is None else found[0], error)
         return loss, self.team.sum(None if found is None else found[1], self.parts.share, self._layout, False)[0]
@@ -156,6 +154,7 @@ class ParallelObjective(Objective):
         self.team.backend.check_vector(vector, self.team.layout(self._layout), what)
 
     def _at_all(self, theta: Array | None) -> Array | None:
+        self.parts.check_alike()
         if theta is None:
             return None
         self._check(theta, "theta")
@@ -190,7 +189,6 @@ class ParallelObjective(Objective):
 
     def _own_rows(self, theta: Array | None, block_bytes: int | None) -> Iterator[Array]:
         at = self._at_all(theta)
-        self.parts.check_alike()
         with self.processes.together():
             blocks = self.own.per_sample_gradients(at, block_bytes=block_bytes)
         return iter(()) if self.parts.is_idle else blocks
@@ -207,7 +205,6 @@ class ParallelObjective(Objective):
     def importance(self, theta: Array | None = None) -> Floats:
         """Return how much each sample may add to the curvature; see `MeanLoss.importance`."""
         at = self._at_all(theta)
-        self.parts.check_alike()
 
         def own() -> Floats | None:
             point = self.own._at(at)
@@ -288,7 +285,6 @@ class ParallelObjective(Objective):
     def finite_difference_hessian(self, theta: Array | None = None) -> Any:
         """Return the Hessian by differences of gradients; each process takes its own step."""
         at = self._at_all(theta)
-        self.parts.check_alike()
         with self.processes.together():
             own = self.own.finite_difference_hessian(at)
         return DataParallel(own, self.parts, self.parts.share)
@@ -296,13 +292,13 @@ class ParallelObjective(Objective):
     def jacobian(self, theta: Array | None = None) -> Any:
         """Return the Jacobian of all outputs, those of one process after the other's; see `Matrices.jacobian`."""
         at = self._at_all(theta)
-        self.parts.check_alike()
         with self.processes.together():
             own = self.own.jacobian(at)
         return ParallelJacobian(own, self.parts)
 
     def update_rule(self, optimizer: Any, gradient: Array) -> UpdateRule:
         """Return what an optimizer that is the same in each process does; see `MeanLoss.update_rule`."""
+        self.processes.agree()
         whole = self.team.whole(gradient)
         with self.processes.together():
             rule = self.own.update_rule(optimizer, whole)

@@ -189,12 +189,14 @@ class LinearOperator(abc.ABC):
         InvalidInputError
             If ``x`` has another framework, shape, dtype or device than the operator's vectors.
         """
+        self.processes.agree()
         self.backend.check_vector(x, self.domain, f"the operand of a {self.shape[0]} x {self.shape[1]} operator")
         with self._brief_session():
             return self._matvec(x)
 
     def rmatvec(self, y: Array) -> Array:
         """Return ``A.T @ y`` for one native vector of length m."""
+        self.processes.agree()
         self.backend.check_vector(y, self.codomain, f"the operand of a {self.shape[1]} x {self.shape[0]} operator")
         with self._brief_session():
             return self._rmatvec(y)

@@ -192,8 +192,9 @@ def check_what_differs_between_processes_is_refused():
 
 def check_calls_that_differ_are_refused():
     params, batch = ours("data", mesh("data"))
-    H = specop.objective(loss, params=params, data=batch).hessian()
-    for call, words in different_calls(H, RANK):
+    objective = specop.objective(loss, params=params, data=batch)
+    H = objective.hessian()
+    for call, words in different_calls(objective, H, RANK):
         told = told_by_all(call, InvalidInputError)
         assert all(f"processes 0 and 1 of 2 make different calls, {words}." in text for text in told), told
     # Nothing is left of it, and who shows a bar is no other call.

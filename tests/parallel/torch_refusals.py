@@ -95,7 +95,12 @@ def check_models_that_differ_are_refused():
 def check_calls_that_differ_are_refused():
     ours, own = pair()
     H = ours.hessian()
-    for call, words in different_calls(H, RANK):
+    kinds = ("exact", "empirical")
+    fishers = lambda: ours.fisher(kind=kinds[RANK])  # noqa: E731
+    for call, words in [
+        *different_calls(ours, H, RANK),
+        (fishers, "fisher(kind='exact') and fisher(kind='empirical')"),
+    ]:
         told = told_by_all(call, InvalidInputError)
         assert all(f"processes 0 and 1 of 2 make different calls, {words}." in text for text in told), told
     # Nothing is left of it, and who shows a bar is no other call.
