@@ -142,7 +142,9 @@ def _level(backend: Backend, on: Any, theta: Array) -> float:
 
 
 def _ranks(values: Floats) -> Floats:
-    return np.argsort(np.argsort(values)).astype(float)
+    # Equal values have the mean of their ranks.
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[where], dtype=float)
 
 
 def _correlation(x: Floats, y: Floats) -> float:

@@ -12,6 +12,7 @@ from specop.arrays import probes
 from specop.arrays.backend import Array, Backend, numbers_of
 from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError, NonFiniteError
+from specop.objectives.agreement import length
 from specop.objectives.mean import Objective
 from specop.operators.operator import LinearOperator
 from specop.statistics.numbers import Floats
@@ -155,7 +156,7 @@ def _check_structures(bench: _Bench, theta: Array) -> None:
     tree = bench.numpy(objective.flatten(bench.H @ objective.unflatten(theta)))
     # Only close: the first product with an operator may be computed in another way than those after it.
     law = "multiplies a parameter structure as it does its vector"
-    require_near(tree, product, 100 * bench.precision * _norm(product), "hessian", law)
+    require_near(tree, product, 100 * bench.precision * length(product), "hessian", law)
     wrong = bench.backend.zeros(bench.layout.of_length(objective.n + 1))
     for name, call in (("unflatten", objective.unflatten), ("loss", objective.loss), ("gradient", objective.gradient)):
         try:
@@ -170,33 +171,33 @@ def _check_gradient(bench: _Bench, theta: Array) -> None:
     loss, gradient = bench.number(objective.loss(theta)), objective.gradient(theta)
     slope = bench.numpy(gradient)
     directions = [bench.unit(), bench.unit()]
-    if _norm(slope) > 0:
+    if length(slope) > 0:
         # Along the gradient itself the derivative is largest, and a wrong factor shows best.
-        directions.append(bench.backend.scale_(bench.backend.copy(gradient), 1 / _norm(slope)))
+        directions.append(bench.backend.scale_(bench.backend.copy(gradient), 1 / length(slope)))
     for direction in directions:
         difference = bench.difference(lambda point: np.array(bench.number(objective.loss(point))), theta, direction)
         derivative = slope @ bench.numpy(direction)
-        allowed = bench.rtol * _norm(slope) + 100 * bench.precision * abs(loss) / h
+        allowed = bench.rtol * length(slope) + 100 * bench.precision * abs(loss) / h
         require_near(derivative, difference, allowed, "gradient", "is that of the loss, by differences")
 
 
 def _check_hessian(bench: _Bench, theta: Array) -> None:
     objective, backend, h = bench.objective, bench.backend, bench.step
     H = objective.hessian(theta)
-    scale = abs(bench.number(objective.loss(theta))) + _norm(bench.numpy(objective.gradient(theta)))
+    scale = abs(bench.number(objective.loss(theta))) + length(bench.numpy(objective.gradient(theta)))
     # The first product linearizes, later ones replay: each is tested.
     for number in range(3):
         direction = bench.unit()
         if number == 2:
             # Towards the largest curvature, where a wrong factor shows best.
             direction = H @ direction
-            length = bench.number(backend.norm(direction))
-            if length == 0:
+            size = bench.number(backend.norm(direction))
+            if size == 0:
                 return
-            direction = backend.scale_(direction, 1 / length)
+            direction = backend.scale_(direction, 1 / size)
         product = bench.numpy(H @ direction)
         difference = bench.difference(lambda point: bench.numpy(objective.gradient(point)), theta, direction)
-        allowed = bench.rtol * _norm(difference) + 100 * bench.precision * scale / h
+        allowed = bench.rtol * length(difference) + 100 * bench.precision * scale / h
         law = f"is the derivative of the gradient, by differences, in product {number + 1}"
         require_near(product, difference, allowed, "hessian", law)
 
@@ -211,7 +212,7 @@ def _check_current_point(bench: _Bench, theta: Array) -> None:
     for name, method in pairs.items():
         here, there = bench.backend.to_host(method(None), method(theta))
         law = "at theta equal to the current parameters is that of the model"
-        require_near(here, there, 100 * bench.precision * _norm(there), name, law)
+        require_near(here, there, 100 * bench.precision * length(there), name, law)
 
 
 def _check_dense(bench: _Bench, dense: Floats) -> None:
@@ -221,7 +222,7 @@ def _check_dense(bench: _Bench, dense: Floats) -> None:
         vector = bench.draw()
         found, expected = bench.numpy(bench.H @ vector), dense @ bench.numpy(vector)
         law = "has the products of the dense Hessian"
-        require_near(found, expected, tolerance * _norm(expected), "hessian", law)
+        require_near(found, expected, tolerance * length(expected), "hessian", law)
 
 
 def _check_blocks(bench: _Bench) -> None:
@@ -239,9 +240,9 @@ def _check_blocks(bench: _Bench) -> None:
         vector = probes.normal(bench.backend, H.domain, bench.seed, 0)
         expected = bench.numpy(bench.H @ bench.backend.scatter(vector, block, bench.layout))
         found, law = bench.numpy(H @ vector), f"to {name!r} has its block of the"
-        require_near(found, expected[block], tolerance * _norm(expected), "restrict", f"{law} Hessian")
+        require_near(found, expected[block], tolerance * length(expected), "restrict", f"{law} Hessian")
         found = bench.numpy(part.gradient())
-        require_near(found, whole[block], tolerance * _norm(whole), "restrict", f"{law} gradient")
+        require_near(found, whole[block], tolerance * length(whole), "restrict", f"{law} gradient")
 
 
 def _failures(bench: _Bench, theta: Array) -> Iterator[str]:
@@ -269,7 +270,3 @@ def _check_unchanged(bench: _Bench, before: dict[str, Floats], params: Any, law:
         raise AssertionError(f"the model {law}: its loss is no longer finite ({error}).") from error
     for name, values in now.items():
         require_same(values, before[name], name, f"{law}: bit for bit the same")
-
-
-def _norm(values: Floats) -> float:
-    return float(np.linalg.norm(values))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import specop
 from specop.analysis import influence, leave_one_out, retrain, validate_influence
@@ -158,6 +159,17 @@ def test_a_newton_prediction_of_a_loss_is_what_retraining_gives(framework):
     np.testing.assert_allclose(check.predicted, check.actual, rtol=0, atol=1e-10)
     assert check.correlation == pytest.approx(1) and check.rank_correlation == pytest.approx(1)
     assert check.gradient_norms.max() <= 1e-11 and check.gradient_norms.shape == (4,)
+
+
+def test_equal_scores_share_their_rank():
+    x, y, empty = X.copy(), Y.copy(), [2, 5, 9]
+    x[empty], y[empty] = 0.0, 0.0
+    best = ridge(x, y, DAMPING)
+    objective, test = (least_squares(FRAMEWORKS[0], best, *data) for data in ((x, y), (X_TEST, Y_TEST)))
+    check = validate_influence(objective, test, influence(objective, test, damping=DAMPING), samples=M)
+    assert (check.predicted == 0).sum() == 3
+    exact = scipy.stats.spearmanr(check.predicted, check.actual).statistic
+    assert check.rank_correlation == pytest.approx(exact, abs=1e-12)
 
 
 @each_framework
