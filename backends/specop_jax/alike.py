@@ -63,7 +63,7 @@ class Alike:
         Parameters
         ----------
         arrays : mapping from names
-            Those of JAX on the mesh; see `check_places`.
+            Arrays of JAX on the mesh by name; see `check_places`.
         whose : str
             What they belong to, as errors say it: "the model", "batch 3".
 

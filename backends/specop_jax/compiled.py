@@ -20,7 +20,7 @@ def compiled(function: Callable[..., Any], mesh: Mesh | None, **options: Any) ->
     Parameters
     ----------
     function : callable
-        Of arrays, and of static arguments that are equal only where they mean the same.
+        Function of arrays, and of static arguments that are equal only where they mean the same.
     mesh : Mesh or None
     **options
         Options of `jax.jit`.

@@ -34,7 +34,7 @@ def mapped(
     ----------
     mesh : Mesh
     kernel : callable
-        Of this module: ``kernel(names of the axes, *static, *arrays)``; or of `kernels`, which know of no other.
+        Kernel of this module: ``kernel(names of the axes, *static, *arrays)``; or of `kernels`, which know of no other.
     kinds : str
         The letters of the arguments, ``>``, and those of the results.
     *static : hashable

@@ -22,8 +22,8 @@ class MonitorCallback(keras.callbacks.Callback):  # type: ignore[misc]
     Parameters
     ----------
     monitor : Monitor
-        Of the model that is fitted. To go on after a crash, pass it ``history="run.npz"`` beside Keras' own checkpoint.
-        Without `optimizer` or `lr` of its own it is given the model's optimizer.
+        Monitor of the model that is fitted. To go on after a crash, pass it ``history="run.npz"`` beside Keras' own
+        checkpoint. Without `optimizer` or `lr` of its own it is given the model's optimizer.
 
     Examples
     --------

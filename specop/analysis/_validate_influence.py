@@ -47,7 +47,8 @@ def validate_influence(
     on : Objective or native vector (n,)
         What the influences are on, as it was given to `influence`.
     influence : InfluenceResult
-        Its damping is used for retraining too. Scores of several test samples are averaged.
+        Predicted changes to compare with; their damping is used for retraining too. Scores of several test samples are
+        averaged.
     samples : int
         Number of samples to look at: those with the largest scores, of either sign.
     indices : array_like of int, optional

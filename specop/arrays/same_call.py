@@ -38,7 +38,7 @@ def check_same_call(numbers: Sequence[int], tell: Callable[[Any], Sequence[Any]]
     Parameters
     ----------
     numbers : sequence of int
-        That of each process.
+        Number that each process tells.
     tell : callable
         From what this process gives to what all give.
 

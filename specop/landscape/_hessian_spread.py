@@ -81,8 +81,9 @@ def hessian_spread(
     Returns
     -------
     HessianSpreadResult
-        It takes the eigenpairs of H and of each batch, and with each batch 8 products for its trace and k + 1 for the
-        bracket; those with batches cost as little as batches are small. `matvecs` counts both kinds.
+        The spread of batches' Hessians. It takes the eigenpairs of H and of each batch, and with each batch 8 products
+        for its trace and k + 1 for the bracket; those with batches cost as little as batches are small. `matvecs`
+        counts both kinds.
 
     Raises
     ------

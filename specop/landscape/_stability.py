@@ -89,7 +89,7 @@ def stability(
     k : int
         Number of eigenvectors, those of the largest eigenvalues, of which is said whether steps decay along them.
     v0 : native vector (n,), EigenResult or StabilityResult, optional
-        Where to start, as in `specop.eigsh`: such as the result of some steps ago, which saves products.
+        Start vector, as `specop.eigsh` takes it, such as the result of some steps ago, which saves products.
     tol : float
         Relative residual of the eigenpairs.
     steps : int

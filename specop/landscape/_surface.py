@@ -79,7 +79,7 @@ class SurfaceModel:
     level : float
         The loss where they begin.
     slopes, lengths, errors : ndarray (k,)
-        Of each direction: the derivative along it, its length, and the rounding error of the curvature.
+        For each direction: the derivative along it, its length, and the rounding error of the curvature.
     curvature : ndarray (k, k)
         Second derivatives in the coordinates.
     """

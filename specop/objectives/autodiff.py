@@ -46,7 +46,7 @@ class Matrix:
     Parameters
     ----------
     kind : str
-        As in the table.
+        Name of the matrix, one of the first column of the table.
     draws : int
         Labels drawn for each term.
     seed : int

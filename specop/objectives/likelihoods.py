@@ -48,7 +48,7 @@ class ArrayFunctions:
     Attributes
     ----------
     multiply, subtract, divide, less : callable
-        Of two arrays that broadcast, or of an array and a float.
+        Functions of two arrays that broadcast, or of an array and a float.
     sin, sqrt, sigmoid : callable
         Entry by entry.
     softmax, cumsum : callable

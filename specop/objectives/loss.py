@@ -288,7 +288,7 @@ class MeanLoss:
         optimizer : object
             Optimizer of the model's framework, as `specop.landscape.stability` takes it.
         gradient : native vector (n,)
-            Where the optimizer is: it may clip it.
+            Gradient of the loss where the optimizer is, which may clip it.
         """
         adapter = framework_adapter(self.theta)
         if not hasattr(adapter, "update_rule"):

@@ -139,7 +139,7 @@ class Objective(Matrices):
             Keep only diagonal blocks of the matrix: all of this size, the last one smaller, or those of consecutive
             slices that cover all entries, such as ``objective.slices.values()``.
         store : {"device", "host"}
-            Where gradients are kept. From the host they are moved for each product.
+            Memory that gradients are kept in. From the host they are moved for each product.
         half : bool
             Whether to keep gradients in float16; the matrix is then that of the rounded ones.
 

@@ -35,7 +35,7 @@ class Plotted(abc.ABC):
         Returns
         -------
         matplotlib Axes
-            Where it was drawn: for ``set_title``, for another result, and ``.figure.savefig`` for a file.
+            Axes that it was drawn on: for ``set_title``, for another result, and ``.figure.savefig`` for a file.
 
         Raises
         ------

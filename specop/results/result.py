@@ -238,7 +238,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     Result
-        Of the kind that was saved. Vectors come back as NumPy arrays.
+        A result of the kind that was saved. Vectors come back as NumPy arrays.
 
     Raises
     ------

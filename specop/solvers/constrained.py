@@ -29,7 +29,7 @@ def with_zeros(inverse: LinearOperator, x: Array, chosen: Integers) -> tuple[Arr
     inverse : LinearOperator
         :math:`A^{-1}`, the inverse of the function's matrix of second derivatives.
     x : native vector (n,)
-        Where the function has its minimum.
+        Point at which the function has its minimum.
     chosen : ndarray of int
         Numbers Q of the entries.
     """

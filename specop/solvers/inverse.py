@@ -68,7 +68,7 @@ def inverse(
     Returns
     -------
     LinearOperator
-        Where products are solves, they are as exact as rtol says: its `precision` is that.
+        The inverse. Where its products are solves, they are as exact as rtol says: its `precision` is that.
 
     Raises
     ------

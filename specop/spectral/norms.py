@@ -69,7 +69,7 @@ def spectral_norm(
     Returns
     -------
     NormResult
-        Its interval comes from the bound of the eigenvalue; nothing in it is random but the check.
+        The norm, whose interval comes from the bound of the eigenvalue; nothing in it is random but the check.
 
     Raises
     ------

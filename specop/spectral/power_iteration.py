@@ -60,8 +60,8 @@ def power_iteration(
     Returns
     -------
     EigenResult
-        Its bounds are the residuals. Two eigenvalues of the same magnitude and different sign are not separated; the
-        result then says that it did not converge.
+        The eigenpairs, whose bounds are the residuals. Two eigenvalues of the same magnitude and different sign are not
+        separated; the result then says that it did not converge.
 
     Raises
     ------

@@ -37,7 +37,7 @@ def check_backend(
         ``array(numpy_array)`` returns a native array with the same numbers, shape and dtype. It is also called with
         float16 and bool, to see that vectors of those dtypes are refused.
     dtypes : sequence of str, optional
-        Those that vectors may have; leave one out that the framework does not offer.
+        Dtypes that vectors may have; leave one out that the framework does not offer.
 
     Raises
     ------

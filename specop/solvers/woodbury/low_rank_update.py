@@ -37,7 +37,8 @@ def low_rank_update(inverse: Any, U: Array, C: ArrayLike | None = None, V: Array
     Returns
     -------
     LinearOperator
-        Its products take one with `inverse` and two passes over the columns; making it takes k products with `inverse`.
+        The updated inverse, whose products take one with `inverse` and two passes over the columns; making it takes k
+        products with `inverse`.
 
     Raises
     ------

@@ -49,8 +49,8 @@ class ShermanMorrison:
         Keep only diagonal blocks of the matrix: all of this size, the last one smaller, as in WoodFisher [2]_, or those
         of consecutive slices that cover all entries, such as ``objective.slices.values()``.
     store : {"device", "host"}
-        Where rows are kept. On the device they are the arrays given, by reference: do not write into them. From the
-        host they are moved for each product, 64 MiB at a time.
+        Memory that rows are kept in. On the device they are the arrays given, by reference: do not write into them.
+        From the host they are moved for each product, 64 MiB at a time.
     half : bool
         Whether to keep rows in float16. The matrix is then that of the rounded rows, and inverted as exactly as
         otherwise.
