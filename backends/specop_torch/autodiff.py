@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from specop.objectives.likelihoods import (
 )
 from specop.objectives.refusals import independent, wrong_likelihood
 from specop.statistics.numbers import Floats
+from specop_torch.compilation import compiled
 from specop_torch.custom_functions import check_custom_functions
 from specop_torch.described import describe
 from specop_torch.graph import coarsest, refuse_bypassed, refuse_first_order
@@ -68,7 +69,21 @@ def make_autodiff(
 
 
 class TorchAutodiff(TorchParameters):
-    """`specop.objectives.Autodiff` on torch autograd."""
+    """`specop.objectives.Autodiff` on torch autograd.
+
+    Attributes
+    ----------
+    compiles : bool
+        Whether recorded products are compiled.
+    """
+
+    compiles = False
+
+    def restrict(self, select: Any) -> Self:
+        """Return the same for a part of the parameters selected now."""
+        part = super().restrict(select)
+        part.compiles = self.compiles
+        return part
 
     def loss(self, theta: Tensor | None, batch: Any) -> Tensor:
         """Return the loss as a detached scalar."""
@@ -146,10 +161,14 @@ class TorchAutodiff(TorchParameters):
         """Return the product with a vector, and what multiplies others without another look at model or data."""
         with self._evaluation.running(), torch.enable_grad():
             product = self._product(theta, batch, matrix, retain_graph=True)
-            parts, tape = record(product.multiply, product.inputs(vector.detach()))
+            operands = product.inputs(vector.detach())
+            parts, tape = record(product.multiply, operands)
         held = held_bytes(tape.constants, self.model.state())
-        # The retained graph costs about as much a product as the tape; it only holds more.
-        apply = replace(product, multiply=tape.replay, graph=()) if isinstance(tape, Tape) else product
+        if self.compiles:
+            apply = replace(product, multiply=compiled(tape, operands), graph=())
+        else:
+            # The retained graph costs about as much a product as the tape; it only holds more.
+            apply = replace(product, multiply=tape.replay, graph=()) if isinstance(tape, Tape) else product
         return Linearization(product.result(parts), apply, held)
 
     def product(self, theta: Tensor | None, batch: Any, vector: Tensor, matrix: Matrix) -> Tensor:

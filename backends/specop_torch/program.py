@@ -89,6 +89,11 @@ class Step:
         operands = self.arguments.copy()
         for at, slot in self.holes:
             operands[at] = Slot(slot)
+        for at, holes in self.nested_holes:
+            items = operands[at].copy()
+            for i, slot in holes:
+                items[i] = Slot(slot)
+            operands[at] = items
         return operands
 
     def rename(self, names: dict[int, int]) -> None:

@@ -15,6 +15,7 @@ from specop.errors import InvalidInputError, MissingOutputsError, Nondeterminist
 __all__ = [
     "are_equal",
     "changing_loss",
+    "check_compiles",
     "check_processes",
     "check_samples_first",
     "complex_parameters",
@@ -48,6 +49,15 @@ def check_samples_first(shape: Sequence[int], count: int) -> None:
             f"the outputs have shape {tuple(shape)}, but the batch has {count} samples: which rows belong to "
             f"which sample is not known. Return outputs with the samples first, and flatten them in the criterion."
         )
+
+
+def check_compiles(compile: Any, framework: str, offered: bool) -> None:
+    """Raise InvalidInputError where compiled products are asked for that the adapter has not."""
+    if compile is not True:
+        raise InvalidInputError(f"compile must be True or False, got {compile!r}: there are no modes to choose from.")
+    if not offered:
+        why = "of parameters in parts are not recorded" if framework == "torch" else "are compiled programs already"
+        raise InvalidInputError(f"compile=True is not for these: products in {framework} {why}. Leave it out.")
 
 
 def check_processes(processes: int, parallel: Any, offered: bool) -> None:

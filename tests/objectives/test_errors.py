@@ -121,3 +121,14 @@ def test_parameters_and_models_that_are_none(framework):
     outputs, criterion = models(framework).MODELS["mlp"]
     with pytest.raises(InvalidInputError, match=re.escape("objective(fun, params=..., data=...)")):
         specop.objective(outputs, criterion, batch(framework))
+
+
+@each_framework
+def test_only_torch_compiles_products_when_it_is_told_to(framework):
+    with pytest.raises(InvalidInputError, match=r"compile must be True or False, got 'max-autotune'"):
+        objective(framework, compile="max-autotune")
+    if framework == "torch":
+        objective(framework, compile=True)
+        return
+    with pytest.raises(InvalidInputError, match=f"products in {framework} are compiled programs already"):
+        objective(framework, compile=True)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specop_torch.compilation import program_of
 from specop_torch.convolutions import _as_weight_gradient
 from specop_torch.simplification import _add_product
 from specop_torch.tape import Tape, Untapeable, record
@@ -58,6 +59,11 @@ def split_and_unbind(x):
     return [first * 2, a + c, second]
 
 
+def lists_of_one_part(x):
+    (whole,), (row,) = x.split([4]), x[None].unbind(0)
+    return [whole * 2, row + A[0]]
+
+
 def index_put_and_add(x):
     rows = torch.zeros(3, 4, dtype=x.dtype)
     rows.index_put_((INDEX,), x.expand(4, 4), accumulate=True)
@@ -69,6 +75,10 @@ def captured_index_of_a_recorded_value(x):
     return [x[INDEX], x.gather(0, INDEX[:2]), torch.where(A[0] > 0.2, x, 0.0)]
 
 
+def views_of_one_constant(x):
+    return [A[0] * x + A[1] * (x / 3), A.T[:3, 1] * x[1:]]
+
+
 def backward_of_a_graph(x):
     weight = torch.linspace(-1, 1, 4, dtype=x.dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad((torch.tanh(A @ weight) ** 2).sum(), weight, create_graph=True)
@@ -77,7 +87,7 @@ def backward_of_a_graph(x):
 
 def sums_with_zeros(x):
     zero = torch.zeros_like(2 * x)
-    return [x + zero, (3 * x + zero) * 2, zero + torch.zeros_like(x), (zero + x).mul_(2)]
+    return [x + zero, (3 * x + zero) * 2, zero + torch.zeros_like(x), (zero + x).mul_(2), torch.cat([2 * x + zero, x])]
 
 
 def operands_that_are_needed_again(x):
@@ -106,8 +116,10 @@ FUNCTIONS = [
     writing_the_base_through_a_late_view,
     cat_and_stack,
     split_and_unbind,
+    lists_of_one_part,
     index_put_and_add,
     captured_index_of_a_recorded_value,
+    views_of_one_constant,
     backward_of_a_graph,
     sums_with_zeros,
     operands_that_are_needed_again,
@@ -138,6 +150,9 @@ def test_replay_equals_the_function(function):
         given = x.clone()
         equal(tape.replay([given]), function(x.clone()))
         assert torch.equal(given, x)
+    program, constants = program_of(tape, [first])
+    for x in (second, first):
+        equal(program.function()(x.clone(), *constants), function(x.clone()))
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
@@ -292,9 +307,11 @@ def test_any_program_is_replayed(program, outputs):
     x, y = torch.arange(4.0).double() + 1, torch.tensor([5.0, -2.0, 0.5, 1.0]).double()
     _, tape = record(lambda inputs: function(*inputs), [x, y])
     assert isinstance(tape, Tape), tape.reason
+    written, constants = program_of(tape, [x, y])
     for inputs in ([y, 2 * x], [x, y]):
         given = [tensor.clone() for tensor in inputs]
         equal(tape.replay(given), function(*inputs))
+        equal(written.function()(*given, *constants), function(*inputs))
         assert all(torch.equal(one, other) for one, other in zip(given, inputs, strict=True))
 
 
