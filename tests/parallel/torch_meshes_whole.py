@@ -32,11 +32,22 @@ from parallel.torch_mesh_models import (
     parted,
     sharded,
 )
-from parallel.torch_shards import close, refused
+from parallel.torch_shards import Dense, close, data, refused
 
 
 def check_all_matrices():
     agrees(parted(), one_process(), fishers=True)
+
+
+def check_batches_of_one_shape():
+    # Torch keeps the mask of an embedding's words that are in other processes with the shapes that it has met.
+    parts = [data((3, 3), seed=seed) for seed in (5, 6)]
+    objective = parted(parts[MESH.get_local_rank("data")])
+    objective._autodiff.accepts_stopped_gradients = True
+    exact, H = Dense(model(), parts[0] + parts[1]), objective.hessian()
+    v = np.random.default_rng(0).standard_normal(objective.n)
+    for _ in range(2):
+        close(H @ spread(v), exact.hessian @ v)
 
 
 def check_a_mesh_whose_dimensions_come_the_other_way():
