@@ -34,7 +34,7 @@ SLOW = ("torch_slow",)
 @pytest.fixture(scope="session")
 def two(tmp_path_factory):
     launch.needs("torch")
-    return launch.outcomes(tmp_path_factory, "torch_group", 2, TWO + DYING)
+    return launch.outcomes(tmp_path_factory, "torch_forked", 2, TWO + DYING, forked=True)
 
 
 @pytest.mark.parametrize(("module", "name"), launch.checks_of(*TWO))
