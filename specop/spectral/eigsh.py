@@ -20,7 +20,8 @@ from specop.results.eigen import EigenResult
 from specop.spectral.check import CHECK_ROWS, Check
 from specop.spectral.ends import ends_of
 from specop.spectral.fitting import LEAST_BESIDE, FittedBasis, default_ncv
-from specop.spectral.part.eigenpairs import LOOSEST, Asked, check_part, result_of_part
+from specop.spectral.part.eigenpairs import check_part, result_of_part
+from specop.spectral.part.ends import Asked
 from specop.spectral.part.part import DATA
 from specop.spectral.search import Search
 from specop.statistics.estimate import check_confidence
@@ -129,12 +130,13 @@ def eigsh(
         Whether every product is to be that of all data samples. "part" is for an A that is a mean over samples, as
         ``objective.hessian()``, ``ggn()`` and ``fisher()`` are. Two parts are drawn, the samples of most curvature
         first, as in `specop.trace`. Eigenvectors of each, on the other one, enclose each eigenvalue of A between a
-        number that is too small on average and one that is too large, and parts are doubled until their distance and
-        both chances meet `rtol`. The result has `intervals` for the eigenvalues of A on all samples, with the
+        number that is too small on average and one that is too large. Samples beside both parts, along the eigenvectors
+        alone, lessen the chance of both numbers, and parts grow where their distance is what is left, until `rtol` is
+        met. The result has `intervals` for the eigenvalues of A on all samples, with the
         probability `confidence` for each, `sampling_errors`, and `samples_used`. Products with a part count as that.
-        `tol` is that of the parts' pairs, and at most 2e-3: where it is larger, near eigenvalues are taken for each
-        other. Of a single eigenvalue no copies are looked for in parts. Parts of less than about 800 samples are not
-        looked at, and 4 k vectors are held beside the basis.
+        `tol` counts where all samples are taken; pairs of parts have residuals of a tenth of `rtol` and 2e-3 at most,
+        above which near eigenvalues are taken for each other. Of a single eigenvalue no copies are looked for in parts.
+        Parts of less than about 800 samples are not looked at, and 5 k vectors are held beside the basis.
     rtol : float, optional
         Goal for the standard error of each eigenvalue, relative to it, with ``data="part"`` alone; default 0.05.
     progress : bool
@@ -204,13 +206,12 @@ def eigsh(
         goal = 0.05 if rtol is None else rtol
         solve = functools.partial(
             eigsh,
-            tol=min(tol, LOOSEST),
             ncv=ncv,
             block_size=block_size,
             confidence=confidence,
             check_multiplicity=check_multiplicity,
         )
-        return result_of_part(run, Asked(k, which, goal, check_confidence(confidence), solve), v0)
+        return result_of_part(run, Asked(k, which, tol, goal, check_confidence(confidence), solve), v0)
     if rtol is not None:
         raise InvalidInputError("rtol= is for data='part': with all data tol= is the goal for residuals.")
     call = {"k": k, "which": which, "tol": tol, "seed": seed, "ncv": capacity}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from specop.results.eigen import EigenResult
 from specop.results.norm import NormResult
 from specop.spectral.eigsh import eigsh
 from specop.spectral.frobenius_norm import frobenius_norm
-from specop.spectral.part.norm import norm_of_part
+from specop.spectral.part.eigenpairs import pairs_of_part
+from specop.spectral.part.ends import Asked
 from specop.spectral.part.part import DATA
-from specop.statistics.estimate import check_confidence
+from specop.statistics.estimate import Estimate, check_confidence
 
 __all__ = ["condition_number", "spectral_norm"]
 
@@ -52,9 +54,10 @@ def spectral_norm(
         .. math:: |v^\top H v| \le \|H\| \le E \|H_A\|, \quad v^\top H v = E[v^\top H_B v],
 
         so that the eigenvectors of each part on the other, and the norms of both, enclose the norm of H on average.
-        Parts are doubled until the distance and both chances meet the goal. The interval is one for the norm of H on
-        all samples, `confidence` its probability, and `sampling_error` the chance of the choice; parts of less than
-        about a thousand samples are not looked at.
+        Samples beside both parts, along the eigenvectors alone, lessen the chance of both, and parts grow where their
+        distance is what is left, until the goal is met. The interval is one for the norm of H on all samples,
+        `confidence` its probability, and `sampling_error` the chance of the choice. `tol` counts where all samples are
+        taken; parts of less than about 800 samples are not looked at.
     max_matvecs : int, optional
         Limit on products with A and A.T; default 1000 with a symmetric A, else 2000.
     confidence : float
@@ -108,15 +111,17 @@ def spectral_norm(
 
 def _of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormResult:
     checked_number("rtol", rtol, positive=True)
+    asked = Asked(1, "LM", tol, rtol, confidence, eigsh)
     with run:
         if run.A.sample_mean is not None and not run.A.is_symmetric:
             raise InvalidInputError(f"data='part' needs a symmetric mean over samples, got {run.A!r}.")
-        found = norm_of_part(run, rtol, tol, confidence, eigsh)
-    value = found.value
-    converged = not found.is_limited and value.standard_error <= rtol * value.estimate
-    message = (
-        f"{found.samples_used} of {run.samples} samples in two parts, whose eigenvalues are off by {found.bound:.1e}"
-    )
+        found = pairs_of_part(run, asked)
+    if found is None:
+        value, sampling_error, used = Estimate(float("nan"), float("nan"), (0.0, np.inf), confidence), float("nan"), 0
+    else:
+        value, sampling_error, used = _size(found.values[0]), float(found.sampling_errors[0]), found.samples_used
+    converged = found is not None and not found.is_limited and found.worst <= rtol
+    message = f"{used} of {run.samples} samples"
     if not converged:
         message = (
             f"spectral_norm stopped after {run.products} products with a standard error of {value.standard_error:.3g} "
@@ -128,11 +133,17 @@ def _of_part(run: Run, rtol: float, tol: float, confidence: float) -> NormResult
         **vars(value),
         method="eigenvalues",
         estimates=np.zeros(0),
-        sampling_error=found.sampling_error,
-        samples_used=found.samples_used,
+        sampling_error=sampling_error,
+        samples_used=used,
         converged=converged,
         message=message,
     )
+
+
+def _size(value: Estimate) -> Estimate:
+    """Return the size of an eigenvalue."""
+    low, high = value.interval if value.estimate >= 0 else (-value.interval[1], -value.interval[0])
+    return replace(value, estimate=abs(value.estimate), interval=(max(0.0, low), high))
 
 
 def condition_number(

@@ -9,8 +9,9 @@ import specop
 from sample_means import mean
 from specop.krylov.run import Run
 from specop.spectral.part import enclosure
+from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import part_of
-from specop.spectral.part.sampled_mean import SIZE, first_count, halves_of, next_count
+from specop.spectral.part.sampled_mean import SIZE, first_count, grown, halves_of
 from specop.statistics.group_sums import GroupSum
 from specop_numpy import backend
 
@@ -44,13 +45,26 @@ def test_groups_of_any_size_add_up_to_all_samples(samples):
     with Run(A, "eigsh", symmetric=True) as run:
         part = part_of(run, 0, size=SIZE)
         count = first_count(part)
-        for blocks in (count, next_count(count, 1.3), next_count(count, 9.0)):
-            for half in halves_of(part, blocks):
-                total = GroupSum(half.strata, is_noisy=False)
-                for i, weight, group in half.groups():
+        for blocks in (count, grown(count, 1.3), grown(count, 9.0)):
+            halves = halves_of(part, blocks)
+            if len(halves) == 1:
+                continue
+            grouping = Grouping(part, halves)
+            looked = [min(count + 1, len(one)) for count, one in zip(grouping.least, grouping.strata, strict=True)]
+            beside, seen = grouping.beside(grouping.least, looked), []
+            for own in (grouping.half(0), grouping.half(1), grouping.half(1) + beside):
+                total, places = GroupSum(grouping.strata, is_noisy=False), own + grouping.whole
+                for i, weight, group in grouping.groups(places):
                     total.add(i, weight * group.share)
                 value, error = total.estimate(0.95)
                 assert value.estimate == pytest.approx(1.0) and error == pytest.approx(0.0, abs=1e-12)
+                seen.append({int(one) for i, n in places for one in grouping.strata[i].blocks[n]})
+                assert len(seen[-1]) == grouping.samples(places)
+            # A half's groups are its samples, and what is beside is in neither.
+            for half, found in zip(halves, seen[:2], strict=True):
+                assert found == {int(one) for blocks in half.blocks for block in blocks for one in block}
+            assert not (seen[2] - seen[1]) & seen[0]
+            assert grouping.samples_of(looked) == len(seen[0] | seen[2])
 
 
 def test_an_eigenvalue_that_one_half_missed_is_taken_from_the_other(monkeypatch):

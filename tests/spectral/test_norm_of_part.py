@@ -20,7 +20,7 @@ def test_intervals_cover_it(kind):
     found = [specop.spectral_norm(A, rtol=rtol, data="part", seed=seed, confidence=0.95) for seed in range(20)]
     assert all(one.converged and one.standard_error <= rtol * one.estimate for one in found)
     assert sum(one.interval[0] <= truth <= one.interval[1] for one in found) >= 17
-    assert all(abs(one.estimate / truth - 1.0) < 0.2 for one in found)
+    assert all(abs(one.estimate / truth - 1.0) < 3.5 * rtol for one in found)
     # The spread of the estimates is what is stated for the choice of samples, which the interval holds.
     stated = np.mean([one.sampling_error for one in found])
     assert np.std([one.estimate for one in found]) <= 1.7 * stated + 1e-6 * truth

@@ -6,6 +6,7 @@ import pytest
 from sample_means import mean
 from specop.krylov.run import Run
 from specop.spectral.part import control, enclosure
+from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import part_of
 from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
 from specop.statistics.group_sums import GroupSum
@@ -45,12 +46,6 @@ def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(lacking, monkeypa
     assert whole.multiplied == 6 * half.size and some.run.products == -(-6 * half.size // whole.samples)
     # Groups that fit are held, others read again for each product.
     assert len(read) == (1 if lacking <= 0 else 7)
-    assert [half.factor(i) for i in range(len(counts))] == [
-        len(one) / count for one, count in zip(some.strata, counts, strict=True)
-    ]
-    # Blocks are taken together where there are many, each in one group.
-    groups = list(half.groups())
-    assert sum(group.samples for _, _, group in groups) == half.size and len(groups) <= sum(counts)
 
 
 def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
@@ -118,59 +113,79 @@ def test_what_products_have_in_common_is_found_with_its_sign():
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_lower_side_is_that_of_the_matrix_along_the_other_halfs_eigenvectors(sign):
+@pytest.mark.parametrize("beside", [0, 2])
+def test_an_interval_runs_from_the_lower_to_the_upper_side_with_chance_and_bound(sign, beside):
     some = part(samples=3000)
-    first, second = halves_of(some, 3)
-    A, B = dense(some.mean, some, first.blocks), dense(some.mean, some, second.blocks)
-    values, vectors = np.linalg.eigh(sign * A)
-    end = enclosure.End(sign, values[:2:-1], np.zeros(3), vectors.T[:2:-1].copy())
-    low, errors, chances, residuals = enclosure._lower(some.run, second, end, 0.9)
-    V = end.rows
-    for i in range(3):
-        inner, across = np.linalg.eigh(sign * V[: i + 1] @ B @ V[: i + 1].T)
-        assert low[i] == pytest.approx(inner[0], rel=1e-10)
-        assert residuals[i] == pytest.approx(np.linalg.norm(B @ V[i] - (V[i] @ B @ V[i]) * V[i]))
-        # Errors are those of the sum along the direction in which it is least.
-        direction, total = across[:, 0] @ V[: i + 1], GroupSum(some.strata, is_noisy=False)
-        for stratum, blocks in enumerate(second.blocks):
-            for block in blocks:
-                x, c = some.mean.x[block], some.mean.c[block]
-                total.add(stratum, sign * np.sum(c * (x @ direction) ** 2) / some.mean.samples)
-        value, _ = total.estimate(0.9)
-        assert value.estimate == pytest.approx(low[i]) and errors[i] == pytest.approx(value.standard_error)
-        # Of the lightest samples some that nobody looked at may be as heavy as the heaviest one of them.
-        lightest, weights = some.strata[-1], some.weights
-        heaviest = weights[np.concatenate(lightest.blocks)].max() / weights.sum() + 0.1 / len(weights)
-        unseen = np.log(10.0) * len(lightest) / 3 * heaviest
-        assert chances[i] == pytest.approx(value.interval[1] - value.estimate + unseen * abs(low[i]))
-
-
-def test_an_interval_runs_from_the_lower_to_the_upper_side_with_chance_and_bound():
-    some = part(samples=3000)
-    halves = halves_of(some, 3)
+    halves, confidence = halves_of(some, 3), 0.9
     ends = []
     for half in halves:
-        values, vectors = np.linalg.eigh(dense(some.mean, some, half.blocks))
-        ends.append(enclosure.End(-1.0, -values[:2], np.array([0.01, 0.03]) * len(ends), vectors.T[:2].copy()))
-    found = enclosure.enclosed_by(some.run, halves, ends, 0.9)
-    lower = [enclosure._lower(some.run, half, end, 0.9) for half, end in zip(halves, ends[::-1], strict=True)]
-    upper = (enclosure._upper(backend, *ends) + enclosure._upper(backend, *ends[::-1])) / 2
-    low = (lower[0][0] + lower[1][0]) / 2
-    chance = np.hypot(lower[0][2], lower[1][2]) / 2
-    for i, (value, bound) in enumerate(zip(found.values, [0.005, 0.015], strict=True)):
-        inside, outside = sorted([-low[i], -upper[i]], reverse=True)
-        assert value.estimate == pytest.approx((inside + outside) / 2)
-        assert value.interval == pytest.approx((outside - chance[i] - bound, inside + chance[i] + bound))
-    assert found.sampling_errors == pytest.approx(np.hypot(lower[0][1], lower[1][1]) / 2)
+        values, vectors = np.linalg.eigh(sign * dense(some.mean, some, half.blocks))
+        bounds = np.array([0.01, 0.03]) * (len(ends) + 1)
+        ends.append(enclosure.End(sign, values[:3:-1], bounds, vectors.T[:3:-1].copy()))
+    grouping = Grouping(some, halves)
+    enclosed = enclosure.Enclosure(some.run, grouping, ends, confidence)
+    # No blocks are taken together where there are three; some strata are taken whole.
+    assert set(grouping.firsts) == {0, 3} and grouping.whole
+    looked = [min(count + beside, len(one)) for count, one in zip(grouping.least, grouping.strata, strict=True)]
+    for places, number in (
+        (grouping.half(1) + grouping.whole, 0),
+        (grouping.half(0) + grouping.whole, 1),
+        (grouping.beside(grouping.least, looked), 0),
+    ):
+        for stratum, weight, group in grouping.groups(places):
+            enclosed.measure(stratum, weight, group, number)
+    found = enclosed.side()
+    others = [
+        [
+            blocks if len(blocks) == len(one) else one.blocks[3 : 6 + beside]
+            for one, blocks in zip(some.strata, halves[1].blocks, strict=True)
+        ],
+        halves[0].blocks,
+    ]
+    lightest, weights = some.strata[-1], some.weights
+    heaviest = weights[np.concatenate(lightest.blocks)].max() / weights.sum() + 0.1 / len(weights)
+    unseen = np.log(10.0) * len(lightest) / 6 * heaviest
+    for k in range(2):
+        apart, directions = [], []
+        for end, other, blocks, half in zip(ends, ends[::-1], others, halves[::-1], strict=True):
+            V = end.rows[: k + 1]
+            inner = np.linalg.eigvalsh(sign * V @ dense(some.mean, some, half.blocks) @ V.T)[0]
+            apart.append(enclosure._upper(backend, end, other)[k] - inner)
+            across = np.linalg.eigh(sign * V @ dense(some.mean, some, blocks) @ V.T)[1]
+            directions.append(across[:, 0] @ V)
+        # The lower side is the sum of what each group is along the direction in which the other half's vectors are
+        # least, and its chance that of the sum.
+        total = GroupSum(grouping.strata, is_noisy=False)
+        for stratum, first in enumerate(grouping.firsts):
+            for blocks, direction in zip(others, directions, strict=True):
+                for block in blocks[stratum]:
+                    x, c = some.mean.x[block], some.mean.c[block]
+                    total.add(stratum, sign * np.sum(c * (x @ direction) ** 2) / some.mean.samples)
+            if not first:
+                # Both have seen the whole stratum, which has no chance.
+                exact = sum(total.values[stratum]) / 2.0 / len(grouping.strata[stratum])
+                total.values[stratum] = [exact] * len(grouping.strata[stratum])
+                total.noises[stratum] = [0.0] * len(grouping.strata[stratum])
+        value, _ = total.estimate(confidence)
+        low, chance, between = value.estimate, value.interval[1] - value.estimate, np.mean(apart)
+        around = abs(between) / 2 + np.hypot(between, chance) + [0.015, 0.045][k] + unseen * abs(low)
+        assert found.values[k].estimate == pytest.approx(sign * (low + between / 2))
+        assert np.diff(found.values[k].interval)[0] == pytest.approx(2 * around)
+        assert sum(found.values[k].interval) == pytest.approx(2 * found.values[k].estimate)
+        assert found.sampling_errors[k] == pytest.approx(value.standard_error)
+        assert found.chances[k] == pytest.approx(chance)
     # Rows are those of the first half, their residuals of the second.
-    assert np.array(found.rows) == pytest.approx(ends[0].rows) and found.residuals == pytest.approx(lower[1][3])
+    B = dense(some.mean, some, halves[1].blocks)
+    assert np.array(found.rows) == pytest.approx(ends[0].rows)
+    assert found.residuals == pytest.approx([np.linalg.norm(B @ v - (v @ B @ v) * v) for v in ends[0].rows])
 
 
 def test_of_all_samples_only_the_bounds_of_eigenvalues_are_left():
     some = part()
     (whole,) = halves_of(some, max(map(len, some.strata)))
     end = enclosure.End(-1.0, np.array([3.0, 2.0]), np.array([0.01, 0.03]), np.eye(6)[:2])
-    found = enclosure.enclosed_by(some.run, [whole], [end], 0.9)
+    assert whole.is_whole
+    found = enclosure.whole_side(backend, end, 0.9)
     for value, eigenvalue, bound in zip(found.values, [-3.0, -2.0], end.bounds, strict=True):
         assert value.estimate == eigenvalue and value.confidence == 0.9
         assert value.interval == pytest.approx((eigenvalue - bound, eigenvalue + bound))

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, NotConvergedError, checked_number
+from specop.arrays.backend import Array, Backend
+from specop.errors import InvalidInputError, checked_number
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
-from specop.spectral.part.enclosure import End, enclosed_by
+from specop.spectral.part.enclosure import Enclosure, Side, whole_side
+from specop.spectral.part.ends import Asked, around, ends_of, solved
+from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import Part, part_of
-from specop.spectral.part.sampled_mean import SIZE, SampledMean, first_count, halves_of, next_count, samples_of
+from specop.spectral.part.sampled_mean import SIZE, SampledMean, first_count, grown, halves_of
 from specop.statistics.estimate import Estimate
-from specop.statistics.numbers import Floats, Integers
+from specop.statistics.numbers import Floats
 
-__all__ = ["LOOSEST", "Asked", "check_part", "result_of_part"]
-
-LOOSEST = 2e-3
-"""Relative residual of pairs of parts, at most.
-
-On eigenvalues five percent apart, 16 of 100 runs with 0.05 returned the one below in place of the last, 4 with 0.005.
-"""
-
-_PRODUCTS = 1000
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked for.
-
-    Attributes
-    ----------
-    k, which, confidence
-        As in `eigsh`.
-    rtol : float
-        Goal for the standard error of each eigenvalue, relative to it.
-    solve : callable
-        `eigsh` with its other arguments, for each half.
-    """
-
-    k: int
-    which: str
-    rtol: float
-    confidence: float
-    solve: Callable[..., EigenResult]
+__all__ = ["PartPairs", "check_part", "pairs_of_part", "result_of_part"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +43,10 @@ class PartPairs:
     samples_used : int
     missed : set of int
         Halves of which another eigenvalue is the outermost.
+    growth : float
+        How much larger halves have to be for the goal; 0 if they need not be.
+    groups : list of int or None
+        Groups of each stratum that are to be looked at for the goal; None if no more.
     is_limited : bool
         Whether products ran out.
     """
@@ -83,11 +59,14 @@ class PartPairs:
     check_matvecs: int
     samples_used: int
     missed: set[int]
+    growth: float = 0.0
+    groups: list[int] | None = None
     is_limited: bool = False
 
-    def accepts(self, rtol: float) -> bool:
-        """Whether all standard errors are within the goal."""
-        return all(one.standard_error <= rtol * abs(one.estimate) for one in self.values)
+    @property
+    def worst(self) -> float:
+        """The largest standard error relative to its eigenvalue."""
+        return max(one.standard_error / abs(one.estimate) if one.estimate else np.inf for one in self.values)
 
 
 def check_part(which: str, rtol: float | None, callback: object, checkpoint: object) -> None:
@@ -109,7 +88,7 @@ def result_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None) -> Ei
         If the limit on products ends before anything is found.
     """
     with run:
-        found = _found(run, asked, v0)
+        found = pairs_of_part(run, asked, v0)
     if found is None:
         raise InvalidInputError(
             f"max_matvecs={run.limit} ran out before two parts of the {run.samples} samples had {asked.k} eigenpairs "
@@ -117,12 +96,12 @@ def result_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None) -> Ei
         )
     intervals = np.array([one.interval for one in found.values])
     values, errors = (np.array([getattr(one, name) for one in found.values]) for name in ("estimate", "standard_error"))
-    converged = not found.is_limited and found.accepts(asked.rtol)
+    converged = not found.is_limited and found.worst <= asked.rtol
     message = "converged"
     if not converged:
         message = (
             f"eigsh stopped after {run.products} products on {found.samples_used} of {run.samples} samples, with "
-            f"standard errors of up to {np.max(errors / np.abs(values)):.1e} relative to the eigenvalues, above "
+            f"standard errors of up to {found.worst:.1e} relative to the eigenvalues, above "
             f"rtol={asked.rtol:g}. Raise max_matvecs or rtol, ask for fewer eigenvalues, or leave data= out."
         )
     return run.result(
@@ -145,103 +124,94 @@ def result_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None) -> Ei
     )
 
 
-def _found(run: Run, asked: Asked, v0: Array | EigenResult | None) -> PartPairs | None:
+def pairs_of_part(run: Run, asked: Asked, v0: Array | EigenResult | None = None) -> PartPairs | None:
     """Return the outermost eigenpairs of the mean over all samples; None if products run out before any are found."""
     part = part_of(run, run.seed, size=SIZE)
     count = first_count(part)
-    starts: list[Array | EigenResult | None] = [v0, v0]
+    known: list[EigenResult | None] = [None, None]
     found: PartPairs | None = None
     while True:
         halves = halves_of(part, count)
-        eigen = [
-            _solved(part, half, asked, start, asked.which, asked.k, number)
-            for number, (half, start) in enumerate(zip(halves, starts, strict=False))
-        ]
-        pairs = [one for one in eigen if one is not None]
-        if len(pairs) < len(halves):
-            return found and replace(found, is_limited=True)
-        made = _enclosed(part, halves, pairs, asked)
-        if made is None:
+        pairs = _searched(run, halves, asked, v0, known, found.missed if found else set())
+        made = None if pairs is None else _enclosed(part, halves, pairs, asked)
+        if pairs is None or made is None:
             return found and replace(found, is_limited=True)
         found = made
-        worst = max(one.standard_error / abs(one.estimate) if one.estimate else np.inf for one in found.values)
-        run.update(f"{len(found.values)} eigenvalues to {worst:.1e}, {found.samples_used} samples")
         if found.missed:
-            # Again, from what was missed.
-            starts = [pairs[1 - i] if i in found.missed else one for i, one in enumerate(pairs)]
+            known = [pairs[1 - i] if i in found.missed else one for i, one in enumerate(pairs)]
             continue
-        if len(halves) == 1 or found.accepts(asked.rtol):
+        if not found.growth or found.is_limited:
             return found
-        starts, count = list(pairs), next_count(count, worst / asked.rtol)
+        known, count = list(pairs), grown(count, found.growth)
 
 
-def _solved(
-    part: Part, half: SampledMean, asked: Asked, start: Array | EigenResult | None, which: str, k: int, number: int
-) -> EigenResult | None:
-    """Return eigenpairs of a half, or None where products ran out."""
-    if half.affordable <= k:
-        return None
-    limit, seed = min(half.affordable, max(_PRODUCTS, 50 * k)), (part.run.seed + number) % 2**64
-    solve = asked.solve
-    if k == 1 and start is None and not half.is_whole:
-        # Copies of one eigenvalue change nothing, and a larger one that a random start missed shows on the other half.
-        solve = functools.partial(solve, check_multiplicity=False)
-    try:
-        return solve(half, k, which=which, v0=start, max_matvecs=limit, seed=seed, raise_on_failure=True)
-    except NotConvergedError:
-        return None
-
-
-def _wanted(eigen: EigenResult, sign: float, asked: Asked) -> Integers:
-    """Return the places of the eigenvalues that were found for one end, the outermost first."""
-    order = np.argsort(-sign * eigen.eigenvalues, kind="stable")
-    if asked.which == "LM":
-        return order[(sign * eigen.eigenvalues[order] > 0) | ((sign > 0) & (eigen.eigenvalues[order] == 0))]
-    largest = {"LA": asked.k, "SA": 0, "BE": asked.k - asked.k // 2}[asked.which]
-    return order[: largest if sign > 0 else asked.k - largest]
-
-
-def _end(
-    part: Part, half: SampledMean, asked: Asked, eigen: EigenResult, sign: float, count: int, number: int
-) -> End | None:
-    """Return so many eigenpairs of one end, of which most are known; None where products ran out."""
-    chosen, known = _wanted(eigen, sign, asked), eigen
-    if len(chosen) < count:
-        # Halves may disagree about how many of the largest in size are negative.
-        more = _solved(part, half, asked, eigen, "LA" if sign > 0 else "SA", count, number)
-        if more is None:
+def _searched(
+    run: Run,
+    halves: list[SampledMean],
+    asked: Asked,
+    v0: Array | EigenResult | None,
+    known: list[EigenResult | None],
+    missed: set[int],
+) -> list[EigenResult] | None:
+    """Return eigenpairs of each half, searched from what is known of them; None where products ran out."""
+    pairs: list[EigenResult] = []
+    for number, half in enumerate(halves):
+        near = known[number] or (pairs[0] if pairs and asked.k == 1 else None)
+        # What a half missed it is to start from itself.
+        checks = v0 is not None or half.is_whole or asked.k > 1 or number in missed
+        start = v0 if near is None else near if checks else around(run, near)
+        eigen = solved(half, asked, start, asked.which, asked.k, run.seed + number, checks=checks)
+        if eigen is None:
             return None
-        chosen, known = np.argsort(-sign * more.eigenvalues, kind="stable"), more
-    rows = half.backend.stack([known.eigenvector(int(i)) for i in chosen])
-    return End(sign, sign * known.eigenvalues[chosen], known.bounds[chosen], rows)
+        pairs.append(eigen)
+    return pairs
 
 
 def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], asked: Asked) -> PartPairs | None:
     """Return what lies between both sides for each eigenvalue; None where products ran out."""
-    used, sides = samples_of(halves), []
-    for sign in (1.0, -1.0):
-        count = max(len(_wanted(one, sign, asked)) for one in pairs)
-        if not count:
-            continue
-        ends = [
-            _end(part, half, asked, one, sign, count, number)
-            for number, (half, one) in enumerate(zip(halves, pairs, strict=True))
-        ]
-        if any(end is None for end in ends) or any(half.affordable < count for half in halves):
-            return None
-        sides.append(enclosed_by(part.run, halves, [end for end in ends if end is not None], asked.confidence))
-    values = [value for side in sides for value in side.values]
+    ends, checked = ends_of(halves, pairs, asked), sum(one.check_matvecs for one in pairs)
+    if ends is None:
+        return None
+    if len(halves) == 1:
+        sides = [whole_side(halves[0].backend, end, asked.confidence) for (end,) in ends]
+        return _pairs(halves[0].backend, sides, asked, halves[0].size, checked)
+    grouping = Grouping(part, halves)
+    enclosures = [Enclosure(part.run, grouping, one, asked.confidence) for one in ends]
+    counts, made = grouping.least, None
+    looks = [(grouping.half(1), (0,)), (grouping.half(0), (1,)), (grouping.whole, (0, 1))]
+    while True:
+        vectors = sum(one.count for one in enclosures)
+        if sum(len(numbers) * grouping.samples(places) for places, numbers in looks) * vectors > part.left:
+            return made and replace(made, is_limited=True)
+        for places, numbers in looks:
+            for i, weight, group in grouping.groups(places):
+                for one, number in itertools.product(enclosures, numbers):
+                    one.measure(i, weight, group, number)
+        made = _pairs(
+            halves[0].backend, [one.side() for one in enclosures], asked, grouping.samples_of(counts), checked
+        )
+        part.run.update(f"{len(made.values)} eigenvalues to {made.worst:.1e}, {made.samples_used} samples")
+        if made.missed or made.growth or made.groups is None:
+            return made
+        looks, counts = [(grouping.beside(counts, made.groups), (0,))], made.groups
+
+
+def _pairs(backend: Backend, sides: list[Side], asked: Asked, used: int, checked: int) -> PartPairs:
+    """Return the eigenpairs that were asked for, of those of both ends."""
+    places = [(side, i) for side in sides for i in range(len(side.values))]
     # Of the largest in size there may be more than k at both ends together.
-    order = sorted(range(len(values)), key=lambda i: -abs(values[i].estimate))[: asked.k]
-    order = sorted(order, key=lambda i: values[i].estimate)
-    rows = [half for side in sides for half in side.rows]
+    places = sorted(places, key=lambda place: -abs(place[0].values[place[1]].estimate))[: asked.k]
+    places = sorted(places, key=lambda place: place[0].values[place[1]].estimate)
+    growth, groups = zip(*(side.plan(i, asked.rtol) for side, i in places), strict=True)
     return PartPairs(
-        [values[i] for i in order],
-        np.concatenate([side.sampling_errors for side in sides])[order],
-        halves[0].backend.stack([rows[i] for i in order]),
-        np.concatenate([side.residuals for side in sides])[order],
-        np.concatenate([side.bounds for side in sides])[order],
-        sum(one.check_matvecs for one in pairs),
+        [side.values[i] for side, i in places],
+        np.array([side.sampling_errors[i] for side, i in places]),
+        backend.stack([side.rows[i] for side, i in places]),
+        np.array([side.residuals[i] for side, i in places]),
+        np.array([side.bounds[i] for side, i in places]),
+        checked,
         used,
         {i for side in sides for i in side.missed},
+        max(growth),
+        np.max([one for one in groups if one], axis=0).tolist() if any(groups) else None,
     )
