@@ -74,7 +74,7 @@ class Group(Processes):
         self.handle = mesh.get_group()
         self.index = distributed.get_rank(self.handle)
         self.count = distributed.get_world_size(self.handle)
-        self.readers = Readers(self, range(self.count), self.index)
+        self.readers = Readers(self, self.sum, range(self.count), self.index)
         self.device = _device(mesh.device_type)
         self._specs: dict[tuple[torch.Size, torch.dtype, int], DTensorSpec] = {}
         self._inner: Any = None

@@ -86,7 +86,7 @@ class MeshGroup(Group):
         if "tensor" in roles:
             first = mesh.mesh.select(self._dimension["tensor"], 0).reshape(-1).tolist()
             own = mesh.mesh.movedim(self._dimension["tensor"], -1).reshape(len(first), -1)
-            self.readers = Readers(self, first, int((own == self.index).any(1).nonzero()))
+            self.readers = Readers(self, self.sum, first, int((own == self.index).any(1).nonzero()))
 
     def axes(self, mesh: DeviceMesh) -> tuple[Axis, ...] | None:
         if mesh == self.home:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from specop_torch.groups import Group
 
 __all__ = ["Axis", "Readers"]
 
@@ -43,14 +41,17 @@ class Readers:
 
     Parameters
     ----------
-    group : Group
+    group : Processes
+    sum : callable
+        Returns the sum over all processes of the group of a tensor that each gives.
     first : sequence of int
         The number of the process that speaks for all who read a part of the data, part by part.
     index : int
         Which part this process reads.
     """
 
-    group: Group
+    group: Processes
+    sum: Callable[[Tensor], Tensor]
     first: Sequence[int]
     index: int
 
@@ -75,7 +76,7 @@ class Readers:
 
     def total(self, own: Tensor) -> Tensor:
         """Return the sum over the parts of what each speaker gives, the same bits in all processes of the group."""
-        return self.group.sum(own.clone() if self.speaks else torch.zeros_like(own))
+        return self.sum(own.clone() if self.speaks else torch.zeros_like(own))
 
     def refuse_different(self, told: Sequence[Any]) -> None:
         """Raise InvalidInputError unless those who read a part of the data have the same batch.
