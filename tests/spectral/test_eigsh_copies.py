@@ -66,6 +66,14 @@ def test_one_product_shows_what_a_closed_space_lacks():
     assert found.check_matvecs == 1
 
 
+def test_a_second_chain_begins_without_the_frontier_of_a_space_that_it_does_not_believe():
+    """What such a frontier holds was lost from the products of the rows kept, which then were those of no matrix."""
+    eigenvalues = np.concatenate([np.zeros(100), np.repeat(np.linspace(1, 2, 10), 2)])
+    found = specop.eigsh(specop.DiagonalOperator(eigenvalues), k=6, which="BE", tol=1e-3, ncv=8, seed=11)
+    wanted = np.concatenate([eigenvalues[:3], eigenvalues[-3:]])
+    assert (np.abs(found.eigenvalues - wanted) <= found.bounds + 1e-12).all()
+
+
 def drawn(numbers):
     """Return the runs of these numbers of the benchmark, which draws matrices, ends, tolerances and seeds."""
     path = Path(__file__).parents[1] / "benchmarks" / "copies.py"
