@@ -45,6 +45,7 @@ from specop_torch.products import (
     output_hessian,
     transposed_jacobian,
 )
+from specop_torch.pullback import place_of
 from specop_torch.samples import SampleGradients, check_samples
 from specop_torch.tape import Tape, record
 from specop_torch.trained import check_trained
@@ -131,12 +132,14 @@ class TorchAutodiff(TorchParameters):
             return call()
 
     def output_gradient(self, theta: Tensor | None, batch: Any, shift: Tensor) -> Tensor:
-        """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
+        """Return the criterion's gradient in the outputs as a vector, at outputs moved by another; it is consumed."""
         with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=False)
             outputs = self._evaluation.outputs(points, batch).detach()
-            moved = outputs + self._like(shift, outputs)
-            found = output_gradient(self._evaluation.criterion(points, batch), moved)
+            moved = [self._like(shift, outputs).add_(outputs)]
+            # With many classes each such array counts: in the backward pass nobody holds these any more.
+            del shift, outputs
+            found = output_gradient(self._evaluation.criterion(points, batch), moved.pop())
             return self._flat(found, found.numel())
 
     def importance(self, theta: Tensor | None, batch: Any) -> Floats:
@@ -252,39 +255,42 @@ class TorchAutodiff(TorchParameters):
         self._see_through(outputs, own)
         if not outputs.requires_grad:
             raise self._independent()
-        pull = transposed_jacobian(outputs, points)
+        end, values = place_of(outputs), [outputs.detach()]
+        pull = transposed_jacobian(end, points)
         if matrix.kind == "transposed jacobian":
-            like = outputs.detach()
-            return _Product(lambda vector: [self._like(vector, like)], pull, self._join, [outputs])
+            (like,) = values
+            return _Product(lambda vector: [self._like(vector, like)], pull, self._join, [end])
         refuse_first_order(outputs)
         check_custom_functions(outputs, lambda: self._evaluation.outputs(leaves, batch), curved=False)
-        push, slopes = jacobian(outputs, points)
+        push, slopes = jacobian(end, points)
         if matrix.kind == "jacobian":
             size = outputs.numel()
             return _Product(self._operands, push, lambda parts: self._flat(parts[0], size), slopes)
-        middle = self._output_matrix(leaves, outputs.detach(), batch, matrix)
+        # The criterion's derivatives may need no outputs: of a large vocabulary these would be one array too many.
+        del outputs
+        middle = self._output_matrix(leaves, values, batch, matrix)
 
         def multiply(vectors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            (along,) = push(vectors)
-            return [None] * len(points) if along is None else pull([middle(along)])
+            along = [one for one in push(vectors) if one is not None]
+            return pull([middle(along.pop())]) if along else [None] * len(points)
 
         return _Product(self._operands, multiply, self._join, slopes)
 
     def _output_matrix(
-        self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
+        self, points: dict[str, Tensor], values: list[Tensor], batch: Any, matrix: Matrix
     ) -> Callable[[Tensor], Tensor]:
-        """Return u -> M u for the matrix J' M J."""
+        """Return u -> M u for the matrix J' M J at outputs that are taken out of the list."""
         criterion, samples = self._evaluation.criterion(points, batch), self.trees.count(batch)
-        curvature = functools.partial(output_hessian, criterion)
+        # A likelihood that the user names is checked, that of a criterion which torch brings is known.
+        if matrix.kind == "ggn" and self.likelihood in (None, likelihood_of(self.model.calling.criterion.value)):
+            return output_hessian(criterion, values.pop())
+        outputs, curvature = values.pop(), functools.partial(output_hessian, criterion)
         is_empirical = matrix.kind.startswith("empirical fisher")
         if is_empirical:
             check_samples(self.model, outputs, samples)
             slope = output_gradient(criterion, outputs)
         if matrix.kind == "empirical fisher of samples":
             return by_sample(FUNCTIONS, slope, outputs.ndim)
-        # A likelihood that the user names is checked, that of a criterion which torch brings is known.
-        if matrix.kind == "ggn" and self.likelihood in (None, likelihood_of(self.model.calling.criterion.value)):
-            return curvature(outputs)
         likelihood, weights = self._terms(curvature, outputs)
         if is_empirical:
             return likelihood.empirical(slope, weights, outputs.ndim)

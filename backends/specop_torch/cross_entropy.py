@@ -36,10 +36,10 @@ def cross_entropy(
 ) -> Tensor:
     """Return what `torch.nn.functional.cross_entropy` returns for the same arguments."""
     is_plain = label_smoothing == 0.0 and size_average is reduce is None and reduction in ("mean", "sum", "none")
-    is_large = type(input) is Tensor and input.ndim == 2 and input.shape[1] >= _MANY_CLASSES
+    is_large = type(input) is Tensor and input.ndim > 1 and input.shape[1] >= _MANY_CLASSES
     # Autocast turns less precise logits into float32, and torch itself sums them up in it.
     is_precise = input.dtype in (torch.float32, torch.float64)
-    is_labelled = type(target) is Tensor and target.dtype is torch.int64 and target.shape == input.shape[:1]
+    is_labelled = type(target) is Tensor and target.dtype is torch.int64 and target.shape == input[:, 0].shape
     if not (is_plain and is_large and is_precise and is_labelled):
         return functional.cross_entropy(
             input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
@@ -47,7 +47,9 @@ def cross_entropy(
     counted = target != ignore_index
     labels = target.where(counted, 0)
     factors = counted.to(input.dtype) if weight is None else weight[labels].where(counted, 0)
-    losses = _CrossEntropy.apply(place_of(input), *_evaluated(input, labels), labels) * factors  # type: ignore[no-untyped-call]
+    logits, places = input.movedim(1, -1).flatten(0, -2), labels.flatten()
+    losses: Tensor = _CrossEntropy.apply(place_of(logits), *_evaluated(logits, places), places)  # type: ignore[no-untyped-call]
+    losses = losses.view(labels.shape) * factors
     if reduction == "none":
         return losses
     return losses.sum() / factors.sum() if reduction == "mean" else losses.sum()

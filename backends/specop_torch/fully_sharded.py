@@ -251,13 +251,13 @@ class FullyShardedAutodiff(SpreadAutodiff):
         return replace(product, multiply=multiply)
 
     def _output_matrix(
-        self, points: dict[str, Tensor], outputs: Tensor, batch: Any, matrix: Matrix
+        self, points: dict[str, Tensor], values: list[Tensor], batch: Any, matrix: Matrix
     ) -> Callable[[Tensor], Tensor]:
         if isinstance(batch, Weightless):
             # The others wait for what it tells of its share.
             self._evaluation.criterion(points, batch)
             return torch.zeros_like
-        return super()._output_matrix(points, outputs, batch, matrix)
+        return super()._output_matrix(points, values, batch, matrix)
 
     def _see_through(self, value: Tensor, own: dict[str, Tensor]) -> None:
         super()._see_through(value, own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
 
     def multiply(weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         parts: list[Tensor | None] = [None] * len(points)
-        for i, part in zip(moving, pulled_back([end], [points[i] for i in moving], weights), strict=True):
+        for i, part in zip(moving, pulled_back([end], [points[i] for i in moving], [*weights]), strict=True):
             parts[i] = part
         return parts
 
@@ -82,37 +83,46 @@ def transposed_jacobian(outputs: Tensor, points: Sequence[Tensor]) -> Multiply:
 
 def output_hessian(criterion: Callable[[Tensor], Tensor], outputs: Tensor) -> Callable[[Tensor], Tensor]:
     """Return u -> (d^2 loss / d outputs^2) u for a criterion from outputs to loss."""
-    gradient, start = _output_gradient(criterion, outputs, create_graph=True)
+    moving, start = _start(outputs)
+    loss = _loss(criterion, moving)
+    refuse_first_order(loss)
+    check_custom_functions(loss, functools.partial(criterion, moving), curved=True)
+    del moving, outputs
+    (gradient,) = torch.autograd.grad(loss, start, create_graph=True)
     if not gradient.requires_grad:
         return torch.zeros_like
     end = place_of(gradient)
 
     def multiply(u: Tensor) -> Tensor:
-        (product,) = pulled_back([end], [start], [u])
-        return torch.zeros_like(u) if product is None else product
+        weights = [u]
+        del u
+        (product,) = pulled_back([end], [start], weights)
+        return torch.zeros_like(end) if product is None else product
 
     return multiply
 
 
 def output_gradient(criterion: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
     """Return the gradient, in the outputs, of a criterion from outputs to loss."""
-    return _output_gradient(criterion, outputs, create_graph=False)[0]
+    moving, start = _start(outputs)
+    loss = _loss(criterion, moving)
+    # Only what its derivative needs of the outputs stays.
+    del moving, outputs
+    (gradient,) = torch.autograd.grad(loss, start)
+    return gradient
 
 
-def _output_gradient(
-    criterion: Callable[[Tensor], Tensor], outputs: Tensor, *, create_graph: bool
-) -> tuple[Tensor, GradientEdge]:
-    """Return the gradient and the place of the outputs in its graph."""
+def _start(outputs: Tensor) -> tuple[Tensor, GradientEdge]:
+    """Return outputs at the beginning of a graph, and that place, which a criterion may overwrite."""
     moving = _Start.apply(torch.zeros((), requires_grad=True), outputs)  # type: ignore[no-untyped-call]
-    start = get_gradient_edge(moving)
+    return moving, get_gradient_edge(moving)
+
+
+def _loss(criterion: Callable[[Tensor], Tensor], moving: Tensor) -> Tensor:
     loss = criterion(moving)
     if not loss.requires_grad:
         raise InvalidInputError("the criterion does not depend on the outputs: look for detach() or no_grad() in it.")
-    if create_graph:
-        refuse_first_order(loss)
-        check_custom_functions(loss, lambda: criterion(moving), curved=True)
-    (gradient,) = torch.autograd.grad(loss, start, create_graph=create_graph)
-    return gradient, start
+    return loss
 
 
 class _Start(torch.autograd.Function):

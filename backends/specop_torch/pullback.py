@@ -14,7 +14,7 @@ __all__ = ["place_of", "pulled_back"]
 def pulled_back(
     values: Sequence[Any],
     points: Sequence[Any],
-    weights: Sequence[Tensor],
+    weights: list[Tensor],
     *,
     retain_graph: bool = True,
     create_graph: bool = False,
@@ -26,8 +26,8 @@ def pulled_back(
     values : sequence of Tensor
         Tensors that still have their graph.
     points : sequence of Tensor or GradientEdge
-    weights : sequence of Tensor
-        One for each value, of its shape.
+    weights : list of Tensor
+        One for each value, of its shape. Taken out of the list, so that they are freed as soon as they were used.
     retain_graph, create_graph : bool
         Arguments of `torch.autograd.grad` of these names.
     """
@@ -35,6 +35,7 @@ def pulled_back(
     # process. It compares shapes with it, and those of DTensors are more than their sizes.
     if all(type(tensor) is Tensor for tensor in (*values, *weights)):
         total: Tensor = _Weighted.apply(len(values), *values, *weights)  # type: ignore[no-untyped-call]
+        weights.clear()
         return torch.autograd.grad(
             total, list(points), retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
         )
@@ -57,7 +58,8 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, one: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *context.weights, *[None] * context.count
+        weights, context.weights = context.weights, ()
+        return None, *weights, *[None] * context.count
 
 
 class _Place(torch.autograd.Function):

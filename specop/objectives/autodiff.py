@@ -234,7 +234,7 @@ class Autodiff(Protocol):
         """Return what the criterion is given as a vector."""
 
     def output_gradient(self, theta: Array | None, batch: Any, shift: Array) -> Array:
-        """Return the criterion's gradient in the outputs as a vector, at outputs that are moved by another one."""
+        """Return the criterion's gradient in the outputs as a vector, at outputs moved by another, maybe consumed."""
 
     def importance(self, theta: Array | None, batch: Any) -> Floats:
         """Return what each row of the outputs may add to curvature, as far as outputs and labels tell.

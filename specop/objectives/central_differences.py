@@ -81,10 +81,10 @@ class CentralDifferences:
             return np.array([u @ moved]), float(np.linalg.norm(u)) * max(noise, length(moved) / len(u) ** 0.5)
         if self.matrix.kind == "empirical fisher of samples":
             # v'(J'M J v) with a block r r' for each sample.
-            r = self._output_gradient(0.0 * moved)
+            r = self._output_gradient(moved, 0.0)
             parts = (r * moved).reshape(self.autodiff.count(self.batch), -1).sum(axis=1)
             return np.array([parts @ parts]), 2.0 * length(parts) * length(r) * noise
-        bent, rounding = _central(lambda h: self._output_gradient(h * moved), step, self.autodiff.precision)
+        bent, rounding = _central(lambda h: self._output_gradient(moved, h), step, self.autodiff.precision)
         return np.array([moved @ bent]), length(moved) * rounding + length(bent) * noise
 
     def where(self, deviation: float) -> Verdict:
@@ -138,9 +138,9 @@ class CentralDifferences:
     def _step(self, along: Array, ratio: float) -> float:
         return ratio * (length(self._host(self.theta)) or 1.0) / (length(self._host(along)) or 1.0)
 
-    def _output_gradient(self, shift: Floats) -> Floats:
-        moved = self.autodiff.backend.from_host(shift, self.autodiff.layout.of_length(len(shift)))
-        return self._host(self.autodiff.output_gradient(self.theta, self.batch, moved))
+    def _output_gradient(self, along: Floats, h: float) -> Floats:
+        layout, from_host = self.autodiff.layout.of_length(len(along)), self.autodiff.backend.from_host
+        return self._host(self.autodiff.output_gradient(self.theta, self.batch, from_host(h * along, layout)))
 
     def _host(self, vector: Array) -> Floats:
         return np.asarray(self.autodiff.backend.to_numpy(vector), dtype=np.float64)
@@ -148,4 +148,8 @@ class CentralDifferences:
 
 def _central(field: Callable[[float], Floats], step: float, precision: float) -> tuple[Floats, float]:
     ahead, behind = field(step), field(-step)
-    return (ahead - behind) / (2.0 * step), precision * max(length(ahead), length(behind)) / step
+    rounding = precision * max(length(ahead), length(behind)) / step
+    # In place: of a large vocabulary such arrays are what takes most memory.
+    ahead -= behind
+    ahead /= 2.0 * step
+    return ahead, rounding

@@ -188,12 +188,9 @@ class Likelihood:
         """
         f = self.functions
         weights = self.weights(curvature, z)
-        # A point in the middle of the family, where no probability is near zero, shows what the criterion is.
-        steps = f.steps(z)
-        point = f.cast(f.multiply(f.sin(steps), 1.5), z)
-        direction = f.cast(f.sin(f.multiply(steps, 1.7)), z)
-        expected = self.information(point, weights)(direction)
-        error = f.subtract(curvature(point)(direction), expected)
+        # Points and directions are made anew each time: of a large vocabulary they take more than the products.
+        expected = self.information(self._middle(z), weights)(self._aside(z))
+        error = f.subtract(curvature(self._middle(z))(self._aside(z)), expected)
         return weights, (f.norm(error), f.norm(expected), f.least(weights))
 
     def weights(self, curvature: Callable[[Array], Multiply], z: Array) -> Array:
@@ -202,16 +199,30 @@ class Likelihood:
         It is by how much the criterion's curvature at zero is that of a single term of weight 1.
         """
         f, zero = self.functions, self.functions.zeros(z)
+        found = f.wide(curvature(zero)(self._first(zero)))
+        if self.name != "categorical":
+            return f.cast(f.divide(found, 0.25 if self.name == "bernoulli" else 1.0), zero)
+        first = f.wide(self._first(zero))
+        found = f.sum(f.multiply(found, first), self.axis)
+        p = f.sum(f.multiply(f.softmax(f.wide(zero), self.axis), first), self.axis)
+        return f.cast(f.divide(found, f.multiply(f.multiply(p, f.subtract(p, 1.0)), -1.0)), zero)
+
+    def _first(self, zero: Array) -> Array:
+        """Return the direction of all entries, or of the first of classes that are equally probable."""
+        f = self.functions
         if self.name == "categorical":
-            # Along the first class, where all are equally probable.
-            direction = f.one_hot(f.sum(zero, self.axis), zero, self.axis)
-        else:
-            direction = f.cast(f.less(zero, 1.0), zero)
-        along = f.wide(direction)
-        found, single = f.wide(curvature(zero)(direction)), self.information(f.wide(zero), 1.0)(along)
-        if self.name == "categorical":
-            found, single = (f.sum(f.multiply(image, along), self.axis) for image in (found, single))
-        return f.cast(f.divide(found, single), zero)
+            return f.one_hot(f.sum(zero, self.axis), zero, self.axis)
+        return f.cast(f.less(zero, 1.0), zero)
+
+    def _middle(self, z: Array) -> Array:
+        """Return a point in the middle of the family, where no probability is near zero, so shows what it is."""
+        f = self.functions
+        return f.cast(f.multiply(f.sin(f.steps(z)), 1.5), z)
+
+    def _aside(self, z: Array) -> Array:
+        """Return a direction of which no entry is like another."""
+        f = self.functions
+        return f.cast(f.sin(f.multiply(f.steps(z), 1.7)), z)
 
     def deviation(
         self, curvature: Callable[[Array], Multiply], z: Array, weights: Array, u: Array, precision: float

@@ -230,9 +230,13 @@ class Products:
         linear: list[Multiply | None] = []
         total: Array | None = None
         places: list[tuple[float, int]] = []
-        example: tuple[Any, Multiply | None] | None = None
+        example: tuple[Any, Multiply | None, int] | None = None
+        loss: float | None = None
         with self._batches() as batches:
             for batch, share, first in batches:
+                # Before anything is held beside it.
+                if not places and autodiff.witness_samples is not None:
+                    (loss,) = numbers_of(autodiff.backend, autodiff.loss(theta, batch))
                 places.append((share, first))
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)
                 # Batches are much alike: the largest so far tells whether another one is worth a try.
@@ -249,15 +253,14 @@ class Products:
                     linear.append(None)
                     part = autodiff.product(theta, batch, operand, matrix)
                 total = self._add(total, share, first, part)
-                example = example or (batch, linear[-1])
+                example = example or (batch, linear[-1], largest)
         if self.verdict is None and example is not None:
-            self.verdict = verify(self.point, *example, self._matrix_at(0))
+            self.verdict = verify(self.point, *example[:2], self._matrix_at(0), example[2])
         if self.matrix.kind.startswith("empirical fisher") and example is not None:
             check_uncoupled(self.point, example[0])
-        if autodiff.witness_samples is not None and example is not None:
-            (self._loss,) = numbers_of(autodiff.backend, autodiff.loss(theta, example[0]))
         # All at the end, so that a pass that fails leaves nothing behind.
         self._linear, self._places, self._bytes, self._largest = linear, places, held, largest
+        self._loss = loss
         self._witness = (autodiff.backend.copy(vector), autodiff.backend.copy(total))
         return total
 

@@ -17,7 +17,16 @@ from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.refusals import dependent_samples
 
-__all__ = ["check_separable", "check_uncoupled", "halves", "mean_of_parts", "reading", "some_samples", "verified"]
+__all__ = [
+    "check_separable",
+    "check_uncoupled",
+    "fewer_samples",
+    "halves",
+    "mean_of_parts",
+    "reading",
+    "some_samples",
+    "verified",
+]
 
 Batch = tuple[Any, float, int]
 
@@ -112,6 +121,17 @@ def some_samples(point: Point, batch: Any) -> Any:
         if not np.isnan(loss):
             return part
     return batch
+
+
+def fewer_samples(point: Point, some: Any, most: float) -> Any:
+    """Return at most so many of these samples where their loss is the mean over parts, so that one tells of itself."""
+    autodiff = point.autodiff
+    while autodiff.count(some) > max(1.0, most) and _can_be_cut(point, some) and len(point.data.competing(some)) == 1:
+        found = _halved(point, some)
+        if found is None or not found[2]:
+            break
+        some = halves(point, some)[0][0]
+    return some
 
 
 def mean_of_parts(point: Point, whole: float, losses: Sequence[float], shares: Sequence[float]) -> tuple[float, bool]:

@@ -10,7 +10,9 @@ import specop
 from landscape_cases import objective_of
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError, NondeterministicError
+from specop.objectives import witness
 from specop.objectives.agreement import compare
+from specop.objectives.central_differences import CentralDifferences
 from specop.objectives.mean import Objective
 from witness.cases import FRAMEWORKS, models, named, numbers
 
@@ -200,6 +202,38 @@ def test_samples_that_are_fitted_to_the_last_digit_contradict_nothing(dtype):
     assert float(found.loss()) < 1e-9
     seen = verdict(found, "hessian")
     assert not seen.wrong and not any(seen.remarks)
+
+
+@pytest.mark.parametrize("name", ["a custom function", "a stopped gradient"])
+def test_wrong_products_raise_where_samples_are_large(name, monkeypatch):
+    """Fewer samples are looked at where each tells of itself."""
+    monkeypatch.setattr(witness, "_LARGE", 1)
+    make, kinds = models("torch").WRONG[name]
+    found = make("float32")
+    for kind in kinds[:1]:
+        with pytest.raises((InvalidInputError, NondeterministicError), match=r"off by|changes its own"):
+            multiplied(KINDS[kind](found))
+
+
+def test_fewer_samples_are_looked_at_only_where_each_tells_of_itself(monkeypatch):
+    torch = pytest.importorskip("torch")
+    counts = []
+
+    class Counted(CentralDifferences):
+        def __init__(self, autodiff, theta, batch, *others):
+            counts.append(len(batch[0]))
+            super().__init__(autodiff, theta, batch, *others)
+
+    monkeypatch.setattr(witness, "_LARGE", 1)
+    monkeypatch.setattr(witness, "CentralDifferences", Counted)
+    data = torch.from_numpy(numbers(8, 3)), torch.from_numpy(numbers(8, 3))
+
+    def contrasted(z, y):
+        return torch.nn.functional.cross_entropy(z @ y.T, torch.arange(len(z)))
+
+    for criterion in (torch.nn.functional.mse_loss, contrasted):
+        multiplied(specop.objective(torch.nn.Linear(3, 3).double(), criterion, data).ggn())
+    assert counts == [1, 4]
 
 
 def test_two_steps_must_agree_with_each_other():
