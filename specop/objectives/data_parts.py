@@ -21,8 +21,8 @@ from specop.errors import InvalidInputError
 from specop.krylov.task import level_of_user
 from specop.objectives.counting import no_terms, unlike
 from specop.objectives.fingerprint import Fingerprint, check_apart, repeated
+from specop.objectives.importance import known_weights
 from specop.objectives.mean import Objective
-from specop.objectives.part import known_weights
 from specop.objectives.team import Team
 from specop.statistics.numbers import Floats, Integers
 

@@ -16,7 +16,7 @@ from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.data import Batches
-from specop.objectives.part import importance
+from specop.objectives.importance import importance
 from specop.objectives.point import Point
 from specop.objectives.products import accumulate
 from specop.objectives.select import checked_samples

@@ -18,8 +18,8 @@ from specop.errors import InvalidInputError
 from specop.objectives.curvature import CurvatureOperator
 from specop.objectives.data_parallel import DataParallel, ParallelCurvature, ParallelJacobian
 from specop.objectives.data_parts import DataParts, checked_parts
+from specop.objectives.importance import weights_of
 from specop.objectives.mean import Objective
-from specop.objectives.part import weights_of
 from specop.objectives.select import checked_samples
 from specop.objectives.team import Team
 from specop.objectives.update_rule import UpdateRule

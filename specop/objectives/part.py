@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from specop.arrays import probes
 from specop.arrays.backend import Array, numbers_of
 from specop.arrays.layout import Layout
-from specop.errors import InvalidInputError, MissingOutputsError
+from specop.errors import InvalidInputError
 from specop.objectives.autodiff import HESSIAN, Linearization, Matrix
 from specop.objectives.central_differences import PROBE
+from specop.objectives.importance import importance, weights_of
 from specop.objectives.point import Point
 from specop.objectives.products import Products, accumulate
-from specop.objectives.splitting import fitting, sample_traces
+from specop.objectives.splitting import sample_traces
 from specop.objectives.trained import check_separable, some_samples
 from specop.objectives.witness import verify
 from specop.operators.sample_mean import Split, Traces
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["Group", "SampleMean", "importance", "known_weights", "weights_of"]
+__all__ = ["Group", "SampleMean"]
 
 _GGN, _OUTPUT_CURVATURE = Matrix("ggn"), Matrix("output curvature")
 # Matrices that groups of samples do not add up to as the criterion's own do.
@@ -312,35 +313,3 @@ def _places(known: Integers, wanted: Integers) -> Integers:
     """Return where the numbers that are wanted stand among those that are known, both ascending."""
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     return places[known[places] == wanted]
-
-
-def importance(point: Point) -> Floats:
-    """Return how much each sample may add to curvature, up to a common factor; ones where outputs are not known."""
-    return known_weights(weights_of(point), point.data.samples)
-
-
-def weights_of(point: Point) -> Floats | None:
-    """Return how much each sample may add to curvature, as its part of the mean loss; None without outputs."""
-    try:
-        found: Floats = fitting(point, _importance, point)
-    except MissingOutputsError:
-        return None
-    return found
-
-
-def known_weights(found: Floats | None, samples: int) -> Floats:
-    """Return weights of samples, or ones where there are none that tell them apart."""
-    return found if found is not None and found.any() else np.ones(samples)
-
-
-def _importance(point: Point) -> Floats:
-    weights = np.zeros(point.data.samples)
-    with point.data.reading() as batches:
-        for batch, share, first in batches:
-            rows, count = point.autodiff.importance(point.theta, batch), point.autodiff.count(batch)
-            # Rows that belong to no sample in particular say something of all of them only.
-            each = rows.reshape(count, -1).sum(axis=1) if len(rows) % count == 0 else rows.sum() / count
-            # Numbers count the samples of other processes, too.
-            start = first - point.data.first_sample
-            weights[start : start + count] = share * each
-    return weights

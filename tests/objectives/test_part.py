@@ -122,6 +122,27 @@ def test_weights_of_classes_and_ignored_labels_count_as_in_the_whole():
         assert (found.importance()[::4] == 0).all() and (found.importance()[1::4] > 0).all()
 
 
+@pytest.mark.parametrize("size", [3, 7])
+def test_small_batches_are_looked_at_together(size):
+    x, y = classes(50, features=64)
+    y[::4] = -100
+    criterion, calls = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2], dtype=torch.float64)), []
+
+    class Counted(torch.nn.Linear):
+        def forward(self, inputs):
+            calls.append(1)
+            return super().forward(inputs)
+
+    model = Counted(64, 3).double()
+    expected = specop.objective(model, criterion, (x, y)).importance()
+    found = specop.objective(model, criterion, list(zip(x.split(size), y.split(size), strict=True)))
+    assert np.allclose(found.importance(), expected, rtol=1e-9)
+    calls.clear()
+    assert np.allclose(found.importance(), expected, rtol=1e-9)
+    # 195 parameters are as many as the outputs of 65 samples; nobody knows what belongs to a batch of one.
+    assert len(calls) <= 4
+
+
 def test_batches_of_other_lengths_and_single_samples_with_what_belongs_to_none():
     rng = np.random.default_rng(0)
     scale = torch.tensor([[0.5, 2.0, 1.0]], dtype=torch.float64)
