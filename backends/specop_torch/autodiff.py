@@ -47,6 +47,7 @@ from specop_torch.products import (
 )
 from specop_torch.pullback import place_of
 from specop_torch.samples import SampleGradients, check_samples
+from specop_torch.structures import normal
 from specop_torch.tape import Tape, record
 from specop_torch.trained import check_trained
 
@@ -136,7 +137,7 @@ class TorchAutodiff(TorchParameters):
         with self._evaluation.running(twice_differentiable=False), torch.enable_grad():
             points = self._leaves(theta, requires_grad=False)
             outputs = self._evaluation.outputs(points, batch).detach()
-            moved = [self._like(shift, outputs).add_(outputs)]
+            moved = [normal(self._like(shift, outputs)).add_(outputs)]
             # With many classes each such array counts: in the backward pass nobody holds these any more.
             del shift, outputs
             found = output_gradient(self._evaluation.criterion(points, batch), moved.pop())

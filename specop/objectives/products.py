@@ -234,8 +234,8 @@ class Products:
         loss: float | None = None
         with self._batches() as batches:
             for batch, share, first in batches:
-                # Before anything is held beside it.
-                if not places and autodiff.witness_samples is not None:
+                # Before anything is held beside it. A Jacobian asks no criterion.
+                if not places and autodiff.witness_samples is not None and "jacobian" not in self.matrix.kind:
                     (loss,) = numbers_of(autodiff.backend, autodiff.loss(theta, batch))
                 places.append((share, first))
                 operand, matrix = self._operand(vector, first), self._matrix_at(first)

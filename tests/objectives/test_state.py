@@ -299,11 +299,11 @@ def failing(kind, call, failure):
 
 
 EVERY = [pytest.param(kind, call, marks=marks(kind, call)) for kind, call in itertools.product(KINDS, CALLS)]
-# A Jacobian has no criterion that could raise.
+# A Jacobian has no criterion that could raise, and importance looks at more samples at a time than this one refuses.
 FAILING = [
     pytest.param(kind, call, failure, marks=failing(kind, call, failure), id=f"{kind}-{call}-{failure.__name__}")
     for kind, call, failure in itertools.product(KINDS, CALLS, FAILURES)
-    if call not in QUIET and (call, failure) != ("Objective.jacobian", raising)
+    if call not in QUIET and (failure is not raising or call not in ("Objective.jacobian", "Objective.importance"))
 ]
 
 
