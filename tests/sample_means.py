@@ -54,6 +54,9 @@ class Group:
         self.bytes = self.x.nbytes
         self.samples, self.share = len(chosen), len(chosen) / whole.samples
 
+    def expect(self):
+        pass
+
     def multiply(self, vector):
         self.whole.multiplied += self.samples
         return self.x.T @ (self.c * (self.x @ vector)) / self.samples

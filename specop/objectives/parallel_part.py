@@ -41,6 +41,11 @@ class ParallelGroup:
     samples: int
     bytes: int
 
+    def expect(self) -> None:
+        """Say that several products follow."""
+        if self.own is not None:
+            self.own.expect()
+
     def multiply(self, vector: Array) -> Array:
         """Return the product of the mean over these samples with a vector, in fresh storage."""
         own, whole = self.own, self.parts.team.whole(vector)

@@ -59,7 +59,7 @@ class Group:
     def __post_init__(self) -> None:
         self._linear: dict[int, Linearization] = {}
         self._are_too_large = False
-        self._is_used = False
+        self._is_expected = False
         self.point.budget.reserve(self, self.bytes)
 
     @property
@@ -76,23 +76,28 @@ class Group:
         """Forget all linearizations."""
         self._linear.clear()
 
+    def expect(self) -> None:
+        """Say that several products follow, so that the first one is worth a linearization."""
+        self._is_expected = True
+
     def multiply(self, vector: Array) -> Array:
         """Return the product of the mean over these samples with a vector, in fresh storage.
 
-        The second product linearizes the group, for those that follow, where the memory budget has room for that.
+        The second product, or the first one where several are expected, linearizes the group for those that follow
+        where the memory budget has room for that.
         """
         self.point.budget.use(self)
         total: Array | None = None
         for number, (batch, share) in enumerate(self.pieces):
             total = accumulate(self.point.backend, total, share, self._multiply(number, batch, vector))
-        self._is_used = True
+        self._is_expected = True
         return self.point.backend.zeros(self.point.autodiff.layout) if total is None else total
 
     def _multiply(self, number: int, batch: Any, vector: Array) -> Array:
         autodiff, theta = self.point.autodiff, self.point.theta
         if number in self._linear:
             return self._linear[number].apply(vector)
-        if not self._is_used or self._are_too_large:
+        if not self._is_expected or self._are_too_large:
             return autodiff.product(theta, batch, vector, self.matrix)
         made = autodiff.linearize(theta, batch, vector, self.matrix)
         if made.bytes <= self.point.budget.room():

@@ -30,6 +30,9 @@ class Group(Protocol):
     def bytes(self) -> int:
         """Memory that they take."""
 
+    def expect(self) -> None:
+        """Say that several products follow, so that the first one is worth a linearization."""
+
     def multiply(self, vector: Array) -> Array:
         """Return the product of the mean over these samples with a vector, in fresh storage."""
 
@@ -176,6 +179,10 @@ class MappedGroup:
     def bytes(self) -> int:
         """Memory that they take."""
         return self.group.bytes
+
+    def expect(self) -> None:
+        """Say that several products follow."""
+        self.group.expect()
 
     def multiply(self, vector: Array) -> Array:
         """Return the product of the matrix over these samples with a vector, in fresh storage."""

@@ -71,6 +71,12 @@ def test_of_few_samples_all_are_taken(samples):
     assert found.sampling_errors[0] == 0.0 and found.samples_used == samples and found.converged
 
 
+def test_of_a_single_parameter():
+    A = mean("trained", samples=8000, n=1)
+    found = [specop.eigsh(A, 1, rtol=0.05, data="part", seed=seed, confidence=0.95) for seed in range(20)]
+    assert sum(one.intervals[0, 0] <= A.dense[0, 0] <= one.intervals[0, 1] for one in found) >= 17
+
+
 def test_a_limit_on_products_is_said():
     A = mean("misled", samples=8000)
     with pytest.warns(ConvergenceWarning, match="Raise max_matvecs"):

@@ -50,9 +50,9 @@ class Asked:
 
 
 def around(run: Run, eigen: EigenResult) -> Array:
-    """Return a start of which a random vector, which has what a near eigenvector may lack, is as much as that one."""
+    """Return a near eigenvector and half as much of a random vector, which has what that one may lack."""
     start = probes.sphere(run.backend, run.A.domain, run.seed, 1)
-    return run.backend.axpy_(start, run.n**0.5, eigen.eigenvector(0))
+    return run.backend.axpy_(start, 2.0 * run.n**0.5, eigen.eigenvector(0))
 
 
 def solved(

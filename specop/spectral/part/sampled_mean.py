@@ -100,6 +100,7 @@ class SampledMean(Composite):
             room -= group.bytes
             if room < 0:
                 return None
+            group.expect()
             held.append(group)
         return held
 
