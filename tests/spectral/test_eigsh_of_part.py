@@ -71,6 +71,14 @@ def test_of_few_samples_all_are_taken(samples):
     assert found.sampling_errors[0] == 0.0 and found.samples_used == samples and found.converged
 
 
+def test_halves_grow_where_eigenvectors_are_what_is_off():
+    A = mean("near", samples=20_000)
+    found = [specop.eigsh(A, 1, which="LA", rtol=0.03, data="part", seed=seed, confidence=0.95) for seed in range(10)]
+    assert all(one.converged for one in found)
+    # By samples beside the halves alone, until there are no more of them, it takes 28,000 each.
+    assert A.multiplied < 25_000 * len(found)
+
+
 def test_of_a_single_parameter():
     A = mean("trained", samples=8000, n=1)
     found = [specop.eigsh(A, 1, rtol=0.05, data="part", seed=seed, confidence=0.95) for seed in range(20)]
