@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import specop
 from models import PROBLEMS, Problem
+from peers import curvlinops_operator
 from tables import Row, print_table
 
 _ROUNDS, _PRODUCTS = 9, 8
@@ -61,14 +62,7 @@ def compare_curvlinops(problem: Problem, kind: str) -> Row:
     from curvlinops import GGNLinearOperator, HessianLinearOperator
 
     def make() -> Any:
-        return {"hessian": HessianLinearOperator, "ggn": GGNLinearOperator}[kind](
-            problem.model,
-            problem.criterion,
-            list(problem.model.parameters()),
-            problem.batches,
-            check_deterministic=False,
-            num_data=sum(len(targets) for _, targets in problem.batches),
-        )
+        return curvlinops_operator({"hessian": HessianLinearOperator, "ggn": GGNLinearOperator}[kind], problem)
 
     vector = torch.randn(problem.size, generator=torch.Generator().manual_seed(0))
     plain, eager, compiled = (

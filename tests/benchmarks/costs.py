@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import Problem, cnn, mlp, transformer
+from peers import curvlinops_operator
 from tables import Row, print_table
 
 Product = Callable[[Tensor], Any]
@@ -100,14 +101,7 @@ def _curvlinops(problem: Problem) -> Iterator[tuple[str, str, Product]]:
     ):
         if matrix == "empirical fisher" and type(problem.criterion) is not torch.nn.CrossEntropyLoss:
             continue  # it knows torch's own criteria only
-        operator = make(
-            problem.model,
-            problem.criterion,
-            list(problem.model.parameters()),
-            problem.batches,
-            check_deterministic=False,
-            num_data=sum(len(targets) for _, targets in problem.batches),
-        )
+        operator = curvlinops_operator(make, problem)
         yield matrix, "curvlinops", lambda vector, A=operator: A @ vector
 
 

@@ -101,15 +101,20 @@ def curvlinops_scipy(problem: Problem, k: int, tol: float) -> tuple[Eigenvalues,
     from curvlinops import HessianLinearOperator
 
     with sdpa_kernel(SDPBackend.MATH):
-        operator = HessianLinearOperator(
-            problem.model,
-            problem.criterion,
-            list(problem.model.parameters()),
-            problem.batches,
-            check_deterministic=False,
-            num_data=sum(len(targets) for _, targets in problem.batches),
-        )
+        operator = curvlinops_operator(HessianLinearOperator, problem)
         return scipy_eigsh(operator.to_scipy(dtype=np.dtype(np.float32)), k, tol)
+
+
+def curvlinops_operator(make: Callable[..., Any], problem: Problem) -> Any:
+    """Return an operator of curvlinops by one of its classes, without the check that costs several passes."""
+    return make(
+        problem.model,
+        problem.criterion,
+        list(problem.model.parameters()),
+        problem.batches,
+        check_deterministic=False,
+        num_data=sum(len(targets) for _, targets in problem.batches),
+    )
 
 
 def recomputation_scipy(problem: Problem, k: int, tol: float) -> tuple[Eigenvalues, int]:
