@@ -45,8 +45,8 @@ class PartPairs:
         Halves of which another eigenvalue is the outermost.
     growth : float
         How much larger halves have to be for the goal; 0 if they need not be.
-    groups : list of int or None
-        Groups of each stratum that are to be looked at for the goal; None if no more.
+    more : float
+        How many times as many samples are to be looked at along the eigenvectors for the goal; 0 if no more.
     is_limited : bool
         Whether products ran out.
     """
@@ -60,7 +60,7 @@ class PartPairs:
     samples_used: int
     missed: set[int]
     growth: float = 0.0
-    groups: list[int] | None = None
+    more: float = 0.0
     is_limited: bool = False
 
     @property
@@ -191,9 +191,12 @@ def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], a
             halves[0].backend, [one.side() for one in enclosures], asked, grouping.samples_of(counts), checked
         )
         part.run.update(f"{len(made.values)} eigenvalues to {made.worst:.1e}, {made.samples_used} samples")
-        if made.missed or made.growth or made.groups is None:
+        if made.missed or made.growth or not made.more:
             return made
-        looks, counts = [(grouping.beside(counts, made.groups), (0,))], made.groups
+        wanted = grouping.more(counts, made.more)
+        if wanted == counts:
+            return replace(made, growth=made.more)
+        looks, counts = [(grouping.beside(counts, wanted), (0,))], wanted
 
 
 def _pairs(backend: Backend, sides: list[Side], asked: Asked, used: int, checked: int) -> PartPairs:
@@ -202,7 +205,7 @@ def _pairs(backend: Backend, sides: list[Side], asked: Asked, used: int, checked
     # Of the largest in size there may be more than k at both ends together.
     places = sorted(places, key=lambda place: -abs(place[0].values[place[1]].estimate))[: asked.k]
     places = sorted(places, key=lambda place: place[0].values[place[1]].estimate)
-    growth, groups = zip(*(side.plan(i, asked.rtol) for side, i in places), strict=True)
+    growth, more = zip(*(side.plan(i, asked.rtol) for side, i in places), strict=True)
     return PartPairs(
         [side.values[i] for side, i in places],
         np.array([side.sampling_errors[i] for side, i in places]),
@@ -213,5 +216,5 @@ def _pairs(backend: Backend, sides: list[Side], asked: Asked, used: int, checked
         used,
         {i for side in sides for i in side.missed},
         max(growth),
-        np.max([one for one in groups if one], axis=0).tolist() if any(groups) else None,
+        max(more),
     )

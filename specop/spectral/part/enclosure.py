@@ -28,7 +28,6 @@ The first difference is of second order in what eigenvectors are off by, so next
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +46,8 @@ __all__ = ["Enclosure", "End", "Side", "whole_side"]
 
 # Of an error as large as it may be, what halves may leave of it for samples beside them, and what the next ones are to.
 _FIXED, _AIM = 0.7, 0.5
+# How many times as many samples come next at most: what the first ones say of their scatter is itself uncertain.
+_MOST_MORE = 4.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,6 @@ class Side:
     values : list of Estimate
     chances : ndarray (k,)
         What of each interval's half width further samples beside both halves lessen.
-    sums : list of GroupSum
-        Whose chance that is, for each eigenvalue.
     sampling_errors, residuals, bounds : ndarray (k,)
     rows : list of native vector
     missed : tuple of int
@@ -90,42 +89,40 @@ class Side:
 
     values: list[Estimate]
     chances: Floats
-    sums: list[GroupSum]
     sampling_errors: Floats
     rows: list[Array]
     residuals: Floats
     bounds: Floats
     missed: tuple[int, ...] = ()
 
-    def plan(self, i: int, rtol: float) -> tuple[float, list[int] | None]:
-        """Return what an eigenvalue still takes for a standard error of `rtol` relative to it.
+    def plan(self, i: int, rtol: float) -> tuple[float, float]:
+        """Return what an eigenvalue still takes for a standard error of `rtol` relative to it; zeros for nothing.
 
         Returns
         -------
         growth : float
-            How much larger halves have to be; 0 if they need not be.
-        groups : list of int or None
-            Groups of each stratum that samples beside the halves are to make up; None if no more.
+            How much larger halves have to be.
+        more : float
+            How many times as many samples are to be looked at along these eigenvectors.
         """
         value = self.values[i]
         wished, found = rtol * abs(value.estimate), value.standard_error
         if found <= wished:
-            return 0.0, None
+            return 0.0, 0.0
         chance = found * 2.0 * self.chances[i] / (value.interval[1] - value.interval[0])
         fixed = found - chance
+        if not wished:
+            return np.inf, 0.0
         if fixed > _FIXED * wished:
-            return fixed / (_AIM * wished) if wished else np.inf, None
-        have, strata = list(map(len, self.sums[i].values)), self.sums[i].strata
-        more = 1.1 * min((chance / (wished - fixed)) ** 2, 4.0) if wished > fixed else 4.0
-        groups = [min(len(one), math.ceil(more * count)) for count, one in zip(have, strata, strict=True)]
-        return (0.0, groups) if groups != have else (1.0, None)
+            return fixed / (_AIM * wished), 0.0
+        return 0.0, 1.1 * min((chance / (wished - fixed)) ** 2, _MOST_MORE)
 
 
 def whole_side(backend: Backend, end: End, confidence: float) -> Side:
     """Return what the mean over all samples itself says."""
     keys = [(end.sign * float(key), float(bound)) for key, bound in zip(end.keys, end.bounds, strict=True)]
     values, zeros = [within(key, bound, confidence) for key, bound in keys], np.zeros(len(keys))
-    return Side(values, zeros, [], zeros, _vectors(backend, end), end.bounds, end.bounds)
+    return Side(values, zeros, zeros, _vectors(backend, end), end.bounds, end.bounds)
 
 
 class Enclosure:
@@ -175,8 +172,7 @@ class Enclosure:
         insides = [inside for inside, _ in along]
         uppers = [_upper(self._backend, fixed, other) for fixed, other in (ends, ends[::-1])]
         apart = np.mean([upper - inside for upper, inside in zip(uppers, insides, strict=True)], axis=0)
-        sums = [self._sum(along[0][1][k], along[1][1][k]) for k in range(self.count)]
-        seen = [one.estimate(confidence)[0] for one in sums]
+        seen = [self._sum(along[0][1][k], along[1][1][k]).estimate(confidence)[0] for k in range(self.count)]
         low = np.array([one.estimate for one in seen])
         chances = np.array([one.interval[1] - one.estimate for one in seen])
         bounds = np.mean([end.bounds for end in ends], axis=0)
@@ -192,7 +188,7 @@ class Enclosure:
             i for i, (inside, key) in enumerate(zip(insides[::-1], outermost, strict=True)) if inside[0] > key
         )
         errors = np.array([one.standard_error for one in seen])
-        return Side(values, chances, sums, errors, self._vectors[0], self._residuals(), bounds, missed)
+        return Side(values, chances, errors, self._vectors[0], self._residuals(), bounds, missed)
 
     def _sum(self, forms: list[list[float]], other: list[list[float]]) -> GroupSum:
         """Return what groups of both halves and beside them add to one eigenvalue, each once."""

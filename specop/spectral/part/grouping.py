@@ -73,6 +73,10 @@ class Grouping:
         """Return the places of groups from so many of each stratum up to so many."""
         return [(i, n) for i, (start, stop) in enumerate(zip(have, counts, strict=True)) for n in range(start, stop)]
 
+    def more(self, counts: Sequence[int], factor: float) -> list[int]:
+        """Return so many times as many groups of each stratum, where there are."""
+        return [min(len(one), math.ceil(factor * count)) for count, one in zip(counts, self.strata, strict=True)]
+
     def samples(self, places: Sequence[Place]) -> int:
         """Return how many samples groups hold."""
         return sum(len(self.strata[i].blocks[n]) for i, n in places)
