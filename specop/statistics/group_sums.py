@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -89,17 +90,27 @@ class GroupSum:
     @property
     def moments(self) -> Moments:
         """What is known of the sum."""
-        total, variances, sampled, degrees = 0.0, [], 0.0, []
-        for i, (one, values) in enumerate(zip(self.strata, self.values, strict=True)):
-            count, blocks = len(values), len(one)
-            total += blocks * float(np.mean(values))
-            noise, free = self._noise(i)
-            spread = float(np.var(values, ddof=1)) if count > 1 else 0.0
+        total = sum(len(one) * float(np.mean(values)) for one, values in zip(self.strata, self.values, strict=True))
+        return replace(self._chance([len(values) for values in self.values]), total=total)
+
+    def foreseen(self, factor: float, confidence: float) -> float:
+        """Return half the interval's width that so many times as many values of each stratum are likely to leave."""
+        counts = [math.ceil(factor * len(values)) for values in self.values]
+        value = _estimate(self._chance([self.allowed(i, count) for i, count in enumerate(counts)]), confidence)
+        return value.interval[1] - value.estimate
+
+    def _chance(self, counts: Sequence[int]) -> Moments:
+        """Return what so many values leave to chance, of a total that is 0."""
+        variances, sampled, degrees = [], 0.0, []
+        for i, (count, one, values) in enumerate(zip(counts, self.strata, self.values, strict=True)):
+            blocks, (noise, free) = len(one), self._noise(i)
+            spread = float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
             left = max(0.0, 1.0 - count / blocks) * max(0.0, spread - noise)
             variances.append(blocks**2 * (left + noise) / count)
             sampled += blocks**2 * left / count
+            free += count - len(values)
             degrees.append(max(1.0, free / _TAIL) if self.is_noisy else free)
-        return Moments(total, float(np.sum(variances)), sampled, float(np.sum(np.square(variances) / degrees)))
+        return Moments(0.0, float(np.sum(variances)), sampled, float(np.sum(np.square(variances) / degrees)))
 
     def shown(self) -> Floats:
         """Return all values, weighted so that their mean is the sum."""
@@ -160,11 +171,14 @@ def added_up(sums: Sequence[GroupSum], confidence: float) -> tuple[Estimate, flo
     The degrees of freedom are those of Welch and Satterthwaite.
     """
     moments = [one.moments for one in sums]
-    total, variance, sampled, squares = (
-        sum(getattr(one, name) for one in moments) for name in ("total", "variance", "sampled", "squares")
-    )
-    value = Estimate(total, float("nan"), (-np.inf, np.inf), confidence)
-    return with_error(value, variance**0.5, max(1.0, variance**2 / squares if squares else 1e9)), sampled**0.5
+    whole = Moments(*(sum(getattr(one, field.name) for one in moments) for field in fields(Moments)))
+    return _estimate(whole, confidence), whole.sampled**0.5
+
+
+def _estimate(found: Moments, confidence: float) -> Estimate:
+    value = Estimate(found.total, float("nan"), (-np.inf, np.inf), confidence)
+    degrees = max(1.0, found.variance**2 / found.squares if found.squares else 1e9)
+    return with_error(value, found.variance**0.5, degrees)
 
 
 def _noise(values: Sequence[float], noises: Sequence[float], blocks: int) -> tuple[float, int]:

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from sample_means import mean
 from specop.krylov.run import Run
 from specop.spectral.part import control, enclosure
 from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import part_of
-from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.sampled_mean import SampledMean, halves_of
 from specop.statistics.group_sums import GroupSum
 from specop_numpy import backend
 
@@ -25,27 +26,42 @@ def dense(whole, some, blocks):
     total = np.zeros((6, 6))
     for stratum, taken in zip(some.strata, blocks, strict=True):
         chosen = np.concatenate(taken)
-        total += len(stratum) / len(taken) * whole.x[chosen].T @ (whole.c[chosen, None] * whole.x[chosen])
+        total += stratum.samples / len(chosen) * whole.x[chosen].T @ (whole.c[chosen, None] * whole.x[chosen])
     return total / whole.samples
 
 
+def blocks_of(half, number):
+    """The samples of each stratum in a half, group by group."""
+    places, grouping = half.grouping.half(number), half.grouping
+    return [[one.blocks[n] for j, n in places if j == i] for i, one in enumerate(grouping.strata)]
+
+
+@pytest.mark.parametrize("count", [2, 5, 17])
 @pytest.mark.parametrize("lacking", [-(10**9), 0, 1, 10**9])
-def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(lacking, monkeypatch):
-    some, read = part(), []
+def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(lacking, count, monkeypatch):
+    some, read = part(samples=6000), []
     whole, groups = some.mean, some.mean.groups
-    monkeypatch.setattr(whole, "groups", lambda chosen: read.append(1) or groups(chosen))
-    counts = [min(2 + i, len(one)) for i, one in enumerate(some.strata)]
-    samples = sum(count * len(one.blocks[0]) for one, count in zip(some.strata, counts, strict=True))
+    monkeypatch.setattr(whole, "groups", lambda chosen: read.append(len(chosen)) or groups(chosen))
+    grouping = Grouping(some, count)
+    samples = grouping.samples(grouping.half(1))
     whole.free = samples * whole.x[0].nbytes - lacking
-    half = SampledMean(some, counts, 0)
-    assert half.blocks == [one.blocks[:count] for one, count in zip(some.strata, counts, strict=True)]
-    assert half.to_dense() == pytest.approx(dense(whole, some, half.blocks), abs=1e-13)
-    assert half.size == sum(len(np.concatenate(blocks)) for blocks in half.blocks) and half.is_symmetric
-    assert not half.is_whole
+    half = SampledMean(some, grouping, 1)
+    blocks = blocks_of(half, 1)
+    # Seventeen blocks of 32 are three groups of six, and where a stratum has no 36 it is whole.
+    each = {2: 2, 5: 5, 17: 6}[count]
+    for first, one, stratum, found in zip(grouping.firsts, grouping.strata, some.strata, blocks, strict=True):
+        if first:
+            assert (first, len(found)) == (-(-count // each), first) and len(found[0]) == each * len(stratum.blocks[0])
+            assert found[0].tolist() == np.concatenate(stratum.blocks[first * each : (first + 1) * each]).tolist()
+        else:
+            assert 2 * count > len(stratum) - 2 * each and sum(map(len, found)) == stratum.samples == one.samples
+    assert half.to_dense() == pytest.approx(dense(whole, some, blocks), abs=1e-13)
+    assert half.size == samples == sum(len(block) for found in blocks for block in found)
+    assert half.is_symmetric and not grouping.is_whole
     # Six products with it are as many with so many samples.
     assert whole.multiplied == 6 * half.size and some.run.products == -(-6 * half.size // whole.samples)
     # Groups that fit are held, others read again for each product.
-    assert len(read) == (1 if lacking <= 0 else 7)
+    assert len([number for number in read if number]) == (1 if lacking <= 0 else 7)
 
 
 def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
@@ -53,22 +69,35 @@ def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
     lengths = [len(one) for one in some.strata]
     count = sorted(lengths)[len(lengths) // 2] // 2
     first, second = halves_of(some, count)
-    for stratum, left, right in zip(some.strata, first.blocks, second.blocks, strict=True):
+    for stratum, left, right in zip(some.strata, blocks_of(first, 0), blocks_of(second, 1), strict=True):
         common = set(np.concatenate(left)) & set(np.concatenate(right))
         is_whole = 2 * count > len(stratum)
-        assert len(left) == len(right) == (len(stratum) if is_whole else count)
-        assert len(common) == (len(np.concatenate(stratum.blocks)) if is_whole else 0)
+        size = len(stratum.blocks[0])
+        assert sum(map(len, left)) == sum(map(len, right)) == (stratum.samples if is_whole else count * size)
+        assert len(common) == (stratum.samples if is_whole else 0)
+    # What both share is held once.
+    whole = [place for place in first.grouping.half(0) if place in second.grouping.half(1)]
+    held = [{id(group) for _, _, group in half.grouping.groups(whole)} for half in (first, second)]
+    assert whole and held[0] == held[1]
     # The whole is one mean, and that of all samples.
     (one,) = halves_of(some, max(lengths))
-    assert one.is_whole and samples_of([one]) == some.mean.samples
+    assert one.grouping.is_whole and one.size == some.mean.samples
     assert one.to_dense() == pytest.approx(some.mean.dense, abs=1e-13)
-    assert samples_of([first, second]) < some.mean.samples
+    assert first.grouping.samples_of(first.grouping.least) < some.mean.samples
+
+
+def test_no_more_samples_are_taken_together_than_are_known_to_fit_into_memory():
+    some = part(samples=6000)
+    for largest in (32, 100, 10**6):
+        some.mean.largest = largest
+        grouping = Grouping(some, 12)
+        assert max(len(block) for one in grouping.strata for block in one.blocks) <= min(256, largest)
 
 
 def test_what_a_mean_may_still_be_multiplied_with_is_counted_in_its_own_samples():
     some = part()
     some.run.limit = 7
-    half = SampledMean(some, [2] * len(some.strata), 0)
+    half = halves_of(some, 2)[0]
     for left in range(7 * 1300 // half.size, 0, -1):
         assert half.affordable == left
         half @ np.ones(6)
@@ -116,66 +145,62 @@ def test_what_products_have_in_common_is_found_with_its_sign():
 @pytest.mark.parametrize("beside", [0, 2])
 def test_an_interval_runs_from_the_lower_to_the_upper_side_with_chance_and_bound(sign, beside):
     some = part(samples=3000)
-    halves, confidence = halves_of(some, 3), 0.9
+    halves, confidence = halves_of(some, 12), 0.9
+    grouping = halves[0].grouping
+    own = [blocks_of(half, number) for number, half in enumerate(halves)]
     ends = []
-    for half in halves:
-        values, vectors = np.linalg.eigh(sign * dense(some.mean, some, half.blocks))
+    for blocks in own:
+        values, vectors = np.linalg.eigh(sign * dense(some.mean, some, blocks))
         bounds = np.array([0.01, 0.03]) * (len(ends) + 1)
         ends.append(enclosure.End(sign, values[:3:-1], bounds, vectors.T[:3:-1].copy()))
-    grouping = Grouping(some, halves)
     enclosed = enclosure.Enclosure(some.run, grouping, ends, confidence)
-    # No blocks are taken together where there are three; some strata are taken whole.
-    assert set(grouping.firsts) == {0, 3} and grouping.whole
+    # Twelve blocks of a stratum are two groups; most strata are taken whole.
+    assert set(grouping.firsts) == {0, 2}
     looked = [min(count + beside, len(one)) for count, one in zip(grouping.least, grouping.strata, strict=True)]
-    for places, number in (
-        (grouping.half(1) + grouping.whole, 0),
-        (grouping.half(0) + grouping.whole, 1),
-        (grouping.beside(grouping.least, looked), 0),
-    ):
-        for stratum, weight, group in grouping.groups(places):
+    for number, half in enumerate(halves[::-1]):
+        for stratum, weight, group in half.groups():
             enclosed.measure(stratum, weight, group, number)
+    for stratum, weight, group in grouping.groups(grouping.beside(grouping.least, looked)):
+        enclosed.measure(stratum, weight, group, 0)
     found = enclosed.side()
-    others = [
-        [
-            blocks if len(blocks) == len(one) else one.blocks[3 : 6 + beside]
-            for one, blocks in zip(some.strata, halves[1].blocks, strict=True)
-        ],
-        halves[0].blocks,
+    seen_by_first = [
+        one.blocks[first : 2 * first + beside] if first else blocks
+        for one, first, blocks in zip(grouping.strata, grouping.firsts, own[1], strict=True)
     ]
+    others = [seen_by_first, own[0]]
     lightest, weights = some.strata[-1], some.weights
     heaviest = weights[np.concatenate(lightest.blocks)].max() / weights.sum() + 0.1 / len(weights)
-    unseen = np.log(10.0) * len(lightest) / 6 * heaviest
+    seen = sum(map(len, grouping.strata[-1].blocks[:4]))
+    unseen = np.log(10.0) * lightest.samples / seen * heaviest
     for k in range(2):
         apart, directions = [], []
-        for end, other, blocks, half in zip(ends, ends[::-1], others, halves[::-1], strict=True):
+        for end, other, blocks, half in zip(ends, ends[::-1], others, own[::-1], strict=True):
             V = end.rows[: k + 1]
-            inner = np.linalg.eigvalsh(sign * V @ dense(some.mean, some, half.blocks) @ V.T)[0]
+            inner = np.linalg.eigvalsh(sign * V @ dense(some.mean, some, half) @ V.T)[0]
             apart.append(enclosure._upper(backend, end, other)[k] - inner)
             across = np.linalg.eigh(sign * V @ dense(some.mean, some, blocks) @ V.T)[1]
             directions.append(across[:, 0] @ V)
         # The lower side is the sum of what each group is along the direction in which the other half's vectors are
-        # least, and its chance that of the sum.
+        # least, and its chance that of the sum. Of strata that both share, each says half.
         total = GroupSum(grouping.strata, is_noisy=False)
-        for stratum, first in enumerate(grouping.firsts):
-            for blocks, direction in zip(others, directions, strict=True):
-                for block in blocks[stratum]:
-                    x, c = some.mean.x[block], some.mean.c[block]
-                    total.add(stratum, sign * np.sum(c * (x @ direction) ** 2) / some.mean.samples)
-            if not first:
-                # Both have seen the whole stratum, which has no chance.
-                exact = sum(total.values[stratum]) / 2.0 / len(grouping.strata[stratum])
-                total.values[stratum] = [exact] * len(grouping.strata[stratum])
-                total.noises[stratum] = [0.0] * len(grouping.strata[stratum])
+        for stratum, (first, one) in enumerate(zip(grouping.firsts, grouping.strata, strict=True)):
+            weight = some.strata[stratum].samples / one.samples / some.mean.samples * (1.0 if first else 0.5)
+            values = [
+                [weight * sign * np.sum(some.mean.c[block] * (some.mean.x[block] @ direction) ** 2) for block in blocks]
+                for blocks, direction in zip([other[stratum] for other in others], directions, strict=True)
+            ]
+            for value in np.concatenate(values) if first else np.sum(values, axis=0):
+                total.add(stratum, value)
         value, _ = total.estimate(confidence)
         low, chance, between = value.estimate, value.interval[1] - value.estimate, np.mean(apart)
         around = abs(between) / 2 + np.hypot(between, chance) + [0.015, 0.045][k] + unseen * abs(low)
         assert found.values[k].estimate == pytest.approx(sign * (low + between / 2))
         assert np.diff(found.values[k].interval)[0] == pytest.approx(2 * around)
         assert sum(found.values[k].interval) == pytest.approx(2 * found.values[k].estimate)
-        assert found.sampling_errors[k] == pytest.approx(value.standard_error)
-        assert found.chances[k] == pytest.approx(chance)
+        assert found.sampling_errors[k] == pytest.approx(chance / ndtri(0.95))
+        assert found.sums[k].foreseen(1.0, confidence) == pytest.approx(chance)
     # Rows are those of the first half, their residuals of the second.
-    B = dense(some.mean, some, halves[1].blocks)
+    B = dense(some.mean, some, own[1])
     assert np.array(found.rows) == pytest.approx(ends[0].rows)
     assert found.residuals == pytest.approx([np.linalg.norm(B @ v - (v @ B @ v) * v) for v in ends[0].rows])
 
@@ -184,7 +209,7 @@ def test_of_all_samples_only_the_bounds_of_eigenvalues_are_left():
     some = part()
     (whole,) = halves_of(some, max(map(len, some.strata)))
     end = enclosure.End(-1.0, np.array([3.0, 2.0]), np.array([0.01, 0.03]), np.eye(6)[:2])
-    assert whole.is_whole
+    assert whole.grouping.is_whole
     found = enclosure.whole_side(backend, end, 0.9)
     for value, eigenvalue, bound in zip(found.values, [-3.0, -2.0], end.bounds, strict=True):
         assert value.estimate == eigenvalue and value.confidence == 0.9

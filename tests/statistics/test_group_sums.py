@@ -1,5 +1,7 @@
 """GroupSum: numbers of values and errors by their formulas."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -134,3 +136,22 @@ def test_sums_add_up_and_an_exact_one_adds_nothing():
     assert both[0].standard_error == alone[0].standard_error and both[1] == alone[1]
     assert np.ptp(both[0].interval) == pytest.approx(np.ptp(alone[0].interval))
     assert sure.estimate(0.9)[0].interval == (7.0, 7.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 2.0, 40.0])
+def test_what_more_values_leave_is_what_values_that_scatter_alike_leave(factor):
+    strata = of_lengths(30, 3)
+    values = [[1.0, 3.0, -2.0, 0.5], [5.0, 7.0]]
+    few, many = (GroupSum(strata, is_noisy=False) for _ in range(2))
+    for stratum, some in enumerate(values):
+        count = min(math.ceil(factor * len(some)), len(strata[stratum]))
+        spread = np.var(some, ddof=1) * (count - 1) / count
+        # Two values and any number of means of both have the variance that is wanted.
+        wide = np.sqrt(spread * count / 2)
+        for value in some:
+            few.add(stratum, value)
+        for value in [wide, -wide, *[0.0] * (count - 2)]:
+            many.add(stratum, value)
+    value, _ = many.estimate(0.9)
+    assert few.foreseen(factor, 0.9) == pytest.approx(value.interval[1] - value.estimate)
+    assert few.estimate(0.9)[0].estimate != 0.0

@@ -22,7 +22,7 @@ from specop.operators.operator import LinearOperator
 from specop.results.spectral_density import SpectralDensity
 from specop.spectral.goals import STAGE
 from specop.spectral.part.part import part_of
-from specop.spectral.part.sampled_mean import SampledMean, halves_of, samples_of
+from specop.spectral.part.sampled_mean import SampledMean, halves_of
 from specop.statistics.estimate import root_of_mean
 
 __all__ = ["PartDensity", "density_of_part"]
@@ -77,13 +77,14 @@ def density_of_part(
     found: PartDensity | None = None
     while True:
         halves = halves_of(part, count)
+        grouping = halves[0].grouping
         size = sum(half.size for half in halves)
         if part.left < (STAGE + 1) * size:
             return found
         distance = _distance(run, halves, confidence)
         matrix = halves[0] if len(halves) == 1 else 0.5 * (halves[0] + halves[1])
         density = solve(matrix, None if run.limit is None else part.left // size)
-        found = PartDensity(density, distance, samples_of(halves), is_close=True)
+        found = PartDensity(density, distance, grouping.samples_of(grouping.least), is_close=True)
         allowed = _CLOSE if rtol is None else rtol - density.error
         if distance <= max(allowed, 0.0) * density.spread:
             return found

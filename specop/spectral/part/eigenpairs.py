@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from specop.results.eigen import EigenResult
 from specop.results.structure import Structure
 from specop.spectral.part.enclosure import Enclosure, Side, whole_side
 from specop.spectral.part.ends import Asked, around, ends_of, solved
-from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import Part, part_of
 from specop.spectral.part.sampled_mean import SIZE, SampledMean, first_count, grown, halves_of
 from specop.statistics.estimate import Estimate
@@ -158,7 +156,7 @@ def _searched(
     for number, half in enumerate(halves):
         near = known[number] or (pairs[0] if pairs and asked.k == 1 else None)
         # What a half missed it is to start from itself.
-        checks = v0 is not None or half.is_whole or asked.k > 1 or number in missed
+        checks = v0 is not None or half.grouping.is_whole or asked.k > 1 or number in missed
         start = v0 if near is None else near if checks else around(run, near)
         eigen = solved(half, asked, start, asked.which, asked.k, run.seed + number, checks=checks)
         if eigen is None:
@@ -175,18 +173,18 @@ def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], a
     if len(halves) == 1:
         sides = [whole_side(halves[0].backend, end, asked.confidence) for (end,) in ends]
         return _pairs(halves[0].backend, sides, asked, halves[0].size, checked)
-    grouping = Grouping(part, halves)
+    grouping = halves[0].grouping
     enclosures = [Enclosure(part.run, grouping, one, asked.confidence) for one in ends]
-    counts, made = grouping.least, None
-    looks = [(grouping.half(1), (0,)), (grouping.half(0), (1,)), (grouping.whole, (0, 1))]
+    vectors = sum(one.count for one in enclosures)
+    if sum(half.size for half in halves) * vectors > part.left:
+        return None
+    # Eigenvectors of one half are looked at along the other.
+    for number, half in enumerate(halves[::-1]):
+        for i, weight, group in half.groups():
+            for one in enclosures:
+                one.measure(i, weight, group, number)
+    counts = grouping.least
     while True:
-        vectors = sum(one.count for one in enclosures)
-        if sum(len(numbers) * grouping.samples(places) for places, numbers in looks) * vectors > part.left:
-            return made and replace(made, is_limited=True)
-        for places, numbers in looks:
-            for i, weight, group in grouping.groups(places):
-                for one, number in itertools.product(enclosures, numbers):
-                    one.measure(i, weight, group, number)
         made = _pairs(
             halves[0].backend, [one.side() for one in enclosures], asked, grouping.samples_of(counts), checked
         )
@@ -196,7 +194,14 @@ def _enclosed(part: Part, halves: list[SampledMean], pairs: list[EigenResult], a
         wanted = grouping.more(counts, made.more)
         if wanted == counts:
             return replace(made, growth=made.more)
-        looks, counts = [(grouping.beside(counts, wanted), (0,))], wanted
+        places, counts = grouping.beside(counts, wanted), wanted
+        if grouping.samples(places) * vectors > part.left:
+            return replace(made, is_limited=True)
+        for i, weight, group in grouping.groups(places):
+            if vectors > 1:
+                group.expect()
+            for one in enclosures:
+                one.measure(i, weight, group, 0)
 
 
 def _pairs(backend: Backend, sides: list[Side], asked: Asked, used: int, checked: int) -> PartPairs:

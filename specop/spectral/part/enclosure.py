@@ -46,8 +46,8 @@ __all__ = ["Enclosure", "End", "Side", "whole_side"]
 
 # Of an error as large as it may be, what halves may leave of it for samples beside them, and what the next ones are to.
 _FIXED, _AIM = 0.7, 0.5
-# How many times as many samples come next at most: what the first ones say of their scatter is itself uncertain.
-_MOST_MORE = 4.0
+# How many times as many samples may come next: what the first ones say of their scatter is itself uncertain.
+_MORE = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Side:
     Attributes
     ----------
     values : list of Estimate
-    chances : ndarray (k,)
-        What of each interval's half width further samples beside both halves lessen.
+    sums : list of GroupSum
+        What the interval has of the choice of samples, which further ones beside both halves lessen; none for all.
     sampling_errors, residuals, bounds : ndarray (k,)
     rows : list of native vector
     missed : tuple of int
@@ -88,7 +88,7 @@ class Side:
     """
 
     values: list[Estimate]
-    chances: Floats
+    sums: list[GroupSum]
     sampling_errors: Floats
     rows: list[Array]
     residuals: Floats
@@ -109,20 +109,22 @@ class Side:
         wished, found = rtol * abs(value.estimate), value.standard_error
         if found <= wished:
             return 0.0, 0.0
-        chance = found * 2.0 * self.chances[i] / (value.interval[1] - value.interval[0])
-        fixed = found - chance
+        # As much of the interval's width as of the standard error.
+        errors = 2.0 * found / (value.interval[1] - value.interval[0])
+        fixed = found - (errors * self.sums[i].foreseen(1.0, value.confidence) if self.sums else 0.0)
         if not wished:
             return np.inf, 0.0
         if fixed > _FIXED * wished:
             return fixed / (_AIM * wished), 0.0
-        return 0.0, 1.1 * min((chance / (wished - fixed)) ** 2, _MOST_MORE)
+        enough = (more for more in _MORE if fixed + errors * self.sums[i].foreseen(more, value.confidence) <= wished)
+        return 0.0, next(enough, _MORE[-1])
 
 
 def whole_side(backend: Backend, end: End, confidence: float) -> Side:
     """Return what the mean over all samples itself says."""
     keys = [(end.sign * float(key), float(bound)) for key, bound in zip(end.keys, end.bounds, strict=True)]
     values, zeros = [within(key, bound, confidence) for key, bound in keys], np.zeros(len(keys))
-    return Side(values, zeros, zeros, _vectors(backend, end), end.bounds, end.bounds)
+    return Side(values, [], zeros, _vectors(backend, end), end.bounds, end.bounds)
 
 
 class Enclosure:
@@ -172,7 +174,8 @@ class Enclosure:
         insides = [inside for inside, _ in along]
         uppers = [_upper(self._backend, fixed, other) for fixed, other in (ends, ends[::-1])]
         apart = np.mean([upper - inside for upper, inside in zip(uppers, insides, strict=True)], axis=0)
-        seen = [self._sum(along[0][1][k], along[1][1][k]).estimate(confidence)[0] for k in range(self.count)]
+        sums = [self._sum(along[0][1][k], along[1][1][k]) for k in range(self.count)]
+        seen = [one.estimate(confidence)[0] for one in sums]
         low = np.array([one.estimate for one in seen])
         chances = np.array([one.interval[1] - one.estimate for one in seen])
         bounds = np.mean([end.bounds for end in ends], axis=0)
@@ -187,8 +190,9 @@ class Enclosure:
         missed = tuple(
             i for i, (inside, key) in enumerate(zip(insides[::-1], outermost, strict=True)) if inside[0] > key
         )
-        errors = np.array([one.standard_error for one in seen])
-        return Side(values, chances, errors, self._vectors[0], self._residuals(), bounds, missed)
+        # As wide as their intervals are: of few groups the scatter itself is uncertain.
+        errors = np.array([normal_error(one.interval, confidence) for one in seen])
+        return Side(values, sums, errors, self._vectors[0], self._residuals(), bounds, missed)
 
     def _sum(self, forms: list[list[float]], other: list[list[float]]) -> GroupSum:
         """Return what groups of both halves and beside them add to one eigenvalue, each once."""

@@ -73,7 +73,7 @@ def solved(
     if half.affordable <= k:
         return None
     limit = min(half.affordable, max(_PRODUCTS, 50 * k))
-    tol = asked.tol if half.is_whole else min(_LOOSEST, _OF_GOAL * asked.rtol)
+    tol = asked.tol if half.grouping.is_whole else min(_LOOSEST, _OF_GOAL * asked.rtol)
     solve = asked.solve if checks else functools.partial(asked.solve, check_multiplicity=False)
     try:
         return solve(

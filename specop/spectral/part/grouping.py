@@ -9,7 +9,6 @@ import numpy as np
 
 from specop.operators.sample_mean import Group
 from specop.spectral.part.part import Part, pieces_of
-from specop.spectral.part.sampled_mean import SampledMean
 from specop.statistics.strata import FLOOR, Stratum
 
 __all__ = ["Grouping", "Place"]
@@ -17,9 +16,7 @@ __all__ = ["Grouping", "Place"]
 Place = tuple[int, int]
 """Number of a stratum, and of a group in it."""
 
-# Groups of each half, about, and of each stratum in a half.
-_GROUPS, _FEWEST = 16, 2
-# Samples of a stratum that is taken whole that are multiplied together: it has no scatter.
+# Samples that are multiplied together at most: what a product takes beside its arithmetic is little of it then.
 _TOGETHER = 256
 
 
@@ -29,8 +26,8 @@ class Grouping:
     Parameters
     ----------
     part : Part
-    halves : sequence of SampledMean
-        Two.
+    count : int
+        Blocks of each stratum in either half, at least. Both halves share the strata that have not twice as many.
 
     Attributes
     ----------
@@ -40,20 +37,27 @@ class Grouping:
         Groups of each stratum that either half has for itself; 0 where both share the whole stratum.
     """
 
-    def __init__(self, part: Part, halves: Sequence[SampledMean]) -> None:
+    def __init__(self, part: Part, count: int) -> None:
         self._part = part
+        self._held: dict[Place, Group] = {}
         self.strata: list[Stratum] = []
         self.firsts: list[int] = []
-        is_whole = [len(blocks) == len(one) for blocks, one in zip(halves[0].blocks, part.strata, strict=True)]
-        fewest = max(_FEWEST, _GROUPS // max(1, is_whole.count(False)))
-        for one, blocks, whole in zip(part.strata, halves[0].blocks, is_whole, strict=True):
-            count = len(blocks)
-            each = max(each for each in range(1, max(1, count // fewest) + 1) if count % each == 0)
-            if whole:
-                each = max(1, _TOGETHER // len(blocks[0]))
-            cut = one if whole else Stratum(one.blocks[: len(one) - len(one) % each])
+        together = min(_TOGETHER, part.mean.largest)
+        for one in part.strata:
+            most = max(1, together // len(one.blocks[0]))
+            first = math.ceil(count / most)
+            each = math.ceil(count / first)
+            if 2 * first * each > len(one):
+                first, each = 0, most
+            # A stratum that is taken whole has no scatter: its last group may be smaller.
+            cut = Stratum(one.blocks[: len(one) - len(one) % each]) if first else one
             self.strata.append(cut.coarser(each))
-            self.firsts.append(0 if whole else count // each)
+            self.firsts.append(first)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is nothing beside the halves, which are the same then."""
+        return not any(self.firsts)
 
     @property
     def least(self) -> list[int]:
@@ -61,13 +65,9 @@ class Grouping:
         return [2 * first or len(one) for first, one in zip(self.firsts, self.strata, strict=True)]
 
     def half(self, number: int) -> list[Place]:
-        """Return the places of groups that only this half has."""
-        return [(i, n + number * first) for i, first in enumerate(self.firsts) for n in range(first)]
-
-    @property
-    def whole(self) -> list[Place]:
-        """The places of groups that both halves have."""
-        return self.beside([2 * first for first in self.firsts], self.least)
+        """Return the places of groups of a half, those of strata that both share at the end."""
+        own = [(i, n + number * first) for i, first in enumerate(self.firsts) for n in range(first)]
+        return own + self.beside([2 * first for first in self.firsts], self.least)
 
     def beside(self, have: Sequence[int], counts: Sequence[int]) -> list[Place]:
         """Return the places of groups from so many of each stratum up to so many."""
@@ -81,16 +81,31 @@ class Grouping:
         """Return how many samples groups hold."""
         return sum(len(self.strata[i].blocks[n]) for i, n in places)
 
-    def groups(self, places: list[Place]) -> Iterator[tuple[int, float, Group]]:
-        """Give groups with the number of their stratum, and what makes each the share of one group of `strata`."""
-        for held in pieces_of(places, self.strata):
-            chosen = [self.strata[i].blocks[n] for i, n in held]
-            for (i, _), group in zip(held, self._part.mean.groups(chosen), strict=True):
-                yield i, self._part.strata[i].samples / self.strata[i].samples, group
-
     def samples_of(self, counts: Sequence[int]) -> int:
         """Return how many samples so many groups of each stratum hold."""
         return self.samples(self.beside([0] * len(counts), counts))
+
+    def groups(self, places: list[Place]) -> Iterator[tuple[int, float, Group]]:
+        """Give groups with the number of their stratum, and what makes each the share of one group of `strata`."""
+        for some in pieces_of(places, self.strata):
+            read = [place for place in some if place not in self._held]
+            found = self._part.mean.groups([self.strata[i].blocks[n] for i, n in read])
+            for i, n in some:
+                group = self._held[i, n] if (i, n) in self._held else next(found)
+                yield i, self._part.strata[i].samples / self.strata[i].samples, group
+
+    def hold(self, places: list[Place]) -> None:
+        """Keep groups for several products, where there is room for all of them; else they are read for each."""
+        room, held = self._part.mean.room(), {}
+        for place, (_, _, group) in zip(places, self.groups(places), strict=True):
+            if place not in self._held:
+                room -= group.bytes
+            if room < 0:
+                return
+            held[place] = group
+        for group in held.values():
+            group.expect()
+        self._held |= held
 
     def unseen(self, counts: Sequence[int], confidence: float) -> float:
         """Return what part of the whole may be in samples of the lightest stratum that nobody has looked at.

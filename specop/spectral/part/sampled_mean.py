@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterator
 
 from specop.arrays.backend import Array
 from specop.operators.operator import Composite
 from specop.operators.sample_mean import Group
+from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import Part
-from specop.statistics.numbers import Integers
 
-__all__ = ["SIZE", "SampledMean", "first_count", "grown", "halves_of", "samples_of"]
+__all__ = ["SIZE", "SampledMean", "first_count", "grown", "halves_of"]
 
 SIZE = 16
 """Samples in a block: as few as the first look may be at, as many as products of a stratum take together."""
@@ -23,8 +21,6 @@ SIZE = 16
 _SHARE, _LEAST, _MOST = 16, 768, 1536
 # How much larger the next part is.
 _LEAST_GROWTH, _MOST_GROWTH = 1.5, 8.0
-# Samples of a stratum that are multiplied together where their sum alone is asked for.
-_TOGETHER = 256
 
 
 def first_count(part: Part) -> int:
@@ -47,69 +43,41 @@ def halves_of(part: Part, count: int) -> list[SampledMean]:
 
     Of both it is one where nothing is left to choose.
     """
-    counts = [count if 2 * count <= len(one) else len(one) for one in part.strata]
-    halves = [SampledMean(part, counts, number) for number in (0, 1)]
-    return halves[:1] if halves[0].is_whole else halves
-
-
-def samples_of(halves: Sequence[SampledMean]) -> int:
-    """Return the number of different samples in some means."""
-    return len(np.unique(np.concatenate([block for half in halves for blocks in half.blocks for block in blocks])))
+    grouping = Grouping(part, count)
+    return [SampledMean(part, grouping, number) for number in range(1 if grouping.is_whole else 2)]
 
 
 class SampledMean(Composite):
-    """The mean over some blocks of each stratum, weighted so that it is that of all samples on average.
+    """The mean over some groups of each stratum, weighted so that it is that of all samples on average.
 
     Parameters
     ----------
     part : Part
-    counts : sequence of int
-        Blocks of each stratum.
+    grouping : Grouping
+        The groups, which both halves share.
     number : int
-        0 or 1: which half of twice as many blocks, where there are so many.
-
-    Attributes
-    ----------
-    blocks : list of tuple of ndarray of int
-        Those of each stratum.
+        0 or 1: which half.
     """
 
-    def __init__(self, part: Part, counts: Sequence[int], number: int) -> None:
+    def __init__(self, part: Part, grouping: Grouping, number: int) -> None:
         A = part.run.A
         super().__init__((A,), A.domain, A.codomain, is_symmetric=True)
         self._part = part
-        self.blocks: list[tuple[Integers, ...]] = []
-        self._factors: list[float] = []
-        self._chosen: list[Integers] = []
-        for one, count in zip(part.strata, counts, strict=True):
-            first = 0 if count == len(one) else number * count
-            blocks = one.blocks[first : first + count]
-            self.blocks.append(blocks)
-            each = max(1, _TOGETHER // len(blocks[0]))
-            together = [np.concatenate(blocks[i : i + each]) for i in range(0, len(blocks), each)]
-            self._chosen += together
-            self._factors += [len(one) / count] * len(together)
-        self.is_whole = all(count == len(one) for count, one in zip(counts, part.strata, strict=True))
-        self.size = sum(map(len, self._chosen))
-        self._held = self._holdable()
+        self.grouping = grouping
+        self._places = grouping.half(number)
+        self.size = grouping.samples(self._places)
+        grouping.hold(self._places)
 
-    def _holdable(self) -> list[Group] | None:
-        """Return all groups, or None where they are more than may be held, and are read again for each product."""
-        room, held = self._part.mean.room(), []
-        for group in self._part.mean.groups(self._chosen):
-            room -= group.bytes
-            if room < 0:
-                return None
-            group.expect()
-            held.append(group)
-        return held
+    def groups(self) -> Iterator[tuple[int, float, Group]]:
+        """Give its groups as `Grouping.groups` does."""
+        return self.grouping.groups(self._places)
 
     def _matvec(self, x: Array) -> Array:
         total: Array | None = None
-        groups = self._part.mean.groups(self._chosen) if self._held is None else self._held
-        for factor, group in zip(self._factors, groups, strict=True):
+        for i, part_of_one, group in self.groups():
+            blocks = len(self.grouping.strata[i])
+            weight = part_of_one * group.share * blocks / (self.grouping.firsts[i] or blocks)
             image = self._part.run.multiply_group(group, x)
-            weight = factor * group.share
             total = self.backend.scale_(image, weight) if total is None else self.backend.axpy_(total, weight, image)
         return total
 
