@@ -39,6 +39,20 @@ def _freely(function: Callable[..., Array]) -> Callable[..., Array]:
     return called
 
 
+def _zeros(like: Array) -> Array:
+    return jnp.broadcast_to(_unknown(jnp.zeros((), like.dtype)), like.shape)
+
+
+def _steps(like: Array) -> Array:
+    return _unknown(jnp.ones((), jnp.float32)) + jnp.arange(like.size, dtype=jnp.float32).reshape(like.shape)
+
+
+def _unknown(number: Array) -> Array:
+    """Return a number that the compiler does not know: it would compute all that follows from it, on one thread."""
+    found: Array = jax.lax.optimization_barrier(number)
+    return found
+
+
 @_freely
 def _one_hot(labels: Array, like: Array, axis: int) -> Array:
     classes = like.shape[axis]
@@ -60,8 +74,8 @@ FUNCTIONS = ArrayFunctions(
     mean=lambda x: jnp.mean(x, 0),
     norm=lambda x: jnp.linalg.norm(x.reshape(-1)),
     least=jnp.min,
-    zeros=jnp.zeros_like,
-    steps=lambda like: jnp.arange(1, like.size + 1, dtype=jnp.float32).reshape(like.shape),
+    zeros=_zeros,
+    steps=_steps,
     one_hot=_one_hot,
     rows=lambda x, like: x.reshape(-1, *like.shape),
     cast=lambda x, like: x.astype(like.dtype),
