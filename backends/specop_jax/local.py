@@ -89,16 +89,15 @@ class _Given:
         return jax.shard_map(function, mesh=self.order.mesh, in_specs=given, out_specs=made, check_vma=False)
 
     # On each device
-    def whole(self, arrays: list[Array]) -> tuple[list[Array], list[Any], list[Array], list[Array]]:
-        """Return parameters, the model's other arrays, the device's own batch, and all of them in one list."""
+    def whole(self, arrays: list[Array]) -> tuple[list[Array], list[Any], list[Array]]:
+        """Return parameters, the model's other arrays, and the device's own batch."""
         last = self.points + self.held
         own = arrays[: self.points] if self.order.is_plain else self.order.gather_pieces(arrays[: self.points])
         pairs = zip(arrays[self.points : last], self.specs[self.points : last], strict=True)
         constants = [_gathered(array, spec) for array, spec in pairs]
         waiting = iter(constants)
         others = [None if gone else next(waiting) for gone in self.missing]
-        batch = arrays[last:]
-        return own, others, batch, [*own, *constants, *batch]
+        return own, others, arrays[last:]
 
     def again(self, residuals: Residuals, given: list[Array]) -> list[Array]:
         """Return those arrays that linear functions read, as `whole` gives them."""
@@ -169,9 +168,12 @@ class LocalProducts:
         devices = int(mesh.devices.size)
 
         def make(arrays: list[Array]) -> tuple[Array, Residuals]:
-            points, others, batch, given = form.whole(arrays)
+            loss, residuals = Residuals.of(linearize, form.whole(arrays))
+            return lax.psum(loss, axes) / devices, _kept(residuals)
+
+        def linearize(points: list[Array], others: list[Any], batch: list[Array]) -> tuple[Array, Any]:
             _, linear, loss = jax.linearize(self._slope(others, batch), points, has_aux=True)
-            return lax.psum(loss, axes) / devices, _kept(linear, given)
+            return loss, linear
 
         def apply(residuals: Residuals, given: list[Array], local: Array) -> Array:
             linear = _own(residuals).linear(form.again(residuals, given))
@@ -222,12 +224,14 @@ class LocalJacobian:
         mesh, axes = form.order.mesh, form.order.axes
 
         def make(arrays: list[Array]) -> tuple[tuple[Array, Array], Residuals]:
-            points, others, batch, given = form.whole(arrays)
-            z, pull = jax.vjp(lambda points: self._function(points, others, batch), points)
+            z, residuals = Residuals.of(linear, form.whole(arrays))
             if z.shape != self._own.shape:
                 raise ValueError(f"outputs of shape {z.shape} on each device, where {self._own.shape} were expected")
             finite = lax.psum((~jnp.isfinite(z).all()).astype(jnp.int32), axes) == 0
-            return (finite, z), _kept(pull, given)
+            return (finite, z), _kept(residuals)
+
+        def linear(points: list[Array], others: list[Any], batch: list[Array]) -> tuple[Array, Any]:
+            return jax.vjp(lambda points: self._function(points, others, batch), points)
 
         def push(residuals: Residuals, given: list[Array], local: Array) -> Array:
             pull = _own(residuals).linear(form.again(residuals, given))
@@ -252,9 +256,8 @@ class LocalJacobian:
         return compiled(made, mesh), compiled(pushed, mesh), compiled(pulled, mesh)
 
 
-def _kept(linear: Any, given: list[Array]) -> Residuals:
+def _kept(residuals: Residuals) -> Residuals:
     """Return linear functions of one device with a leading dimension for the devices."""
-    residuals = Residuals.of(linear, given)
     return replace(residuals, arrays=[jnp.asarray(leaf)[None] for leaf in residuals.arrays])
 
 

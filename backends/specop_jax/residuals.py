@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Literal, jaxpr_as_fun
+
+from specop_jax.repetitions import repetitions
 
 __all__ = ["Residuals", "Split"]
 
@@ -29,8 +34,7 @@ class Split:
         self, make: Callable[..., tuple[Any, Any]], *uses: Callable[..., Any], compile: Callable[..., Any] = jax.jit
     ) -> None:
         def made(*arguments: Any) -> tuple[Any, Residuals]:
-            facts, linear = make(*arguments)
-            return facts, Residuals.of(linear, arguments)
+            return Residuals.of(make, arguments)
 
         def applied(use: Callable[..., Any], residuals: Residuals, given: list[Any], operand: Any) -> Any:
             return use(residuals.linear(given), operand)
@@ -48,22 +52,38 @@ class Split:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Linear functions without those of its arrays that are arguments of the function they came from.
+    """The arrays of linear functions, but for what can be had without holding it.
 
-    A compiled function returns copies of arguments: each linearization would hold the parameters once more.
+    A compiled function returns copies of arguments: each linearization would hold the parameters once more. And the
+    derivative of a sum spreads one number over all that was summed up: it is enough to hold that number.
     """
 
     arrays: list[Any]
     treedef: Any = field(metadata={"static": True})
     sources: tuple[int | None, ...] = field(metadata={"static": True})
+    shapes: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
     @classmethod
-    def of(cls, linear: Any, arguments: Any) -> Residuals:
-        """Take apart linear functions, a pytree of them, while they are traced."""
+    def of(cls, make: Callable[..., tuple[Any, Any]], arguments: Any) -> tuple[Any, Residuals]:
+        """Return the facts, and linear functions taken apart while they are traced.
+
+        Parameters
+        ----------
+        make : callable
+            ``make(*arguments) -> (facts, linear)``; `linear` is a pytree of functions.
+        arguments : sequence of pytrees
+        """
+        trace, kinds = jax.make_jaxpr(make, return_shape=True)(*arguments)
+        found = jaxpr_as_fun(trace)(*jax.tree_util.tree_leaves(arguments))
+        facts, linear = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(kinds), found)
         leaves, treedef = jax.tree_util.tree_flatten(linear)
-        places = {id(argument): i for i, argument in enumerate(jax.tree_util.tree_leaves(arguments))}
-        sources = tuple(places.get(id(leaf)) for leaf in leaves)
-        return cls([leaf for leaf, place in zip(leaves, sources, strict=True) if place is None], treedef, sources)
+        variables = trace.jaxpr.outvars[len(found) - len(leaves) :]
+        repeated = repetitions(trace.jaxpr)[len(found) - len(leaves) :]
+        places = {variable: place for place, variable in enumerate(trace.jaxpr.invars)}
+        sources = tuple(None if isinstance(one, Literal) else places.get(one) for one in variables)
+        own = [(leaf, along) for leaf, along, place in zip(leaves, repeated, sources, strict=True) if place is None]
+        arrays = [_once(leaf, along) for leaf, along in own]
+        return facts, cls(arrays, treedef, sources, tuple(leaf.shape for leaf, _ in own))
 
     def choose(self, arguments: Any) -> list[Any]:
         """Return the arguments that belong to the functions, in their order."""
@@ -72,6 +92,16 @@ class Residuals:
 
     def linear(self, given: list[Any]) -> Any:
         """Put the functions together again."""
-        own, theirs = iter(self.arrays), iter(given)
+        own, theirs = iter(map(jnp.broadcast_to, self.arrays, self.shapes)), iter(given)
         leaves = [next(own if place is None else theirs) for place in self.sources]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
+
+
+def _once(array: Array, repeated: frozenset[int]) -> Array:
+    """Return an array without repetitions along dimensions."""
+    # How an array is cut over devices may belong to its type, and one entry cannot be cut.
+    spec = jax.typeof(array).sharding.spec
+    for dimension in repeated:
+        if array.shape[dimension] > 1 and spec[dimension] is None:
+            array = jax.lax.slice_in_dim(array, 0, 1, axis=dimension)
+    return array

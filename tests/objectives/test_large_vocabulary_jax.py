@@ -1,14 +1,63 @@
 """What products in JAX hold and compile where outputs are many: arrays as large as the logits, and nothing twice."""
 
+import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp
+from jax import lax
 
+import specop
+from jax_cases import close, normal
 from specop_jax.likelihoods import FUNCTIONS
+from specop_jax.repetitions import repetitions
 
 ROWS, CLASSES = 8, 5000
+LABELS = np.array([7, 4999, 0, 7, 1, 2, 3, 4])
+
+
+def network(p, batch):
+    return jnp.tanh(batch[0] @ p["w"]) @ p["v"]
+
+
+def by_logarithms(z, y):
+    return -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1).mean()
+
+
+def by_normalizers(z, y):
+    return (jax.nn.logsumexp(z, axis=1) - jnp.take_along_axis(z, y[:, None], axis=1)[:, 0]).mean()
+
+
+@pytest.mark.parametrize("criterion", [by_logarithms, by_normalizers])
+@pytest.mark.parametrize(("kind", "held"), [("ggn", 1), ("hessian", 2), ("fisher", 1)])
+def test_what_products_hold(criterion, kind, held):
+    """Probabilities, and for a Hessian the gradient: what derivatives of sums spread over all classes is held once."""
+    params = {"w": normal(3, 2), "v": normal(2, CLASSES)}
+    batch = normal(ROWS, 3), jnp.asarray(LABELS)
+    objective = specop.objective(network, criterion, batch, params=params, likelihood="categorical")
+    A, v = getattr(objective, kind)(), normal(objective.n)
+    found = A @ v
+    assert held <= A.plan().bytes / (ROWS * CLASSES * 8) < held + 0.05
+    close(found, objective.flatten(by_hand(kind, params, np.asarray(batch[0]), objective.unflatten(v))))
+
+
+def by_hand(kind, params, x, along):
+    """Products in NumPy."""
+    w, v = (np.asarray(params[name]) for name in "wv")
+    dw, dv = (np.asarray(along[name]) for name in "wv")
+    h = np.tanh(x @ w)
+    bend, dh = 1 - h**2, (1 - h**2) * (x @ dw)
+    p = np.exp(h @ v)
+    p /= p.sum(1, keepdims=True)
+    u = dh @ v + h @ dv
+    curved = p * (u - (p * u).sum(1, keepdims=True)) / ROWS
+    product = {"w": x.T @ (bend * (curved @ v.T)), "v": h.T @ curved}
+    if kind == "hessian":
+        slopes = (p - np.eye(CLASSES)[LABELS]) / ROWS
+        product["w"] += x.T @ (bend * (slopes @ dv.T) - 2 * h * dh * (slopes @ v.T))
+        product["v"] += dh.T @ slopes
+    return {name: jnp.asarray(part) for name, part in product.items()}
 
 
 def test_points_that_show_a_likelihood_are_left_to_the_program():
@@ -16,3 +65,29 @@ def test_points_that_show_a_likelihood_are_left_to_the_program():
     for make in (FUNCTIONS.steps, FUNCTIONS.zeros):
         text = jax.jit(lambda: jnp.sin(make(jnp.zeros((ROWS, CLASSES))))).lower().compile().as_text()  # noqa: B023
         assert "sine" in text
+
+
+def spread(x):
+    return jnp.broadcast_to(x[:, None], (2, 3))
+
+
+REPEATED = {
+    "new dimensions": (lambda x: lax.broadcast_in_dim(x, (3, 2, 4), (1,)), {0, 2}),
+    "a dimension of one entry": (lambda x: lax.broadcast_in_dim(x[:1], (5,), (0,)), {0}),
+    "a number": (lambda x: jnp.full((2, 3), 1.0), {0, 1}),
+    "one after another": (lambda x: jnp.broadcast_to(spread(x), (4, 2, 3)), {0, 2}),
+    "in a compiled function": (lambda x: jax.jit(spread)(x), {1}),
+    "of a compiled function": (lambda x: jax.jit(lambda y: jnp.broadcast_to(y, (4, 2, 3)))(spread(x)), {0, 2}),
+    "in another layout": (lambda x: spread(x).T, set()),
+    "none": (lambda x: x, set()),
+}
+
+
+@pytest.mark.parametrize("case", REPEATED)
+def test_repetitions(case):
+    function, expected = REPEATED[case]
+    x = jnp.asarray([1.0, 2.0])
+    (found,) = repetitions(jax.make_jaxpr(function)(x).jaxpr)
+    assert found == expected
+    made = np.asarray(function(x))
+    assert all((made == made.take([0], axis)).all() for axis in found)
