@@ -18,6 +18,11 @@ from specop.statistics.numbers import Floats
 
 __all__ = ["ShortRecurrence"]
 
+# What is left of a product is orthogonal to the last rows after a second pass, however short it is, and after the first
+# one up to a few roundings where it is no shorter than this share.
+_MOST_PASSES = 2
+_LARGE_SHARE = 0.1
+
 
 class ShortRecurrence:
     """A Lanczos run that keeps its last two rows: three vectors in all, whatever the number of steps.
@@ -33,6 +38,8 @@ class ShortRecurrence:
         Makes and counts the products, and watches their symmetry.
     vectors : sequence of native vectors
         Orthonormal eigenvectors that are known, and left out.
+    values : ndarray
+        Eigenvalue of each vector.
 
     Attributes
     ----------
@@ -41,17 +48,17 @@ class ShortRecurrence:
     size : int
         Number of known eigenvectors.
     scale : float
-        Norm of the largest product so far.
+        Norm of the largest product so far, those of known eigenvectors included.
     moved : float
         Weight of the rule that may stand at another eigenvalue than its own, as copies on their way were given away.
     """
 
-    def __init__(self, run: Run, vectors: list[Array]) -> None:
+    def __init__(self, run: Run, vectors: list[Array], values: Floats) -> None:
         self.run = run
         self.backend = run.backend
         self.n = run.n
         self.size = len(vectors)
-        self.scale = 0.0
+        self.scale = float(np.abs(values).max(initial=0.0))
         self.moved = 0.0
         self._outside: Callable[[Array], Array] = functools.partial(_without, run, vectors)
         self._layout = run.A.domain
@@ -70,7 +77,7 @@ class ShortRecurrence:
         first : int
             The row that the run began with; it has been multiplied.
         """
-        made, end = cls(space.run, []), space.size
+        made, end = cls(space.run, [], np.zeros(0)), space.size
         made.scale = space.scale
         for row in sorted((end - 2, end - 1), key=lambda row: (row - first) % 2):
             made._rows = made.backend.set_row_(made._rows, (row - first) % 2, space.row(row), 1.0)
@@ -118,23 +125,34 @@ class ShortRecurrence:
         """Multiply the newest row."""
         run, steps = self.run, len(self._diagonal)
         newest, older = steps % 2, (steps + 1) % 2
-        near = [older, newest] if steps else [newest]
-        product = self._outside(run.multiply(self.backend.row(self._rows, newest)))
-        rest, along, _, norm = self.backend.orthogonalize_(product, self._rows, 0, near)
-        coefficients, left = run.to_host(along, norm)
-        beta = float(left)
+        product = run.multiply(self.backend.row(self._rows, newest))
+        rest, coefficients, beta = self._remainder(product, [older, newest] if steps else [newest])
         with np.errstate(over="ignore"):
             self.scale = max(self.scale, float(np.linalg.norm(np.append(coefficients, beta))))
         run.check_size(self.scale)
         if steps and self.scale > 0:
-            # What rounding left in a row that was short before it was divided by its length shows here, too.
-            seen, rounding = abs(float(coefficients[0]) - self._beside[-1]), self._layout.epsilon * self.scale**2
-            asymmetry = max(0.0, seen - 30.0 * rounding / self._beside[-1]) / self.scale
+            asymmetry = abs(float(coefficients[0]) - self._beside[-1]) / self.scale
             run.note_asymmetry(asymmetry, self.backend.row(self._rows, newest))
         self._diagonal.append(float(coefficients[-1]))
         self._beside.append(beta)
         if not self.is_closed:
             self._rows = self.backend.set_row_(self._rows, older, rest, 1.0 / beta)
+
+    def _remainder(self, product: Array, near: list[int]) -> tuple[Array, Floats, float]:
+        """Return what a product has outside of the last rows and of what is left out, its coefficients, and the norm.
+
+        What is left out comes last, for what a row has there would be carried on: by the recurrence of a matrix that is
+        zero there, whose solutions grow without limit if zero lies outside of the other eigenvalues.
+        """
+        backend, coefficients, before = self.backend, np.zeros(len(near)), self.backend.norm(product)
+        for _ in range(_MOST_PASSES):
+            product, along, *_ = backend.orthogonalize_(product, self._rows, 0, near)
+            product = self._outside(product)
+            removed, whole, left = self.run.to_host(along, before, backend.norm(product))
+            coefficients += removed
+            if left >= _LARGE_SHARE * whole:
+                break
+        return product, coefficients, float(left)
 
     def gauss_rule(self, first: int) -> GaussRule:
         """Return the Gauss rule of the newest run, copies put together; `first` is the number of known eigenvectors."""

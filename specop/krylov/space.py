@@ -58,7 +58,7 @@ class KrylovSpace:
     capacity : int
         Largest number of rows, the frontier included.
     scale : float
-        Norm of the largest product of a row so far.
+        Norm of the largest product of a row so far, those of known eigenvectors included.
     is_mixed : bool
         Whether a vector joined after the first products.
     is_restarted : bool
@@ -182,6 +182,7 @@ class KrylovSpace:
         """
         # Where eigenvalues have copies, eigenvectors may be spanned by random vectors of this very seed.
         self.draws += _FAR
+        self.scale = max(self.scale, float(np.abs(values).max(initial=0.0)))
         for vector, value, residual in zip(vectors, values, residuals, strict=True):
             self._rows.set_next(vector, 1.0)
             self._matrix.append_eigenvector(float(value), float(residual))

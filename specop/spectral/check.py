@@ -127,7 +127,7 @@ class Check:
         self._exclusion.is_doubted = state["is_doubted"]
         self.open_gaps = [set(gaps) for gaps in state["open_gaps"]]
         if state["is_short"]:
-            self._short = ShortRecurrence(self.space.run, [])
+            self._short = ShortRecurrence(self.space.run, [], np.zeros(0))
             self._short.restore(state)
             self._short.avoid(self.space)
 

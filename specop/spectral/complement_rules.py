@@ -59,7 +59,7 @@ def complement_rules(
     if every is not None or k == n:
         return [], np.zeros(0), float(largest.bounds.max()), True
     vectors = [largest.eigenvector(i) for i in range(k)]
-    space: KrylovSpace | ShortRecurrence = ShortRecurrence(run, vectors)
+    space: KrylovSpace | ShortRecurrence = ShortRecurrence(run, vectors, largest.eigenvalues)
     if may_store(run, min(n, k + steps), None):
         space = KrylovSpace(run, min(n, k + steps))
         space.hold(vectors, largest.eigenvalues, largest.residuals)

@@ -86,7 +86,7 @@ def sum_over_spectrum(
         space = KrylovSpace(run, n if may_turn else min(n, len(known) + run.left))
     else:
         _check_smooth(run, function)
-        space = ShortRecurrence(run, vectors)
+        space = ShortRecurrence(run, vectors, known)
     if deflate is not None and isinstance(space, KrylovSpace):
         space.hold(vectors, known, deflate.residuals)
     quadrature = _Quadrature(space, function, known, goal, confidence)

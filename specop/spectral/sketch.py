@@ -242,6 +242,8 @@ class Sketch:
             column[:rows] += removed
             if coefficient_norm(removed) <= beta:
                 break
+            # What is left is short beside its rounding, of which a part lies along known eigenvectors.
+            vector = self.space.project(vector)
         return vector, column, float(beta)
 
     def _multiply(self) -> None:
@@ -273,4 +275,6 @@ class Sketch:
         known = np.flatnonzero(self._rows_then[:i] > i)
         asymmetry = float(np.abs(column[known] - self.G[known, i]).max(initial=0.0))
         if asymmetry:
-            self.space.run.note_asymmetry(asymmetry / float(max(np.abs(self.G).max(), np.abs(column).max())))
+            # Rounding is relative to all of A, known eigenvalues included.
+            scale = max(float(np.abs(part).max(initial=0.0)) for part in (self.G, column, self.space.values))
+            self.space.run.note_asymmetry(asymmetry / scale)

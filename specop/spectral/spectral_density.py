@@ -174,7 +174,7 @@ def spectral_density(
         if may_store(run, rows, stored_basis):
             space = KrylovSpace(run, n if is_free else len(known) + most_steps)
         else:
-            space, is_free = ShortRecurrence(run, vectors), False
+            space, is_free = ShortRecurrence(run, vectors, known), False
         rules: list[GaussRule] | None = None
         if not (is_free and n <= STEPS):
             if deflate is not None and isinstance(space, KrylovSpace):

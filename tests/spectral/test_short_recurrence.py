@@ -1,12 +1,14 @@
 """Densities and sums from three vectors, held against known spectra and against the stored basis."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
 
 import specop
 from cases import CASES, each_algorithm_case
-from specop.errors import DomainError, InvalidInputError, NotEnoughMemoryError
+from specop.errors import DomainError, InvalidInputError, NoiseWarning, NotEnoughMemoryError
 from specop.statistics.copies import without_copies
 from specop.statistics.measure import GaussRule
 
@@ -151,6 +153,57 @@ def test_an_operator_that_is_not_symmetric_is_noticed():
     wrong = specop.FunctionOperator(lambda x: A @ x, A.shape, like=np.zeros(1), is_symmetric=True)
     with pytest.raises(specop.errors.AsymmetryError):
         specop.spectral_density(wrong, steps=10, stored_basis=False)
+
+
+# Products are exact up to rounding: what is said of noise, or of a matrix that is not symmetric, is wrong.
+EXACT = {
+    "low rank": lambda rng: np.r_[np.zeros(50), rng.uniform(1.0, 2.0, 20)],
+    "few": lambda rng: rng.choice(rng.standard_normal(4), 70),
+    "two clusters": lambda rng: np.repeat([1.0, -1.0], 35) * (1 + 1e-9 * rng.standard_normal(70)),
+    "one cluster": lambda rng: 1.0 + 1e-13 * rng.standard_normal(70),
+    "four and next to nothing": lambda rng: np.r_[rng.uniform(1.0, 2.0, 4), 1e-9 * rng.standard_normal(66)],
+    "four": lambda rng: np.r_[rng.uniform(1.0, 2.0, 4), np.zeros(66)],
+}
+EXACT_CALLS = {
+    "eigsh": lambda A, seed: specop.eigsh(A, k=6, which="BE", ncv=8, seed=seed),
+    "eigsh of blocks": lambda A, seed: specop.eigsh(A, k=3, which="LA", ncv=7, tol=1e-8, block_size=3, seed=seed),
+    "density": lambda A, seed: specop.spectral_density(A, steps=40, seed=seed, stored_basis=False),
+    "density of the rest": lambda A, seed: specop.spectral_density(
+        A, steps=40, seed=seed, stored_basis=False, deflate=specop.eigsh(A, k=4, seed=seed)
+    ),
+    "stored density of the rest": lambda A, seed: specop.spectral_density(
+        A, steps=20, seed=seed, stored_basis=True, deflate=specop.eigsh(A, k=4, seed=seed)
+    ),
+    "trace of the rest": lambda A, seed: specop.trace(
+        A, method="xtrace", max_matvecs=40, seed=seed, deflate=specop.eigsh(A, k=4, seed=seed)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("call", EXACT_CALLS)
+def test_rounding_of_exact_products_is_no_noise(call, name):
+    """A coupling of a few roundings makes a row of rounding errors, which lies in known eigenvectors, too."""
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        values = EXACT[name](rng)
+        turn = np.linalg.qr(rng.standard_normal((70, 70)))[0]
+        dense = (turn * values) @ turn.T
+        EXACT_CALLS[call](specop.DiagonalOperator(rng.permutation(values)), seed)
+        EXACT_CALLS[call]((dense + dense.T) / 2, seed)
+
+
+@pytest.mark.parametrize("skew", [1e-10, 1e-6])
+def test_noise_shows_beside_known_eigenvectors(skew):
+    rng = np.random.default_rng(0)
+    noise, turn = rng.standard_normal((70, 70)) / 8, np.linalg.qr(rng.standard_normal((70, 70)))[0]
+    for values in (EXACT["low rank"](rng), EXACT["few"](rng)):
+        matrix = (turn * values) @ turn.T + skew * (noise - noise.T)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoiseWarning)
+            known = specop.eigsh(matrix, k=4)
+        with pytest.warns(NoiseWarning, match="asymmetric by"):
+            specop.spectral_density(matrix, steps=30, stored_basis=False, deflate=known)
 
 
 def test_a_network_has_the_density_that_the_stored_basis_gives():
