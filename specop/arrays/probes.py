@@ -17,7 +17,23 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.statistics.numbers import Floats
 
-__all__ = ["check_seed", "normal", "rademacher", "sample_normals", "sample_signs", "sample_uniforms", "sphere"]
+__all__ = [
+    "BESIDE_KNOWN",
+    "check_seed",
+    "normal",
+    "rademacher",
+    "sample_normals",
+    "sample_signs",
+    "sample_uniforms",
+    "sphere",
+]
+
+BESIDE_KNOWN = 1 << 31
+"""Index of the first random vector beside known eigenvectors, which the seed's first ones may have led to.
+
+What such a vector has along the copies of an eigenvalue lies in the one eigenvector that was found of it: beside that
+it has nothing along them, and they would be missed without a sign.
+"""
 
 _BLOCK = 65_536
 # The third counter word tells the kinds of probe apart, so that a start vector is independent of a trace probe

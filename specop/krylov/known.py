@@ -57,7 +57,7 @@ class Complement:
         """Return a vector uniform on the sphere of radius sqrt(dimension) in the complement."""
         if self._count == 0:
             return probes.sphere(self.backend, self.layout, self.run.seed, index)
-        vector = self.project(probes.normal(self.backend, self.layout, self.run.seed, index))
+        vector = self.project(probes.normal(self.backend, self.layout, self.run.seed, probes.BESIDE_KNOWN + index))
         (length,) = lengths_of(self.backend, vector)
         return self.backend.scale_(vector, self.dimension**0.5 / length)
 

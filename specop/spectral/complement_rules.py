@@ -67,8 +67,7 @@ def complement_rules(
     first = [] if rule is None or probes < 2 else _without(rule, largest)
     rules: list[GaussRule] = []
     samples: list[float] = []
-    # The start of the Krylov space is the vector of index zero.
-    index = 1
+    index = probe_vectors.BESIDE_KNOWN
     limit = run.products + probes * steps + PRODUCTS
     while run.products < limit:
         if first and len(rules) == probes - 1:

@@ -173,7 +173,8 @@ class _Quadrature:
         """Run from another probe; return whether all eigenvalues are to be found instead, from the rows there are."""
         space, run = self.space, self.run
         one = _Probe(space, self.function, self.certain, self.goal, most)
-        space.start(probes.sphere(run.backend, run.A.domain, run.seed, len(self.samples)))
+        index = (probes.BESIDE_KNOWN if self.first else 0) + len(self.samples)
+        space.start(probes.sphere(run.backend, run.A.domain, run.seed, index))
         while not one.is_accurate():
             if may_turn and not len(self.samples) and STAGE * one.steps > run.n <= run.left + one.steps:
                 return True

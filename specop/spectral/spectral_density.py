@@ -263,6 +263,7 @@ def _probed(
     The space is then left with what can be a part of them.
     """
     run, first, rest = space.run, len(known), space.n - len(known)
+    first_probe = probe_vectors.BESIDE_KNOWN if first else 0
     rules: list[GaussRule] = []
     taken_by_first = 0
 
@@ -277,7 +278,7 @@ def _probed(
         return open_transport([space.gauss_rule(first)], known, rest) <= rtol / 2
 
     while rest and len(rules) < probes:
-        space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, len(rules)))
+        space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, first_probe + len(rules)))
         while not is_enough():
             space.expand()
             run.update()

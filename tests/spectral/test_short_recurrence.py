@@ -206,6 +206,20 @@ def test_noise_shows_beside_known_eigenvectors(skew):
             specop.spectral_density(matrix, steps=30, stored_basis=False, deflate=known)
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_copies_beside_eigenvectors_from_the_same_seed_are_counted(stored):
+    """The vector that found an eigenvector has nothing else along the copies of its eigenvalue."""
+    values = np.r_[np.full(10, 5.0), np.random.default_rng(0).uniform(0.0, 1.0, 190)]
+    A = specop.DiagonalOperator(values)
+    covered = 0
+    for seed in range(8):
+        known = specop.eigsh(A, k=1, seed=seed)
+        density = specop.spectral_density(A, steps=25, deflate=known, seed=seed, stored_basis=stored)
+        low, high = density.count(4.0, 6.0).interval
+        covered += low <= 10 <= high
+    assert covered >= 7
+
+
 def test_a_network_has_the_density_that_the_stored_basis_gives():
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
