@@ -39,8 +39,8 @@ def cross_entropy(
     is_large = type(input) is Tensor and input.ndim > 1 and input.shape[1] >= _MANY_CLASSES
     # Autocast turns less precise logits into float32, and torch itself sums them up in it.
     is_precise = input.dtype in (torch.float32, torch.float64)
-    is_labelled = type(target) is Tensor and target.dtype is torch.int64 and target.shape == input[:, 0].shape
-    if not (is_plain and is_large and is_precise and is_labelled):
+    is_labelled = type(target) is Tensor and target.dtype is torch.int64
+    if not (is_plain and is_large and is_precise and is_labelled and target.shape == input.shape[:1] + input.shape[2:]):
         return functional.cross_entropy(
             input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
         )

@@ -84,6 +84,11 @@ def test_classes_in_the_second_dimension(reduction):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_single_sample_without_a_batch():
+    z, y = logits()[0], labels()[0]
+    torch.testing.assert_close(cross_entropy(z, y), F.cross_entropy(z, y))
+
+
 def test_rows_of_a_map():
     z = torch.stack([logits(), logits().flip(1)])
     y = labels().expand(2, -1)
