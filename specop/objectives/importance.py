@@ -10,6 +10,7 @@ import numpy as np
 from specop.errors import MissingOutputsError
 from specop.objectives.point import Point
 from specop.objectives.splitting import fitting
+from specop.objectives.trained import reading
 from specop.statistics.numbers import Floats
 
 __all__ = ["importance", "known_weights", "weights_of"]
@@ -56,7 +57,7 @@ def _joined(point: Point) -> Iterator[tuple[Any, float, int]]:
     Together they have fewer outputs than there are parameters, of which algorithms hold many vectors.
     """
     autodiff, most = point.autodiff, 0
-    with point.data.reading() as batches:
+    with reading(point) as batches:
         waiting: list[tuple[Any, float, int]] = []
         held = 0
         for one in batches:

@@ -21,6 +21,7 @@ from specop.objectives.point import Point
 from specop.objectives.products import Products, accumulate
 from specop.objectives.splitting import sample_traces
 from specop.objectives.trained import check_separable, some_samples
+from specop.objectives.trees import Joined
 from specop.objectives.witness import verify
 from specop.operators.sample_mean import Split, Traces
 from specop.statistics.numbers import Floats, Integers
@@ -33,6 +34,11 @@ _REFUSED = {
     "sampled fisher": "its labels belong to places in the data: take fisher() or ggn()",
     "empirical fisher of samples": 'take fisher(kind="empirical", of="terms") where the likelihood is known',
 }
+
+
+# Samples whose loss is held against that of their halves: so many together, because halves of more are more alike, and
+# so many in all.
+_MIXED, _ENOUGH = 31, 256
 
 
 @dataclass(eq=False)
@@ -119,7 +125,7 @@ class SampleMean:
     def __init__(self, products: Products) -> None:
         self._products = products
         self._point = products.point
-        self._is_checked = False
+        self._seen, self._is_verified = 0, False
 
     @property
     def samples(self) -> int:
@@ -162,7 +168,7 @@ class SampleMean:
             shares = [(batch, weight / terms) for batch, weight in pieces]
             made = Group(point, self._products.matrix, shares, terms / point.data.terms, len(numbers))
             if pieces:
-                self._check(pieces[0][0])
+                self._verify(pieces[0][0])
             yield made
 
     @property
@@ -182,7 +188,7 @@ class SampleMean:
             found: list[Floats] = []
             drawn = _Signs(seed, index)
             for batch, weight in pieces:
-                self._check(batch)
+                self._verify(batch)
                 drawn.samples = point.autodiff.count(batch)
                 found.append(weight / point.data.terms * sample_traces(point, batch, drawn))
             # Samples that do not count add nothing.
@@ -210,6 +216,9 @@ class SampleMean:
         with data.random_states_preserved():
             kinds = autodiff.gather(read())
         known = [(joined, np.concatenate([numbers[i] for i in positions])) for positions, joined in kinds]
+        if known:
+            joined, own = known[0]
+            self._check_separable(joined, len(own))
         for group in chosen:
             pieces: list[tuple[Any, float]] = []
             for joined, own in known:
@@ -220,14 +229,22 @@ class SampleMean:
                     pieces += [(autodiff.prepare(batch), weight)] * (weight > 0)
             yield group, pieces
 
-    def _check(self, batch: Any) -> None:
-        """Look once at whether samples stand for themselves, and whether their products are what differences say."""
-        if self._is_checked:
-            return
-        check_separable(self._point, batch)
-        if self._products.verdict is None:
+    def _check_separable(self, joined: Joined, count: int) -> None:
+        """Look at whether samples stand for themselves."""
+        # A group of one stratum may hold one class only, so samples of all are put together; and the two parts of an
+        # odd number cannot have the same share of each class.
+        most = min(count, self.largest, _MIXED)
+        size, step = most - (most % 2 == 0), count // most
+        for first in range(min(step, (_ENOUGH - self._seen) // size)):
+            places = np.arange(first, count, step)[:size]
+            check_separable(self._point, self._point.autodiff.prepare(joined.pick(places)))
+            self._seen += size
+
+    def _verify(self, batch: Any) -> None:
+        """Look once at whether products are what differences say."""
+        if not self._is_verified and self._products.verdict is None:
             self._products.verdict = verify(self._point, batch, None, self._products.matrix)
-        self._is_checked = True
+        self._is_verified = True
 
 
 class _Signs:

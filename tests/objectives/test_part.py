@@ -198,6 +198,34 @@ def test_what_is_no_mean_over_samples_is_refused_by_name(make, words):
         specop.trace(make(), data="part", rtol=0.5)
 
 
+def weighted(z, y):
+    return F.cross_entropy(z, y, weight=torch.tensor([1.0, 5.0, 0.2], dtype=z.dtype))
+
+
+FROM_A_PART = {
+    "trace": lambda A: specop.trace(A, data="part", rtol=0.5),
+    "diagonal": lambda A: specop.diagonal(A, data="part", rtol=0.5),
+    "frobenius_norm": lambda A: specop.frobenius_norm(A, data="part", rtol=0.5),
+    "spectral_norm": lambda A: specop.spectral_norm(A, data="part", rtol=0.5),
+    "eigsh": lambda A: specop.eigsh(A, 1, data="part", rtol=0.5),
+    "spectral_density": lambda A: specop.spectral_density(A, data="part"),
+    "quadratic_form": lambda A: specop.quadratic_form(
+        A, torch.ones(A.shape[1], dtype=torch.float64), data="part", rtol=0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FROM_A_PART)
+@pytest.mark.parametrize("criterion", [weighted, contrastive])
+@pytest.mark.parametrize(("count", "batch"), [(24, 24), (24, 6), (24, 1), (1200, 1200)])
+def test_groups_that_do_not_show_that_samples_are_coupled(name, criterion, count, batch):
+    """Groups of one sample, and those of one class, which samples sorted by what they may add make."""
+    x, y = classes(count)
+    found = linear(criterion, (x, y) if batch == count else list(zip(x.split(batch), y.split(batch), strict=True)))
+    with pytest.raises(InvalidInputError, match=r"samples are coupled|several batches do not add up"):
+        FROM_A_PART[name](found.hessian())
+
+
 def test_a_loader_is_read_again_and_left_as_it_was():
     x, y = classes(64)
     generator = torch.Generator().manual_seed(3)
