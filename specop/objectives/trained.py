@@ -16,6 +16,7 @@ from specop.errors import InvalidInputError, NondeterministicError, NonFiniteErr
 from specop.objectives.autodiff import Matrix
 from specop.objectives.point import Point
 from specop.objectives.refusals import dependent_samples
+from specop.objectives.trees import Joined
 
 __all__ = [
     "check_separable",
@@ -166,12 +167,16 @@ def check_uncoupled(point: Point, batch: Any) -> None:
 
 
 def _can_be_cut(point: Point, batch: Any) -> bool:
+    return point.autodiff.count(batch) > 1 and _has_slices(point, batch)
+
+
+def _has_slices(point: Point, batch: Any) -> bool:
     try:
         point.autodiff.take(batch, 0, 1)
     except InvalidInputError:
-        # Sparse arrays of JAX have no slices.
+        # Sparse arrays of JAX have none.
         return False
-    return point.autodiff.count(batch) > 1
+    return point.autodiff.count(batch) > 0
 
 
 def _exchanged(point: Point, batch: Any) -> list[Any]:
@@ -224,17 +229,19 @@ def _check_additive(point: Point, batch: Any, number: int) -> None:
 def _check_together(point: Point, first: _First, other: Any, number: int) -> None:
     """Raise unless samples of two batches weigh in one as they do in two: one of them may have more padding."""
     autodiff, data = point.autodiff, point.data
-    batches = first.batch, other
     # Batches with a time first, or of other shapes, are looked at elsewhere.
-    if any(len(data.competing(batch)) > 1 or not _can_be_cut(point, batch) for batch in batches):
+    if any(len(data.competing(batch)) > 1 or not _has_slices(point, batch) for batch in (first.batch, other)):
         return
     # As many samples as in a batch, since a model may take, or be compiled for, that number only.
-    count = autodiff.count(other)
-    some = min(first.count, count)
+    some = min(first.count, autodiff.count(other))
     if number > 1 and some < first.count and autodiff.witness_samples is None:
         # A last batch that is shorter, so not filled up with padding, is not worth compiling for.
         return
+    batches = [_of_several(point, batch) for batch in (first.batch, other)]
+    if any(batch is None for batch in batches):
+        return
     # Padding comes last.
+    count = autodiff.count(batches[1])
     places = np.arange(some), np.arange(count - some, count)
     kinds = autodiff.gather(zip(batches, places, strict=True))
     if len(kinds) > 1:
@@ -246,8 +253,8 @@ def _check_together(point: Point, first: _First, other: Any, number: int) -> Non
     weights = np.array([data.weight_of(part) for part in parts])
     if not weights.any():
         return
-    both = autodiff.prepare(kinds[0][1].pick(np.arange(2 * some)))
-    whole = _loss(point, both)
+    joined = kinds[0][1]
+    whole = _loss(point, autodiff.prepare(joined.pick(np.arange(2 * some))))
     losses = [
         first.loss(some, parts[0]) if weights[0] > 0 else 0.0,
         _loss(point, parts[1]) if weights[1] > 0 else 0.0,
@@ -257,11 +264,26 @@ def _check_together(point: Point, first: _First, other: Any, number: int) -> Non
     if whole is None or np.isnan(whole) or len(known) < 2:
         return
     mean, agrees = mean_of_parts(point, whole, known, weights / weights.sum())
-    if not agrees:
+    if not agrees and not (some == 1 and whole == losses[0] and _takes_the_first(point, joined, losses[1])):
         raise _not_additive(
             f"{some} samples of batch 0 and as many of batch {number} have a loss of {whole:.6g} together, and the "
             f"mean over both, with the weights {weights[0] / 2:g} and {weights[1] / 2:g}, is {mean:.6g}"
         )
+
+
+def _of_several(point: Point, batch: Any) -> Any:
+    """Return a batch of one sample as two that are the same, or None where arrays that belong to no sample look so."""
+    autodiff = point.autodiff
+    if autodiff.count(batch) > 1:
+        return batch
+    if any(shape[0] == 2 for shape in autodiff.array_shapes(batch)):
+        return None
+    return autodiff.pick(batch, np.zeros(2, dtype=np.intp))
+
+
+def _takes_the_first(point: Point, two: Joined, second: float | None) -> bool:
+    """Whether the loss of two samples is that of the second where it comes first: a model of single samples."""
+    return _loss(point, point.autodiff.prepare(two.pick(np.array([1, 0])))) == second
 
 
 def _not_additive(seen: str) -> InvalidInputError:

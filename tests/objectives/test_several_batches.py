@@ -142,6 +142,29 @@ def test_the_last_batch_is_looked_at_too(name, where):
     assert float(found.loss()) == pytest.approx(expected(entries, X, joined), rel=1e-12)
 
 
+# What no batch of one sample shows by itself.
+OF_SEVERAL = {case: NOT_ADDITIVE[case] for case in ("weighted mean", "root of a mean", "ratio of sums")}
+
+
+@pytest.mark.parametrize(("name", "case"), few_for_compiled(OF_SEVERAL, 1))
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1, 1), (1, 5), (5, 1)])
+def test_batches_of_one_sample_are_looked_at_too(name, case, sizes):
+    """A mean by weights of classes, or over tokens that count, has no weights where each batch is one sample."""
+    batches = parts(*sizes)
+    with pytest.raises(InvalidInputError, match=rf"{COUPLED}"):
+        made(name, OF_SEVERAL[case], batches).loss()
+    criterion = ADDITIVE["sums of samples"]
+    found = made(name, criterion, batches)
+    assert float(found.loss()) == pytest.approx(expected(criterion, X, Y), rel=1e-12)
+
+
+@each_framework
+def test_models_of_single_samples(name):
+    """What takes the first sample of a batch, and leaves the others, says nothing of batches of one."""
+    found = made(name, lambda xp, z, y: squares(xp, z[0], y[0]), parts(1, 1, 1, 1, 1, 1))
+    assert float(found.loss()) == pytest.approx(expected(squares, X, Y), rel=1e-12)
+
+
 @pytest.mark.parametrize(("criterion", "calls"), [(F.mse_loss, 0), (lambda z, y: F.mse_loss(z, y), 2)])
 def test_what_a_look_at_later_batches_costs(criterion, calls):
     """Two calls each, once, and none where it is known what the criterion divides by."""
