@@ -13,7 +13,8 @@ from torch.func import functional_call
 from specop.objectives.calling import Criterion, Forward, calling_function, calling_module
 from specop.objectives.hidden import Access, HiddenState, attributes_set, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
-from specop.objectives.refusals import no_mean, not_trainable
+from specop.objectives.refusals import not_trainable
+from specop_torch.normalizers import check_mean
 from specop_torch.refusals import refuse_coupled_samples, refuse_layers, refuse_modes, refuse_sharded
 from specop_torch.shared_memory import refuse_shared_memory
 from specop_torch.structures import TREES, normal
@@ -36,9 +37,7 @@ class ModuleModel:
         is_sharded: bool = False,
     ) -> None:
         self.calling = calling_module(criterion, forward, "for example torch.nn.functional.cross_entropy")
-        reduction = getattr(criterion, "reduction", "mean")
-        if reduction != "mean":
-            raise no_mean(reduction, "mean")
+        check_mean(criterion)
         self.module = _unwrapped(module)
         if not is_sharded:
             refuse_sharded(self.module)
@@ -159,6 +158,7 @@ class FunctionModel:
 
     def __init__(self, function: Any, criterion: Criterion | None, params: Any, forward: Forward | None) -> None:
         self.calling = calling_function(function, criterion, forward)
+        check_mean(criterion)
         for name, leaf in zip(TREES.names(params), TREES.flatten(params)[0], strict=True):
             if leaf is not None and not isinstance(leaf, Tensor):
                 raise not_trainable(name, leaf, "torch.as_tensor(VALUE)")

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specop.objectives.refusals import no_mean
 from specop_torch.structures import TREES
 
-__all__ = ["normalizer", "terms_of"]
+__all__ = ["check_mean", "normalizer", "terms_of"]
 
 # Those that average over classes' weights at the labels, and those that average over all entries of the target.
 _LABELS = {functional.cross_entropy, functional.nll_loss}
-_LABEL_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+# Of a class derived from them that has a function of its own nothing is known.
+_LABEL_LOSSES = {nn.CrossEntropyLoss.forward, nn.NLLLoss.forward}
 _ENTRIES = {
     functional.mse_loss,
     functional.l1_loss,
@@ -26,15 +28,27 @@ _ENTRIES = {
     functional.binary_cross_entropy,
     functional.binary_cross_entropy_with_logits,
 }
-_ENTRY_LOSSES = (
-    nn.MSELoss,
-    nn.L1Loss,
-    nn.SmoothL1Loss,
-    nn.HuberLoss,
-    nn.SoftMarginLoss,
-    nn.BCELoss,
-    nn.BCEWithLogitsLoss,
-)
+_ENTRY_LOSSES = {
+    nn.MSELoss.forward,
+    nn.L1Loss.forward,
+    nn.SmoothL1Loss.forward,
+    nn.HuberLoss.forward,
+    nn.SoftMarginLoss.forward,
+    nn.BCELoss.forward,
+    nn.BCEWithLogitsLoss.forward,
+}
+
+
+# That of the Kullback-Leibler divergence over samples, where "mean" is over entries.
+_MEANS = ("mean", "batchmean")
+
+
+def check_mean(criterion: Any) -> None:
+    """Raise InvalidInputError for a criterion that says of itself that it is no mean over the batch."""
+    said = criterion.keywords if isinstance(criterion, functools.partial) else {}
+    reduction = said.get("reduction", getattr(criterion, "reduction", "mean"))
+    if reduction not in _MEANS:
+        raise no_mean(reduction, "mean")
 
 
 def normalizer(criterion: Any) -> Callable[[Any], float] | None:
@@ -51,9 +65,10 @@ def normalizer(criterion: Any) -> Callable[[Any], float] | None:
     callable or None
         None for a criterion of which that is not known.
     """
-    if isinstance(criterion, _LABEL_LOSSES):
+    own = getattr(type(criterion), "forward", None)
+    if own in _LABEL_LOSSES:
         return functools.partial(_counted, weight=criterion.weight, ignore_index=criterion.ignore_index)
-    if isinstance(criterion, _ENTRY_LOSSES):
+    if own in _ENTRY_LOSSES:
         return _entries
     options: Mapping[str, Any] = {}
     if isinstance(criterion, functools.partial) and not criterion.args:

@@ -1,5 +1,6 @@
 """Modules and losses of torch that make no Hessian: what the errors say."""
 
+import functools
 import warnings
 
 import pytest
@@ -16,14 +17,26 @@ from torch_cases import labels, outputs, problem
 
 def test_losses_that_are_no_mean():
     model, _, batch = problem("mlp")
-    with pytest.raises(InvalidInputError, match=r"reduction='sum'.*Use reduction='mean'"):
-        specop.objective(model, nn.CrossEntropyLoss(reduction="sum"), batch)
+    for criterion in (nn.CrossEntropyLoss(reduction="sum"), functools.partial(F.cross_entropy, reduction="sum")):
+        for given in ({}, {"params": dict(model.named_parameters())}):
+            with pytest.raises(InvalidInputError, match=r"reduction='sum'.*Use reduction='mean'"):
+                specop.objective((lambda params, batch: None) if given else model, criterion, batch, **given)
     with pytest.raises(InvalidInputError, match="a module needs a criterion"):
         specop.objective(model, None, batch)
     objective = specop.objective(model, lambda outputs, y: outputs.sum().item(), batch)
     for call in (objective.loss, objective.gradient, objective.hessian().to_dense):
         with pytest.raises(InvalidInputError, match="must be one real number, the mean over the batch; got float"):
             call()
+
+
+def test_the_mean_over_samples_of_a_divergence():
+    """Of the Kullback-Leibler divergence "mean" divides by entries, and "batchmean" by samples."""
+    model, _, (x, _) = problem("mlp")
+    model, target = nn.Sequential(model, nn.LogSoftmax(-1)), torch.softmax(model(x), -1).detach().flip(0)
+    batches = [(x[:2], target[:2]), (x[2:], target[2:])]
+    criterion = nn.KLDivLoss(reduction="batchmean")
+    for kind in (criterion, functools.partial(F.kl_div, reduction="batchmean")):
+        assert float(specop.objective(model, kind, batches).loss()) == pytest.approx(criterion(model(x), target).item())
 
 
 def test_parameters_that_are_not_finite_are_named():

@@ -165,6 +165,36 @@ def test_models_of_single_samples(name):
     assert float(found.loss()) == pytest.approx(expected(squares, X, Y), rel=1e-12)
 
 
+class Masked(nn.MSELoss):
+    def forward(self, z, y):
+        counts = y != 7.0
+        return (z - y)[counts].square().mean()
+
+
+class Weighted(nn.CrossEntropyLoss):
+    def forward(self, z, y):
+        return F.cross_entropy(z, y, weight=torch.tensor([1.0, 5.0, 0.2], dtype=z.dtype))
+
+
+OWN = {
+    "entries": (Masked(), [[1.0, 2.0, 3.0]] * 5 + [[1.0, 7.0, 7.0]], lambda y: (y != 7.0).sum()),
+    "labels": (Weighted(), [1, 1, 1, 1, 0, 2], lambda y: torch.tensor([1.0, 5.0, 0.2])[y].sum()),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_criteria_derived_from_those_of_torch(kind):
+    """They may divide by something else than these, which the first batches need not show."""
+    criterion, targets, terms = OWN[kind]
+    model = torch_model(nn.Tanh())
+    x, y = torch.tensor(X), torch.tensor(targets)
+    batches = [(x[i : i + 2], y[i : i + 2]) for i in (0, 2, 4)]
+    with pytest.raises(InvalidInputError, match=rf"{COUPLED}: 1 samples of batch 0 and as many of batch 2"):
+        specop.objective(model, criterion, batches).loss()
+    found = specop.objective(model, criterion, batches, weight=lambda batch: terms(batch[1]))
+    assert float(found.loss()) == pytest.approx(criterion(model(x), y).item(), rel=1e-6)
+
+
 @pytest.mark.parametrize(("criterion", "calls"), [(F.mse_loss, 0), (lambda z, y: F.mse_loss(z, y), 2)])
 def test_what_a_look_at_later_batches_costs(criterion, calls):
     """Two calls each, once, and none where it is known what the criterion divides by."""
