@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from specop.errors import DomainError, InvalidInputError, checked_number
 from specop.operators.operator import LinearOperator
 from specop.operators.restrict import restrict
 from specop.solvers.decompositions import decomposed
+from specop.solvers.woodbury.partition import checked_blocks, partition
 from specop.solvers.woodbury.sherman_morrison import ShermanMorrison
 from specop.spectral.diagonal import diagonal
 from specop.statistics.numbers import Floats, Integers
@@ -66,7 +68,8 @@ def inverse_curvature(
     if damping is not None:
         checked_number("damping", damping)
     if matrix == _ROWS:
-        return _of_rows(_sample_gradients(objective, theta, left), backend_of(theta), damping, blocks)
+        among = _among(blocks, left, objective.n)
+        return _of_rows(_sample_gradients(objective, theta, left), backend_of(theta), damping, among)
     if blocks is not None:
         raise InvalidInputError(f"blocks= belongs to matrix={_ROWS!r}, got matrix={matrix!r}.")
     curvature = objective.matrix(matrix, theta)
@@ -97,6 +100,15 @@ def curvature_diagonal(objective: Objective, matrix: str, theta: Array, left: In
             f"matrix={_ROWS!r}, which are positive semidefinite."
         )
     return np.maximum(entries, 0.0)
+
+
+def _among(blocks: Any, left: Integers, n: int) -> Any:
+    """Return blocks of the parameter vector as those of the weights that are left; a size is one among these."""
+    known = checked_blocks(blocks)
+    if not isinstance(known, tuple):
+        return known
+    ends = np.searchsorted(left, [part.stop for part, _ in partition(known, n)])
+    return tuple(slice(start, stop) for start, stop in itertools.pairwise([0, *ends.tolist()]) if start < stop)
 
 
 def _of_rows(rows: Iterator[Array], backend: Backend, damping: float | None, blocks: Any) -> InverseCurvature:

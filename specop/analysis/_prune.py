@@ -67,7 +67,8 @@ def prune(
         Multiple of the identity that is added before an inversion; default: a hundredth of the mean of the matrix's
         diagonal, in each step anew.
     blocks : int or sequence of slice, optional
-        Only diagonal blocks of the empirical Fisher matrix; default: all of it.
+        Only diagonal blocks of the empirical Fisher matrix: a number of the weights that are left, or slices of the
+        parameter vector, such as ``list(objective.slices.values())``. Default: all of it.
     groups : {"rows", "columns"} or sequence of index arrays, optional
         Weights that go together, ranked by their saliency for each weight. Rows are the slices of each parameter along
         its first axis: output neurons and output channels in PyTorch. Columns are those along the last axis: the same

@@ -70,8 +70,9 @@ def saliency(
     damping : float, optional
         :math:`\delta`, of the mean loss; default: a hundredth of the mean of H's diagonal. "obd" takes none.
     blocks : int or sequence of slice, optional
-        Only diagonal blocks of the empirical Fisher matrix, as in `specop.ShermanMorrison`. Default: all of it, which
-        holds the gradients of all samples or a matrix with a column for each parameter, whichever is smaller.
+        Only diagonal blocks of the empirical Fisher matrix: a number of the weights that are not zero, or slices of the
+        parameter vector, such as ``list(objective.slices.values())``. Default: all of it, which holds the gradients of
+        all samples or a matrix with a column for each parameter, whichever is smaller.
     groups : {"rows", "columns"} or sequence of index arrays, optional
         Weights that go together. Rows are the slices of each parameter along its first axis: output neurons and output
         channels in PyTorch. Columns are those along the last axis: the same in JAX and TensorFlow. Biases and factors

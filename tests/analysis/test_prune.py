@@ -125,6 +125,25 @@ def test_saliencies_on_the_empirical_fisher_matrix(blocks, damping=0.01):
 
 
 @TORCH
+def test_blocks_are_slices_of_all_weights_also_where_some_are_gone(damping=0.01):
+    objective = parity("torch", "mlp", "float64")
+    parts = list(objective.slices.values())
+    w = numpy(objective.theta).copy()
+    w[parts[0]], w[parts[1].start] = 0.0, 0.0
+    theta = objective.theta.new_tensor(w)
+    rows, left = np.concatenate([numpy(block) for block in objective.per_sample_gradients(theta)]), w != 0
+    F = rows.T @ rows / len(rows)
+    number = np.concatenate([np.full(part.stop - part.start, i) for i, part in enumerate(parts)])
+    F = np.where(number[:, None] == number, F, 0)[np.ix_(left, left)]
+    expected = np.zeros(len(w))
+    expected[left] = w[left] ** 2 / (2 * np.diag(np.linalg.inv(F + damping * np.eye(left.sum()))))
+    scores = specop.analysis.saliency(objective, damping=damping, blocks=parts, theta=theta)
+    may = left & (scores.group >= 0)
+    np.testing.assert_allclose(numpy(scores.saliency)[may], expected[may], rtol=1e-9)
+    assert specop.analysis.prune(objective, 0.5, blocks=parts, steps=3, trust=None).converged
+
+
+@TORCH
 def test_the_damping_follows_the_matrix_and_is_stated():
     objective = parity("torch", "mlp", "float64")
     rows = rows_of(objective)
