@@ -226,6 +226,18 @@ def test_groups_that_do_not_show_that_samples_are_coupled(name, criterion, count
         FROM_A_PART[name](found.hessian())
 
 
+@pytest.mark.parametrize("batch", [1, 2, 6])
+def test_batches_without_outputs_are_looked_at_too(batch):
+    x, y = classes(24)
+    found = specop.objective(
+        lambda params, batch: weighted(batch[0] @ params["w"], batch[1]),
+        params={"w": torch.ones(4, 3, dtype=torch.float64) + torch.eye(4, 3, dtype=torch.float64)},
+        data=list(zip(x.split(batch), y.split(batch), strict=True)),
+    )
+    with pytest.raises(InvalidInputError, match="several batches do not add up"):
+        specop.trace(found.hessian(), data="part", rtol=0.5)
+
+
 def test_a_loader_is_read_again_and_left_as_it_was():
     x, y = classes(64)
     generator = torch.Generator().manual_seed(3)
