@@ -72,6 +72,8 @@ class OutputProgram(Program):
             make = functools.partial(self._middle, variant)
             middle = self._once(variant, lambda: Split(make, _apply, compile=self.compiled))
             loss, (between,), kept = _differentiated(middle, z, arguments[2], extra)
+            # Of a large vocabulary they would be one array more during the first product.
+            del z
             multiply, held = _Chain((push, between, pull)), held + kept
         return Product((finite, loss), _differentiated(multiply, vector), multiply, held)
 

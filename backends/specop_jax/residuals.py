@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Literal, jaxpr_as_fun
 
+from specop_jax.joined_products import joined_products
 from specop_jax.repetitions import repetitions
 
 __all__ = ["Residuals", "Split"]
@@ -40,7 +41,7 @@ class Split:
             return use(residuals.linear(given), operand)
 
         self._made = compile(made)
-        self._uses = [compile(functools.partial(applied, use)) for use in uses]
+        self._uses = [compile(joined_products(functools.partial(applied, use))) for use in uses]
 
     def __call__(self, *arguments: Any) -> tuple[Any, list[Callable[[Any], Any]], list[Any]]:
         """Return the facts, a function of an operand for each use, and the arrays that these hold."""

@@ -10,6 +10,7 @@ from jax import lax
 
 import specop
 from jax_cases import close, normal
+from specop_jax.joined_products import joined_products
 from specop_jax.likelihoods import FUNCTIONS
 from specop_jax.repetitions import repetitions
 
@@ -91,3 +92,37 @@ def test_repetitions(case):
     assert found == expected
     made = np.asarray(function(x))
     assert all((made == made.take([0], axis)).all() for axis in found)
+
+
+def factors(*shapes):
+    return [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+
+
+def read_elsewhere(h, w, dh, dw):
+    product = h @ dw
+    return jnp.sin(product) * (product + dh @ w)
+
+
+# With the number of products in the compiled program, and whether factors are put side by side.
+SUMS = {
+    "a layer": (lambda h, w, dh, dw: dh @ w + h @ dw, [(20, 2), (2, 30)] * 2, 1, True),
+    "of steps": (lambda h, w, dh, dw: dh @ w + h @ dw, [(4, 5, 2), (2, 30)] * 2, 1, True),
+    "a weight the other way": (lambda h, w, dh, dw: dh @ w.T + h @ dw.T, [(20, 2), (30, 2)] * 2, 1, True),
+    "the first transposed": (lambda h, w, dh, dw: (dw.T @ h.T).T + dh @ w, [(20, 2), (2, 30)] * 2, 1, True),
+    "the second transposed": (lambda h, w, dh, dw: dh @ w + (dw.T @ h.T).T, [(20, 2), (2, 30)] * 2, 1, True),
+    "unlike widths": (lambda a, b, c, d: a @ b + c @ d, [(20, 2), (2, 30), (20, 3), (3, 30)], 1, True),
+    "a square": (lambda a, b, c, d: a @ b + (c @ d).T, [(20, 2), (2, 20)] * 2, 1, True),
+    "three": (lambda a, b, c, d: a @ b + c @ d + a @ d, [(20, 2), (2, 30)] * 2, 2, True),
+    "read elsewhere": (read_elsewhere, [(20, 2), (2, 30)] * 2, 2, False),
+    "small beside factors": (lambda h, w, dh, dw: dh @ w + h @ dw, [(20, 20), (20, 30)] * 2, 2, False),
+}
+
+
+@pytest.mark.parametrize("case", SUMS)
+def test_sums_of_matrix_products_are_one_product(case):
+    function, shapes, count, is_joined = SUMS[case]
+    given = factors(*shapes)
+    compiled = jax.jit(joined_products(lambda *given: {"sum": function(*given)})).lower(*given).compile()
+    close(compiled(*given)["sum"], function(*map(np.asarray, given)))
+    assert compiled.as_text().count(" dot(") == count
+    assert ("concatenate" in compiled.as_text()) == is_joined
