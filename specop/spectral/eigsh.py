@@ -19,7 +19,7 @@ from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
 from specop.spectral.check import CHECK_ROWS, Check
 from specop.spectral.ends import ends_of
-from specop.spectral.fitting import LEAST_BESIDE, FittedBasis, default_ncv
+from specop.spectral.fitting import LEAST_BESIDE, FittedBasis, default_limit, default_ncv
 from specop.spectral.part.eigenpairs import check_part, result_of_part
 from specop.spectral.part.ends import Asked
 from specop.spectral.part.part import DATA
@@ -106,7 +106,7 @@ def eigsh(
     tol : float
         Relative residual at which a pair has converged.
     max_matvecs : int, optional
-        Limit on products, checks included; default ``max(1000, 50 k)``.
+        Limit on products, checks included; default ``max(1000, 100 k)``.
     confidence : float
         Probability with which the check finds an eigenvalue that was missed.
     seed : int
@@ -279,7 +279,7 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
 def _checked_limits(k: int, tol: float, max_matvecs: int | None) -> int:
     checked_number("tol", tol)
     if max_matvecs is None:
-        return max(1000, 50 * k)
+        return default_limit(k)
     if max_matvecs < k:
         raise InvalidInputError(f"max_matvecs must be at least k={k}, got {max_matvecs!r}.")
     return int(max_matvecs)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from specop.arrays.memory import free_host_memory, in_bytes
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
+from specop.spectral.goals import PRODUCTS
 
-__all__ = ["CHECK_VECTORS", "LEAST_BESIDE", "FittedBasis", "default_ncv", "may_store", "rows_that_fit"]
+__all__ = ["CHECK_VECTORS", "LEAST_BESIDE", "FittedBasis", "default_limit", "default_ncv", "may_store", "rows_that_fit"]
 
 LEAST_BESIDE = 6
 """Rows beside the k wanted ones with which a restarted run still finds what a larger one does.
@@ -105,6 +106,11 @@ def default_ncv(n: int, k: int, block_size: int = 1) -> int:
     # A larger basis saves restarts, and takes no longer where a processor's cache holds it.
     free = n if n <= _HELD_WHOLE else min(_LARGEST_FREE_BASIS // n, 5 * k + 100)
     return min(n, max(2 * k + 40 * block_size, free))
+
+
+def default_limit(k: int) -> int:
+    """Return the limit on products for k eigenvalues where nobody says."""
+    return max(PRODUCTS, 100 * k)
 
 
 def may_store(run: Run, rows: int, wanted: bool | None) -> bool:

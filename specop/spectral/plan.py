@@ -14,7 +14,7 @@ from specop.operators.scipy import aslinearoperator
 from specop.results.tables import Column, html_table, text_table
 from specop.spectral.check import CHECK_ROWS
 from specop.spectral.entries import probes_together
-from specop.spectral.fitting import CHECK_VECTORS, LEAST_BESIDE, default_ncv
+from specop.spectral.fitting import CHECK_VECTORS, LEAST_BESIDE, default_limit, default_ncv
 from specop.spectral.goals import PRODUCTS, STAGE
 from specop.spectral.sampling import LARGEST_SKETCH
 from specop.spectral.spectral_density import STEPS
@@ -235,7 +235,7 @@ def _eigsh(room: Room, n: int, k: int, ncv: int | None) -> PlannedCall:
         rows + 1,
         (rows + 1) * room.row,
         fits,
-        _range(k + 1, max(PRODUCTS, 50 * k)),
+        _range(k + 1, default_limit(k)),
         how if fits else "on_host(A) holds them in host memory, for two copies of a vector with each product",
     )
 

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import specop
 import spectra
@@ -308,6 +309,20 @@ def test_killed_processes_go_on(kills, tmp_path):
     expected = specop.eigsh(specop.DiagonalOperator(100 / np.arange(1.0, 2001)), k=12, ncv=24, tol=1e-6)
     assert found == expected.eigenvalues.tobytes().hex() + "\n"
     assert list(tmp_path.iterdir()) == []
+
+
+# --- Many eigenvalues -------------------------------------------------------------------------------------------------
+
+
+def test_a_crowded_end_of_the_spectrum_is_searched_until_the_eigenvalues_are_the_outermost():
+    """The first pairs that converge to the tolerance are others, which the check finds."""
+    n, k = 3000, 24
+    matrix = scipy.sparse.diags([np.full(n, 2.0), *2 * [-np.ones(n - 1)]], [0, 1, -1]).tocsr()
+    exact = 2 - 2 * np.cos(np.pi * np.arange(n - k + 1, n + 1) / (n + 1))
+    result = specop.eigsh(matrix, k=k, ncv=40)
+    assert (np.abs(result.eigenvalues - exact) <= result.bounds).all()
+    # That is more than 50 k.
+    assert result.matvecs > 1200
 
 
 # --- A basis in host memory -------------------------------------------------------------------------------------------
