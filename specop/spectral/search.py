@@ -169,9 +169,12 @@ class Search:
         sweep = space.frontier if in_turns else space.frontier[-1:]
         if not space.has_room_for(max(1, len(sweep))):
             most = space.capacity - 2 * len(space.frontier) - 1
+            # Rows that were multiplied again have left others behind; they go where they take the room of wanted pairs.
+            is_crowded = most < self.k
             # How many are kept makes next to no difference to the products, and fewer take less time.
             kept = self.k + (len(ritz.values) - self.k) // 4
-            space.restart(ritz, share(self.ends, ritz.values, min(kept, most)))
+            kept = min(kept, space.capacity - 2 if is_crowded else most)
+            space.restart(ritz, share(self.ends, ritz.values, kept), forget_frontier=is_crowded)
             return True
         self._watch_slowest(ritz, lagging)
         if not in_turns and len(lagging):
