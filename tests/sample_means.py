@@ -54,8 +54,10 @@ class Group:
         self.bytes = self.x.nbytes
         self.samples, self.share = len(chosen), len(chosen) / whole.samples
 
+        self.is_expected = False
+
     def expect(self):
-        pass
+        self.is_expected = True
 
     def multiply(self, vector):
         self.whole.multiplied += self.samples

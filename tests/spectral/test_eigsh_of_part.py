@@ -98,6 +98,16 @@ def test_a_limit_on_products_is_said():
         specop.eigsh(mean("misled", samples=600), 3, data="part", max_matvecs=3)
 
 
+@pytest.mark.parametrize(("k", "limit"), [(1, 1), (2, 3)])
+def test_samples_beside_the_halves_are_looked_at_within_the_limit(k, limit):
+    A = mean("even", samples=8000)
+    with pytest.warns(ConvergenceWarning, match="Raise max_matvecs"):
+        found = specop.eigsh(A, k, which="LA", rtol=0.012, data="part", max_matvecs=limit)
+    assert A.multiplied <= limit * 8000 and found.matvecs <= limit and not found.converged
+    right = truth(A, k, "LA")
+    assert ((found.intervals[:, 0] <= right) & (right <= found.intervals[:, 1])).all()
+
+
 def test_pairs_of_a_part_may_be_deflated_where_their_errors_do_not_enter():
     A = mean("trained", samples=8000)
     found = specop.eigsh(A, 3, which="LA", rtol=0.1, data="part")

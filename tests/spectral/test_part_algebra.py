@@ -10,7 +10,9 @@ from specop.spectral.part import control, enclosure
 from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import part_of
 from specop.spectral.part.sampled_mean import SampledMean, halves_of
+from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
+from specop.statistics.strata import Stratum
 from specop_numpy import backend
 
 RNG = np.random.default_rng(0)
@@ -60,8 +62,9 @@ def test_a_sampled_mean_weighs_each_sample_by_how_it_was_drawn(lacking, count, m
     assert half.is_symmetric and not grouping.is_whole
     # Six products with it are as many with so many samples.
     assert whole.multiplied == 6 * half.size and some.run.products == -(-6 * half.size // whole.samples)
-    # Groups that fit are held, others read again for each product.
+    # Groups that fit are held, and linearized at once, others read again for each product.
     assert len([number for number in read if number]) == (1 if lacking <= 0 else 7)
+    assert {group.is_expected for _, _, group in half.groups()} == {lacking <= 0}
 
 
 def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
@@ -79,6 +82,12 @@ def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
     whole = [place for place in first.grouping.half(0) if place in second.grouping.half(1)]
     held = [{id(group) for _, _, group in half.grouping.groups(whole)} for half in (first, second)]
     assert whole and held[0] == held[1]
+    # It takes no more room for the second half.
+    grouping = Grouping(some, count)
+    SampledMean(some, grouping, 0)
+    some.mean.free = (second.size - grouping.samples(whole)) * some.mean.x[0].nbytes
+    half = SampledMean(some, grouping, 1)
+    assert all(group.is_expected for _, _, group in half.groups())
     # The whole is one mean, and that of all samples.
     (one,) = halves_of(some, max(lengths))
     assert one.grouping.is_whole and one.size == some.mean.samples
@@ -216,3 +225,31 @@ def test_of_all_samples_only_the_bounds_of_eigenvalues_are_left():
         assert value.interval == pytest.approx((eigenvalue - bound, eigenvalue + bound))
     assert not found.sampling_errors.any() and (found.bounds == found.residuals).all()
     assert (found.bounds == end.bounds).all() and (np.array(found.rows) == end.rows).all()
+
+
+def side(values, apart):
+    """A side whose interval has what values of one stratum of a thousand blocks leave to chance, and more."""
+    total = GroupSum([Stratum(tuple(np.arange(1000)[:, None]))], is_noisy=False)
+    for value in values:
+        total.add(0, value)
+    chance = total.foreseen(1.0, 0.95)
+    limits = (1000.0 * np.mean(values) - apart - chance, 1000.0 * np.mean(values) + apart + chance)
+    value = Estimate(1000.0 * np.mean(values), normal_error(limits, 0.95), limits, 0.95)
+    return enclosure.Side([value], [total], np.zeros(1), [], np.zeros(1), np.zeros(1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_a_plan_takes_as_many_more_samples_as_leave_the_error_that_is_asked_for(share):
+    rng = np.random.default_rng(0)
+    values = 1.0 + 0.2 * rng.standard_normal(40)
+    wished = side(values, 0.0).values[0].standard_error / 1.3 / (1000.0 * np.mean(values))
+    apart = share * wished * 1000.0 * np.mean(values) * ndtri(0.975)
+    growth, more = side(values, apart).plan(0, wished)
+    assert growth == 0.0
+    # What is left beside chance, of an error that falls with the root of samples.
+    least = (1.3 / (1.0 - share)) ** 2
+    assert 0.9 * least <= more <= max(1.0 + 1.35 * (least - 1.0), 1.75) or more == 4.0 < least
+    # Nothing where the error is as small as that, larger halves where chance is not what it comes from.
+    assert side(values, apart).plan(0, 2.0 * wished) == (0.0, 0.0)
+    growth, more = side(values, 3.0 * wished * 1000.0 * np.mean(values)).plan(0, wished)
+    assert growth > 2.0 and more == 0.0
