@@ -84,16 +84,23 @@ def hessian_eigenthings_lanczos(problem: Problem, k: int, steps: float) -> tuple
     It is told to reorthogonalize: without that, its default above 50 steps, it returns copies of the top eigenvalue.
     Its products by finite differences would be faster, but in float32 their eigenvalues are wrong by 10 % and more.
     """
-    from hessian_eigenthings import HessianOperator, lanczos
+    from hessian_eigenthings import lanczos
+
+    with sdpa_kernel(SDPBackend.MATH):
+        operator = eigenthings_operator(problem)
+        counted = count_calls(operator, "matvec")
+        result = lanczos(operator, k=k, max_iter=int(steps), reorthogonalize=True, seed=0)
+    return np.sort(result.eigenvalues.double().numpy()), counted()
+
+
+def eigenthings_operator(problem: Problem) -> Any:
+    """Return the Hessian of hessian-eigenthings."""
+    from hessian_eigenthings import HessianOperator
 
     def loss(model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return problem.criterion(model(batch[0]), batch[1])  # type: ignore[no-any-return]
 
-    with sdpa_kernel(SDPBackend.MATH):
-        operator = HessianOperator(problem.model, problem.batches, loss)
-        counted = count_calls(operator, "matvec")
-        result = lanczos(operator, k=k, max_iter=int(steps), reorthogonalize=True, seed=0)
-    return np.sort(result.eigenvalues.double().numpy()), counted()
+    return HessianOperator(problem.model, problem.batches, loss)
 
 
 def curvlinops_scipy(problem: Problem, k: int, tol: float) -> tuple[Eigenvalues, int]:
