@@ -131,7 +131,9 @@ class ShortRecurrence:
             self.scale = max(self.scale, float(np.linalg.norm(np.append(coefficients, beta))))
         run.check_size(self.scale)
         if steps and self.scale > 0:
-            asymmetry = abs(float(coefficients[0]) - self._beside[-1]) / self.scale
+            # What rounding left in a row that was short before it was divided by its length shows here, too.
+            seen, rounding = abs(float(coefficients[0]) - self._beside[-1]), self._layout.epsilon * self.scale**2
+            asymmetry = max(0.0, seen - 30.0 * rounding / self._beside[-1]) / self.scale
             run.note_asymmetry(asymmetry, self.backend.row(self._rows, newest))
         self._diagonal.append(float(coefficients[-1]))
         self._beside.append(beta)
