@@ -14,7 +14,7 @@ from specop.landscape._average_case import isotropic, level_of_rise, proportiona
 from specop.landscape._ends import bounded, outermost
 from specop.landscape._layers import fisher_rao, relative_flatness
 from specop.landscape._point import PointOfLoss
-from specop.landscape._sums import density_of, root_of, sum_of, top_of
+from specop.landscape._sums import density_of, increasing_sum, root_of, sum_of, top_of
 from specop.landscape._worst_case import Region, largest_rise, sizes_of
 from specop.operators.explicit import DiagonalOperator
 from specop.operators.operator import LinearOperator
@@ -22,6 +22,7 @@ from specop.results.eigen import EigenResult
 from specop.results.flatness import Measure
 from specop.results.spectral_density import SpectralDensity
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
+from specop.statistics.numbers import Floats
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -74,23 +75,22 @@ class Maker:
         return _measure(found, kind="exact" if self.top.converged else "lower bound")
 
     def trace(self) -> Measure:
-        return self._sum(lambda h: h)
+        return self._sum(1)
 
     def mean_eigenvalue(self) -> Measure:
         return self.trace().scaled(1.0 / self.objective.n)
 
     def frobenius_norm(self) -> Measure:
-        squares = self._sum(lambda h: h**2)
+        squares = self._sum(2)
         return _measure(root_of(squares), kind=squares.kind)
 
     def effective_dimension(self) -> Measure:
         alpha = self.numbers["prior"]
-        limits = 0.0, float(self.objective.n)
-        return self._over_prior(lambda h: np.maximum(h, 0.0) / (np.maximum(h, 0.0) + alpha), limits)
+        return self._over_prior(lambda h: np.maximum(h, 0.0) / (np.maximum(h, 0.0) + alpha))
 
     def log_determinant(self) -> Measure:
         alpha = self.numbers["prior"]
-        return self._over_prior(lambda h: np.log1p(np.maximum(h, 0.0) / alpha), (0.0, np.inf))
+        return self._over_prior(lambda h: np.log1p(np.maximum(h, 0.0) / alpha))
 
     def box_sharpness(self) -> Measure | None:
         if self.point.loss <= -1.0:
@@ -201,12 +201,16 @@ class Maker:
             )
         return "\n".join(parts)
 
-    def _sum(self, function: Callable[[Any], Any], limits: tuple[float, float] = (-np.inf, np.inf)) -> Measure:
-        return _measure(sum_of(self.density, function, limits), kind="estimate" if self.density.probes else "exact")
+    def _sum(self, power: int) -> Measure:
+        return _measure(sum_of(self.density, power), kind=self._kind)
 
-    def _over_prior(self, function: Callable[[Any], Any], limits: tuple[float, float]) -> Measure:
+    @property
+    def _kind(self) -> str:
+        return "estimate" if self.density.probes else "exact"
+
+    def _over_prior(self, function: Callable[[Floats], Floats]) -> Measure:
         """Return a sum that is sharp at the prior, which may be too small for the steps there are."""
-        found = self._sum(function, limits)
+        found = _measure(increasing_sum(self.density, function), kind=self._kind)
         low, high = found.interval
         self._is_blurred |= high - low > found.estimate
         return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import scipy.linalg
 
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
@@ -13,15 +13,17 @@ from specop.results.spectral_density import SpectralDensity
 from specop.spectral.eigsh import eigsh
 from specop.spectral.spectral_density import spectral_density
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
-from specop.statistics.measure import GaussRule
+from specop.statistics.measure import GaussRule, cumulative_bounds
 from specop.statistics.numbers import Floats
 
-__all__ = ["density_of", "root_of", "sum_of", "top_of"]
+__all__ = ["density_of", "increasing_sum", "root_of", "sum_of", "top_of"]
 
 # Up to so many parameters all eigenvalues take no more products than the probes.
 _WHOLE, _STEPS = 240, 30
 # Relative residual of eigenvalues that are all wanted: each direction is multiplied anyway.
 _TOL = 1e-6
+# Points at which bounds are taken, chosen of so many from this share of the largest eigenvalue on.
+_LEVELS, _FINE, _FINEST = 100, 4000, 1e-9
 
 
 def density_of(hessian: LinearOperator, top: EigenResult, probes: int, confidence: float, seed: int) -> SpectralDensity:
@@ -39,24 +41,52 @@ def top_of(n: int) -> int:
     return 1 if n <= _WHOLE else 5
 
 
-def sum_of(
-    density: SpectralDensity, function: Callable[[Floats], Floats], limits: tuple[float, float] = (-np.inf, np.inf)
-) -> Estimate:
-    """Return the sum of a function over all eigenvalues, its interval widened by what quadrature leaves open.
+def sum_of(density: SpectralDensity, power: int) -> Estimate:
+    """Return the sum of a power of all eigenvalues, which rules of several steps integrate exactly."""
+    return _summed(density, lambda h: h**power, None)
 
-    That is what the last quarter of the steps changed. The sum is known to lie between the limits.
+
+def increasing_sum(density: SpectralDensity, function: Callable[[Floats], Floats]) -> Estimate:
+    """Return the sum of a function of all eigenvalues that nowhere falls, and is constant below the lowest one.
+
+    Rules are exact for no such function, and what more steps change says little where many eigenvalues lie close to
+    where it is steep: the interval holds what each rule proves of how many lie above any point.
     """
+    lowest, highest = min(0.0, float(density.nodes[0])), float(density.nodes[-1])
+    above = np.geomspace(_FINEST * highest, highest, _FINE) if highest > 0 else np.array([])
+    fine = np.concatenate([[lowest, 0.0], above])
+    # As many points as give steps of one height.
+    heights = function(fine)
+    levels = np.linspace(heights[0], heights[-1], _LEVELS)
+    points = np.unique(np.concatenate([fine[:2], fine[np.searchsorted(heights, levels[1:-1])], fine[-1:]]))
+    found = _summed(density, function, points)
+    low, high = np.clip(found.interval, density.n * heights[0], density.n * heights[-1]).tolist()
+    return replace(found, interval=(low, high))
+
+
+def _summed(density: SpectralDensity, function: Callable[[Floats], Floats], points: Floats | None) -> Estimate:
     known = function(density.nodes[density.probe < 0])
     rules, rest = density.rules, density.n - len(known)
     if not rules:
-        total = float(known.sum())
-        return exact(total, density.confidence)
+        return exact(float(known.sum()), density.confidence)
     # Each rule's own weights: those of the density, in which eigenvalues that a run has found count 1/n, are biased.
-    samples = np.array([known.sum() + rest * float(rule.weights @ function(rule.nodes)) for rule in rules])
-    value = estimate_from_samples(samples, density.confidence)
-    slack = rest * float(np.mean([_change(rule, function) for rule in rules]))
-    low, high = (float(np.clip(end, *limits)) for end in (value.interval[0] - slack, value.interval[1] + slack))
-    return Estimate(value.estimate, value.standard_error, (low, high), value.confidence)
+    samples = np.array([float(rule.weights @ function(rule.nodes)) for rule in rules])
+    ends = [(one, one) for one in samples] if points is None else [_ends(density, r, function, points) for r in rules]
+    value, low, high = (
+        estimate_from_samples(known.sum() + rest * np.array(one), density.confidence)
+        for one in (samples, *zip(*ends, strict=True))
+    )
+    return Estimate(value.estimate, value.standard_error, (low.interval[0], high.interval[1]), value.confidence)
+
+
+def _ends(
+    density: SpectralDensity, rule: GaussRule, function: Callable[[Floats], Floats], points: Floats
+) -> tuple[float, float]:
+    """Return what a rule's vector can have at least and at most, by how much of it lies above each point."""
+    heights = function(points)
+    below, most_below = cumulative_bounds(rule, points, density.rounding)
+    rises = np.diff(heights)
+    return heights[0] + float((1.0 - most_below[1:]) @ rises), heights[0] + float((1.0 - below[:-1]) @ rises)
 
 
 def root_of(value: Estimate) -> Estimate:
@@ -64,18 +94,3 @@ def root_of(value: Estimate) -> Estimate:
     root = float(np.sqrt(max(value.estimate, 0.0)))
     low, high = (float(np.sqrt(max(limit, 0.0))) for limit in value.interval)
     return Estimate(root, 0.5 * value.standard_error / root if root else 0.0, (low, high), value.confidence)
-
-
-def _change(rule: GaussRule, function: Callable[[Floats], Floats]) -> float:
-    """Return what the last quarter of a run changed of its sum."""
-    m = len(rule.nodes)
-    keep = m - max(1, m // 4)
-    if not rule.couplings.any() or keep < 1:
-        return 0.0
-    # The recurrence's matrix, from the nodes and weights that it has led to.
-    bordered = np.zeros((m + 1, m + 1))
-    bordered[0, 1:] = bordered[1:, 0] = np.sqrt(rule.weights)
-    bordered[1:, 1:] = np.diag(rule.nodes)
-    reduced = scipy.linalg.hessenberg(bordered)[1 : keep + 1, 1 : keep + 1]
-    nodes, vectors = scipy.linalg.eigh((reduced + reduced.T) / 2)
-    return abs(float(rule.weights @ function(rule.nodes) - vectors[0] ** 2 @ function(nodes)))
