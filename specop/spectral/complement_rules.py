@@ -15,10 +15,10 @@ from specop.statistics.estimate import estimate_from_samples
 from specop.statistics.measure import GaussRule
 from specop.statistics.numbers import Floats
 
-__all__ = ["PRODUCTS", "complement_rules"]
+__all__ = ["complement_rules"]
 
-PRODUCTS = 1000
-"""Products that a trace may take beside those of the rules."""
+# Products that a trace may take beside those of the rules.
+_PRODUCTS = 1000
 
 
 def complement_rules(
@@ -68,7 +68,7 @@ def complement_rules(
     rules: list[GaussRule] = []
     samples: list[float] = []
     index = probe_vectors.BESIDE_KNOWN
-    limit = run.products + probes * steps + PRODUCTS
+    limit = run.products + probes * steps + _PRODUCTS
     while run.products < limit:
         if first and len(rules) == probes - 1:
             if not _shows_copies(rules, largest):

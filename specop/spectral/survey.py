@@ -18,9 +18,9 @@ from specop.results.spectral_density import SpectralDensity
 from specop.results.structure import Structure
 from specop.results.trace import TraceResult
 from specop.spectral.check import CHECK_ROWS, Check
-from specop.spectral.complement_rules import PRODUCTS, complement_rules
+from specop.spectral.complement_rules import complement_rules
 from specop.spectral.ends import End
-from specop.spectral.fitting import rows_that_fit
+from specop.spectral.fitting import default_limit, rows_that_fit
 from specop.spectral.search import Search
 from specop.spectral.spectral_density import quadrature_fields
 from specop.statistics.estimate import Estimate, estimate_from_samples, exact
@@ -118,7 +118,7 @@ def survey(
     products; `eigsh` for each end, `trace` and `spectral_density` by themselves take 482, of which the lower end to a
     residual relative to each of its eigenvalues takes 321.
     """
-    run = Run(A, "survey", symmetric=True, limit=max(PRODUCTS, 50 * k), seed=seed, progress=progress)
+    run = Run(A, "survey", symmetric=True, limit=default_limit(k), seed=seed, progress=progress)
     n = run.n
     checked_count("k", k, n)
     if k_low:

@@ -13,6 +13,7 @@ from specop.arrays.backend import Array
 from specop.errors import NotConvergedError
 from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
+from specop.spectral.fitting import default_limit
 from specop.spectral.part.enclosure import End
 from specop.spectral.part.sampled_mean import SampledMean
 from specop.statistics.numbers import Integers
@@ -22,7 +23,6 @@ __all__ = ["Asked", "around", "ends_of", "solved"]
 # Relative residual of pairs of parts, at most, and relative to the goal: on eigenvalues five percent apart, 16 of 100
 # runs with 0.05 returned the one below in place of the last, 4 with 0.005.
 _LOOSEST, _OF_GOAL = 2e-3, 0.1
-_PRODUCTS = 1000
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def solved(
     """
     if half.affordable <= k:
         return None
-    limit = min(half.affordable, max(_PRODUCTS, 50 * k))
+    limit = min(half.affordable, default_limit(k))
     tol = asked.tol if half.grouping.is_whole else min(_LOOSEST, _OF_GOAL * asked.rtol)
     solve = asked.solve if checks else functools.partial(asked.solve, check_multiplicity=False)
     try:
