@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,6 +33,8 @@ class JaxParameters(OneBatch):
     """The vector of a model's selected parameters, batches where it lies, and what both are watched by."""
 
     trees = TREES
+    # Compiling for fewer samples takes seconds.
+    witness_bytes: float = 1 << 28
 
     def __init__(
         self, model: Model, selected: Mapping[str, Any], likelihood: str | None, fixed_randomness: int | None = None
@@ -50,6 +53,9 @@ class JaxParameters(OneBatch):
         self.form = Form(kinds, dtype, self.place.order([arrays[name] for name in selected]))
         # Not the arrays themselves: they would outlive a model that is trained further.
         parameters = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in selected.items()}
+        if isinstance(self.place, OnMesh):
+            # Samples that devices share are not cut.
+            self.witness_bytes = math.inf
         layout = self.place.layout(dtype, self.form.order)
         super().__init__(model, parameters, likelihood, fixed_randomness, layout)
 

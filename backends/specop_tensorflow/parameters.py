@@ -32,6 +32,8 @@ class TensorflowParameters(OneBatch):
 
     backend: TensorflowBackend = backend
     trees = TREES
+    # Tracing for fewer samples takes seconds.
+    witness_bytes: float = 1 << 28
     is_out_of_memory = staticmethod(is_out_of_memory)
 
     def __init__(

@@ -44,6 +44,7 @@ class FullyShardedAutodiff(SpreadAutodiff):
 
     # All of a batch: processes would have to agree on a few.
     witness_samples = None  # type: ignore[assignment]
+    witness_bytes = math.inf
     model: ShardedModule
 
     def __init__(

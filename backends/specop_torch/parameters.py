@@ -39,6 +39,8 @@ class TorchParameters(OneBatch):
     sharing = 1
     trees = TREES
     witness_samples = 4
+    # Long sequences over a large vocabulary.
+    witness_bytes: float = 1 << 24
     is_out_of_memory = staticmethod(is_out_of_memory)
 
     def __init__(

@@ -136,6 +136,9 @@ class Autodiff(Protocol):
     witness_samples: int | None
     """How many samples a first product is verified on; None for a whole batch, where other shapes would be compiled."""
 
+    witness_bytes: float
+    """What a batch's linearization may take before fewer samples are verified; infinity for no end."""
+
     @property
     def precision(self) -> float:
         """Relative rounding error of a product."""

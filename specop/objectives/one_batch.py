@@ -44,6 +44,7 @@ class OneBatch(ABC):
     accepts_stopped_gradients = False
     was_checked = False
     witness_samples: int | None = None
+    witness_bytes: float = math.inf
 
     def __init__(
         self,

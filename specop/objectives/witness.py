@@ -34,9 +34,9 @@ _WIDE_STEPS = (1e-7, 1e-6, 1e-8, 1e-5, 1e-4, 1e-3)
 _NARROW_STEPS = (1e-3, 1e-2, 3e-4, 3e-3)
 # Vectors in float64 that differences take at their peak: 10 GiB for a network of 124 million parameters.
 _HELD = 12
-# Differences hold several times in float64 what the linearization of their samples holds: of larger ones, such as long
-# sequences over a large vocabulary, fewer are looked at.
-_LARGE = 1 << 24
+# Differences hold several times in float64 what the linearization of their samples holds: of fewer samples, where that
+# of a batch is large, so many bytes.
+_SMALL = 1 << 24
 # Their middle is made of labels and of weights that the likelihood's own check has read off the criterion.
 _ONLY_JACOBIAN = ("sampled fisher", "empirical fisher of terms")
 _NAMES = {
@@ -79,8 +79,8 @@ def verify(
     if backend.processes(own.layout).any(needed > free):
         return Verdict(reason=f"its differences take {in_bytes(needed)} of memory, and {in_bytes(free)} are free")
     some = some_samples(point, batch)
-    if own.witness_samples is not None:
-        some = fewer_samples(point, some, own.count(batch) * _LARGE / max(held, 1))
+    if held > own.witness_bytes:
+        some = fewer_samples(point, some, own.count(batch) * _SMALL / held)
     if matrix.kind in _ONLY_JACOBIAN:
         matrix, multiply = Matrix("jacobian"), None
     # Not the vector that is multiplied: a unit vector, say, would show one column only.

@@ -15,6 +15,7 @@ import specop
 from specop.objectives import products, witness
 from specop_torch.cross_entropy import cross_entropy
 from specop_torch.linear import linear
+from specop_torch.parameters import TorchParameters
 
 ROWS, CLASSES = 6, 4100
 
@@ -265,7 +266,8 @@ def test_the_check_of_a_product_of_long_samples_looks_at_one_of_them(monkeypatch
         tracemalloc.stop()
         return verdict
 
-    monkeypatch.setattr(witness, "_LARGE", size // 16)
+    monkeypatch.setattr(witness, "_SMALL", size // 16)
+    monkeypatch.setattr(TorchParameters, "witness_bytes", size // 16)
     monkeypatch.setattr(products, "verify", counted)
     places = torch.arange(rows * steps).reshape(rows, steps)
     A = specop.objective(Model(), classes_second, (places * 7 % 50, places * 677 % CLASSES)).ggn()

@@ -204,19 +204,29 @@ def test_samples_that_are_fitted_to_the_last_digit_contradict_nothing(dtype):
     assert not seen.wrong and not any(seen.remarks)
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("name", ["a custom function", "a stopped gradient"])
-def test_wrong_products_raise_where_samples_are_large(name, monkeypatch):
+def test_wrong_products_raise_where_samples_are_large(framework, name, monkeypatch):
     """Fewer samples are looked at where each tells of itself."""
-    monkeypatch.setattr(witness, "_LARGE", 1)
-    make, kinds = models("torch").WRONG[name]
+    let_one_sample_suffice(framework, monkeypatch)
+    make, kinds = models(framework).WRONG[name]
     found = make("float32")
     for kind in kinds[:1]:
         with pytest.raises((InvalidInputError, NondeterministicError), match=r"off by|changes its own"):
             multiplied(KINDS[kind](found))
 
 
-def test_fewer_samples_are_looked_at_only_where_each_tells_of_itself(monkeypatch):
-    torch = pytest.importorskip("torch")
+def of_samples(xp, p, batch):
+    return xp.mean(xp.tanh(batch[0] @ p["w"]) ** 2)
+
+
+def of_all_together(xp, p, batch):
+    z = xp.tanh(batch[0] @ p["w"])
+    return xp.mean((z - xp.mean(z)) ** 2)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_fewer_samples_are_looked_at_only_where_each_tells_of_itself(framework, monkeypatch):
     counts = []
 
     class Counted(CentralDifferences):
@@ -224,16 +234,24 @@ def test_fewer_samples_are_looked_at_only_where_each_tells_of_itself(monkeypatch
             counts.append(len(batch[0]))
             super().__init__(autodiff, theta, batch, *others)
 
-    monkeypatch.setattr(witness, "_LARGE", 1)
+    def looked_at():
+        counts.clear()
+        for loss in (of_samples, of_all_together):
+            multiplied(objective_of(framework, loss, {"w": numbers(3, 1)}, (numbers(8, 3, seed=1),)).hessian())
+        return counts
+
     monkeypatch.setattr(witness, "CentralDifferences", Counted)
-    data = torch.from_numpy(numbers(8, 3)), torch.from_numpy(numbers(8, 3))
+    whole = 4 if framework == "torch" else 8
+    assert looked_at() == [whole, whole]
+    let_one_sample_suffice(framework, monkeypatch)
+    assert looked_at() == [1, whole]
 
-    def contrasted(z, y):
-        return torch.nn.functional.cross_entropy(z @ y.T, torch.arange(len(z)))
 
-    for criterion in (torch.nn.functional.mse_loss, contrasted):
-        multiplied(specop.objective(torch.nn.Linear(3, 3).double(), criterion, data).ggn())
-    assert counts == [1, 4]
+def let_one_sample_suffice(framework, monkeypatch):
+    """Take any linearization for a large one."""
+    parameters = importlib.import_module(f"specop_{framework}.parameters")
+    monkeypatch.setattr(getattr(parameters, f"{framework.capitalize()}Parameters"), "witness_bytes", 0)
+    monkeypatch.setattr(witness, "_SMALL", 1)
 
 
 def test_two_steps_must_agree_with_each_other():
