@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "AsymmetryError",
@@ -119,10 +120,24 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 def checked_count(name: str, value: Any, n: int | None = None) -> int:
     """Return a positive integer, at most n, or raise InvalidInputError."""
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_whole or value < 1 or (n is not None and value > n):
+    if not _is_whole(value) or value < 1 or (n is not None and value > n):
         wanted = "a positive integer" if n is None else f"an integer from 1 to n={n}"
         raise InvalidInputError(f"{name} must be {wanted}, got {value!r}.")
+    return int(value)
+
+
+def checked_limit(value: Any, least: int = 1, why: str = "") -> int:
+    """Return a limit on products, or raise InvalidInputError unless it is an integer that allows the least there is.
+
+    Parameters
+    ----------
+    value : object
+    least : int
+    why : str
+        What the least number is for, behind it in the error.
+    """
+    if not _is_whole(value) or value < least:
+        raise InvalidInputError(f"max_matvecs must be an integer of at least {least}{why}, got {value!r}.")
     return int(value)
 
 
@@ -134,6 +149,16 @@ def checked_number(name: str, value: float, *, positive: bool = False) -> float:
     return float(value)
 
 
+def real_values(name: str, returned: Any) -> NDArray[np.float64]:
+    """Return what a function of the user's gave as float64, or raise InvalidInputError for complex numbers."""
+    if np.iscomplexobj(returned):
+        raise InvalidInputError(
+            f"{name} returned complex numbers, whose imaginary parts would be dropped: sums and vectors are real here. "
+            f"Pass a function that returns the real part, and one that returns the imaginary part."
+        )
+    return np.asarray(returned, dtype=np.float64)
+
+
 def check_unmasked(what: str, value: object) -> None:
     """Raise InvalidInputError for a masked array of NumPy: what is masked would count like any other entry."""
     if isinstance(value, np.ma.MaskedArray):
@@ -141,6 +166,10 @@ def check_unmasked(what: str, value: object) -> None:
             f"{what} is a masked array of NumPy, whose mask would be ignored. Pass plain numbers, x.filled(0.0) or "
             f"x.compressed(), and for data an array of weights beside it."
         )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:

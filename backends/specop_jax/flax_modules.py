@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,7 @@ class NnxModel:
             select = self._name_of(select)
         if select is None or select == "":
             return named
-        return {name: named[name] for name in chosen_of(named, complex_ones, select)}
+        return {name: named[name] for name in chosen_of(named, complex_ones, select, self._tied_names(named))}
 
     def arrays_of(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
         """Return the arrays of a mapping by parameter name."""
@@ -95,6 +95,18 @@ class NnxModel:
             if layer is wanted:
                 return ".".join(map(str, path))
         raise InvalidInputError(f"select: this {type(wanted).__name__} is no part of the model.")
+
+    def _tied_names(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Return the further names of parameters in modules that several attributes hold."""
+        first: dict[int, str] = {id(layer): ".".join(map(str, path)) for path, layer in nnx.iter_modules(self.module)}
+        tied: dict[str, list[str]] = {}
+        for layer, place in _places(self.module, (), ()):
+            inside = f"{first[id(layer)]}."
+            if place != inside:
+                for name in names:
+                    if name.startswith(inside):
+                        tied.setdefault(name, []).append(place + name.removeprefix(inside))
+        return tied
 
     def _check_modes(self) -> None:
         for path, layer in nnx.iter_modules(self.module):
@@ -158,6 +170,15 @@ class _NnxLoss:
 
     def _merged(self, leaves: list[Any]) -> nnx.Module:
         return nnx.merge(self.graphdef, jax.tree_util.tree_unflatten(self.treedef, leaves))
+
+
+def _places(node: Any, path: tuple[Any, ...], above: tuple[int, ...]) -> Iterator[tuple[nnx.Module, str]]:
+    """Yield each module below a node under each of its names, with a dot behind."""
+    for key, child in nnx.iter_children(node):
+        if isinstance(child, nnx.Module) and id(child) not in above:
+            place = (*path, key)
+            yield child, "".join(f"{part}." for part in place)
+            yield from _places(child, place, (*above, id(child)))
 
 
 def _draws(model: nnx.Module) -> list[Any]:

@@ -23,7 +23,7 @@ from specop.objectives.refusals import (
     refusing_global_draws,
 )
 from specop_torch.cross_entropy import cross_entropy
-from specop_torch.graph import depends_on, naming_missing_derivatives
+from specop_torch.graph import depends_on, naming_missing_derivatives, naming_reentrant_checkpoints
 from specop_torch.linear import linear
 from specop_torch.models import Model
 from specop_torch.structures import parts
@@ -58,6 +58,7 @@ class Evaluation:
     def running(self, *, twice_differentiable: bool = True) -> Iterator[None]:
         """Run the model under the fixed seed, and by operations that have the derivatives needed."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(naming_reentrant_checkpoints())
             if torch.is_inference_mode_enabled():
                 stack.enter_context(torch.inference_mode(False))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):

@@ -20,6 +20,7 @@ __all__ = [
     "graph_bytes",
     "leaves_of",
     "naming_missing_derivatives",
+    "naming_reentrant_checkpoints",
     "nodes",
     "refuse_bypassed",
     "refuse_first_order",
@@ -95,6 +96,22 @@ def naming_missing_derivatives() -> Iterator[None]:
         raise InvalidInputError(
             f"torch has no second derivative of an operation of the forward pass: {text.splitlines()[0]} Replace it by "
             f"{remedy}, or take finite_difference_hessian(), which needs first derivatives only."
+        ) from error
+
+
+@contextmanager
+def naming_reentrant_checkpoints() -> Iterator[None]:
+    """Turn torch's own error about checkpoints that run backward themselves into InvalidInputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_reentrant=True" not in str(error):
+            raise
+        raise InvalidInputError(
+            "the model is checkpointed with use_reentrant=True, which calls backward() itself and has neither second "
+            "derivatives nor gradients by torch.autograd.grad. Pass use_reentrant=False to torch.utils.checkpoint, for "
+            "models of Hugging Face as gradient_checkpointing_kwargs={'use_reentrant': False}, or switch "
+            "checkpointing off: gradients are the same."
         ) from error
 
 

@@ -122,7 +122,18 @@ class ModuleModel:
             select = list(select.parameters())
         complex_ones = {name: tensor for name, tensor in named.items() if tensor.is_complex()}
         unfreeze = "Call requires_grad_() on them"
-        return trained(real, select, self.constants, complex_ones=complex_ones, unfreeze=unfreeze)
+        return trained(
+            real, select, self.constants, complex_ones=complex_ones, unfreeze=unfreeze, tied=self._tied_names()
+        )
+
+    def _tied_names(self) -> dict[str, list[str]]:
+        """Return the further names of parameters that several modules hold, as embeddings and heads do."""
+        every = self.module.named_parameters(remove_duplicate=False)
+        first = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        tied: dict[str, list[str]] = {}
+        for name, parameter in every:
+            tied.setdefault(first[id(parameter)], []).append(name)
+        return tied
 
     def named_state(self) -> Iterable[tuple[str, Tensor]]:
         """Yield parameters and buffers."""

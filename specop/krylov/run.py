@@ -22,6 +22,7 @@ from specop.errors import (
     NondeterministicError,
     NonFiniteError,
     NotEnoughMemoryError,
+    checked_limit,
 )
 from specop.krylov.room import Room
 from specop.krylov.task import Task
@@ -97,9 +98,7 @@ class Run(Task):
         if refused:
             kind = "symmetric" if symmetric else "square"
             raise InvalidInputError(f"{name} needs a {kind} operator, got {self.A!r}. {instead}".rstrip())
-        if limit is not None and limit < 1:
-            raise InvalidInputError(f"max_matvecs must be positive, got {limit!r}.")
-        self.limit = limit
+        self.limit = None if limit is None else checked_limit(limit)
         self._symmetric = symmetric
         self.asymmetry = 0.0
         self._multiplied = self._counted = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specop.arrays.backend import Array, numbers_of
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, checked_limit
 from specop.krylov.task import Task
 from specop.landscape._dynamics import Dynamics, dynamics_at, plain_dynamics
 from specop.landscape._ends import bounded, outermost, smallest_eigenvalue
@@ -209,12 +209,8 @@ def _whole(name: str, value: Any) -> int:
 def _left(max_matvecs: int | None, k: int, others: int) -> int | None:
     if max_matvecs is None:
         return None
-    if max_matvecs < k + others:
-        raise InvalidInputError(
-            f"max_matvecs must be at least {k + others}, for k={k} eigenvectors, the curvature along the gradient and "
-            f"{others - 1} next steps; got {max_matvecs!r}."
-        )
-    return int(max_matvecs) - others
+    what = f", for k={k} eigenvectors, the curvature along the gradient and {others - 1} next steps"
+    return checked_limit(max_matvecs, k + others, what) - others
 
 
 def _fastest_rate(task: Task, hessian: LinearOperator, dynamics: Dynamics, gradient: Array, length: float) -> float:

@@ -72,7 +72,8 @@ def objective(
         a module, by name, that processes hold in parts; its own are then never read.
     select : str, list, module or callable, optional
         A part of the parameters: a name pattern such as ``"blocks.*.attn.*"``, the name of a module, a list of
-        those or of parameters, a module, or a predicate of (name, parameter). Default: all that require grad.
+        those or of parameters, a module, or a predicate of (name, parameter). A parameter that several modules hold
+        goes by each of its names. Default: all that require grad.
     forward : callable, optional
         ``forward(model, batch) -> outputs``, for batches that are not pairs, and for models of single samples:
         ``lambda model, batch: jax.vmap(model)(batch[0])`` for most of equinox. Without a criterion it returns the mean

@@ -82,6 +82,7 @@ def trained(
     *,
     complex_ones: Mapping[str, Array],
     unfreeze: str,
+    tied: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Array]:
     """Return the parameters of a module that are trained, or those that `select` names; frozen ones with a warning.
 
@@ -97,6 +98,8 @@ def trained(
         Complex parameters, which are refused where they are trained or named.
     unfreeze : str
         What to do so that frozen parameters count; a sentence for errors.
+    tied : mapping from names to collections of str, optional
+        Further names of parameters that several modules hold.
     """
     if select is None:
         moving_complex = [name for name in complex_ones if name not in constants]
@@ -114,7 +117,7 @@ def trained(
                 f"you want."
             )
         return moving
-    chosen = {name: named[name] for name in chosen_of(named, complex_ones, select)}
+    chosen = {name: named[name] for name in chosen_of(named, complex_ones, select, tied)}
     frozen = [name for name in chosen if name in constants]
     if len(frozen) == len(chosen):
         raise InvalidInputError(
@@ -160,9 +163,14 @@ def one_device(devices: Collection[Any], remedy: str) -> Any:
     return next(iter(devices))
 
 
-def chosen_of(named: Mapping[str, Array], complex_ones: Mapping[str, Array], select: Any) -> tuple[str, ...]:
+def chosen_of(
+    named: Mapping[str, Array],
+    complex_ones: Mapping[str, Array],
+    select: Any,
+    tied: Mapping[str, Collection[str]] | None = None,
+) -> tuple[str, ...]:
     """Return the names that `select` picks, or raise InvalidInputError if complex parameters are among them."""
-    chosen = choose({**named, **complex_ones}, select)
+    chosen = choose({**named, **complex_ones}, select, tied=tied or {})
     refused = [name for name in chosen if name in complex_ones]
     if refused:
         raise complex_parameters(refused)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,12 @@ from specop.statistics.numbers import Integers
 __all__ = ["checked_samples", "choose"]
 
 
-def choose(named: Mapping[str, Array], select: Any, argument: str = "select") -> tuple[str, ...]:
+_ALONE: Mapping[str, Collection[str]] = {}
+
+
+def choose(
+    named: Mapping[str, Array], select: Any, argument: str = "select", *, tied: Mapping[str, Collection[str]] = _ALONE
+) -> tuple[str, ...]:
     """Return the names of the parameters that a pattern, a list of patterns or arrays, or a predicate picks.
 
     Parameters
@@ -28,6 +33,8 @@ def choose(named: Mapping[str, Array], select: Any, argument: str = "select") ->
         predicate of (name, array); or a list of names, patterns and arrays.
     argument : str
         What the public function calls it, for errors.
+    tied : mapping from names to collections of str
+        Further names of parameters that several modules hold: patterns may pick them by each.
     """
     if isinstance(select, type):
         raise InvalidInputError(
@@ -40,7 +47,10 @@ def choose(named: Mapping[str, Array], select: Any, argument: str = "select") ->
     else:
         is_one = isinstance(select, str) or hasattr(select, "shape") or not isinstance(select, Iterable)
         wanted = [select] if is_one else list(select)
-        found = [{name for name, array in named.items() if _matches(name, array, one, argument)} for one in wanted]
+        found = [
+            {name for name, array in named.items() if _matches((name, *tied.get(name, ())), array, one, argument)}
+            for one in wanted
+        ]
         # A misspelled name, or another model's parameter, would leave a part out without a word.
         missed = [one for one, names in zip(wanted, found, strict=True) if not names]
         together = set().union(*found)
@@ -76,9 +86,9 @@ def checked_samples(indices: ArrayLike, count: int) -> Integers:
     return found.astype(np.intp)
 
 
-def _matches(name: str, array: Array, wanted: Any, argument: str) -> bool:
+def _matches(names: Collection[str], array: Array, wanted: Any, argument: str) -> bool:
     if isinstance(wanted, str):
-        return _named(name, wanted)
+        return any(_named(name, wanted) for name in names)
     if not hasattr(wanted, "shape"):
         raise InvalidInputError(
             f"{argument} takes a pattern, a module, a predicate of (name, array), or a list of patterns or parameters; "

@@ -10,11 +10,12 @@ from specop.arrays.backend import Array, backend_of
 from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
 from specop.operators.operator import Composite, LinearOperator
+from specop.operators.scipy import aslinearoperator
 
 __all__ = ["on_host"]
 
 
-def on_host(A: LinearOperator) -> LinearOperator:
+def on_host(A: Any) -> LinearOperator:
     """Return the same matrix for NumPy vectors: an algorithm that is given it keeps its vectors in host memory.
 
     For a basis that does not fit beside the model: ``specop.eigsh(specop.on_host(H), k=50)`` needs on the device what a
@@ -23,7 +24,7 @@ def on_host(A: LinearOperator) -> LinearOperator:
 
     Parameters
     ----------
-    A : LinearOperator
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Operator on vectors of any framework and device.
 
     Examples
@@ -33,7 +34,7 @@ def on_host(A: LinearOperator) -> LinearOperator:
     >>> specop.eigsh(A, k=1).eigenvector(0).round(3) ** 2
     array([0., 0., 1.], dtype=float32)
     """
-    return HostOperator(A)
+    return HostOperator(aslinearoperator(A))
 
 
 class HostOperator(Composite):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError
 from specop.operators.operator import Composite, LinearOperator
+from specop.operators.scipy import aslinearoperator
 
 __all__ = ["IdentityOperator", "identity_like"]
 
 
-def identity_like(A: LinearOperator) -> LinearOperator:
+def identity_like(A: Any) -> LinearOperator:
     """Return the identity with the shape, dtype, backend and device of a square operator.
 
     Parameters
     ----------
-    A : LinearOperator
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Square operator, n x n.
 
     Examples
@@ -28,9 +30,10 @@ def identity_like(A: LinearOperator) -> LinearOperator:
     array([[1.5, 0. ],
            [0. , 2.5]])
     """
-    if A.domain != A.codomain:
-        raise InvalidInputError(f"identity_like needs a square operator, got shape {A.shape}.")
-    return IdentityOperator(A)
+    operator = aslinearoperator(A)
+    if operator.domain != operator.codomain:
+        raise InvalidInputError(f"identity_like needs a square operator, got shape {operator.shape}.")
+    return IdentityOperator(operator)
 
 
 class IdentityOperator(Composite):

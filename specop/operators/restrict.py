@@ -10,16 +10,17 @@ from numpy.typing import ArrayLike
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, check_unmasked
 from specop.operators.operator import Composite, LinearOperator
+from specop.operators.scipy import aslinearoperator
 
 __all__ = ["RestrictedOperator", "restrict"]
 
 
-def restrict(A: LinearOperator, indices: ArrayLike) -> LinearOperator:
+def restrict(A: Any, indices: ArrayLike) -> LinearOperator:
     """Return the principal block ``A[indices][:, indices]`` of a square operator.
 
     Parameters
     ----------
-    A : LinearOperator
+    A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
         Square operator, n x n.
     indices : array_like of int
         Distinct coordinates from 0 to n - 1.
@@ -32,11 +33,11 @@ def restrict(A: LinearOperator, indices: ArrayLike) -> LinearOperator:
     Examples
     --------
     >>> import numpy as np, specop
-    >>> specop.restrict(specop.aslinearoperator(np.arange(9.0).reshape(3, 3)), [0, 2]).to_dense()
+    >>> specop.restrict(np.arange(9.0).reshape(3, 3), [0, 2]).to_dense()
     array([[0., 2.],
            [6., 8.]])
     """
-    return RestrictedOperator(A, indices)
+    return RestrictedOperator(aslinearoperator(A), indices)
 
 
 class RestrictedOperator(Composite):

@@ -45,7 +45,7 @@ def aslinearoperator(A: Any) -> LinearOperator:
     if scipy.sparse.issparse(A) or isinstance(A, scipy.sparse.linalg.LinearOperator):
         return ScipyOperator(A)
     if isinstance(A, (list, tuple)):
-        A = np.asarray(A, dtype=float)
+        A = _array_of(A)
     check_unmasked("the matrix", A)
     if isinstance(A, np.ndarray):
         # A numpy.matrix would return a matrix from every product.
@@ -58,6 +58,15 @@ def aslinearoperator(A: Any) -> LinearOperator:
     )
 
 
+def _array_of(rows: Any) -> Floats:
+    try:
+        return np.asarray(rows, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"a list is a matrix if it holds rows of real numbers of one length: {error}."
+        ) from error
+
+
 class ScipyOperator(LinearOperator):
     """A SciPy sparse matrix or LinearOperator as an operator on NumPy vectors."""
 
@@ -65,7 +74,10 @@ class ScipyOperator(LinearOperator):
         operator = scipy.sparse.linalg.aslinearoperator(wrapped)
         kind = np.dtype(operator.dtype)
         if kind.kind == "c":
-            raise InvalidInputError("specop works on real operators; this one is complex.")
+            raise InvalidInputError(
+                f"specop works on real operators, this one is of {kind}. The eigenvalues of a Hermitian H are, each "
+                f"twice, those of the real symmetric [[H.real, -H.imag], [H.imag, H.real]]."
+            )
         dtype = kind if kind in (np.dtype(np.float32), np.dtype(np.float64)) else np.dtype(np.float64)
         rows, columns = operator.shape
         super().__init__(backend_of(np.empty(0)), Layout(columns, dtype, "cpu"), Layout(rows, dtype, "cpu"))
@@ -77,7 +89,7 @@ class ScipyOperator(LinearOperator):
         if self._sparse is not None:
             # What a sparse matrix returns is nobody else's: it need not be copied.
             return np.asarray(self._sparse @ x, dtype=self.dtype)
-        return np.array(self._wrapped.matvec(x), dtype=self.dtype)
+        return self._copied(self._wrapped.matvec(x))
 
     def read_diagonal(self) -> Floats | None:
         """Return the diagonal on the host."""
@@ -95,8 +107,16 @@ class ScipyOperator(LinearOperator):
         if self.is_symmetric:
             return self._matvec(y)
         try:
-            return np.array(self._wrapped.rmatvec(y), dtype=self.dtype)
+            return self._copied(self._wrapped.rmatvec(y))
         except NotImplementedError as error:
             raise MissingTransposeError(
                 f"this SciPy operator has no transposed product: {error}. Pass rmatvec= when you make it."
             ) from error
+
+    def _copied(self, product: Array) -> Array:
+        if np.iscomplexobj(product):
+            raise InvalidInputError(
+                f"{self!r} returns complex products, while its dtype is real: specop works on real operators, "
+                f"and would drop their imaginary parts."
+            )
+        return np.array(product, dtype=self.dtype)

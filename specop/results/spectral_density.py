@@ -9,7 +9,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, real_values
 from specop.plotting.axes import Axes, Place
 from specop.results.fields import column, record
 from specop.results.result import Result
@@ -159,7 +159,7 @@ class SpectralDensity(Result):
             Takes an array of nodes and returns as many values; polynomials of degree below ``2 steps`` are
             integrated exactly for each probe's vector.
         """
-        values = np.asarray(f(self.nodes), dtype=float)
+        values = real_values("f", f(self.nodes))
         if values.shape != self.nodes.shape:
             raise InvalidInputError(f"f must return one value a node, shape {self.nodes.shape}, got {values.shape}.")
         if not np.isfinite(values).all():

@@ -9,7 +9,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, check_unmasked
+from specop.errors import InvalidInputError, check_unmasked, checked_limit
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.shifted import ShiftedResult
@@ -103,9 +103,8 @@ def solve_shifted(
     values = np.asarray(shifts, dtype=float)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
         raise InvalidInputError(f"shifts must be a non-empty one-dimensional array of finite numbers, got {shifts!r}.")
-    if max_matvecs is not None and max_matvecs < 2:
-        raise InvalidInputError(f"max_matvecs must be at least 2, one of them for the check, got {max_matvecs!r}.")
-    limit = min(run.n, _PRODUCTS if max_matvecs is None else int(max_matvecs) - 1)
+    allowed = _PRODUCTS if max_matvecs is None else checked_limit(max_matvecs, 2, ", one of them for the check") - 1
+    limit = min(run.n, allowed)
     length = float(operands.lengths[0])
     goal = max(rtol * length, atol)
 

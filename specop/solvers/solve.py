@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError, check_choice
+from specop.errors import InvalidInputError, check_choice, checked_limit
 from specop.krylov.run import Run
 from specop.operators.operator import LinearOperator
 from specop.operators.scipy import aslinearoperator
@@ -169,12 +169,7 @@ def checked_preconditioner(A: LinearOperator, preconditioner: Any, method: str) 
 def _checked_limit(max_matvecs: int | None, n: int, columns: int, method: str) -> int:
     if max_matvecs is None:
         return columns * (_PRODUCTS if method == "neumann" else max(20, min(10 * n, _PRODUCTS)))
-    if max_matvecs < 2 * columns:
-        raise InvalidInputError(
-            f"max_matvecs must be at least 2 for each of {columns} columns, one of them for its residual, got "
-            f"{max_matvecs!r}."
-        )
-    return int(max_matvecs)
+    return checked_limit(max_matvecs, 2 * columns, ", two for each column, one of them for its residual")
 
 
 def _solve(system: Equations, method: str, at_once: int) -> tuple[Outcome, str]:

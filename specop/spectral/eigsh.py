@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import InvalidInputError, check_choice, checked_number
+from specop.errors import InvalidInputError, check_choice, checked_limit, checked_number
 from specop.krylov.beginning import begin
 from specop.krylov.checkpoint import Checkpoint, Part
 from specop.krylov.run import Run
@@ -278,8 +278,4 @@ def _checked_capacity(n: int, k: int, ncv: int | None, block_size: int) -> int:
 
 def _checked_limits(k: int, tol: float, max_matvecs: int | None) -> int:
     checked_number("tol", tol)
-    if max_matvecs is None:
-        return default_limit(k)
-    if max_matvecs < k:
-        raise InvalidInputError(f"max_matvecs must be at least k={k}, got {max_matvecs!r}.")
-    return int(max_matvecs)
+    return default_limit(k) if max_matvecs is None else checked_limit(max_matvecs, k, ", the number of eigenpairs")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specop.errors import InvalidInputError, checked_count, checked_number
+from specop.errors import checked_count, checked_limit, checked_number
 from specop.krylov.run import Run
 from specop.krylov.space import KrylovSpace
 from specop.results.eigen import EigenResult
@@ -81,9 +81,7 @@ def power_iteration(
     """
     run = Run(A, "power_iteration", symmetric=True, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
     k, tol, momentum = checked_count("k", k, run.n), checked_number("tol", tol), checked_number("momentum", momentum)
-    run.limit = 1000 * k if max_matvecs is None else int(max_matvecs)
-    if run.limit < k:
-        raise InvalidInputError(f"max_matvecs must be at least k={k}, got {max_matvecs!r}.")
+    run.limit = 1000 * k if max_matvecs is None else checked_limit(max_matvecs, k, ", the number of eigenpairs")
 
     with run:
         space = KrylovSpace(run, k, k)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.errors import DomainError, InvalidInputError
+from specop.errors import DomainError, InvalidInputError, real_values
 from specop.operators.operator import LinearOperator
 from specop.statistics.measure import GaussRule, christoffel
 from specop.statistics.numbers import Floats
@@ -64,7 +64,7 @@ class SpectralFunction:
                     f"the rounding error {rounding:.1e}. Pass A + s * identity_like(A) with a positive s."
                 )
         with np.errstate(all="ignore"):
-            found = np.asarray(self.function(values), dtype=np.float64)
+            found = real_values(self.name, self.function(values))
         if found.shape != values.shape:
             raise InvalidInputError(
                 f"{self.name} must return one value for each of the {len(values)} it is given, got {found.shape}."

@@ -91,10 +91,20 @@ def test_a_search_says_of_no_pair_that_it_has_converged_before_it_has_it(monkeyp
     assert early == {"0 of 5 converged"} and "checking for missed copies" in {note for _, note in seen}
 
 
-@pytest.mark.parametrize("limit", [0, -3])
-def test_a_limit_is_positive(limit):
-    with pytest.raises(InvalidInputError, match=f"max_matvecs must be positive, got {limit}"):
-        Run(A, "test", limit=limit)
+LIMITED = {
+    "eigsh": lambda limit: specop.eigsh(A, 1, max_matvecs=limit),
+    "power_iteration": lambda limit: specop.power_iteration(A, max_matvecs=limit),
+    "trace": lambda limit: specop.trace(A, max_matvecs=limit),
+    "solve": lambda limit: specop.solve(A, np.ones(A.shape[0]), max_matvecs=limit),
+    "solve_shifted": lambda limit: specop.solve_shifted(A, np.ones(A.shape[0]), [1.0], max_matvecs=limit),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("limit", [0, -3, 20.0, np.inf, True, "20"])
+def test_a_limit_is_a_positive_integer(name, limit):
+    with pytest.raises(InvalidInputError, match=f"max_matvecs must be an integer of at least .*, got {limit!r}"):
+        LIMITED[name](limit)
 
 
 def test_an_exception_ends_a_run():

@@ -158,6 +158,8 @@ def test_tied_nnx_weights_count_once(nnx):
 
     assert objective.n == 18
     close(objective.hessian().to_dense(), jax.jit(jax.hessian(loss))(table.reshape(-1)))
+    for name in ("again", "again.embedding", "embed.*"):
+        assert specop.objective(model, cross_entropy, (x, x[::-1]), select=name).names == objective.names
 
 
 def test_an_nnx_state_as_the_parameters_of_a_function(nnx):

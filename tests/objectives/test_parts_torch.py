@@ -57,6 +57,33 @@ def test_tied_weights_count_once():
     assert specop.objective(model, criterion, batch).names == ("embedding.weight", "mix.weight", "mix.bias")
 
 
+class Decoder(nn.Module):
+    """Named as large language models are: the table of words is that of the decoder's inputs and of the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Embedding(5, 4)
+        self.decoder = nn.ModuleDict({"words": self.shared, "block": nn.Linear(4, 4)})
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.shared.weight
+
+    def forward(self, x):
+        return self.head(self.decoder["block"](self.shared(x)))
+
+
+@pytest.mark.parametrize("name", ["head", "head.weight", "decoder", "decoder.w*", "shared"])
+def test_a_tied_parameter_goes_by_each_of_its_names(name):
+    model, x = Decoder(), torch.arange(5)
+    expected = ("shared.weight", "decoder.block.weight", "decoder.block.bias")[: 3 if name == "decoder" else 1]
+    objective = specop.objective(model, nn.functional.cross_entropy, (x, x), select=name)
+    assert objective.names == expected
+    whole = specop.objective(model, nn.functional.cross_entropy, (x, x))
+    assert whole.restrict(name).names == expected
+    if name in ("head", "decoder"):
+        given = specop.objective(model, nn.functional.cross_entropy, (x, x), select=model.get_submodule(name))
+        assert given.names == expected
+
+
 class Pair(nn.Module):
     def __init__(self, a, b):
         super().__init__()

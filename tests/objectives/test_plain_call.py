@@ -45,6 +45,14 @@ def test_reentrant_checkpoints_that_hide_parameters_are_refused(head):
     data = torch.tensor(X), torch.tensor(Y)
     with pytest.raises(InvalidInputError, match=r"'block\.weight', 'block\.bias' .*norm 0, .*use_reentrant=False"):
         specop.objective(Checkpointed(True, head).double(), F.mse_loss, data).gradient()
+    # Where the inputs have derivatives, torch runs backward inside of the checkpoint and stops.
+    model = nn.Sequential(nn.Linear(4, 4), Checkpointed(True, head)).double()
+    model[1].frozen = nn.Identity()
+    model[1].forward = lambda x: model[1].last(checkpoint(model[1].block, x, use_reentrant=True))
+    objective = specop.objective(model, F.mse_loss, data)
+    for call in (objective.gradient, lambda: objective.ggn() @ objective.theta, objective.per_sample_gradients):
+        with pytest.raises(InvalidInputError, match=r"use_reentrant=True, which calls backward.*use_reentrant=False"):
+            list(call())
     model = Checkpointed(False, head).double()
     found = specop.objective(model, F.mse_loss, data)
     torch.testing.assert_close(found.gradient(), after_backward(model, data))

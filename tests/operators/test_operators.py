@@ -436,3 +436,35 @@ def test_complex_is_refused():
         specop.aslinearoperator(scipy.sparse.csr_array(1j * np.eye(2)))
     with pytest.raises(InvalidInputError, match=r"float32 or float64, got complex128"):
         specop.aslinearoperator(1j * np.eye(2))
+    with pytest.raises(InvalidInputError, match="rows of real numbers of one length"):
+        specop.aslinearoperator([[1j, 0], [0, 1]])
+
+
+def test_complex_products_of_a_real_operator_are_refused():
+    """NumPy would drop the imaginary parts, with a warning of its own at most."""
+    H = np.array([[1.0, 1j], [-1j, 1.0]])
+    A = specop.aslinearoperator(sla.LinearOperator((2, 2), matvec=H.__matmul__, rmatvec=H.__matmul__, dtype=float))
+    for product in (lambda: A @ np.ones(2), lambda: A.T @ np.ones(2), lambda: specop.eigsh(A, 1)):
+        with pytest.raises(InvalidInputError, match="returns complex products, while its dtype is real"):
+            product()
+
+
+COMPLEX = {
+    "trace_function": lambda f: specop.trace_function(np.eye(3), f),
+    "apply_function": lambda f: specop.apply_function(np.eye(3), f, np.ones(3)),
+    "integrate": lambda f: specop.spectral_density(np.eye(3)).integrate(f),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_functions_with_complex_values_are_refused(name):
+    with pytest.raises(InvalidInputError, match="returned complex numbers, whose imaginary parts would be dropped"):
+        COMPLEX[name](lambda x: np.exp(1j * x))
+
+
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array, sla.aslinearoperator], ids=lambda x: x.__name__)
+def test_operators_are_made_of_any_matrix(make):
+    matrix = symmetric().to_dense()
+    np.testing.assert_array_equal(specop.restrict(make(matrix), [2, 0]).to_dense(), matrix[np.ix_([2, 0], [2, 0])])
+    np.testing.assert_array_equal(specop.identity_like(make(matrix)).to_dense(), np.eye(len(matrix)))
+    np.testing.assert_array_equal(specop.on_host(make(matrix)).to_dense(), matrix)
