@@ -12,7 +12,7 @@ from specop.krylov.known import Complement
 from specop.spectral.goals import STAGE, Goal, turns_exact
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.sketch import Sketch
-from specop.statistics.estimate import Estimate, estimate_from_samples, with_error
+from specop.statistics.estimate import Estimate, agree_by_chance, estimate_from_samples, unknown, with_error
 from specop.statistics.numbers import Floats
 
 __all__ = ["Estimation"]
@@ -86,12 +86,19 @@ class Estimation:
         self.run.check_size(float(np.abs(samples).max()))
         self.samples = samples + self.space.known
         value = estimate_from_samples(self.samples, self.confidence)
-        if len(samples) > 1:
+        if error is None and not rounding and self.agree_by_chance(samples):
+            value = unknown(value.estimate, -np.inf, self.confidence)
+        elif len(samples) > 1:
             error = float(np.hypot(value.standard_error if error is None else error, rounding))
             value = with_error(value, error, len(samples) - 1)
         self.value = value
         self.run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
         return self.accepted
+
+    def agree_by_chance(self, samples: Floats) -> bool:
+        """Whether these are the same to rounding, and too few to say that they are so for any signs."""
+        rounding = self.run.n**0.5 * self.run.A.domain.epsilon
+        return agree_by_chance(samples, self.confidence, rounding)
 
     def measure(self, probe: Array) -> Array:
         """Return what a single vector of random signs gives, z'Bz."""

@@ -17,7 +17,7 @@ from specop.spectral.goals import PRODUCTS, Goal, checked_goal, told, unit_produ
 from specop.spectral.part.frobenius import frobenius_of_part
 from specop.spectral.part.part import DATA, DEFLATE, told_of_part
 from specop.spectral.sampling import hutchinson
-from specop.statistics.estimate import check_confidence, root_of_mean
+from specop.statistics.estimate import check_confidence, root_of_mean, unknown
 from specop.statistics.numbers import Floats
 
 __all__ = ["frobenius_norm"]
@@ -160,6 +160,8 @@ class _Squares(Estimation):
         self.run.check_size(float(samples.max()))
         self.samples = self.known + samples**2
         self.value = root_of_mean(self.samples, self.confidence)
+        if self.agree_by_chance(self.samples):
+            self.value = unknown(self.value.estimate, 0.0, self.confidence)
         self.run.update(f"{self.value.estimate:.5g} +- {self.value.standard_error:.2g}")
         return self.accepted
 

@@ -13,11 +13,13 @@ from specop.statistics.numbers import Floats
 
 __all__ = [
     "Estimate",
+    "agree_by_chance",
     "check_confidence",
     "estimate_from_samples",
     "exact",
     "normal_error",
     "root_of_mean",
+    "unknown",
     "with_error",
     "within",
 ]
@@ -37,6 +39,32 @@ def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
     error = float(np.std(samples, ddof=1) / np.sqrt(count))
     return with_error(Estimate(mean, error, (-float("inf"), float("inf")), confidence), error, count - 1)
+
+
+def agree_by_chance(samples: Floats, confidence: float, rounding: float) -> bool:
+    """Whether quadratic forms of vectors of random signs that agree say nothing of their spread.
+
+    A form that is not the same for all signs takes each value with a probability of at most 3/4, as any polynomial of
+    the second degree in signs: for three coupled coordinates three of four vectors give the same. So as many as agree
+    by chance with the probability that the interval may miss do not tell that the error is zero.
+
+    Parameters
+    ----------
+    samples : ndarray
+        What each vector gave.
+    confidence : float
+        That of the interval.
+    rounding : float
+        Relative difference that rounding explains.
+    """
+    if len(samples) < 2 or np.ptp(samples) > rounding * np.abs(samples).max():
+        return False
+    return bool(0.75 ** (len(samples) - 1) > 1.0 - confidence)
+
+
+def unknown(value: float, lower: float, confidence: float) -> Estimate:
+    """Return a number of whose error nothing is known, which is at least `lower`."""
+    return Estimate(value, float("nan"), (lower, float("inf")), confidence)
 
 
 def root_of_mean(squares: Floats, confidence: float) -> Estimate:
@@ -85,9 +113,9 @@ class Estimate:
     ----------
     estimate : float
     standard_error : float
-        Standard error of the estimate; NaN for a single probe.
+        Standard error of the estimate; NaN for a single probe, and for a few that agree as they may by chance.
     interval : (float, float)
-        Student-t confidence interval; infinite for a single probe.
+        Student-t confidence interval; infinite where the error is NaN.
     confidence : float
         Probability with which the interval covers the truth.
     """

@@ -246,7 +246,7 @@ def test_same_seed_gives_the_same_bits(case):
         ({"probes": 0}, "probes"),
         ({"confidence": 2}, "0 and 1"),
         ({"rtol": 0}, "rtol must"),
-        ({"max_matvecs": 0}, "must be positive"),
+        ({"max_matvecs": 0}, "an integer of at least 1"),
         ({"steps": 3, "probes": 2, "max_matvecs": 5}, "2 probes of 3 steps take 6 products, above max_matvecs=5"),
     ],
 )

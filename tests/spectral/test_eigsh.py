@@ -325,7 +325,7 @@ def test_what_running_out_of_products_means_inside_a_spectrum():
         ({"tol": -1}, "tol must be"),
         ({"tol": float("nan")}, "tol must be"),
         ({"ncv": 2, "k": 3}, "ncv must lie above k=3"),
-        ({"max_matvecs": 1, "k": 3}, "at least k=3"),
+        ({"max_matvecs": 1, "k": 3}, "at least 3, the number"),
         ({"seed": -1}, "seed must be"),
     ],
 )

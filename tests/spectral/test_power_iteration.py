@@ -92,7 +92,7 @@ def test_bad_arguments():
         ({"tol": -1}, "tol must be"),
         ({"momentum": -0.1}, "momentum must be"),
         ({"momentum": float("nan")}, "momentum must be"),
-        ({"k": 3, "max_matvecs": 2}, "at least k=3"),
+        ({"k": 3, "max_matvecs": 2}, "at least 3, the number"),
         ({"seed": -1}, "seed must be"),
     ]:
         with pytest.raises(InvalidInputError, match=text):

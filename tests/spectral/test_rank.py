@@ -143,7 +143,7 @@ def test_kept_and_drawn(tmp_path):
     [
         ({"threshold": -1}, "threshold must"),
         ({"confidence": 1}, "between 0 and 1"),
-        ({"max_matvecs": 0}, "must be positive"),
+        ({"max_matvecs": 0}, "an integer of at least 1"),
         ({"seed": -1}, "seed must"),
     ],
 )
