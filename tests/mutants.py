@@ -42,6 +42,7 @@ SYSTEMS = [
     *(f"tests/solvers/test_{name}.py" for name in ("solve", "solve_limits", "shifted", "preconditioners")),
     *(f"tests/solvers/test_{name}.py" for name in ("singular", "galerkin", "equations", "minimal_residuals")),
 ]
+SPLIT = ["tests/spectral/test_trace_of_split.py"]
 PARTS = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_enclosure.py"]
 MODULES = {
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
@@ -68,9 +69,14 @@ MODULES = {
         "tests/spectral/test_exclusion.py",
     ],
     "specop/spectral/sketch.py": [f"tests/spectral/test_{name}.py" for name in ("sketch", "trace", "diagonal")],
-    "specop/spectral/part/control.py": PARTS,
+    "specop/spectral/part/control.py": [*PARTS, "tests/spectral/test_from_part.py"],
+    "specop/spectral/part/density.py": ["tests/spectral/test_density_of_part.py"],
+    "specop/spectral/part/diagonal.py": ["tests/spectral/test_diagonal_of_part.py"],
     "specop/spectral/part/enclosure.py": PARTS,
+    "specop/spectral/part/frobenius.py": ["tests/spectral/test_frobenius_of_part.py"],
+    "specop/spectral/part/remainder.py": SPLIT,
     "specop/spectral/part/sampled_mean.py": PARTS,
+    "specop/spectral/part/trace.py": ["tests/spectral/test_from_part.py"],
     "specop/solvers/conjugate_gradients.py": SYSTEMS,
     "specop/solvers/equations.py": SYSTEMS,
     "specop/solvers/galerkin.py": SYSTEMS,
@@ -298,7 +304,7 @@ def main() -> int:
 def survivors_of(root: Path, chosen: list[Mutant], tests: list[str]) -> list[Mutant]:
     """Those that pass the tests of their lines, printed as they are found."""
     report, marks = root / "report.json", "core and not slow and not benchmark"
-    if tests == OBJECTIVES:
+    if tests in (OBJECTIVES, SPLIT):
         import torch  # noqa: F401 - so that no child has to
 
         marks = marks.replace("core", "(core or torch)")

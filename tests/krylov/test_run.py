@@ -1,6 +1,8 @@
 """Run and Task: counts, limits, nesting, and what a run says of products that cannot be used."""
 
 import contextlib
+import functools
+import itertools
 import re
 import sys
 import time
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import specop
+from specop.arrays.processes import Processes
 from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
@@ -60,10 +63,11 @@ def test_a_task_counts_all_runs_inside():
 
 
 def test_a_run_inside_moves_the_bar_around_it(monkeypatch):
-    seen = []
+    seen, shown = [], []
 
     @contextlib.contextmanager
     def bar(show, name, total):
+        shown.append((show, name))
         yield lambda products, note: seen.append((show, name, products, note))
 
     monkeypatch.setattr("specop.krylov.task.progress_bar", bar)
@@ -73,6 +77,7 @@ def test_a_run_inside_moves_the_bar_around_it(monkeypatch):
             inner.multiply(np.ones(3))
             inner.update("half")
     assert seen == [(True, "outer", 2, "half")]
+    assert shown == [(True, "outer"), (False, "inner")]
     with Run(A, "quiet") as run:
         run.update()
     assert seen[1:] == [(False, "quiet", 0, "")]
@@ -167,6 +172,50 @@ def test_processes_compare_the_call_of_the_user_and_not_who_shows_a_bar():
         specop.trace(shared(np.arange(9.0)), seed=0)
     first, call, again, *_ = told
     assert first == again and call[1]["k"] == "2" and "progress" not in call[1]
+
+
+class Pair(Processes):
+    """Process 1 of two, of which process 0 is heard as it was recorded."""
+
+    index, count = 1, 2
+
+    def __init__(self):
+        self.told, self.heard = [], []
+
+    def exchange(self, value):
+        self.told.append(value)
+        return [self.heard[len(self.told) - 1], value] if len(self.told) <= len(self.heard) else [value, value]
+
+    def operator(self):
+        return type("Shared", (specop.DiagonalOperator,), {"processes": self})(np.arange(1.0, 10.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "others"),
+    [
+        (lambda A, shifts: specop.solve_shifted(A, np.ones(9), shifts), [0.1, 0.2], [0.1, 0.3]),
+        (lambda A, seed: specop.trace(A, seed=seed), 0, 1),
+    ],
+)
+def test_processes_agree_on_all_that_a_call_was_given_before_they_go_on(call, arguments, others):
+    processes = Pair()
+    call(processes.operator(), arguments)
+    processes.heard, processes.told = processes.told[:1], []
+    call(processes.operator(), arguments)
+    processes.told = []
+    with pytest.raises(InvalidInputError, match="processes 0 and 1 of 2 make different calls"):
+        call(processes.operator(), others)
+
+
+def test_processes_agree_once_on_a_call_whatever_runs_inside():
+    """What each process makes by itself agrees on nothing; what all of them make inside of that does."""
+    agreed = []
+    for outer, inner in itertools.product((False, True), repeat=2):
+        processes = Pair()
+        ours, own = processes.operator(), specop.DiagonalOperator(np.ones(9))
+        with Run(ours if outer else own, "outer"), Run(ours if inner else own, "inner"):
+            agreed.append(len(processes.told))
+    assert agreed == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(("facts", "shape"), [({"square": True}, (2, 3)), ({"symmetric": True}, (2, 3))])
@@ -290,9 +339,12 @@ def test_asymmetry_is_told_from_noise():
         run.note_asymmetry(5e-3, np.ones(3))
 
 
-def test_a_failure_warns_the_caller_of_the_public_function_or_raises():
+@pytest.mark.parametrize(
+    "begin", [lambda **options: Run(A, "public", **options), functools.partial(Task, "public", A.backend)]
+)
+def test_a_failure_warns_the_caller_of_the_public_function_or_raises(begin):
     def public(**options):
-        with Run(A, "public", **options) as run:
+        with begin(**options) as run:
             pass
         return finish(run, converged=False, message="too few products")
 
