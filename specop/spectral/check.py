@@ -189,44 +189,41 @@ class Check:
         self._chain = Chain(space.size, 0, doubts, cleared)
         space.start()
 
-    def step(self) -> bool:
-        """Make a product; return whether an eigenvalue that may be wanted has shown.
+    def step(self) -> None:
+        """Make a product.
 
-        Then, or once the check is clean, it is no longer under way.
+        Once an eigenvalue that may be wanted has shown, or the check is clean, it is no longer under way.
         """
         space, chain = self.space, self._chain
         if chain is None:
             if space.is_closed:
                 space.start()
             space.expand(int(space.frontier[0]))
-            return False
+            return
         chain.steps += 1
         if self._short is not None:
             self._step_without_rows(self._short, chain)
-            return False
+            return
         space.expand()
         if space.has_room_for(1) and self._says_nothing(chain):
-            return False
+            return
         ritz = space.ritz(chain.first)
         seen = Seen(ritz.values, ritz.inner_residuals, ritz)
+        has_closed = space.is_closed or space.frontier[-1] < chain.first
         if self._shows_wanted(seen):
             self._chain = None
-            return True
-        has_closed = space.is_closed or space.frontier[-1] < chain.first
-        if has_closed or self._has_ruled_out(seen, chain) or self._has_settled(seen, chain):
+        elif has_closed or self._has_ruled_out(seen, chain) or self._has_settled(seen, chain):
             self._finish(seen, chain)
+        elif self._may_go_on_without_rows(chain):
+            self._short = ShortRecurrence.of_chain(space, chain.first)
         elif not space.has_room_for(1):
-            if self._may_go_on_without_rows(chain):
-                self._short = ShortRecurrence.of_chain(space, chain.first)
-                return False
             space.restart(ritz, share(self.ends, ritz.values, max(1, len(ritz.values) // 2)))
             chain.restarted = True
-        return False
 
     def _may_go_on_without_rows(self, chain: Chain) -> bool:
         is_interior = any(end.is_interior for end in self.ends)
         return (
-            not (chain.restarted or is_interior)
+            not (self.space.has_room_for(1) or chain.restarted or is_interior)
             and chain.steps < _FEW_ROWS
             and self.space.run.room().rows >= CHECK_VECTORS
         )

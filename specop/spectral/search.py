@@ -200,7 +200,8 @@ class Search:
             self.failure = self._what_is_unchecked()
             return False
         assert self.check is not None
-        return self.check.step() or self.check.is_under_way
+        self.check.step()
+        return self.check.levels is None
 
     def _unconverged(self, ritz: Ritz) -> Integers:
         chosen = wanted(self.ends, ritz.values)
