@@ -62,14 +62,9 @@ def frobenius_of_part(run: Run, goal: Goal, confidence: float, deflate: EigenRes
             estimate = _estimate(values, chances, confidence, draw.used)
             norm, error = estimate.value.estimate, estimate.value.standard_error
             run.update(f"{norm:.5g} +- {error:.2g}, {draw.used} samples")
-            enough = len(values) >= _FIRST and goal.accepts(norm, error)
-            if enough or part.left < draw.samples:
+            if goal.accepts(norm, error) or part.left < draw.samples:
                 return estimate
-            if (
-                len(values) == _FIRST
-                and draw.may_grow
-                and float(np.mean(chances)) > 0.5 * float(np.var(values, ddof=1))
-            ):
+            if len(values) == _FIRST and float(np.mean(chances)) > 0.5 * float(np.var(values, ddof=1)):
                 break
         # What the choice of samples adds to each value outweighs its vector's own chance. Values of both sizes are not
         # averaged: their weights would depend on them.
@@ -104,11 +99,6 @@ class _Draw:
     def used(self) -> int:
         """Number of different samples that were given."""
         return sum(len(taken) * len(one.blocks[0]) for taken, one in zip(self._used, self._strata, strict=True))
-
-    @property
-    def may_grow(self) -> bool:
-        """Whether a stratum is not taken whole."""
-        return any(count < len(one) for count, one in zip(self._counts, self._strata, strict=True))
 
     def next(self, count: int) -> Iterator[list[list[tuple[int, int]]]]:
         """Give the blocks, as numbers of stratum and block, of so many vectors, as many together as may be held."""
@@ -193,8 +183,8 @@ def _correction(K: int, k: int, square: float, own: float) -> float:
 
 def _ahead(values: list[float], goal: Goal, confidence: float) -> int:
     """Return how many more values to draw before the next look."""
-    if len(values) < _FIRST:
-        return _FIRST - len(values)
+    if not values:
+        return _FIRST
     value = root_of_mean(np.array(values), confidence)
     needed = goal.probes_needed(len(values), value.estimate, value.standard_error)
     # What the first values say of their scatter is uncertain itself.
