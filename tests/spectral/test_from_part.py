@@ -99,6 +99,22 @@ def test_what_groups_have_in_common_is_taken_out(monkeypatch):
     assert taken[0] < 0.6 * taken[1]
 
 
+def test_what_groups_have_in_common_is_looked_for_where_products_and_vectors_have_room(monkeypatch):
+    """Four products and vectors of each of eight strata, and four vectors more, in nine tenths of what is free."""
+    A = mean("even", samples=4000)
+    row = A.backend.row_bytes(A.domain)
+
+    def estimate(entries, rows):
+        monkeypatch.setattr(trace, "LARGEST_SKETCH", entries)
+        monkeypatch.setattr(type(A.backend), "free_memory", lambda self, layout: rows * row + A.working_bytes)
+        return specop.trace(A, max_matvecs=1, data="part").estimate
+
+    without, ample = estimate(0, 10**6), estimate(10**6, 10**6)
+    assert without != ample
+    held = 2 * 8 * 4 + 4
+    assert [estimate(held * 30, 77), estimate(held * 30 - 1, 77), estimate(held * 30, 76)] == [ample, without, without]
+
+
 def test_a_limit_on_products_holds():
     A = mean("indefinite")
     with pytest.warns(ConvergenceWarning, match="samples"):
