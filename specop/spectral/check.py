@@ -209,10 +209,10 @@ class Check:
             return
         ritz = space.ritz(chain.first)
         seen = Seen(ritz.values, ritz.inner_residuals, ritz)
-        has_closed = space.is_closed or space.frontier[-1] < chain.first
         if self._shows_wanted(seen):
             self._chain = None
-        elif has_closed or self._has_ruled_out(seen, chain) or self._has_settled(seen, chain):
+        elif self._has_ruled_out(seen, chain) or self._has_settled(seen, chain):
+            # A space that has closed rules out everything else.
             self._finish(seen, chain)
         elif self._may_go_on_without_rows(chain):
             self._short = ShortRecurrence.of_chain(space, chain.first)
