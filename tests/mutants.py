@@ -83,10 +83,23 @@ MODULES = {
     "specop/solvers/minimal_residuals.py": SYSTEMS,
     "specop/solvers/woodbury/gram_block.py": BLOCKS,
     "specop/solvers/woodbury/moment_block.py": BLOCKS,
-    "specop/statistics/group_sums.py": ["tests/statistics"],
+    **{
+        f"specop/statistics/{name}.py": ["tests/statistics"]
+        for name in (
+            "chains",
+            "copies",
+            "distances",
+            "estimate",
+            "group_sums",
+            "ratio",
+            "regression",
+            "spacings",
+            "strata",
+            "tilted",
+            "transport",
+        )
+    },
     "specop/statistics/measure.py": ["tests/statistics", "tests/spectral/test_density.py"],
-    "specop/statistics/regression.py": ["tests/statistics"],
-    "specop/statistics/strata.py": ["tests/statistics"],
     "specop/objectives/products.py": OBJECTIVES,
 }
 PYTEST = ["-q", "-x", "-n0", "-p", "no:cacheprovider", "--no-header", "-m"]

@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
-import scipy.integrate
-import scipy.stats
 
 import specop
 from landscape_cases import each_framework, host, objective_of
 from specop.errors import InvalidInputError
 from specop.landscape import blocks
-from specop.statistics.distances import common_grid, jensen_shannon, smoothed, wasserstein
 
 CURVATURES = {"first.w": np.array([1.0, 1.0, 3.0]), "first.b": np.array([-2.0]), "second.w": np.array([100.0, 200.0])}
 
@@ -115,28 +112,6 @@ def test_what_are_no_blocks_is_refused(framework):
     ):
         with pytest.raises(InvalidInputError, match=told):
             blocks(objective, **given)
-
-
-@pytest.mark.parametrize("apart", [0.0, 0.3, 1.0, 4.0, 30.0])
-def test_the_distance_of_two_atoms_is_that_of_two_gaussians(apart):
-    grid = common_grid(0.0, apart, 1.0)
-    curves = [smoothed(np.array([at]), np.ones(1), grid, 1.0) for at in (0.0, apart)]
-
-    def integrand(x):
-        p, q = scipy.stats.norm.pdf(x), scipy.stats.norm.pdf(x - apart)
-        parts = [part * np.log(2 * part / (p + q)) if part > 0 else 0.0 for part in (p, q)]
-        return 0.5 * sum(parts)
-
-    exact = scipy.integrate.quad(integrand, -9, apart + 9, points=[0, apart], limit=400)[0]
-    np.testing.assert_allclose(jensen_shannon(*curves) ** 2, exact, atol=1e-5)
-
-
-def test_transport_is_that_of_scipy():
-    rng = np.random.default_rng(0)
-    x, y, p, q = rng.normal(size=7), rng.normal(size=5), rng.random(7), rng.random(5)
-    p, q = p / p.sum(), q / q.sum()
-    np.testing.assert_allclose(wasserstein(x, p, y, q), scipy.stats.wasserstein_distance(x, y, p, q), rtol=1e-12)
-    assert wasserstein(x, p, x, p) == 0.0
 
 
 def test_pictures_and_files(tmp_path):

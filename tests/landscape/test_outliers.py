@@ -7,7 +7,6 @@ import specop
 from landscape_cases import each_framework, host, objective_of, quadratic
 from specop.errors import InvalidInputError
 from specop.landscape import outliers
-from specop.statistics.spacings import gap_chances
 
 BULK = np.linspace(1.0, 0.1, 28)
 
@@ -123,16 +122,6 @@ def test_only_gaps_that_a_tail_does_not_show_count(values, count, places):
     found = outliers(objective_of("torch", *diagonal(values)), 3, k=19)
     assert (found.count, found.places.tolist()) == (count, places)
     assert str(found).startswith("none" if not count else f"{count} eigenvalues")
-
-
-def test_a_tail_is_rarely_taken_for_outliers():
-    rng = np.random.default_rng(0)
-    draws = np.sort(rng.exponential(size=(2000, 500)), axis=1)[:, ::-1]
-    low = np.array([gap_chances(one[:21]).min() for one in draws])
-    for level in (0.01, 0.05):
-        assert (low <= level).mean() <= level + 3 * (level / 2000) ** 0.5
-        # It is no more than three times too careful.
-        assert (low <= level).mean() >= level / 3
 
 
 @each_framework

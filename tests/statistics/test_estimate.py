@@ -1,0 +1,69 @@
+"""Estimates: Student's intervals, those of a root, and how they are scaled and read."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from specop.errors import InvalidInputError
+from specop.statistics.estimate import (
+    Estimate,
+    check_confidence,
+    estimate_from_samples,
+    exact,
+    normal_error,
+    root_of_mean,
+    within,
+)
+
+SAMPLES = np.array([1.0, 4.0, 2.5, 7.0, 3.0])
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_intervals_of_a_mean_are_students(confidence):
+    found = estimate_from_samples(SAMPLES, confidence)
+    error = scipy.stats.sem(SAMPLES)
+    assert (found.estimate, found.confidence) == (SAMPLES.mean(), confidence)
+    assert found.standard_error == pytest.approx(error)
+    assert found.interval == pytest.approx(scipy.stats.t.interval(confidence, 4, SAMPLES.mean(), error))
+    # The same width, read as that of a normal number.
+    limits = scipy.stats.norm.interval(confidence, 3.0, 0.7)
+    assert normal_error(limits, confidence) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("make", [estimate_from_samples, root_of_mean])
+def test_a_single_sample_leaves_everything_open(make):
+    found = make(np.array([4.0]), 0.9)
+    assert np.isnan(found.standard_error) and found.interval[1] == np.inf
+    assert (found.estimate, found.interval[0]) == ((4.0, -np.inf) if make is estimate_from_samples else (2.0, 0.0))
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_the_interval_of_a_root_is_that_of_the_logarithm(factor):
+    found, mean = root_of_mean(factor**2 * SAMPLES, 0.9), estimate_from_samples(SAMPLES, 0.9)
+    norm = factor * SAMPLES.mean() ** 0.5
+    assert found.estimate == pytest.approx(norm)
+    # To first order the relative error of a root is half of that of its square.
+    assert found.standard_error / norm == pytest.approx(0.5 * mean.standard_error / mean.estimate)
+    half = 0.5 * (mean.interval[1] - mean.estimate) / mean.estimate
+    assert np.log(np.array(found.interval) / norm) == pytest.approx([-half, half])
+
+
+@pytest.mark.parametrize("squares", [[-3.0, 1.0, 0.5], [-4.0, -5.0, -4.5], [0.0, 0.0]])
+def test_a_mean_that_is_not_above_zero_leaves_all_up_to_its_upper_limit_open(squares):
+    found = root_of_mean(np.array(squares), 0.9)
+    high = max(0.0, estimate_from_samples(np.array(squares), 0.9).interval[1]) ** 0.5
+    assert (found.estimate, found.interval, found.standard_error) == (0.0, (0.0, high), high)
+
+
+def test_numbers_without_chance():
+    assert exact(-2.0, 0.9) == Estimate(-2.0, 0.0, (-2.0, -2.0), 0.9)
+    assert within(3.0, 0.5, 0.9) == Estimate(3.0, 0.0, (2.5, 3.5), 0.9)
+    assert Estimate(2.0, 0.5, (1.0, 4.0), 0.9).scaled(3.0) == Estimate(6.0, 1.5, (3.0, 12.0), 0.9)
+    assert str(Estimate(2.0, 0.5, (1.0, 4.0), 0.9)) == "2 +- 0.5 (90 % interval 1 to 4)"
+
+
+@pytest.mark.parametrize("confidence", [0, 1, -0.1, 1.5, float("nan"), "0.9", None, True])
+def test_what_is_no_probability_is_refused(confidence):
+    with pytest.raises(InvalidInputError, match="confidence must lie between 0 and 1, got "):
+        check_confidence(confidence)
+    assert check_confidence(0.95) == 0.95
