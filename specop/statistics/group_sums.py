@@ -58,13 +58,16 @@ class GroupSum:
         self.noises[stratum].append(noise)
 
     def first(self, samples: int) -> list[int]:
-        """Return how many values each stratum is to have at first, fewer where so many samples are all there may be."""
+        """Return how many values each stratum is to have at first, fewer where so many samples are all there may be.
+
+        Of each block there is one value at most before a number is returned that takes more samples.
+        """
         fewest = _FEWEST
         while True:
             rounds = fewest * _FEWEST_ROUNDS // _FEWEST
-            counts = [self.allowed(i, min(fewest, len(one)), rounds) for i, one in enumerate(self.strata)]
+            counts = [self.allowed(i, min(max(1, fewest), len(one)), rounds) for i, one in enumerate(self.strata)]
             needed = sum(count * len(one.blocks[0]) for one, count in zip(self.strata, counts, strict=True))
-            if needed <= samples or fewest == 1:
+            if needed <= samples or not fewest:
                 return counts
             fewest //= 2
 

@@ -37,6 +37,11 @@ def test_both_errors_are_told_apart():
     A = mean("even", samples=200)
     one = specop.diagonal(A, rtol=0.02, data="part")
     assert one.sampling_error == 0.0 < one.error_norm and one.samples_used == 200
+    # So it is where fewer rounds were made than there are blocks, eight in each stratum.
+    A = mean("even", samples=2048)
+    A.claimed = np.ones(A.samples)
+    one = specop.diagonal(A, data="part", max_matvecs=6)
+    assert one.sampling_error == 0.0 < one.error_norm and one.samples_used == A.samples
 
 
 def test_pairs_of_a_similar_matrix_leave_less_to_chance():
@@ -71,6 +76,9 @@ def test_limits_and_what_needs_all_data():
         one = specop.diagonal(A, rtol=1e-6, data="part", max_matvecs=3)
     assert one.matvecs <= 3 and not one.converged
     assert specop.diagonal(A, data="part", max_matvecs=2).matvecs == 2
+    A.c = 1e40 * A.c
+    with pytest.raises(InvalidInputError, match="leave the range"):
+        specop.diagonal(A, data="part")
     for method in ("xdiag", "exact"):
         with pytest.raises(InvalidInputError, match=method):
             specop.diagonal(A, method=method, data="part")

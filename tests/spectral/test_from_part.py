@@ -130,6 +130,19 @@ def test_few_samples(samples):
     assert abs(found.estimate - np.trace(A.dense)) <= 4.0 * found.standard_error
 
 
+@pytest.mark.parametrize("samples", [1, 3, 17, 100, 1000, 3000])
+@pytest.mark.parametrize("call", [specop.trace, specop.diagonal, specop.frobenius_norm])
+def test_few_products_are_no_more_than_the_limit(call, samples):
+    """Also where random vectors would be asked for several times of the same few samples."""
+    for limit in (1, 2, 3, 33):
+        A = mean("even", samples=samples)
+        found = call(A, max_matvecs=limit, data="part")
+        assert found.matvecs <= limit and A.multiplied <= limit * samples
+        # What a single vector leaves open is not stated.
+        errors = found.standard_errors if call is specop.diagonal else found.standard_error
+        assert np.all(np.isnan(errors)) or np.all(errors > 0)
+
+
 def test_methods_that_need_all_data_are_refused():
     with pytest.raises(InvalidInputError, match="xtrace"):
         specop.trace(mean("even"), method="xtrace", data="part")

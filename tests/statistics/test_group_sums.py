@@ -155,3 +155,8 @@ def test_what_more_values_leave_is_what_values_that_scatter_alike_leave(factor):
     value, _ = many.estimate(0.9)
     assert few.foreseen(factor, 0.9) == pytest.approx(value.interval[1] - value.estimate)
     assert few.estimate(0.9)[0].estimate != 0.0
+
+
+@pytest.mark.parametrize(("samples", "counts"), [(8, [2, 2]), (7, [1, 1]), (4, [1, 1])])
+def test_first_values_are_a_single_round_of_all_blocks_where_two_are_too_many(samples, counts):
+    assert GroupSum(of_lengths(1, 1, samples=2), is_noisy=True).first(samples) == counts

@@ -96,19 +96,24 @@ class _VectorSum(GroupSum):
         self.run.pay(0, _EACH * len(part.strata))
         self.sums, self.squares, self.rounds = ([self.backend.zeros(layout) for _ in part.strata] for _ in range(_EACH))
         self.lengths = [0.0] * len(part.strata)
+        # How many of a stratum's first blocks are multiplied by two random vectors.
+        self.doubled = [0] * len(part.strata)
 
     def first(self, samples: int) -> list[int]:
         """Return how many blocks of each stratum come first, fewer where so many samples are all there may be."""
         doubled = sum(_DOUBLED * len(one.blocks[0]) for one in self.strata if len(one) > _FEW)
-        return super().first(samples - doubled)
+        counts = super().first(samples - doubled)
+        self.doubled = [
+            min(_DOUBLED, count) if len(one) > _FEW else 0 for count, one in zip(counts, self.strata, strict=True)
+        ]
+        return counts
 
     def multiply(self, stratum: int, group: Group, control: Control) -> None:
         """Take in what a random vector, or two of them, say of the next block of a stratum."""
         blocks, taken = len(self.strata[stratum]), len(self.values[stratum])
-        is_doubled = blocks > _FEW and taken < _DOUBLED
         vector = self._seen(group, control)
         noise = 0.0
-        if is_doubled:
+        if taken < self.doubled[stratum]:
             other = self._seen(group, control)
             rest = self.backend.axpy_(self.backend.copy(vector), -1.0, other)
             (apart,) = self.run.to_host(self.backend.norm(rest))
@@ -148,7 +153,7 @@ class _VectorSum(GroupSum):
             count, blocks, spread = self._count(i), len(one), self._spread(i)
             variances += self._factor(i) ** 2 * spread * self._left(i) / count
             if blocks > _FEW and count < blocks:
-                noise = float(np.mean(self.noises[i][:_DOUBLED]))
+                noise = float(np.mean(self.noises[i][: self.doubled[i]]))
                 sampled += blocks**2 * (1.0 - count / blocks) * max(0.0, spread - noise) / count
         return float(norm), float(variances**0.5), float(min(sampled, variances) ** 0.5)
 
@@ -180,7 +185,7 @@ class _VectorSum(GroupSum):
         blocks, spread = len(self.strata[stratum]), self._spread(stratum)
         if blocks <= _FEW or spread == 0.0:
             return 1.0
-        noise = min(1.0, _DOUBT * float(np.mean(self.noises[stratum][:_DOUBLED])) / spread)
+        noise = min(1.0, _DOUBT * float(np.mean(self.noises[stratum][: self.doubled[stratum]])) / spread)
         return max(0.0, 1.0 - self._count(stratum) / blocks) * (1.0 - noise) + noise
 
     def _spread(self, stratum: int) -> float:
