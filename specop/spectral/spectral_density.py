@@ -225,7 +225,7 @@ def _of_part(
     if not found.is_close:
         message = (
             f"spectral_density stopped after {run.products} products ({message}) at an estimated distance of "
-            f"{found.error:.1e} of the spread, of which {found.distance / density.spread:.1e} is to that of all "
+            f"{found.error:.1e} of the spread, of which {found.relative_distance:.1e} is to that of all "
             f"samples. Raise max_matvecs or rtol, leave steps and probes free, or leave data= out."
         )
     own = {item.name: getattr(density, item.name) for item in fields(density)[len(fields(Result)) :]}

@@ -64,6 +64,17 @@ def test_a_limit_on_products_is_said():
         specop.spectral_density(A, data="part", max_matvecs=1)
 
 
+def test_a_first_look_takes_eight_products_for_the_distance_and_one_for_the_density():
+    """Of 3,088 samples in both halves, where 5,000 make a product."""
+    with pytest.raises(InvalidInputError, match="too little"):
+        specop.spectral_density(mean("even", samples=5000), data="part", max_matvecs=5)
+    with pytest.warns(ConvergenceWarning, match="Raise max_matvecs"):
+        found = specop.spectral_density(mean("even", samples=5000), data="part", max_matvecs=6)
+    assert found.matvecs == 6 and found.samples_used < 5000
+    # A single node has no spread that a distance would be small beside.
+    assert len(found.nodes) == 1 and found.error == np.inf and 0 < found.sampling_error < np.inf
+
+
 def test_what_means_nothing_is_refused():
     A = mean("even", samples=2000)
     with pytest.raises(InvalidInputError, match="deflate"):

@@ -54,9 +54,16 @@ class PartDensity:
     is_close: bool
 
     @property
+    def relative_distance(self) -> float:
+        """The distance relative to the spread, which a density of a single node does not show."""
+        if not self.distance:
+            return 0.0
+        return self.distance / self.density.spread if self.density.spread else float("inf")
+
+    @property
     def error(self) -> float:
         """Distance of the density to the spectrum of all samples, relative to the spread."""
-        return self.density.error + (self.distance / self.density.spread if self.distance else 0.0)
+        return self.density.error + self.relative_distance
 
 
 def density_of_part(
