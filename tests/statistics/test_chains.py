@@ -17,3 +17,22 @@ def test_diagnoses_of_chains_on_an_autoregression():
     assert scale_reduction(chains + 5 * np.arange(4)[:, None]) > 2
     assert scale_reduction(np.cumsum(noise, axis=1)) > 1.2
     assert effective_draws(rng.normal(size=(4, 5000))) == pytest.approx(20_000, rel=0.1)
+
+
+@pytest.mark.parametrize("draws", [[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 99.0, 2.0, 3.0]])
+def test_scale_reduction_by_hand(draws):
+    # Halves of variance 1/2 and means 1/2 and 5/2, without the draw between them.
+    assert scale_reduction(np.array([draws])) == pytest.approx((1 / 2 + 2 / 0.5) ** 0.5)
+
+
+def test_chains_that_do_not_move():
+    still, apart = np.ones((3, 10)), np.arange(3.0)[:, None] + np.zeros((3, 10))
+    assert (scale_reduction(still), scale_reduction(apart)) == (1.0, np.inf)
+    assert effective_draws(still) == 30 and effective_draws(apart) < 4
+
+
+def test_a_single_chain_is_worth_what_its_correlation_leaves():
+    """Of draws that come in pairs half are worth something, whatever the unit."""
+    draws = np.repeat(np.random.default_rng(0).normal(size=20_000), 2)
+    for factor in (1.0, 1e-3):
+        assert effective_draws(factor * draws[None]) == pytest.approx(20_000, rel=0.1)

@@ -28,3 +28,16 @@ def test_transport_is_that_of_scipy():
     p, q = p / p.sum(), q / q.sum()
     np.testing.assert_allclose(wasserstein(x, p, y, q), scipy.stats.wasserstein_distance(x, y, p, q), rtol=1e-12)
     assert wasserstein(x, p, x, p) == 0.0
+
+
+def test_a_grid_has_four_points_in_each_deviation_and_five_deviations_beyond_both_ends():
+    grid = common_grid(-1.0, 3.0, 0.5)
+    assert (grid[0], grid[-1], len(grid)) == (-3.5, 5.5, 73)
+    np.testing.assert_allclose(np.diff(grid), 0.125)
+
+
+def test_distributions_that_share_nothing_are_as_far_apart_as_any():
+    p, q = np.array([0.25, 0.75, 0.0, 0.0]), np.array([0.0, 0.0, 0.5, 0.5])
+    assert jensen_shannon(p, q) == pytest.approx(np.log(2.0) ** 0.5) and jensen_shannon(p, p) == 0.0
+    smooth = smoothed(np.array([0.0, 1.0]), np.array([3.0, 1.0]), common_grid(0.0, 1.0, 0.1), 0.1)
+    assert smooth.sum() == pytest.approx(1.0) and smooth[: len(smooth) // 2].sum() == pytest.approx(0.75, abs=1e-3)

@@ -13,3 +13,20 @@ def test_a_tail_is_rarely_taken_for_outliers():
         assert (low <= level).mean() <= level + 3 * (level / 2000) ** 0.5
         # It is no more than three times too careful.
         assert (low <= level).mean() >= level / 3
+
+
+def test_chances_by_their_formula():
+    values = np.array([10.0, 3.0, 2.0, 1.5, 1.5, 0.5])
+    expected = []
+    for i in range(1, 5):
+        below = [j * (values[j - 1] - values[j]) for j in range(i + 1, 6)]
+        spacing = i * (values[i - 1] - values[i])
+        expected.append(min(1.0, 5 * (1 + spacing / sum(below)) ** -len(below)))
+    found = gap_chances(values)
+    np.testing.assert_allclose(found, [*expected, 1.0])
+    assert found[0] < 1.0
+
+
+def test_a_gap_above_equal_numbers_has_no_chance_and_none_is_no_gap():
+    assert gap_chances(np.array([3.0, 1.0, 1.0, 1.0])).tolist() == [0.0, 1.0, 1.0]
+    assert gap_chances(np.ones(4)).tolist() == [1.0, 1.0, 1.0]
