@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 
-__all__ = ["Cut", "Graph", "cut", "operation_of"]
+__all__ = ["Cut", "Graph", "cut", "data_of", "operation_of"]
 
 # How tapes name the operations that they add.
 _IN_A_DERIVATIVE = re.compile(r"(gradient_tape/[\w/]+)")
@@ -67,7 +67,7 @@ class Graph:
             operation = operation_of(waiting.pop())
             if operation not in found:
                 found.add(operation)
-                waiting += [name for name in _data(self.nodes[operation]) if name not in stops]
+                waiting += [name for name in data_of(self.nodes[operation]) if name not in stops]
         return found
 
     def before(self, operation: str) -> set[str]:
@@ -94,7 +94,7 @@ class Graph:
                 seen.add(name)
                 waiting += [
                     operation_of(read)
-                    for read in _data(self.nodes[name])
+                    for read in data_of(self.nodes[name])
                     if self.tensor(read).dtype.is_floating or self.tensor(read).dtype == tf.resource
                 ]
         return False
@@ -141,7 +141,7 @@ class Graph:
                 node.CopyFrom(original)
                 # Control edges order what has effects, colocation places it; nothing here has effects.
                 del node.input[:]
-                node.input.extend(fed.get(name, name) for name in _data(original))
+                node.input.extend(fed.get(name, name) for name in data_of(original))
                 node.attr.pop("_class", None)
 
         def run(*tensors: tf.Tensor) -> list[tf.Tensor]:
@@ -166,7 +166,7 @@ class Graph:
         return called
 
     def _behind(self, operation: str, stops: Collection[str]) -> set[str]:
-        return {operation} | self.sources(_data(self.nodes[operation]), stops)
+        return {operation} | self.sources(data_of(self.nodes[operation]), stops)
 
 
 @contextmanager
@@ -222,7 +222,7 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
     reached, constant = {operation_of(vector)}, set[str]()
     inputs = {operation_of(name) for name in graph.inputs}
     for node in graph.definition.node:
-        behind = {operation_of(name) for name in _data(node)}
+        behind = {operation_of(name) for name in data_of(node)}
         if behind & reached:
             reached.add(node.name)
         elif node.name not in inputs and behind <= constant:
@@ -230,11 +230,13 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
     after = reached & needed
     while True:
         boundary = _boundary(graph, after, reached | constant | after)
-        # Lists of tensors and the like cannot be measured, so they are made again in each product.
-        opaque = {operation_of(name) for name in boundary if graph.tensor(name).dtype == tf.variant} - inputs
-        if not opaque:
+        # Lists of tensors and the like cannot be measured, so they are made again in each product, and so is what has
+        # the entries of a tensor that is held as well.
+        again = {operation_of(name) for name in boundary if graph.tensor(name).dtype == tf.variant}
+        again |= {operation_of(name) for name in boundary if _viewed(graph, name) in boundary}
+        if again <= inputs:
             break
-        after |= opaque
+        after |= again - inputs
     if not after:
         # The vector does not reach the output, as where a second derivative is zero everywhere.
         boundary = [output]
@@ -247,8 +249,14 @@ def cut(graph: Graph, vector: str, kept: Sequence[str], output: str) -> Cut:
 
 
 def _boundary(graph: Graph, after: set[str], inside: set[str]) -> list[str]:
-    read = (name for node in graph.definition.node if node.name in after for name in _data(node))
+    read = (name for node in graph.definition.node if node.name in after for name in data_of(node))
     return list(dict.fromkeys(name for name in read if operation_of(name) not in inside))
+
+
+def _viewed(graph: Graph, name: str) -> str | None:
+    """Return the tensor whose entries, in this order, a tensor has."""
+    node = graph.nodes[operation_of(name)]
+    return data_of(node)[0] if node.op in ("ExpandDims", "Identity", "Reshape", "Squeeze") else None
 
 
 def _is_free(graph: Graph, name: str) -> bool:
@@ -260,7 +268,7 @@ def _is_free(graph: Graph, name: str) -> bool:
     )
 
 
-def _data(node: Any) -> list[str]:
+def data_of(node: Any) -> list[str]:
     """Return the tensors that an operation reads, as "operation:output"."""
     return [name if ":" in name else f"{name}:0" for name in node.input if not name.startswith("^")]
 

@@ -10,12 +10,10 @@ from jax import lax
 
 import specop
 from jax_cases import close, normal
+from large_vocabulary import CLASSES, LABELS, ROWS, by_hand
 from specop_jax.joined_products import joined_products
 from specop_jax.likelihoods import FUNCTIONS
 from specop_jax.repetitions import repetitions
-
-ROWS, CLASSES = 8, 5000
-LABELS = np.array([7, 4999, 0, 7, 1, 2, 3, 4])
 
 
 def network(p, batch):
@@ -40,25 +38,8 @@ def test_what_products_hold(criterion, kind, held):
     A, v = getattr(objective, kind)(), normal(objective.n)
     found = A @ v
     assert held <= A.plan().bytes / (ROWS * CLASSES * 8) < held + 0.05
-    close(found, objective.flatten(by_hand(kind, params, np.asarray(batch[0]), objective.unflatten(v))))
-
-
-def by_hand(kind, params, x, along):
-    """Products in NumPy."""
-    w, v = (np.asarray(params[name]) for name in "wv")
-    dw, dv = (np.asarray(along[name]) for name in "wv")
-    h = np.tanh(x @ w)
-    bend, dh = 1 - h**2, (1 - h**2) * (x @ dw)
-    p = np.exp(h @ v)
-    p /= p.sum(1, keepdims=True)
-    u = dh @ v + h @ dv
-    curved = p * (u - (p * u).sum(1, keepdims=True)) / ROWS
-    product = {"w": x.T @ (bend * (curved @ v.T)), "v": h.T @ curved}
-    if kind == "hessian":
-        slopes = (p - np.eye(CLASSES)[LABELS]) / ROWS
-        product["w"] += x.T @ (bend * (slopes @ dv.T) - 2 * h * dh * (slopes @ v.T))
-        product["v"] += dh.T @ slopes
-    return {name: jnp.asarray(part) for name, part in product.items()}
+    expected = by_hand(kind, params, batch[0], objective.unflatten(v))
+    close(found, objective.flatten({name: jnp.asarray(part) for name, part in expected.items()}))
 
 
 def test_points_that_show_a_likelihood_are_left_to_the_program():
