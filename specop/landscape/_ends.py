@@ -10,7 +10,7 @@ from specop.errors import NotConvergedError
 from specop.operators.operator import LinearOperator
 from specop.results.eigen import EigenResult
 from specop.spectral.eigsh import eigsh
-from specop.statistics.estimate import Estimate, within
+from specop.statistics.estimate import Estimate
 
 __all__ = ["bounded", "outermost", "smallest_eigenvalue"]
 
@@ -44,8 +44,14 @@ def outermost(
 
 
 def bounded(eigen: EigenResult, i: int, confidence: float) -> Estimate:
-    """Return eigenvalue i with the interval of its bound."""
-    return within(float(eigen.eigenvalues[i]), float(eigen.bounds[i]), confidence)
+    """Return eigenvalue i, the largest (-1) or the smallest (0) of A, with the interval of its bound.
+
+    Some eigenvalue lies within the residual, and the outermost one not inside of that.
+    """
+    value, bound = float(eigen.eigenvalues[i]), float(eigen.bounds[i])
+    inside = min(bound, float(eigen.residuals[i]))
+    limits = (value - bound, value + inside) if i == 0 else (value - inside, value + bound)
+    return Estimate(value, 0.0, limits, confidence)
 
 
 def smallest_eigenvalue(
@@ -56,9 +62,6 @@ def smallest_eigenvalue(
         return Estimate(np.nan, 0.0, (-np.inf, np.inf), confidence), np.nan
     eigen = outermost(matrix, 1, "SA", None, tol, max_matvecs, confidence, seed)
     found = bounded(eigen, 0, confidence)
-    if not eigen.converged:
-        # No eigenvalue is larger than a Ritz value that stands for the smallest.
-        found = Estimate(found.estimate, 0.0, (-np.inf, found.interval[1]), confidence)
     top = float(largest.eigenvalues[-1])
     rounding = max(float(eigen.bounds[0]) if eigen.converged else 0.0, matrix.precision * abs(top))
     if found.estimate < -rounding:

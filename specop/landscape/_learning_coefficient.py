@@ -184,7 +184,8 @@ def _estimate(
 ) -> LearningEstimate:
     hessian = objective.hessian(at)
     ends = outermost(hessian, min(2, objective.n), "BE", None, 1e-2, _LOOK, confidence, task.seed)
-    bound = float(ends.bounds[0]) + hessian.precision * float(np.abs(ends.eigenvalues).max())
+    bound = min(float(ends.bounds[0]), float(ends.residuals[0]))
+    bound += hessian.precision * float(np.abs(ends.eigenvalues).max())
     if ends.eigenvalues[0] < -bound:
         raise saddle(1, float(ends.eigenvalues[0]), bound)
     curvature = max(float(ends.eigenvalues[-1]), 0.0)

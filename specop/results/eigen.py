@@ -32,9 +32,11 @@ class EigenResult(Plotted, Result):
     rows : native array (k, n)
         Eigenvectors as orthonormal rows, in the operator's framework and on its device.
     bounds : ndarray (k,)
-        Bounds of the eigenvalues' errors: the residual, or its square over the gap where that is smaller.
+        Bounds of the distances to the eigenvalues of these numbers, copies counted: the residual, or its square over
+        the gap where that is smaller. Infinite where the search ended before the check for missed ones had; without
+        such a check, to some eigenvalue.
     residuals : ndarray (k,)
-        Norms of A x - lambda x; some eigenvalue of A lies within that distance.
+        Norms of A x - lambda x; some eigenvalue of A lies within that distance, whatever its number.
     check_matvecs : int
         Number of the `matvecs` that the multiplicity check took.
     which, tol : str, float

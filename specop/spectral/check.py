@@ -251,6 +251,11 @@ class Check:
             for (end, ladder), cleared in zip(self._by_end(), chain.cleared, strict=True)
         ]
         self._chain = self._short = None
+        ritz = self.space.ritz()
+        best = wanted(self.ends, ritz.values)
+        if (ritz.residuals[best] > self.space.tolerances(ritz.values[best], self.tol)).any():
+            # The chain's rows mix with converged pairs that have lost a part, or put a value of theirs in one's place.
+            self.space.truncate(chain.first)
 
     def _says_nothing(self, chain: Chain) -> bool:
         """Whether the recurrence of the chain tells that its Ritz pairs neither show nor rule out anything."""

@@ -99,12 +99,13 @@ def spectral_norm(
         eigen = _outermost(
             run.A if symmetric else _Gram(run), 1, "LM" if symmetric else "LA", tol, limit, confidence, seed
         )
-        value, error = abs(float(eigen.eigenvalues[0])), float(eigen.bounds[0])
+        value, above = abs(float(eigen.eigenvalues[0])), float(eigen.bounds[0])
+        below = min(above, float(eigen.residuals[0]))
         if value == 0 and not symmetric:
             # A.T @ A vanishes where A is zero, or so small that its squares are.
             size = frobenius_norm(run.A, method="hutchinson", max_matvecs=1, seed=seed).estimate
             run.check_size(size, squared=True)
-    found = np.array([value, max(0.0, value - error), value + error])
+    found = np.array([value, max(0.0, value - below), value + above])
     value, low, high = (float(x) for x in (found if symmetric else np.sqrt(found)))
     return _result(run, "spectral norm", value, (low, high), eigen, confidence)
 
@@ -208,20 +209,23 @@ def condition_number(
     ) as run:
         eigen = _outermost(run.A, min(2, run.n), "BE", tol, max_matvecs, confidence, seed)
     first, last = float(eigen.eigenvalues[0]), float(eigen.eigenvalues[-1])
-    if first < -eigen.bounds[0] and last > eigen.bounds[-1]:
+    # Some eigenvalue lies so near, and the outermost one not inside of that.
+    near = np.minimum(eigen.bounds, eigen.residuals)
+    if first < -near[0] and last > near[-1]:
         raise InvalidInputError(
             f"{run.A!r} is indefinite, with eigenvalues {first:.6g} and {last:.6g}. Its condition number needs the "
             f"smallest in size: take the square root of condition_number(A @ A), or add damping."
         )
     sizes = np.abs(eigen.eigenvalues)
     order = np.argsort(sizes)[[0, -1]]
-    (small, large), (below, above) = sizes[order], eigen.bounds[order]
+    (small, large), (above_small, below_large) = sizes[order], near[order]
+    below_small, above_large = eigen.bounds[order]
     if large == 0:
         raise InvalidInputError(f"{run.A!r} is zero and has no condition number.")
-    is_apart = small > max(below, float(run.A.domain.epsilon * large))
+    is_apart = small > max(above_small, float(run.A.domain.epsilon * large))
     estimate = float(large / small) if is_apart else np.inf
-    lowest = float((large - above) / (small + below)) if small + below > 0 else np.inf
-    highest = float((large + above) / (small - below)) if is_apart else np.inf
+    lowest = float((large - below_large) / (small + above_small)) if small + above_small > 0 else np.inf
+    highest = float((large + above_large) / (small - below_small)) if is_apart and small > below_small else np.inf
     return _result(run, "condition number", estimate, (max(1.0, lowest), highest), eigen, confidence)
 
 

@@ -83,14 +83,14 @@ class Search:
 
         Some eigenvalue lies within the residual r, and within r^2 / gap where that is smaller (Kato and Temple); the
         gap is to what is known, and to the level above which a check has shown that nothing is unknown. That also tells
-        the number: it is open for those at or below the level, as far as this. Without a check the distance to some
-        eigenvalue is bounded.
+        the number: it is open for those at or below the level, as far as this. Before the check has ended numbers are
+        open without a limit. Where none was wanted the distance to some eigenvalue is bounded.
         """
         bounds = ritz.residuals[chosen].copy()
         is_whole = self.space.is_exhausted
         levels = [-np.inf] * len(self.ends) if is_whole else None if self.check is None else self.check.levels
         if levels is None:
-            return bounds
+            return bounds if self.check is None else np.full(len(bounds), np.inf)
         position, taken = {int(i): at for at, i in enumerate(chosen)}, 0
         order = wanted(self.ends, ritz.values)
         for number, (end, level) in enumerate(zip(self.ends, levels, strict=True)):

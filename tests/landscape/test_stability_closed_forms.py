@@ -105,6 +105,15 @@ def test_a_search_that_ends_early_gives_a_lower_bound_of_the_condition_number():
 
 
 @pytest.mark.torch
+def test_a_sharpness_that_was_not_found_is_that_or_more():
+    matrix = np.diag(np.append(np.linspace(0.0, 1.0, 2000), 1.2))
+    objective = objective_of("torch", *quadratic(matrix, at=np.ones(2001)))
+    with pytest.warns(specop.errors.ConvergenceWarning):
+        found = stability(objective, max_matvecs=6, condition_matvecs=0, steps=0)
+    assert 0.8 < found.sharpness.interval[0] < found.sharpness.estimate < 1.2 < found.sharpness.interval[1]
+
+
+@pytest.mark.torch
 def test_a_warm_start_saves_products():
     spectrum = np.concatenate([100 * 0.75 ** np.arange(10), np.linspace(0, 1, 290)])
     objective = objective_of("torch", *quadratic(np.diag(spectrum), at=np.ones(300)))

@@ -131,7 +131,7 @@ def test_callback_sees_every_product_and_can_stop(case):
 
     stopped = specop.eigsh(operator, k=5, callback=lambda state: state.matvecs >= 4)
     assert (stopped.matvecs, stopped.converged, stopped.message) == (4, False, "stopped by the callback")
-    assert len(stopped.eigenvalues) == 4 and np.isfinite(stopped.bounds).all()
+    assert len(stopped.eigenvalues) == 4 and np.isfinite(stopped.residuals).all()
 
 
 class KilledError(Exception):
@@ -334,6 +334,33 @@ def test_rows_that_were_multiplied_again_leave_room_for_wanted_pairs():
     matrix, exact = path(1000)
     result = specop.eigsh(matrix, k=24, ncv=37, seed=1)
     assert (np.abs(result.eigenvalues - exact[-24:]) <= result.bounds).all()
+
+
+@pytest.mark.parametrize("products", [40, 250])
+def test_a_search_that_ends_early_knows_no_numbers_of_eigenvalues(products):
+    """Ritz values on their way, or converged, to others than those of their numbers had residuals for bounds."""
+    matrix, exact = path(1000)
+    with pytest.warns(ConvergenceWarning):
+        found = specop.eigsh(matrix, k=8, max_matvecs=products)
+    assert not found.converged and (np.abs(found.eigenvalues - exact[-8:]) <= found.bounds).all()
+    nearest = np.abs(found.eigenvalues[:, None] - exact).min(axis=1)
+    assert (nearest <= found.residuals).all() and np.isfinite(found.residuals).all()
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_no_value_of_the_check_takes_the_place_of_a_converged_pair(seed):
+    values = np.append(np.zeros(70), 10.0 ** -np.random.default_rng(seed).uniform(0, 14, 30)).astype(np.float32)
+    found = specop.eigsh(specop.DiagonalOperator(values), k=6, which="BE", ncv=8, seed=seed)
+    assert found.converged and found.converged_pairs.all()
+
+
+@pytest.mark.parametrize("seed", [8, 29, 36])
+def test_rows_of_the_check_leave_converged_pairs_as_they_are(seed):
+    """What these pairs have given up is counted twice along such rows."""
+    rng = np.random.default_rng(seed)
+    values = rng.choice(rng.standard_normal(4), 100)
+    found = specop.eigsh(specop.DiagonalOperator(values), k=12, which="LA", tol=1e-12, seed=seed)
+    assert found.converged and found.converged_pairs.all()
 
 
 # --- A basis in host memory -------------------------------------------------------------------------------------------
