@@ -12,7 +12,7 @@ from specop.krylov.run import Run
 from specop.results.eigen import EigenResult
 from specop.statistics.numbers import Floats
 
-__all__ = ["Complement", "checked_deflation", "eigenvectors_for"]
+__all__ = ["Complement", "checked_deflation", "eigenvectors_for", "random_beside"]
 
 
 class Complement:
@@ -55,9 +55,10 @@ class Complement:
 
     def sphere(self, index: int) -> Array:
         """Return a vector uniform on the sphere of radius sqrt(dimension) in the complement."""
+        vector = random_beside(self.run, self._count, index)
         if self._count == 0:
-            return probes.sphere(self.backend, self.layout, self.run.seed, index)
-        vector = self.project(probes.normal(self.backend, self.layout, self.run.seed, probes.BESIDE_KNOWN + index))
+            return vector
+        vector = self.project(vector)
         (length,) = lengths_of(self.backend, vector)
         return self.backend.scale_(vector, self.dimension**0.5 / length)
 
@@ -80,6 +81,14 @@ class Complement:
             row = self.backend.row(self._basis, i)
             diagonal = self.backend.axpy_(diagonal, float(value), self.backend.multiply(row, row))
         return diagonal
+
+
+def random_beside(run: Run, known: int, index: int) -> Array:
+    """Return a vector uniform on the sphere of radius sqrt(n) that so many known eigenvectors do not come from.
+
+    The start vector that led to them has nothing beside them along the copies of an eigenvalue (`BESIDE_KNOWN`).
+    """
+    return probes.sphere(run.backend, run.A.domain, run.seed, (probes.BESIDE_KNOWN if known else 0) + index)
 
 
 def checked_deflation(run: Run, deflate: EigenResult | None) -> tuple[list[Array], Floats]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specop.arrays import probes as probe_vectors
+from specop.krylov.known import random_beside
 from specop.krylov.run import Run
 from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import KrylovSpace
@@ -67,7 +67,7 @@ def complement_rules(
     first = [] if rule is None or probes < 2 else _without(rule, largest)
     rules: list[GaussRule] = []
     samples: list[float] = []
-    index = probe_vectors.BESIDE_KNOWN
+    index = 0
     limit = run.products + probes * steps + _PRODUCTS
     while run.products < limit:
         if first and len(rules) == probes - 1:
@@ -79,7 +79,7 @@ def complement_rules(
             mean = estimate_from_samples(np.array(samples), 0.95)
             if mean.standard_error <= trace_rtol * abs(mean.estimate):
                 break
-        space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, index))
+        space.start(random_beside(run, k, index))
         index += 1
         for _ in range(1 if enough else min(steps, n - k)):
             if space.is_closed:

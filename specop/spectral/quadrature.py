@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specop.arrays import probes
 from specop.errors import DomainError, InvalidInputError
-from specop.krylov.known import checked_deflation
+from specop.krylov.known import checked_deflation, random_beside
 from specop.krylov.run import Run
 from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
@@ -173,8 +172,7 @@ class _Quadrature:
         """Run from another probe; return whether all eigenvalues are to be found instead, from the rows there are."""
         space, run = self.space, self.run
         one = _Probe(space, self.function, self.certain, self.goal, most)
-        index = (probes.BESIDE_KNOWN if self.first else 0) + len(self.samples)
-        space.start(probes.sphere(run.backend, run.A.domain, run.seed, index))
+        space.start(random_beside(run, self.first, len(self.samples)))
         while not one.is_accurate():
             if may_turn and not len(self.samples) and STAGE * one.steps > run.n <= run.left + one.steps:
                 return True

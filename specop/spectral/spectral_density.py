@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from specop.arrays import probes as probe_vectors
 from specop.errors import InvalidInputError, check_choice, checked_number
-from specop.krylov.known import checked_deflation
+from specop.krylov.known import checked_deflation, random_beside
 from specop.krylov.run import Run
 from specop.krylov.short_recurrence import ShortRecurrence
 from specop.krylov.space import LARGEST_BASIS, KrylovSpace
@@ -263,7 +262,6 @@ def _probed(
     The space is then left with what can be a part of them.
     """
     run, first, rest = space.run, len(known), space.n - len(known)
-    first_probe = probe_vectors.BESIDE_KNOWN if first else 0
     rules: list[GaussRule] = []
     taken_by_first = 0
 
@@ -278,7 +276,7 @@ def _probed(
         return open_transport([space.gauss_rule(first)], known, rest) <= rtol / 2
 
     while rest and len(rules) < probes:
-        space.start(probe_vectors.sphere(run.backend, run.A.domain, run.seed, first_probe + len(rules)))
+        space.start(random_beside(run, first, len(rules)))
         while not is_enough():
             space.expand()
             run.update()
