@@ -115,6 +115,7 @@ class Check:
             "is_short": self._short is not None,
             "ladders": self._ladders,
             "is_completing": self._is_completing,
+            "levels": self.levels,
             "is_doubted": self._exclusion.is_doubted,
             "open_gaps": [sorted(gaps) for gaps in self.open_gaps],
         }
@@ -124,6 +125,7 @@ class Check:
         self._chain = None if state["chain"] is None else Chain(**state["chain"])
         self._ladders = state["ladders"]
         self._is_completing = state["is_completing"]
+        self.levels = state["levels"]
         self._exclusion.is_doubted = state["is_doubted"]
         self.open_gaps = [set(gaps) for gaps in state["open_gaps"]]
         if state["is_short"]:

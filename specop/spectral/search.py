@@ -158,7 +158,9 @@ class Search:
         self._lagging = len(lagging) + max(self.k - len(ritz.values), 0)
         if space.is_exhausted or (len(ritz.values) >= self.k and len(lagging) == 0):
             self._is_found = True
-            return self.check is not None and not space.is_exhausted and self._begin_check(self.check, ritz)
+            if self.check is None or self.check.levels is not None or space.is_exhausted:
+                return False
+            return self._begin_check(self.check, ritz)
         if self.run.left == 0:
             self.failure = self._what_lags()
             return False
@@ -201,7 +203,8 @@ class Search:
             return False
         assert self.check is not None
         self.check.step()
-        return self.check.levels is None
+        # What a check has given up to see more may have been a part of a converged pair.
+        return self.check.levels is None or len(self._unconverged(self.space.ritz())) > 0
 
     def _unconverged(self, ritz: Ritz) -> Integers:
         chosen = wanted(self.ends, ritz.values)

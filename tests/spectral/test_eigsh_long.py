@@ -363,6 +363,16 @@ def test_rows_of_the_check_leave_converged_pairs_as_they_are(seed):
     assert found.converged and found.converged_pairs.all()
 
 
+@pytest.mark.parametrize("seed", [16, 21])
+def test_what_a_check_gives_up_of_converged_pairs_is_made_up_for(seed):
+    rng = np.random.default_rng(seed)
+    values = np.append(rng.uniform(0, 1e-3, 95), 1e3 * rng.uniform(1, 2, 5))
+    rows = np.linalg.qr(rng.standard_normal((100, 100)))[0]
+    matrix = (rows * values) @ rows.T
+    found = specop.eigsh((matrix + matrix.T) / 2, k=12, which="LA", tol=1e-12, seed=seed)
+    assert found.converged and found.converged_pairs.all()
+
+
 # --- A basis in host memory -------------------------------------------------------------------------------------------
 
 
