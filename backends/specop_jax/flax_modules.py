@@ -64,6 +64,10 @@ class NnxModel:
             if isinstance(layer, nnx.BatchNorm) and not layer.use_running_average:
                 raise layer_mixes_samples(f"{'.'.join(map(str, path))!r} (BatchNorm)", "Call model.eval()")
 
+    def trained(self) -> list[str]:
+        """Modules of flax freeze nothing."""
+        return []
+
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return all floating-point parameters, or those that `select` names."""
         paths = jax.tree_util.tree_leaves_with_path(nnx.state(self.module, nnx.Param))

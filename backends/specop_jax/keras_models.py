@@ -66,6 +66,10 @@ class KerasModel:
     def refuse_coupled_samples(self) -> None:
         """In evaluation no layer of Keras is known to couple samples."""
 
+    def trained(self) -> list[str]:
+        """Return the names of trainable variables as they are."""
+        return [name for name, variable in named_variables(self.module).items() if variable.trainable]
+
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return the trainable weights, or those that `select` names."""
         variables = {name: one for name, one in named_variables(self.module).items() if among is None or name in among}

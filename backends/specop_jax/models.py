@@ -69,6 +69,9 @@ class Model(Protocol):
     def refuse_coupled_samples(self) -> None:
         """Raise if a sample's outputs are known to depend on the other samples of its batch."""
 
+    def trained(self) -> list[str]:
+        """Return the names of what is trained as it is, where parameters may be frozen."""
+
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return the chosen parameters by name."""
 
@@ -114,6 +117,10 @@ class TreeModel:
 
     def refuse_coupled_samples(self) -> None:
         """Of a function nothing is known."""
+
+    def trained(self) -> list[str]:
+        """A tree freezes nothing."""
+        return []
 
     def select(self, select: Any, among: Collection[str] | None = None) -> dict[str, Any]:
         """Return all floating-point leaves, or those that `select` names."""

@@ -15,7 +15,7 @@ from jax import Array
 from specop.errors import InvalidInputError, ParametersChangedError
 from specop.objectives.autodiff import Same
 from specop.objectives.one_batch import OneBatch
-from specop.objectives.parameters import unchanged
+from specop.objectives.parameters import check_trained, unchanged
 from specop.objectives.trees import Joined
 from specop.statistics.numbers import Integers
 from specop_jax.alike import alike_on
@@ -58,6 +58,7 @@ class JaxParameters(OneBatch):
             self.witness_bytes = math.inf
         layout = self.place.layout(dtype, self.form.order)
         super().__init__(model, parameters, likelihood, fixed_randomness, layout)
+        self._trained = model.trained()
 
     @property
     def precision(self) -> float:
@@ -147,6 +148,7 @@ class JaxParameters(OneBatch):
         return self._held(leaves)
 
     def _held(self, leaves: dict[str, Any]) -> list[Array]:
+        check_trained(self.names, self._trained, self.model.trained())
         found = unchanged(self.parameters, leaves, lambda array: (tuple(array.shape), np.dtype(array.dtype)))
         return [self.place.everywhere(array) for array in found]
 

@@ -88,6 +88,10 @@ class ModuleModel:
         """Return the names of variables that are not trainable."""
         return frozenset(name for name, (_, trainable) in self._entries().items() if not trainable)
 
+    def trained(self) -> list[str]:
+        """Return the names of trainable variables as they are."""
+        return [name for name, (_, trainable) in self._entries().items() if trainable]
+
     def compute_dtypes(self) -> set[str]:
         """Return that of a Keras loss; a module computes in the dtypes of its variables."""
         return _criterion_dtypes(self.criterion)
@@ -213,6 +217,10 @@ class FunctionModel:
     def constants(self) -> frozenset[str]:
         """A function's parameters all count."""
         return frozenset()
+
+    def trained(self) -> list[str]:
+        """A function freezes nothing."""
+        return []
 
     def compute_dtypes(self) -> set[str]:
         """Return that of a Keras loss; a function computes in the dtypes of its parameters."""

@@ -14,7 +14,7 @@ from specop.arrays.layout import Layout
 from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Same
 from specop.objectives.one_batch import OneBatch
-from specop.objectives.parameters import one_device, unchanged
+from specop.objectives.parameters import check_trained, one_device, unchanged
 from specop_tensorflow.arrays import TensorflowBackend, backend, numpy_dtype
 from specop_tensorflow.checksums import checksums
 from specop_tensorflow.derivatives import Derivatives
@@ -42,6 +42,7 @@ class TensorflowParameters(OneBatch):
         self.device = one_device({like.device for like in selected.values()}, "build the model inside tf.device(...)")
         dtype = max((numpy_dtype(like.dtype) for like in selected.values()), key=lambda kind: kind.itemsize)
         super().__init__(model, selected, likelihood, fixed_randomness, lambda size: Layout(size, dtype, self.device))
+        self._trained = self.model.trained()
 
     @property
     def precision(self) -> float:
@@ -114,6 +115,7 @@ class TensorflowParameters(OneBatch):
         return Derivatives(self.model, selected, self.layout.dtype)
 
     def _current(self) -> list[Any]:
+        check_trained(self.names, self._trained, self.model.trained())
         return unchanged(
             self.parameters, self.model.named_state(), lambda one: (tuple(one.shape), one.dtype.name, one.device)
         )

@@ -54,6 +54,10 @@ class KerasModel(ModuleModel):
         """Return the values of all variables by name."""
         return {name: variable.value for name, variable in named_variables(self.module).items()}
 
+    def trained(self) -> list[str]:
+        """Return the names of the trainable variables as they are."""
+        return [name for name, variable in named_variables(self.module).items() if variable.trainable]
+
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss, with what the layers add to a loss of Keras as `fit` does."""
 

@@ -52,6 +52,10 @@ class ModuleModel:
         """Return the parameters by name."""
         return dict(self.module.named_parameters())
 
+    def trained(self) -> list[str]:
+        """Return the names of the parameters that require grad as they are."""
+        return [name for name, parameter in self.parameters().items() if parameter.requires_grad]
+
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""
         # One call for both: a criterion may read the module's parameters, as a penalty does.
@@ -174,6 +178,10 @@ class FunctionModel:
             if leaf is not None and not isinstance(leaf, Tensor):
                 raise not_trainable(name, leaf, "torch.as_tensor(VALUE)")
         self.tree = ParameterTree(TREES, params, Tensor.is_floating_point, Tensor.is_complex)
+
+    def trained(self) -> list[str]:
+        """A function freezes nothing."""
+        return []
 
     def loss(self, values: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the mean loss."""

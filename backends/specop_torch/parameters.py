@@ -14,7 +14,7 @@ from specop.errors import InvalidInputError
 from specop.objectives.autodiff import Same
 from specop.objectives.likelihoods import Likelihood
 from specop.objectives.one_batch import OneBatch
-from specop.objectives.parameters import unchanged
+from specop.objectives.parameters import check_trained, unchanged
 from specop_torch.arrays import TorchBackend, backend, numpy_dtype, torch_dtype
 from specop_torch.checksums import checksums, content
 from specop_torch.evaluation import Evaluation
@@ -66,6 +66,7 @@ class TorchParameters(OneBatch):
         first = next(iter(model.parameters().values() if isinstance(model, ModuleModel) else selected.values()))
         self._entry = first.device
         self._evaluation = Evaluation(model, self.devices, fixed_randomness)
+        self._trained = model.trained()
         self._seen_through = False
         self._compared = False
         self._reading: tuple[int, Likelihood] | None = None
@@ -158,6 +159,7 @@ class TorchParameters(OneBatch):
         }
 
     def _current(self) -> list[Tensor]:
+        check_trained(self.names, self._trained, self.model.trained())
         return unchanged(
             self.parameters, dict(self.model.named_state()), lambda one: (tuple(one.shape), one.dtype, one.device)
         )

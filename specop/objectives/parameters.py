@@ -12,7 +12,16 @@ from specop.objectives.refusals import complex_parameters
 from specop.objectives.select import choose
 from specop.objectives.trees import Trees
 
-__all__ = ["ParameterTree", "by_name", "checked_shapes", "chosen_of", "one_device", "trained", "unchanged"]
+__all__ = [
+    "ParameterTree",
+    "by_name",
+    "check_trained",
+    "checked_shapes",
+    "chosen_of",
+    "one_device",
+    "trained",
+    "unchanged",
+]
 
 
 class ParameterTree:
@@ -151,6 +160,25 @@ def unchanged(
             what = "is gone" if now is None else f"is now of {', '.join(map(str, kind_of(now)))}"
             raise ParametersChangedError(f"parameter {name!r} {what}. Make a new objective for the changed model.")
     return [held[name] for name in known]
+
+
+def check_trained(names: Collection[str], first: Collection[str], now: Collection[str]) -> None:
+    """Raise ParametersChangedError if parameters are trained now that were frozen when the objective was made.
+
+    Parameters
+    ----------
+    names : collection of str
+        The selected parameters. Those that were chosen from what is trained stay as they were chosen.
+    first, now : collection of str
+        All parameters that were trained then, and those that are now.
+    """
+    added = [name for name in now if name not in first and (name in names or set(first) <= set(names))]
+    if added:
+        raise ParametersChangedError(
+            f"{len(added)} parameters that were frozen when the objective was made are trained now, such as "
+            f"{added[0]!r}: its derivatives lack them. Make a new objective; a Monitor takes a function that returns "
+            f"one, or pass select= for the parameters that it is to follow."
+        )
 
 
 def one_device(devices: Collection[Any], remedy: str) -> Any:

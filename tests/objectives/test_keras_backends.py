@@ -222,6 +222,19 @@ try:
 except ParametersChangedError:
     pass
 assert keras.config.backend() == "tensorflow" or "tensorflow" not in sys.modules
+
+# Fine-tuning trains the head first.
+tuned = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(2)])
+tuned.layers[0].trainable = False
+head = specop.objective(tuned, loss, (x, y))
+vector = head.theta
+tuned.layers[0].trainable = True
+for call in (head.gradient, lambda: head.hessian() @ vector):
+    try:
+        call()
+        raise SystemExit("the parameters that are trained now were left out")
+    except ParametersChangedError as error:
+        assert "2 parameters that were frozen when" in str(error), error
 """
 
 TORCH = """

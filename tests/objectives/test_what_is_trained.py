@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import specop
-from specop.errors import InvalidInputError
+from specop.errors import InvalidInputError, ParametersChangedError
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -119,6 +119,24 @@ def test_a_selection_of_frozen_parameters_is_refused_at_once():
     model = nn.Sequential(nn.Linear(3, 2).requires_grad_(False), nn.Linear(2, 1))
     with pytest.raises(InvalidInputError, match=r"all 2 selected parameters are frozen, such as '0\.weight'"):
         specop.objective(model, nn.functional.mse_loss, (torch.ones(4, 3), torch.zeros(4, 1)), select="0")
+
+
+def test_parameters_that_are_unfrozen_later_are_missed_by_name():
+    """Fine-tuning trains the head first: a monitor of the objective made then would follow the head alone."""
+    model, data = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), (torch.ones(4, 3), torch.zeros(4, 1))
+    model[0].requires_grad_(False)
+    objective = specop.objective(model, nn.functional.mse_loss, data)
+    chosen = specop.objective(model, nn.functional.mse_loss, data, select="1.weight")
+    monitor = specop.training.Monitor(objective, every=1, what="lambda_max")
+    monitor.record(1)
+    model[0].requires_grad_(True)
+    for call in (objective.gradient, lambda: objective.hessian() @ torch.ones(3), lambda: monitor.record(2)):
+        with pytest.raises(ParametersChangedError, match=r"2 parameters that were frozen .* such as '0\.weight'"):
+            call()
+    # What was chosen stays chosen, and what is frozen now may be watched all the same.
+    assert chosen.hessian().shape == (2, 2)
+    model.requires_grad_(False)
+    assert objective.hessian().shape == (3, 3)
 
 
 def test_a_criterion_given_as_a_class_is_refused():
