@@ -45,6 +45,7 @@ SYSTEMS = [
 SPLIT = ["tests/spectral/test_trace_of_split.py"]
 PARTS = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_enclosure.py"]
 MODULES = {
+    "specop/arrays/same_call.py": ["tests/krylov/test_run.py"],
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/projected.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/recurrence.py": EIGENPAIRS,

@@ -7,6 +7,7 @@ import scipy.stats
 from specop.errors import InvalidInputError
 from specop.statistics.estimate import (
     Estimate,
+    agree_by_chance,
     check_confidence,
     estimate_from_samples,
     exact,
@@ -67,3 +68,14 @@ def test_what_is_no_probability_is_refused(confidence):
     with pytest.raises(InvalidInputError, match="confidence must lie between 0 and 1, got "):
         check_confidence(confidence)
     assert check_confidence(0.95) == 0.95
+
+
+@pytest.mark.parametrize(("confidence", "least"), [(0.5, 4), (0.95, 12), (0.99, 18)])
+def test_as_many_samples_that_agree_as_three_of_four_do_by_chance_tell_nothing(confidence, least):
+    # (3/4) ** (least - 1) is the first power that the interval may not miss.
+    assert [agree_by_chance(np.full(count, 2.0), confidence, 1e-9) for count in (2, least - 1)] == [True, True]
+    assert not agree_by_chance(np.full(least, 2.0), confidence, 1e-9)
+    assert not agree_by_chance(np.array([2.0]), confidence, 1e-9)
+    for factor in (1.0, 1e6):
+        apart = factor * np.array([2.0, 2.0 + 2e-9])
+        assert agree_by_chance(apart, confidence, 2e-9) and not agree_by_chance(apart, confidence, 5e-10)
