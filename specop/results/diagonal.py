@@ -18,8 +18,8 @@ class DiagonalResult(Result):
     x : native vector (n,)
         The diagonal, in the operator's framework and on its device.
     standard_errors : native vector (n,)
-        Standard error of each entry. With ``data="part"`` it is NaN where the limit leaves some samples a single random
-        vector.
+        Standard error of each entry; NaN for those on which two to five vectors of random signs agree, which happens by
+        chance as well. With ``data="part"`` it is NaN where the limit leaves some samples a single random vector.
     norm : float
         Euclidean norm of the diagonal.
     error_norm : float

@@ -11,6 +11,7 @@ from specop.krylov.known import Complement
 from specop.krylov.run import Run
 from specop.spectral.goals import STAGE, Goal, exact_diagonal, turns_exact
 from specop.spectral.sketch import Sketch
+from specop.statistics.numbers import Floats
 
 __all__ = ["Moments", "estimated", "exact_entries", "probes_together"]
 
@@ -19,14 +20,18 @@ _LARGEST_FREE_SKETCH = 100_000_000
 # The scatter of estimates that leave out each probe in turn was 0.75 to 1.0 of their mean's error on all spectra tried,
 # because they depend on each other.
 _DEPENDENCE = 4 / 3
+# Each entry of z * (A z) is linear in random signs, and unless it is the same for all it takes one value with a
+# probability of at most 1/2: fewer that agree do not tell, at 95 percent, that their error is zero.
+_AGREEING = 6
 
 
 class Moments:
     """A known part of the diagonal, and sum and squares of random vectors whose mean is the rest."""
 
-    def __init__(self, space: Complement, base: Array, inflation: float = 1.0) -> None:
+    def __init__(self, space: Complement, base: Array, *, inflation: float = 1.0, agreeing: int = _AGREEING) -> None:
         self.space = space
         self.inflation = inflation
+        self.agreeing = agreeing
         self.backend = space.backend
         self.base = base
         self.count = 0
@@ -51,7 +56,8 @@ class Moments:
         self.norm, s = float(norm), self.count
         self.error = 0.0 if s == 0 else float("nan")
         if s > 1:
-            self.error = self.inflation * max(0.0, (self.total / s - float(length / s) ** 2) / (s - 1)) ** 0.5
+            variance = self._spread(np.array(self.total / s), np.array(float(length / s) ** 2))
+            self.error = self.inflation * float(variance / (s - 1)) ** 0.5
 
     def satisfy(self, goal: Goal) -> bool:
         """Whether there are enough vectors for a small enough error."""
@@ -67,15 +73,24 @@ class Moments:
         return self.backend.axpy_(self.backend.copy(self.base), 1.0 / max(1, self.count), self.sum)
 
     def standard_errors(self) -> Array:
-        """Return the standard error of each entry; NaN where a single vector tells of none."""
+        """Return the standard error of each entry; NaN where a single vector, or a few that agree, tell of none."""
         s, layout = self.count, self.space.layout
         if s == 0:
             return self.backend.zeros(layout)
         if s == 1:
             return self.backend.from_host(np.full(layout.n, np.nan), layout)
         mean, squares = (self.backend.to_numpy(vector) / s for vector in (self.sum, self.squares))
-        errors = self.inflation * np.sqrt(np.maximum(0.0, squares - mean**2) / (s - 1))
+        errors = self.inflation * np.sqrt(self._spread(squares, mean**2) / (s - 1))
         return self.backend.from_host(errors, layout)
+
+    def _spread(self, squares: Floats, squared: Floats) -> Floats:
+        """Return the mean of squares less the square of the mean; NaN for a few vectors that agree to rounding."""
+        spread = np.maximum(0.0, squares - squared)
+        if self.count < self.agreeing:
+            # Of the difference, and of the products.
+            rounding = 4.0 * max(self.space.layout.epsilon, 4.0 * self.space.run.A.precision**2)
+            spread = np.where(spread <= rounding * squares, np.nan, spread)
+        return spread
 
 
 def exact_entries(run: Run) -> Array:
@@ -157,7 +172,7 @@ def _left_out(sketch: Sketch, transposed: list[Array]) -> Moments:
     S = sketch.directions(p)
     left, right = backend.combine_(left, S, 0), backend.combine_(right, S, 0)
     found = []
-    moments = Moments(space, base, _DEPENDENCE)
+    moments = Moments(space, base, inflation=_DEPENDENCE, agreeing=0)
     for i, weight in enumerate(np.sum(S * sketch.R[:p, :p], axis=0) * (not sketch.is_zero)):
         row = backend.row(left, i)
         lost = backend.multiply(row, backend.row(right, i))

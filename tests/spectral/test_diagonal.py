@@ -108,6 +108,25 @@ def test_one_probe_of_a_diagonal_has_no_error():
     assert np.isnan(result.error_norm) and np.isnan(result.standard_errors).all()
 
 
+@each_algorithm_case
+@pytest.mark.parametrize("products", [2, 3, 5, 6])
+def test_a_few_probes_that_agree_on_an_entry_say_nothing_of_its_error(case, products):
+    """Two coordinates are coupled, so that their entries are off by 5, one way or the other."""
+    matrix = np.diag(np.arange(1.0, 41.0)).astype(case.dtype)
+    matrix[0, 1] = matrix[1, 0] = 5.0
+    agreed = 0
+    for seed in range(12):
+        found = specop.diagonal(case.array(matrix), method="bekas", max_matvecs=products, seed=seed)
+        errors, off = case.numpy(found.standard_errors), case.numpy(found.x) - np.diag(matrix)
+        agrees = abs(abs(off[0]) - 5.0) < 1e-3
+        agreed += agrees
+        if products < 6:
+            assert np.isnan(errors[0]) == np.isnan(found.error_norm) == agrees and np.isnan(errors[2:]).all()
+        else:
+            assert (errors[2:] < 1e-2).all()
+    assert agreed > 0 or products > 3
+
+
 def covered(name, runs, **goal):
     truth = np.linalg.norm(SPECTRA[name])
     A = spectra.by_products(MATRICES[name])
