@@ -107,9 +107,8 @@ def apply_function(
     >>> specop.apply_function(A, "sqrt", v).x.round(6)
     array([1., 2., 3.])
     """
-    function, goal = spectral_function(f), checked_goal(rtol, atol, None, 1e-6)
     limit = _PRODUCTS if max_matvecs is None else max_matvecs
-    with Run(
+    run = Run(
         A,
         "apply_function",
         symmetric=True,
@@ -117,7 +116,9 @@ def apply_function(
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as run:
+    )
+    function, goal = spectral_function(f), checked_goal(rtol, atol, None, 1e-6)
+    with run:
         run.backend.check_vector(v, run.A.domain, "v")
         vectors, known = checked_deflation(run, deflate)
         space = KrylovSpace(run, rows_that_fit(run, min(run.n, len(known) + run.left), len(known) + 8))

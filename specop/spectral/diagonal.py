@@ -102,6 +102,8 @@ def diagonal(
     >>> specop.diagonal(np.diag([1.0, 2.0, 3.0])).x
     array([1., 2., 3.])
     """
+    limit = PRODUCTS if max_matvecs is None else max_matvecs
+    run = Run(A, "diagonal", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
     check_choice("method", method, _METHODS)
     check_choice("data", data, DATA)
     if data == "part" and method not in ("auto", "bekas"):
@@ -110,10 +112,7 @@ def diagonal(
             f"needs products with all data. Leave one of both out."
         )
     goal = checked_goal(rtol, atol, max_matvecs, 0.1)
-    limit = PRODUCTS if max_matvecs is None else max_matvecs
-    with Run(
-        A, "diagonal", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure
-    ) as run:
+    with run:
         if data == "part":
             return _of_part(run, goal, deflate)
         entries = run.A.read_diagonal() if goal.may_read(method, deflate) else None

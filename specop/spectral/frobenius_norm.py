@@ -98,14 +98,15 @@ def frobenius_norm(
     >>> specop.frobenius_norm(np.ones((3, 4)))
     Frobenius norm 3.4641 +- 0 (95 % interval 3.4641 to 3.4641), exact, 0 products, 0.00 s
     """
+    limit = PRODUCTS if max_matvecs is None else max_matvecs
+    run = Run(A, "frobenius_norm", limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
     check_choice("method", method, _METHODS)
     check_choice("data", data, DATA)
     if data == "part" and method == "exact":
         raise InvalidInputError("method='exact' multiplies n unit vectors with all data: leave it or data='part' out.")
     check_confidence(confidence)
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
-    limit = PRODUCTS if max_matvecs is None else max_matvecs
-    with Run(A, "frobenius_norm", limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure) as run:
+    with run:
         if data == "part":
             return _of_part(run, goal, confidence, deflate)
         square = run.A.read_square() if goal.may_read(method, deflate) else None

@@ -64,8 +64,7 @@ def inertia(
     >>> found.negative.estimate, found.zero.estimate, found.positive.estimate
     (1.0, 2.0, 2.0)
     """
-    check_confidence(confidence)
-    with Run(
+    run = Run(
         A,
         "inertia",
         symmetric=True,
@@ -73,7 +72,9 @@ def inertia(
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as run:
+    )
+    check_confidence(confidence)
+    with run:
         found = signs_of_spectrum(run, threshold, confidence)
     return run.result(
         InertiaResult,

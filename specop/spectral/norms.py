@@ -86,9 +86,9 @@ def spectral_norm(
     >>> round(specop.spectral_norm(np.array([[3.0, 0.0], [4.0, 0.0]])).estimate, 9)
     5.0
     """
+    run = Run(A, "spectral_norm", limit=max_matvecs, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
     check_choice("data", data, DATA)
     check_confidence(confidence)
-    run = Run(A, "spectral_norm", limit=max_matvecs, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
     if data == "part":
         return _of_part(run, 0.02 if rtol is None else rtol, tol, confidence)
     if rtol is not None:

@@ -80,14 +80,6 @@ def quadratic_form(
     >>> specop.quadratic_form(np.diag([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 2.0])).estimate
     12.0
     """
-    check_choice("data", data, DATA)
-    check_confidence(confidence)
-    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
-    if data == "all" and (rtol is not None or atol is not None):
-        raise InvalidInputError(
-            "rtol= and atol= are for data='part': with all data one product gives the form exactly. Leave them out, or "
-            "pass data='part'."
-        )
     limit = PRODUCTS if max_matvecs is None else max_matvecs
     run = Run(
         A,
@@ -98,6 +90,14 @@ def quadratic_form(
         progress=progress,
         raise_on_failure=raise_on_failure,
     )
+    check_choice("data", data, DATA)
+    check_confidence(confidence)
+    goal = checked_goal(rtol, atol, max_matvecs, 0.02)
+    if data == "all" and (rtol is not None or atol is not None):
+        raise InvalidInputError(
+            "rtol= and atol= are for data='part': with all data one product gives the form exactly. Leave them out, or "
+            "pass data='part'."
+        )
     run.backend.check_vector(v, run.A.domain, "v")
     with run:
         (length,) = run.backend.to_host(run.backend.norm(v))

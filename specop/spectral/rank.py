@@ -69,8 +69,7 @@ def rank(
     >>> specop.rank(np.diag([3.0, 3.0, 1.0, 0.0, 1e-12])).rank
     3.0
     """
-    check_confidence(confidence)
-    with Run(
+    run = Run(
         A,
         "rank",
         symmetric=True,
@@ -79,7 +78,9 @@ def rank(
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as run:
+    )
+    check_confidence(confidence)
+    with run:
         found = signs_of_spectrum(run, threshold, confidence)
     low, high = found.zero.interval
     return run.result(

@@ -141,10 +141,6 @@ def spectral_density(
     >>> bool(abs(density.cdf(0.5) - 0.5) < 0.1)
     True
     """
-    check_confidence(confidence)
-    check_choice("data", data, DATA)
-    if rtol is not None:
-        checked_number("rtol", rtol, positive=True)
     run = Run(
         A,
         "spectral_density",
@@ -154,6 +150,10 @@ def spectral_density(
         progress=progress,
         raise_on_failure=raise_on_failure,
     )
+    check_confidence(confidence)
+    check_choice("data", data, DATA)
+    if rtol is not None:
+        checked_number("rtol", rtol, positive=True)
     n = run.n
     if data == "part":
         if deflate is not None:

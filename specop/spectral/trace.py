@@ -148,6 +148,8 @@ def trace(
     >>> bool(low < np.trace(G @ G.T) < high)
     True
     """
+    limit = PRODUCTS if max_matvecs is None else max_matvecs
+    run = Run(A, "trace", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure)
     check_choice("method", method, _METHODS)
     check_choice("data", data, DATA)
     check_confidence(confidence)
@@ -157,10 +159,7 @@ def trace(
             f"needs products with all data. Leave one of both out."
         )
     goal = checked_goal(rtol, atol, max_matvecs, 0.02)
-    limit = PRODUCTS if max_matvecs is None else max_matvecs
-    with Run(
-        A, "trace", square=True, limit=limit, seed=seed, progress=progress, raise_on_failure=raise_on_failure
-    ) as run:
+    with run:
         if method == "xnystrace" and run.A.is_psd is False:
             raise DomainError(
                 f"method='xnystrace' needs a positive semidefinite operator, and {run.A!r} is known not to be one. "

@@ -99,12 +99,9 @@ def trace_function(
     >>> round(specop.trace_function(np.diag([1.0, 4.0, 9.0]), "sqrt").estimate, 9)
     6.0
     """
-    check_choice("method", method, _METHODS)
-    check_confidence(confidence)
-    function, goal = spectral_function(f), checked_goal(rtol, atol, None, 0.02)
     # What "exact" takes is known beforehand.
     limit = _PRODUCTS if max_matvecs is None and method != "exact" else max_matvecs
-    with Run(
+    run = Run(
         A,
         "trace_function",
         symmetric=True,
@@ -112,7 +109,11 @@ def trace_function(
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as run:
+    )
+    check_choice("method", method, _METHODS)
+    check_confidence(confidence)
+    function, goal = spectral_function(f), checked_goal(rtol, atol, None, 0.02)
+    with run:
         sums = sum_over_spectrum(run, function, goal, method, deflate, stored_basis, confidence)
         run.warn_of_noise()
     low, high = sums.value.interval

@@ -194,6 +194,22 @@ class Pair(Processes):
         return type("Shared", (specop.DiagonalOperator,), {"processes": self})(np.arange(1.0, 10.0))
 
 
+# The last value of each is refused by itself.
+WITH_ONE_WRONG = [
+    (lambda A, value: specop.trace(A, confidence=value), "trace(confidence={})", 0.9, 2.0),
+    (lambda A, value: specop.trace(A, rtol=value), "trace(rtol={})", 0.5, -0.5),
+    (lambda A, value: specop.diagonal(A, method=value), "diagonal(method={})", "bekas", "bekos"),
+    (lambda A, value: specop.frobenius_norm(A, data=value), "frobenius_norm(data={})", "all", "some"),
+    (lambda A, value: specop.rank(A, confidence=value), "rank(confidence={})", 0.9, 0.0),
+    (lambda A, value: specop.inertia(A, confidence=value), "inertia(confidence={})", 0.9, 1.0),
+    (lambda A, value: specop.spectral_norm(A, data=value), "spectral_norm(data={})", "all", "none"),
+    (lambda A, value: specop.spectral_density(A, rtol=value), "spectral_density(rtol={})", 0.5, 0.0),
+    (lambda A, value: specop.trace_function(A, value), "trace_function(f={})", "exp", "exq"),
+    (lambda A, value: specop.apply_function(A, "exp", np.ones(9), rtol=value), "apply_function(rtol={})", 0.5, -1.0),
+    (lambda A, value: specop.quadratic_form(A, np.ones(9), data=value), "quadratic_form(data={})", "all", 1),
+]
+
+
 @pytest.mark.parametrize(
     ("call", "arguments", "others", "words"),
     [
@@ -204,6 +220,10 @@ class Pair(Processes):
             r"solve_shifted(shifts=[0.1, 0.2]) and solve_shifted(shifts=[0.1, 0.3])",
         ),
         (lambda A, seed: specop.trace(A, seed=seed), 0, 1, "trace(seed=0) and trace(seed=1)"),
+        *(
+            (call, right, wrong, f"{text.format(repr(right))} and {text.format(repr(wrong))}")
+            for call, text, right, wrong in WITH_ONE_WRONG
+        ),
     ],
 )
 def test_processes_agree_on_all_that_a_call_was_given_before_they_go_on(call, arguments, others, words):

@@ -13,7 +13,7 @@ def different_calls(objective, H, rank):
     def refused_alone():
         if rank == 0:
             with pytest.raises(InvalidInputError, match="confidence must lie"):
-                specop.trace(H, confidence=2.0)
+                specop.landscape.flatness(objective, confidence=2.0)
         (objective.gradient, lambda: specop.trace(H))[rank]()
 
     def of_one():
@@ -33,5 +33,6 @@ def different_calls(objective, H, rank):
         (of_one, "loss and eigsh"),
         # What one of them refuses before it computes anything, and what it does next.
         (lambda: specop.eigsh(H, k=(-1, 2)[rank]), "eigsh(k=-1) and eigsh(k=2)"),
+        (lambda: specop.trace(H, confidence=(2.0, 0.9)[rank]), "trace(confidence=2.0) and trace(confidence=0.9)"),
         (refused_alone, "gradient and trace"),
     ]
