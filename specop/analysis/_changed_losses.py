@@ -12,7 +12,7 @@ from specop.operators.identity import identity_like
 from specop.operators.operator import LinearOperator
 from specop.statistics.numbers import Integers
 
-__all__ = ["ChangedLoss", "check_same_point", "check_separable", "check_some_stay"]
+__all__ = ["ChangedLoss", "check_additive", "check_same_point", "check_separable", "check_some_stay"]
 
 # Rounding errors of a loss, each of the size of the model's precision, that a sum over parts may differ by.
 _ROUNDING = 100.0
@@ -87,14 +87,21 @@ class ChangedLoss:
 
 
 def check_separable(objective: Objective, theta: Array | None = None) -> None:
-    """Raise unless samples have lasting numbers, and the loss is the weighted mean of those of two parts of them.
+    """Raise unless there are samples with lasting numbers, and the loss is the weighted mean of theirs."""
+    objective.check_numbered()
+    if objective.samples == 1:
+        raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")
+    check_additive(objective, theta)
+
+
+def check_additive(objective: Objective, theta: Array | None = None) -> None:
+    """Raise unless the loss is the weighted mean of those of two parts of its samples; one sample shows nothing.
 
     Every second sample against the others: that cuts through each batch, and shows a coupling as clearly as any cut.
     """
-    objective.check_numbered()
     even, odd = np.arange(0, objective.samples, 2), np.arange(1, objective.samples, 2)
     if odd.size == 0:
-        raise InvalidInputError("the data hold one sample: what it adds to the mean loss is all of it.")
+        return
     parts = [objective.subset(even), objective.subset(odd)]
     backend = backend_of(objective.theta)
     whole, *losses = numbers_of(backend, objective.loss(theta), *(part.loss(theta) for part in parts))

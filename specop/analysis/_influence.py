@@ -21,7 +21,7 @@ from specop.solvers.many_solves import LARGEST, Attempts, ManySolves
 from specop.solvers.woodbury.row_forms import row_forms
 from specop.statistics.numbers import Floats, Integers
 
-__all__ = ["influence"]
+__all__ = ["influence", "quantity_of"]
 
 # All samples' gradients are held up to so many samples, and entries.
 _ROWS, _ENTRIES = 2000, 40_000_000
@@ -67,7 +67,8 @@ def influence(
     on : Objective, native vector (n,) or native array (n, k), optional
         What is looked at: a test loss, whose objective belongs to the same model, or any differentiable function, as an
         objective of the function or as its gradient; the i-th unit vector stands for the i-th parameter. Default: the
-        loss of each sample itself, its self-influence.
+        loss of each sample itself, its self-influence. Single losses count as they do in their mean: where it gives
+        weights, by classes or by counted tokens, times the sample's weight over the mean of all weights.
     damping : float
         Strength d of the L2 penalty, at least 0.
     matrix : {"hessian", "ggn", "fisher", "empirical fisher"}
@@ -152,7 +153,8 @@ def influence(
         attempts = Attempts(task, rtol, atol, max_matvecs, preconditioner)
         gradients, quantity = _gradients(objective, on, per_sample, theta)
         if newton:
-            norms = np.concatenate([row_norms(backend, rows) for rows in _rows(objective, ordered, theta)])
+            found = [row_norms(backend, rows) for rows in _rows(objective, ordered, theta)]
+            norms = _weight(objective, ordered) * np.concatenate(found)
             changes = newton_changes(attempts, objective, list(ordered[:, None]), damping, matrix, theta)
             level = on if isinstance(on, Objective) and not per_sample else None
             scores = _differences(objective, changes, gradients, level, theta)
@@ -186,21 +188,36 @@ def _gradients(objective: Objective, on: Any, per_sample: bool, theta: Array | N
     """Return the gradients of what is looked at, and what that is in words."""
     backend = backend_of(objective.theta)
     if on is None:
-        return [], "the loss of each one itself"
+        return [], quantity_of(on)
     if isinstance(on, Objective):
         check_same_point(objective, on, "on")
         if not per_sample:
-            return [on.gradient(theta)], f"the mean loss of {on.samples} test samples"
+            return [on.gradient(theta)], quantity_of(on)
         on.check_numbered()
         rows = [row for block in on.per_sample_gradients(theta) for row in backend.columns(backend.transpose(block))]
-        return rows, f"the loss of each of {on.samples} test samples"
+        return rows, quantity_of(on, per_sample=True)
     if per_sample:
         raise InvalidInputError(f"per_sample=True needs a test objective in on=, got {type(on).__name__}.")
-    dimensions = len(shape_of(on))
-    if dimensions == 2:
-        columns = backend.columns(on)
-        return columns, f"{len(columns)} quantities with given gradients"
-    return [on if dimensions else objective.flatten(on)], "a quantity with a given gradient"
+    given = on if shape_of(on) else objective.flatten(on)
+    are_several = len(shape_of(given)) == 2 and isinstance(given, backend.array_type)
+    columns = backend.columns(given) if are_several else [given]
+    for column in columns:
+        backend.check_vector(column, backend.layout(objective.theta), "each column of on" if are_several else "on")
+    return columns, quantity_of(on)
+
+
+def quantity_of(on: Any, *, per_sample: bool = False) -> str:
+    """Return what is looked at in words."""
+    if on is None:
+        return "the loss of each one itself"
+    if isinstance(on, Objective):
+        return (
+            f"the loss of each of {on.samples} test samples"
+            if per_sample
+            else f"the mean loss of {on.samples} test samples"
+        )
+    shape = shape_of(on)
+    return f"{shape[1]} quantities with given gradients" if len(shape) == 2 else "a quantity with a given gradient"
 
 
 _Scores = tuple[Floats, Floats]
@@ -214,13 +231,16 @@ def _by_solves(
     theta: Array | None,
 ) -> _Scores:
     """Return the derivatives, and the norms of the samples' gradients."""
-    backend = backend_of(objective.theta)
+    backend, weight = backend_of(objective.theta), _weight(objective, chosen)
     solutions = solves(backend.stack_columns(gradients)) if gradients else None
     scores, norms = [], []
     for rows in _rows(objective, chosen, theta):
-        norms.append(row_norms(backend, rows))
-        scores.append(solves(backend.transpose(rows)).paired(rows) if solutions is None else solutions.products(rows))
-    return np.concatenate(scores) * _share(objective, chosen), np.concatenate(norms)
+        norms.append(weight * row_norms(backend, rows))
+        if solutions is None:
+            scores.append(weight**2 * solves(backend.transpose(rows)).paired(rows))
+        else:
+            scores.append(weight * solutions.products(rows))
+    return np.concatenate(scores) / objective.samples, np.concatenate(norms)
 
 
 def _rows_fit(objective: Objective) -> bool:
@@ -266,8 +286,11 @@ def _rows(objective: Objective, chosen: Integers, theta: Array | None) -> Iterat
     return part.per_sample_gradients(theta)
 
 
-def _share(objective: Objective, chosen: Integers) -> float:
-    """Return what a row of `_rows` must be multiplied by to be the sample's part of the mean loss's gradient."""
+def _weight(objective: Objective, chosen: Integers) -> float:
+    """Return what a row of `_rows` must be multiplied by, so that all samples' rows have the whole gradient as mean.
+
+    By themselves those of some samples have the gradient of these as mean.
+    """
     if len(chosen) == objective.samples:
-        return 1.0 / objective.samples
-    return objective.subset(chosen).terms / (objective.terms * len(chosen))
+        return 1.0
+    return objective.subset(chosen).terms * objective.samples / (objective.terms * len(chosen))

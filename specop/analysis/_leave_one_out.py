@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,12 +198,22 @@ def _checked_groups(objective: Objective, indices: Any) -> list[Integers]:
     count = objective.samples
     if indices is None:
         return list(np.arange(count)[:, None])
-    if len(indices) == 0:
-        raise InvalidInputError(f"no samples to leave out: pass numbers from 0 to {count - 1}, or None for each one.")
+    given = list(indices) if isinstance(indices, Iterable) else []
+    if not given:
+        raise InvalidInputError(
+            f"indices is a sequence of numbers of samples, from 0 to {count - 1}, or of groups of them, or None for "
+            f"each sample; got {indices!r}."
+        )
     # Groups may differ in size, so that NumPy would make no array of them.
-    if np.ndim(indices[0]) == 0:
-        return list(checked_samples(indices, count)[:, None])
-    return [checked_samples(group, count) for group in indices]
+    are_groups = {isinstance(one, Iterable) and getattr(one, "ndim", 1) > 0 for one in given}
+    if len(are_groups) > 1:
+        raise InvalidInputError(
+            f"indices holds both numbers of samples and groups of them, {indices!r}: write a sample alone as a group "
+            f"of one, such as [[1], [2, 3]]."
+        )
+    if not are_groups.pop():
+        return list(checked_samples(given, count)[:, None])
+    return [checked_samples(group, count) for group in given]
 
 
 def _part_of(objective: Objective, group: Integers, theta: Array | None) -> Array:

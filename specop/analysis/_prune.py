@@ -112,7 +112,7 @@ def prune(
     Warns
     -----
     ConvergenceWarning
-        If a step was not taken, because the loss would rise far more than expected.
+        If a step was not taken, because the loss would rise far more than expected, or if `layer_limit` keeps more.
     QuadraticModelWarning
         If the gradient is larger than its standard error over the samples: no minimum is near.
 
@@ -136,7 +136,9 @@ def prune(
     check_method(method)
     sparsity = _checked_sparsity(sparsity)
     candidates = candidates_of(objective, groups, exclude)
-    limit = 1.0 - (1.0 - sparsity) / 5 if layer_limit is None else checked_number("layer_limit", layer_limit)
+    limit = _checked_limit(sparsity, layer_limit)
+    if trust is not None:
+        checked_number("trust", trust)
     at = checked_point(objective, theta)
     backend = backend_of(at)
     (values,) = backend.to_host(at)
@@ -172,6 +174,15 @@ def prune(
             sparsities.append(share)
             losses.append(loss)
             task.update(f"step {len(sparsities)} of {len(targets)}, loss {losses[-1]:.4g}")
+        sizes = candidates.among(left).sizes
+        missing = math.floor(sparsity * count + _ROUNDING) - (count - np.count_nonzero(may[left]))
+        is_reached = len(sparsities) == len(targets)
+        if is_reached and missing >= sizes.max(initial=1):
+            is_reached = False
+            message = (
+                f"stopped at {100 * sparsities[-1]:.3g} % zeros, where {100 * sparsity:.3g} % were asked for: no "
+                f"parameter may lose more than layer_limit={limit:.3g} of its weights. Raise layer_limit=."
+            )
         mask = np.zeros(objective.n, dtype=bool)
         mask[left] = True
         return task.result(
@@ -186,7 +197,7 @@ def prune(
             method=method,
             matrix=matrix,
             structure=Structure(objective.shapes, objective.unflatten),
-            converged=len(sparsities) == len(targets),
+            converged=is_reached,
             message=message,
         )
 
@@ -195,6 +206,14 @@ def _checked_sparsity(sparsity: Any) -> float:
     if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise InvalidInputError(f"sparsity must be a number from 0 to below 1, got {sparsity!r}.")
     return float(sparsity)
+
+
+def _checked_limit(sparsity: float, layer_limit: Any) -> float:
+    if layer_limit is None:
+        return 1.0 - (1.0 - sparsity) / 5
+    if not is_number(layer_limit) or not 0 <= layer_limit <= 1:
+        raise InvalidInputError(f"layer_limit is a share of a parameter's weights, from 0 to 1, got {layer_limit!r}.")
+    return float(layer_limit)
 
 
 def _targets(sparsity: float, steps: int | Sequence[float], reached: float) -> Floats:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.analysis._changed_losses import ChangedLoss, check_separable, check_some_stay
+from specop.analysis._changed_losses import ChangedLoss, check_additive, check_separable, check_some_stay
 from specop.arrays.backend import Array, shape_of
 from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.krylov.task import Task
@@ -123,6 +123,8 @@ def retrain(
     if removed.size:
         check_some_stay(objective, removed)
         check_separable(objective)
+    elif added is not None:
+        check_additive(objective)
     changed = ChangedLoss(objective, damping, without=removed if removed.size else None, added=added, matrix=matrix)
     start = objective.theta if theta is None else theta if shape_of(theta) else objective.flatten(theta)
     with Task(

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specop.analysis._changed_losses import ChangedLoss, check_same_point, check_separable
+from specop.analysis._influence import quantity_of
 from specop.analysis._retrain import minimized, shortfall
 from specop.arrays.backend import Array, Backend, backend_of, numbers_of, shape_of
 from specop.errors import InvalidInputError
 from specop.krylov.task import Task
 from specop.objectives.mean import Objective
+from specop.objectives.select import checked_samples
 from specop.results.influence import InfluenceResult
 from specop.results.influence_check import InfluenceCheck
 from specop.statistics.numbers import Floats, Integers
@@ -71,17 +73,17 @@ def validate_influence(
     InfluenceCheck
         With both changes, their correlations, and `plot`.
     """
+    _check_influence(influence, objective, on)
     scores = influence.scores if influence.scores.ndim == 1 else influence.scores.mean(axis=1)
-    places = _places(influence, scores, samples, indices)
+    places = _places(influence, scores, samples, indices, objective.samples)
     chosen = influence.indices[places]
     check_separable(objective, theta)
     backend = backend_of(objective.theta)
     if isinstance(on, Objective):
         check_same_point(objective, on, "on")
-    elif len(shape_of(on)) != 1:
-        raise InvalidInputError(
-            f"on must be an objective or a native vector ({objective.n},), got {type(on).__name__}."
-        )
+    else:
+        on = on if shape_of(on) else objective.flatten(on)
+        backend.check_vector(on, backend.layout(objective.theta), "on")
 
     with Task(
         "validate_influence",
@@ -120,7 +122,9 @@ def validate_influence(
         )
 
 
-def _places(influence: InfluenceResult, scores: Floats, samples: int, indices: ArrayLike | None) -> Integers:
+def _places(
+    influence: InfluenceResult, scores: Floats, samples: int, indices: ArrayLike | None, count: int
+) -> Integers:
     """Return where the samples to look at stand among the scores."""
     if indices is None:
         if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 2:
@@ -129,12 +133,31 @@ def _places(influence: InfluenceResult, scores: Floats, samples: int, indices: A
                 f"pass indices=."
             )
         return np.argsort(-np.abs(scores), kind="stable")[: int(samples)]
-    wanted = np.atleast_1d(np.asarray(indices))
+    wanted = checked_samples(indices, count)
     where = {int(index): place for place, index in enumerate(influence.indices)}
     missing = [int(index) for index in wanted if int(index) not in where]
     if missing:
         raise InvalidInputError(f"sample {missing[0]} has no score in this result.")
     return np.array([where[int(index)] for index in wanted])
+
+
+def _check_influence(influence: Any, objective: Objective, on: Any) -> None:
+    """Raise InvalidInputError unless these may be influences of this data on what is looked at here."""
+    if not isinstance(influence, InfluenceResult):
+        raise InvalidInputError(
+            f"influence must be what specop.analysis.influence returned, got {type(influence).__name__}."
+        )
+    if influence.samples != objective.samples:
+        raise InvalidInputError(
+            f"the influences are of {influence.samples} training samples, and the objective has {objective.samples}. "
+            f"Pass the objective that they were computed with."
+        )
+    quantities = {quantity_of(on), quantity_of(on, per_sample=True)} if isinstance(on, Objective) else {quantity_of(on)}
+    if influence.quantity not in quantities:
+        raise InvalidInputError(
+            f"the influences are on {influence.quantity}, and on= is {' or '.join(sorted(quantities))}: nothing can be "
+            f"compared. Pass what influence(...) was given as on=; that of each sample on itself is not retrained for."
+        )
 
 
 def _level(backend: Backend, on: Any, theta: Array) -> float:

@@ -284,7 +284,11 @@ def test_refusals():
         (lambda: influence(objective, objective.gradient(), per_sample=True, damping=1.0), "needs a test objective"),
         (lambda: influence(objective, indices=[3, 17], damping=1.0), "no sample 17: the data have the numbers 0 to 16"),
         (lambda: leave_one_out(objective, [[2, 2]], damping=1.0), "sample 2 is chosen twice"),
-        (lambda: leave_one_out(objective, [], damping=1.0), "no samples to leave out"),
+        (lambda: leave_one_out(objective, [], damping=1.0), r"from 0 to 16, or of groups of them.*got \[\]"),
+        (lambda: leave_one_out(objective, 3, damping=1.0), r"from 0 to 16, or of groups of them.*got 3"),
+        (lambda: leave_one_out(objective, [1, [2, 3]], damping=1.0), r"both numbers of samples and groups.*\[\[1\], "),
+        (lambda: influence(objective, objective.gradient()[:3], damping=1.0), r"on must have shape \(4,\), got \(3,\)"),
+        (lambda: influence(objective, X_TEST.T[:, :2], damping=1.0), r"on must be a .* got ndarray"),
         (lambda: leave_one_out(objective, [np.arange(M)], damping=1.0), "nothing is left to train on"),
         (lambda: influence(objective.subset([3]), damping=1.0), "the data hold one sample"),
         (lambda: leave_one_out(objective, [0.5], damping=1.0), "integers from 0 to 16"),
@@ -295,9 +299,64 @@ def test_refusals():
     for call, message in cases:
         with pytest.raises(InvalidInputError, match=message):
             call()
-    scores = influence(objective, objective, damping=1.0, indices=[1, 2])
-    with pytest.raises(InvalidInputError, match="sample 5 has no score"):
-        validate_influence(objective, objective, scores, indices=[5])
+
+
+@each_framework
+def test_self_influence_of_weighted_samples_is_the_same_whichever_are_asked_for(framework):
+    weights, array = 1.0 + np.arange(M) % 4, ARRAYS[framework]
+    mean = tensorflow().reduce_mean if framework == "tensorflow" else lambda x: x.mean()
+    params = {"w": array(OFFSET[:, None])}
+    objective = specop.objective(
+        linear,
+        lambda outputs, y: mean(y[:, 1:] * (outputs - y[:, :1]) ** 2) / mean(y[:, 1:]) / 2,
+        [(array(X[part]), array(np.stack([Y, weights], 1)[part])) for part in (slice(6), slice(6, M))],
+        params={"w": tensorflow().Variable(params["w"])} if framework == "tensorflow" else params,
+        weight=lambda batch: float(host(batch[1])[:, 1].sum()),
+    )
+    shares = weights / weights.sum()
+    rows = M * shares[:, None] * X * (X @ OFFSET - Y)[:, None]
+    curvature = (X.T * shares) @ X + DAMPING * np.eye(P)
+    exact = np.einsum("ij,ij->i", rows, np.linalg.solve(curvature, rows.T).T) / M
+    for chosen in (np.arange(M), [2], [9, 4, 16]):
+        found = influence(objective, damping=DAMPING, indices=chosen, rtol=1e-13).scores
+        np.testing.assert_allclose(found, exact[chosen], rtol=1e-9)
+
+
+def test_influences_are_compared_with_what_they_are_on():
+    framework = FRAMEWORKS[0]
+    best = ridge(X, Y, DAMPING)
+    objective, test = least_squares(framework, best), least_squares(framework, best, X_TEST, Y_TEST)
+    scores = influence(objective, test, damping=1.0, indices=[1, 2])
+    other, itself = influence(objective, test.gradient(), damping=1.0), influence(objective, damping=1.0)
+    cases = [
+        (lambda: validate_influence(objective, test, scores, indices=[5]), "sample 5 has no score"),
+        (lambda: validate_influence(objective, test, scores, indices=np.arange(M) < 3), "integers from 0 to 16"),
+        (lambda: validate_influence(objective, test, scores, indices=[1.5]), "integers from 0 to 16"),
+        (lambda: validate_influence(objective, objective, itself), "are on the loss of each one itself, and on= is"),
+        (
+            lambda: validate_influence(objective, test, other),
+            "a quantity with a given gradient, and on= is the loss of",
+        ),
+        (lambda: validate_influence(objective, objective, scores), "loss of 6 test samples, and on= is .* of 17 test"),
+        (lambda: validate_influence(test, test, scores), "of 17 training samples, and the objective has 6"),
+        (lambda: validate_influence(objective, test, scores.scores), "what specop.analysis.influence returned, got nd"),
+    ]
+    for call, message in cases:
+        with pytest.raises(InvalidInputError, match=message):
+            call()
+
+
+def test_samples_that_are_added_to_a_coupled_loss_are_refused():
+    objective, array = least_squares(FRAMEWORKS[0], OFFSET), ARRAYS[FRAMEWORKS[0]]
+    coupled = specop.objective(
+        linear,
+        lambda outputs, y: ((outputs - outputs.mean()) ** 2).mean() + (y**2).mean(),
+        (array(X), array(Y[:, None])),
+        params={"w": array(OFFSET[:, None])},
+    )
+    with pytest.raises(InvalidInputError, match="what a sample adds is not known"):
+        retrain(coupled, added=coupled, damping=1.0)
+    assert retrain(objective, added=objective.subset([3]), damping=1.0).added == 1
 
 
 @pytest.mark.jax

@@ -43,6 +43,13 @@ def test_sparsities_out_of_range(sparsity):
         specop.analysis.prune(one(), sparsity)
 
 
+@pytest.mark.parametrize("name", ["trust", "layer_limit"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), "some"])
+def test_limits_out_of_range(name, value):
+    with pytest.raises(InvalidInputError, match=f"{name} (must be|is) .* got {value!r}"):
+        specop.analysis.prune(one(), 0.5, **{name: value})
+
+
 @pytest.mark.parametrize("steps", [0, -2, True, [0.5, 0.4, 0.6], [0.3, 0.5], [], "many"])
 def test_wrong_schedules(steps):
     with pytest.raises(InvalidInputError, match="steps must"):

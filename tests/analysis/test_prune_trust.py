@@ -70,6 +70,15 @@ def test_no_layer_is_removed_whole():
     }
 
 
+@pytest.mark.parametrize("groups", [None, "rows"])
+def test_a_limit_that_keeps_what_was_to_go_is_no_success(groups):
+    objective = parameters_only(lambda case, w: case.mean(w**2), np.linspace(1.0, 2.0, 16).reshape(4, 4))
+    with pytest.warns(ConvergenceWarning, match=r"25 % zeros, where 75 % were asked for: .*layer_limit=0\.25 of its"):
+        result = specop.analysis.prune(objective, 0.75, "magnitude", groups=groups, layer_limit=0.25, steps=2)
+    assert not result.converged and result.sparsity == 0.25
+    assert specop.analysis.prune(objective, 0.7, "magnitude", groups="rows", layer_limit=0.7).sparsity == 0.5
+
+
 @TORCH
 def test_saliencies_lost_to_rounding_are_bounded():
     """In single precision no saliency is negative, and none above that of brain damage."""
