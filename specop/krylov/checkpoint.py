@@ -16,7 +16,7 @@ from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
 from specop.krylov.locks import locked
 from specop.krylov.run import Run
-from specop.results.files import npz_path, read_npz, write_npz
+from specop.results.files import check_folder, npz_path, read_npz, write_npz
 
 __all__ = ["Checkpoint", "Part"]
 
@@ -72,6 +72,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     def __enter__(self) -> Self:
         with self._processes.together():
             if self._has_file:
+                check_folder(self._path)
                 self._lock.__enter__()
         return self
 

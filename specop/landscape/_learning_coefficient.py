@@ -145,6 +145,7 @@ def learning_coefficient(
     """
     check_choice("method", method, ("bracket", "sgld"))
     check_confidence(confidence)
+    checked_number("rtol", rtol)
     at = checked_point(objective, theta)
     if method == "bracket":
         return _bracket(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from specop.errors import InvalidInputError
 
-__all__ = ["npz_path", "read_npz", "write_npz"]
+__all__ = ["check_folder", "npz_path", "read_npz", "write_npz"]
 
 _HEADER = "specop"
 
@@ -27,6 +27,15 @@ def npz_path(path: str | os.PathLike[str]) -> Path:
     if target.suffix != ".npz":
         raise InvalidInputError(f"specop writes .npz files, got {target.name!r}. Use {target.stem}.npz.")
     return target
+
+
+def check_folder(target: Path) -> None:
+    """Raise FileNotFoundError, naming it, if the folder of a file that is to be written is not there."""
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(target.parent)!r} to write {target.name} in. Make it first, such as by "
+            f"pathlib.Path({str(target.parent)!r}).mkdir(parents=True)."
+        )
 
 
 def write_npz(
@@ -45,6 +54,7 @@ def write_npz(
     temporary : Path
         Where to write before the file is renamed; in the same folder.
     """
+    check_folder(target)
     try:
         # Not from tempfile, whose files only their owner may read.
         with open(temporary, "wb") as file:

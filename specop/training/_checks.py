@@ -11,6 +11,7 @@ from typing import Any
 from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError, check_choice
 from specop.objectives.mean import Objective
+from specop.results.files import check_folder, npz_path
 from specop.results.history import HistoryResult
 from specop.results.result import load
 from specop.results.structure import Structure
@@ -53,6 +54,7 @@ def checked_step(step: Any) -> int:
 def earlier_history(history: Any) -> HistoryResult | None:
     """Return the history that goes on, read from a file that is there, or None."""
     if isinstance(history, (str, os.PathLike)):
+        check_folder(npz_path(history))
         history = load(history) if Path(history).exists() else None
     if history is not None and not isinstance(history, HistoryResult):
         raise InvalidInputError(

@@ -13,7 +13,7 @@ import numpy as np
 from specop.arrays.backend import backend_of, numbers_of
 from specop.arrays.probes import check_seed
 from specop.arrays.processes import ALONE, Processes
-from specop.errors import InvalidInputError, MissingStateError, NonFiniteError, NonFiniteWarning
+from specop.errors import InvalidInputError, MissingStateError, NonFiniteError, NonFiniteWarning, checked_number
 from specop.krylov.task import Task, level_of_user
 from specop.objectives.mean import Objective
 from specop.results.history import HistoryResult, Moment
@@ -156,7 +156,7 @@ class Monitor:
         self._what = checked_what(what)
         self._may_lack_limit = what is _USUAL
         self._optimizer = optimizer
-        self._lr = lr
+        self._lr = lr if lr is None or callable(lr) else checked_number("lr", _number(lr), positive=True)
         self._seed = check_seed(seed)
         self._path = Path(history) if isinstance(history, (str, os.PathLike)) else None
         if isinstance(objective, Objective):
@@ -295,10 +295,11 @@ class Monitor:
             found = {"loss": exact(loss, CONFIDENCE)} | found
             for name, quantity in QUANTITIES.items():
                 if name in self._what and not self._lacks_limit(name, point):
-                    numbers[name] = quantity(point, **self._what[name])
-        except MissingStateError as error:
-            # The record before the first step.
-            self._notes[f"step {step}: {error}"] = None
+                    try:
+                        numbers[name] = quantity(point, **self._what[name])
+                    except MissingStateError as error:
+                        # The record before the first step; what comes after it needs no optimizer.
+                        self._notes[f"step {step}: {error}"] = None
         except NonFiniteError as error:
             gap = str(error)
             if not self._rows.ends_in_gap:
@@ -321,7 +322,8 @@ class Monitor:
     def _rate(self, step: int) -> float | None:
         if self._lr is None:
             return None
-        return float(self._lr(step) if callable(self._lr) else self._lr)
+        # A schedule may begin and end at zero.
+        return checked_number(f"lr({step})", _number(self._lr(step))) if callable(self._lr) else float(self._lr)
 
     def _objective_now(self, params: Any) -> Objective:
         if isinstance(self._objective, Objective):
@@ -367,6 +369,11 @@ class Monitor:
                 UserWarning,
             )
         self._at_last = loss, length
+
+
+def _number(lr: Any) -> Any:
+    """Return the number in an array of one, as schedules give them."""
+    return lr.item() if hasattr(lr, "item") and np.size(lr) == 1 else lr
 
 
 def _warn(objective: Objective, message: str, category: type[Warning]) -> None:

@@ -151,11 +151,14 @@ def _stability(point: Point, *, tol: float = 1e-2) -> dict[str, Estimate]:
     lr = point.lr if point.optimizer is None else None
     gradient = point.objective.gradient(point.theta)
     try:
-        dynamics = dynamics_at(point.objective, point.optimizer, lr, None, False, gradient)
+        dynamics = dynamics_at(point.objective, point.optimizer, lr or None, None, False, gradient)
     except MissingStateError:
         raise
     except InvalidInputError as error:
         raise InvalidInputError(f"{error} A Monitor leaves the limit out with what='lambda_max'.") from error
+    if lr == 0:
+        # A schedule begins or ends: no limit, as for an optimizer whose rate is zero.
+        dynamics = replace(dynamics, step=replace(dynamics.step, rate=0.0))
     matrix = dynamics.matrix(point.hessian)
     eigen = point.results.get("lambda_max") if matrix is point.hessian else None
     if not isinstance(eigen, EigenResult):

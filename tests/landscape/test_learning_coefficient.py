@@ -259,6 +259,8 @@ def test_wrong_arguments_are_named_and_results_are_kept(tmp_path):
     for arguments, text in [
         ({"method": "volume"}, "method must be one of bracket, sgld"),
         ({"method": "sgld"}, "samples=1: beta"),
+        ({"rtol": float("nan")}, "rtol must be a finite number >= 0, got nan"),
+        ({"rtol": -1.0}, "rtol must be a finite number >= 0, got -1"),
         ({"method": "sgld", "samples": 100, "gamma": 0.0}, "gamma must be a positive number"),
         ({"method": "sgld", "samples": 100, "chains": 1}, "2 chains or more"),
         ({"method": "sgld", "samples": 100, "threshold": 1e-3}, "threshold= and max_matvecs= belong"),

@@ -16,6 +16,7 @@ from specop.results.fields import record, vector
 from specop.results.files import read_npz
 from specop.results.result import load
 from specop.results.structure import Structure
+from specop.spectral.eigsh import eigsh
 
 pytestmark = pytest.mark.torch  # result_cases.py has pairs of torch
 
@@ -203,6 +204,14 @@ def test_arrays_that_are_shorter_than_their_entry_are_refused(tmp_path: Path) ->
             archive.writestr(name, content.replace(b"(2,)", b"(1,)") if name == "eigenvalues.npy" else content)
     with pytest.raises(InvalidInputError, match="'eigenvalues' is shorter"):
         load(path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "eigen.npz"
+    for write in (eigen().save, lambda path: eigsh(np.eye(3), 1, checkpoint=path)):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder '.*nowhere' to write eigen\.npz in") as caught:
+            write(path)
+        assert "part" not in str(caught.value) and not path.parent.exists()
 
 
 def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:

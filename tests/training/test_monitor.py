@@ -316,3 +316,38 @@ def test_bad_input_is_named(framework):
         Monitor(objective).plot()
     with pytest.raises(KeyError, match="'trace' was not recorded; there are step, loss"):
         monitor.history["trace"]
+
+
+@pytest.mark.parametrize("lr", [-1.0, 0.0, float("nan"), float("inf"), True, "fast", np.ones(2)])
+def test_rates_out_of_range(lr):
+    objective = quartic_objective(FRAMEWORKS[0])
+    with pytest.raises(specop.errors.InvalidInputError, match=r"lr must be a positive number, got"):
+        Monitor(objective, what="lambda_max", lr=lr)
+    if lr is not True and np.all(lr == 0.0):
+        return
+    with pytest.raises(specop.errors.InvalidInputError, match=r"lr\(3\) must be a finite number >= 0, got"):
+        Monitor(objective, what="lambda_max", lr=lambda step: lr).record(3)
+
+
+def test_a_schedule_that_stands_still_has_no_limit():
+    monitor = Monitor(quartic_objective(FRAMEWORKS[0]), every=1, lr=lambda step: np.array([0.1 * step]))
+    numbers = monitor.record(0).numbers
+    assert (numbers["lr"], numbers["limit"], numbers["ratio"]) == (0.0, np.inf, 0.0)
+    np.testing.assert_allclose(numbers["sharpness"], 9.0, rtol=1e-2)
+
+
+@pytest.mark.torch
+def test_what_needs_no_optimizer_is_recorded_before_its_first_step():
+    torch = importlib.import_module("torch")
+    model, data = torch.nn.Linear(2, 1), (torch.randn(16, 2), torch.randn(16, 1))
+    objective = specop.objective(model, torch.nn.functional.mse_loss, data)
+    monitor = Monitor(objective, what=("stability", "noise"), optimizer=torch.optim.Adam(model.parameters()))
+    assert "simple_scale" in monitor.record(0).numbers
+    assert "sharpness" not in monitor.history.quantities and "step 0: " in monitor.history.notes
+
+
+def test_a_history_whose_folder_is_missing_is_refused_at_once(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere' to write run\.npz in\. Make it first"):
+        Monitor(quartic_objective(FRAMEWORKS[0]), history=tmp_path / "nowhere" / "run.npz")
+    with pytest.raises(specop.errors.InvalidInputError, match=r"Use run\.npz"):
+        Monitor(quartic_objective(FRAMEWORKS[0]), history=tmp_path / "run.txt")
