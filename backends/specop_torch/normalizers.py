@@ -90,19 +90,32 @@ def terms_of(model: Any) -> Callable[[Any], float] | None:
     Parameters
     ----------
     model : object
-        One of Hugging Face's tells by ``loss_type``.
+        One of Hugging Face's tells by ``loss_type``; of one in an adapter of PEFT, what is adapted does.
 
     Returns
     -------
     callable or None
         None for a model of which that is not known: batches count by their samples.
     """
+    adapted = _adapted(model)
     # GPT2LMHeadModel and its like have none, and take the loss of causal language models.
-    default = "ForCausalLM" if type(model).__name__.endswith("LMHeadModel") else None
-    loss_type = getattr(model, "loss_type", None) or default
+    default = "ForCausalLM" if type(adapted).__name__.endswith("LMHeadModel") else None
+    loss_type = getattr(adapted, "loss_type", None) or default
     if loss_type not in _SHIFTED | _UNSHIFTED:
         return None
     return functools.partial(_labelled, first=int(loss_type in _SHIFTED))
+
+
+def _adapted(model: Any) -> Any:
+    """Return the model that an adapter of PEFT passes batches on to; None where it puts tokens of its own before them.
+
+    Then the first label of a sequence counts too.
+    """
+    if not callable(getattr(model, "get_base_model", None)):
+        return model
+    settings: Any = getattr(model, "active_peft_config", None)
+    adds_tokens = getattr(settings, "is_prompt_learning", False) and settings.peft_type != "PREFIX_TUNING"
+    return None if adds_tokens else model.get_base_model()
 
 
 def _labelled(batch: Any, first: int) -> float:

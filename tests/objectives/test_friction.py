@@ -328,7 +328,15 @@ def masked(transformers):
     return transformers.BertForMaskedLM(config)
 
 
-@pytest.mark.parametrize("make", [causal, masked])
+def adapted(transformers):
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True)
+    return peft.get_peft_model(causal(transformers), settings)
+
+
+# peft asks transformers for an attribute by its old name.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("make", [causal, masked, adapted])
 def test_tokens_count_in_language_models_of_hugging_face_torch(make):
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -345,12 +353,26 @@ def test_tokens_count_in_language_models_of_hugging_face_torch(make):
     loss = model(**whole).loss
     torch.testing.assert_close(objective.loss(), loss.detach().to(objective.loss().dtype), rtol=1e-6, atol=0)
     vector = torch.ones(objective.n, dtype=torch.float64)
-    own = dict(model.named_parameters())
+    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradient = torch.autograd.grad(loss, own.values(), create_graph=True)
     product = torch.autograd.grad(sum(part.sum() for part in gradient), own.values())
     torch.testing.assert_close(
         objective.hessian() @ vector, torch.cat([part.flatten() for part in product]), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_labels_after_tokens_of_an_adapter_are_not_counted_as_those_of_the_model_torch():
+    transformers, torch, peft = map(pytest.importorskip, ("transformers", "torch", "peft"))
+    settings = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    model = peft.get_peft_model(causal(transformers), settings).double().eval()
+    ids = torch.randint(0, 7, (4, 6))
+    labels = ids.clone()
+    labels[0, 1:] = -100
+    data = {"input_ids": ids, "labels": labels}
+    batches = [{name: part[:2] for name, part in data.items()}, {name: part[2:] for name, part in data.items()}]
+    with pytest.raises(InvalidInputError, match=r"several batches do not add up"):
+        specop.objective(model, data=batches).loss()
 
 
 # Pickles and copies
