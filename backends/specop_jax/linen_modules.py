@@ -45,6 +45,11 @@ def linen_model(model: Any, criterion: Criterion | None, params: Any, forward: F
                 f"{type(model).__name__} does not hold its parameters: pass the variables that its init returned, "
                 f"objective(model, criterion, data, params=variables), or a TrainState."
             )
+        if hasattr(params, "apply_fn"):
+            raise InvalidInputError(
+                f"params= is a {type(params).__name__}, which knows its module: pass it as the model, "
+                f"objective(state, criterion, data), or its variables alone, params=state.params."
+            )
         apply, variables = model.apply, params
     if isinstance(variables, Mapping) and "params" in variables:
         others |= {name: value for name, value in variables.items() if name != "params"}

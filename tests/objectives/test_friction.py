@@ -472,6 +472,8 @@ def test_linen_modules_and_their_train_states_need_no_function_jax():
         apply_fn=model.apply, params=variables["params"], batch_stats=variables["batch_stats"], tx=optax.sgd(0.1)
     )
     whole = train_state.TrainState.create(apply_fn=model.apply, params=variables, tx=optax.sgd(0.1))
+    with pytest.raises(InvalidInputError, match=r"params= is a TrainState, .* pass it as the model, objective\(state,"):
+        specop.objective(model, mean_squares, batch("jax"), params=whole)
     restored = importlib.import_module("jax").tree.map(np.asarray, variables)
     expected = HESSIAN / (1 + 1e-5)
     for objective in (
