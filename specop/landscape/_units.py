@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specop.analysis._changed_losses import check_additive
 from specop.arrays.backend import Array, backend_of
 from specop.errors import InvalidInputError, MissingOutputsError
 from specop.statistics.numbers import Integers
@@ -60,10 +61,11 @@ def units_of(objective: Objective, theta: Array | None) -> Units:
     Raises
     ------
     InvalidInputError
-        If samples depend on each other and there are no 8 batches of equal size.
+        If samples depend on each other, in the model or in the criterion, and there are no 8 batches of equal size.
     """
     samples = objective.samples
     try:
+        check_additive(objective, theta)
         blocks = objective.numbered_gradients(theta)
         first = next(blocks)
     except MissingOutputsError:

@@ -266,8 +266,14 @@ def test_what_is_wrong_is_named():
     with pytest.raises(specop.errors.NonFiniteError, match="these parameters hold NaN or infinity: w"):
         noise(good, theta=torch.full((5,), float("nan"), dtype=torch.float64))
     summed = objective_of("torch", lambda xp, p, b: xp.sum((linear(xp, p, b) - b[1]) ** 2), {"w": WEIGHTS}, (x, y))
-    with pytest.raises(error, match="no mean over samples"):
-        noise(summed)
+    contrasted = specop.objective(
+        torch.nn.Linear(5, 3).double(),
+        lambda z, _: torch.nn.functional.cross_entropy(z @ z.T, torch.arange(len(z))),
+        tuple(map(torch.from_numpy, (x, y))),
+    )
+    for coupled in (summed, contrasted):
+        with pytest.raises(error, match=r"the mean of those of every second sample.* 8 or more batches of one size"):
+            noise(coupled)
 
 
 @pytest.mark.torch
