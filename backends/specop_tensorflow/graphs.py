@@ -19,7 +19,10 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 
-__all__ = ["Cut", "Graph", "cut", "data_of", "operation_of"]
+__all__ = ["VIEWS", "Cut", "Graph", "cut", "data_of", "operation_of"]
+
+VIEWS = ("ExpandDims", "Identity", "Reshape", "Squeeze")
+"""Operations whose results have the entries of their first operand, in the same order."""
 
 # How tapes name the operations that they add.
 _IN_A_DERIVATIVE = re.compile(r"(gradient_tape/[\w/]+)")
@@ -256,7 +259,7 @@ def _boundary(graph: Graph, after: set[str], inside: set[str]) -> list[str]:
 def _viewed(graph: Graph, name: str) -> str | None:
     """Return the tensor whose entries, in this order, a tensor has."""
     node = graph.nodes[operation_of(name)]
-    return data_of(node)[0] if node.op in ("ExpandDims", "Identity", "Reshape", "Squeeze") else None
+    return data_of(node)[0] if node.op in VIEWS else None
 
 
 def _is_free(graph: Graph, name: str) -> bool:

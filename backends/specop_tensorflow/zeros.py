@@ -11,11 +11,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from specop_tensorflow.graphs import Graph, data_of
+from specop_tensorflow.graphs import VIEWS, Graph, data_of
 
 __all__ = ["drop_zeros"]
 
-_SAME = ("ExpandDims", "Identity", "Neg", "Reshape", "Squeeze")
+_SAME = (*VIEWS, "Neg")
 _SUMS = ("Add", "AddN", "AddV2")
 
 
