@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.arrays.backend import backend_of
 from specop.errors import InvalidInputError
 from specop.objectives.select import choose
 from specop.statistics.numbers import Booleans, Floats, Integers
@@ -160,7 +159,7 @@ def _vectors_with(objective: Objective, axis: int) -> dict[str, list[str]]:
     module = {name: name.rpartition(".")[0] for name in shapes}
     found: dict[str, list[str]] = {name: [] for name, shape in shapes.items() if len(shape) >= 2}
     layers: dict[str, list[str]] = {}
-    is_of_outputs = axis == (0 if backend_of(objective.theta).name == "torch" else -1)
+    is_of_outputs = axis == (0 if objective.backend.name == "torch" else -1)
     with_matrix = {module[name] for name in found}
     for name, shape in shapes.items():
         if len(shape) == 1 and module[name] not in with_matrix:
@@ -185,7 +184,7 @@ def _scaled(
     layer's channels are constant, so that the gradients of its factors and of its shifts have a constant ratio.
     """
     shapes, rng = objective.shapes, np.random.default_rng(0)
-    epsilon = backend_of(objective.theta).layout(objective.theta).epsilon
+    epsilon = objective.backend.layout(objective.theta).epsilon
     possible: list[tuple[list[str], int, set[str]]] = []
     for vectors in layers:
         length = shapes[vectors[0]][0]
@@ -217,7 +216,7 @@ def _scaled(
 
 def _slopes_without(objective: Objective, axis: int, zeros: list[tuple[str, Booleans]]) -> dict[str, Floats]:
     """Return the gradient at the present point without some slices, as a row for each slice of each parameter."""
-    theta, backend = objective.theta, backend_of(objective.theta)
+    theta, backend = objective.theta, objective.backend
     (point,) = backend.to_host(theta)
 
     def rows(vector: Floats, name: str) -> Floats:

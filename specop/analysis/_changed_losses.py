@@ -54,7 +54,7 @@ class ChangedLoss:
         self.damping = checked_number("damping", damping)
         self.matrix = matrix
         self.parts: list[tuple[float, Objective]] = [(1.0, objective)]
-        self.backend: Backend = backend_of(objective.theta)
+        self.backend: Backend = objective.backend
         if without is not None:
             removed = objective.subset(without)
             self.parts.append((-removed.terms / objective.terms, removed))
@@ -103,7 +103,7 @@ def check_additive(objective: Objective, theta: Array | None = None) -> None:
     if odd.size == 0:
         return
     parts = [objective.subset(even), objective.subset(odd)]
-    backend = backend_of(objective.theta)
+    backend = objective.backend
     whole, *losses = numbers_of(backend, objective.loss(theta), *(part.loss(theta) for part in parts))
     mean = sum(part.terms / objective.terms * loss for part, loss in zip(parts, losses, strict=True))
     tolerance = min(_ROUNDING * objective.hessian().precision, _COARSEST) * max(abs(whole), *map(abs, losses))

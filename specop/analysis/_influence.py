@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from specop.analysis._changed_losses import check_same_point, check_separable
 from specop.analysis._leave_one_out import ROWS, curvature_solves, newton_changes
 from specop.analysis._quadratic_model import row_norms, warn_of_slope
-from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of, shape_of
+from specop.arrays.backend import Array, lengths_of, numbers_of, shape_of
 from specop.errors import InvalidInputError, checked_number
 from specop.krylov.task import Task
 from specop.objectives.mean import Objective
@@ -135,21 +135,22 @@ def influence(
     >>> specop.analysis.influence(train, test, damping=0.1, theta=best, per_sample=True).scores.shape
     (8, 5)
     """
-    damping = checked_number("damping", damping)
-    backend = backend_of(objective.theta)
+    task = Task(
+        "influence",
+        objective.backend,
+        objective.processes,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
+    backend, damping = task.backend, checked_number("damping", damping)
     chosen = np.arange(objective.samples) if indices is None else checked_samples(indices, objective.samples)
     ordered = np.sort(chosen)
     if on is None and (per_sample or newton):
         raise InvalidInputError("per_sample=True and newton=True need something to look at in on=.")
     check_separable(objective, theta)
-    with Task(
-        "influence",
-        backend,
-        seed=seed,
-        samples=objective.samples,
-        progress=progress,
-        raise_on_failure=raise_on_failure,
-    ) as task:
+    with task:
         attempts = Attempts(task, rtol, atol, max_matvecs, preconditioner)
         gradients, quantity = _gradients(objective, on, per_sample, theta)
         if newton:
@@ -186,7 +187,7 @@ def influence(
 
 def _gradients(objective: Objective, on: Any, per_sample: bool, theta: Array | None) -> tuple[list[Array], str]:
     """Return the gradients of what is looked at, and what that is in words."""
-    backend = backend_of(objective.theta)
+    backend = objective.backend
     if on is None:
         return [], quantity_of(on)
     if isinstance(on, Objective):
@@ -231,7 +232,7 @@ def _by_solves(
     theta: Array | None,
 ) -> _Scores:
     """Return the derivatives, and the norms of the samples' gradients."""
-    backend, weight = backend_of(objective.theta), _weight(objective, chosen)
+    backend, weight = objective.backend, _weight(objective, chosen)
     solutions = solves(backend.stack_columns(gradients)) if gradients else None
     scores, norms = [], []
     for rows in _rows(objective, chosen, theta):
@@ -257,7 +258,7 @@ def _by_rows(
     theta: Array | None,
 ) -> _Scores:
     """Return the same for the empirical Fisher matrix, whose inverse has a closed form in its rows."""
-    backend = backend_of(objective.theta)
+    backend = objective.backend
     rows = list(_rows(objective, np.arange(objective.samples), theta))
     others = [backend.stack(gradients)] if gradients else rows
     forms, residuals = row_forms(backend, rows, others, damping)
@@ -270,7 +271,7 @@ def _differences(
     objective: Objective, changes: list[Array], gradients: list[Array], on: Objective | None, theta: Array | None
 ) -> Floats:
     """Return by how much changes of the parameters change the loss of `on`, or without one what has these gradients."""
-    backend = backend_of(objective.theta)
+    backend = objective.backend
     if on is None:
         rows, others = (backend.transpose(backend.stack_columns(several)) for several in (changes, gradients))
         return backend.row_products([rows], [others])

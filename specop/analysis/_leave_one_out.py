@@ -120,21 +120,22 @@ def leave_one_out(
     >>> specop.analysis.leave_one_out(objective, [[0, 5, 6]], damping=0.1, newton=True, theta=best).changes.shape
     torch.Size([4, 1])
     """
-    groups = _checked_groups(objective, indices)
-    for group in groups:
-        check_some_stay(objective, group)
-    check_separable(objective, theta)
-    backend = backend_of(objective.theta)
-    parts = [_part_of(objective, group, theta) for group in groups]
-    sizes = np.array([len(group) for group in groups])
-    with Task(
+    task = Task(
         "leave_one_out",
-        backend,
+        objective.backend,
+        objective.processes,
         seed=seed,
         samples=objective.samples,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as task:
+    )
+    groups = _checked_groups(objective, indices)
+    for group in groups:
+        check_some_stay(objective, group)
+    check_separable(objective, theta)
+    backend, parts = task.backend, [_part_of(objective, group, theta) for group in groups]
+    sizes = np.array([len(group) for group in groups])
+    with task:
         attempts = Attempts(task, rtol, atol, max_matvecs, preconditioner)
         if newton:
             changes = newton_changes(attempts, objective, groups, damping, matrix, theta)
@@ -167,7 +168,7 @@ def curvature_solves(
     if matrix == ROWS and damping > 0 and objective.n <= LARGEST:
         # One pass over the samples' gradients, where each product would take another.
         blocks = objective.per_sample_gradients(theta)
-        backend = backend_of(objective.theta)
+        backend = objective.backend
         moments = sum(backend.block_products(block, objective.n)[0] for block in blocks)
         entries = np.asarray(moments / objective.samples + damping * np.eye(objective.n))
     damped = ChangedLoss(objective, damping, matrix=matrix).hessian(theta)

@@ -133,6 +133,14 @@ def prune(
     4
     >>> _ = model.load_state_dict(result.parameters)
     """
+    task = Task(
+        "prune",
+        objective.backend,
+        objective.processes,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
     check_method(method)
     sparsity = _checked_sparsity(sparsity)
     candidates = candidates_of(objective, groups, exclude)
@@ -140,16 +148,13 @@ def prune(
     if trust is not None:
         checked_number("trust", trust)
     at = checked_point(objective, theta)
-    backend = backend_of(at)
-    (values,) = backend.to_host(at)
+    (values,) = task.backend.to_host(at)
     may = candidates.group >= 0
     left = candidates.left(values)
     count = int(may.sum())
     targets = _targets(sparsity, steps, 1.0 - np.count_nonzero(may[left]) / count)
 
-    with Task(
-        "prune", backend, samples=objective.samples, progress=progress, raise_on_failure=raise_on_failure
-    ) as task:
+    with task:
         warn_of_point(objective, method, at)
         losses = [_loss(objective, at)]
         expected, dampings, sparsities, message = [], [], [], f"{len(targets)} steps"

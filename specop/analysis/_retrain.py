@@ -114,6 +114,15 @@ def retrain(
     >>> result.gradient_norm < 1e-5
     True
     """
+    task = Task(
+        "retrain",
+        objective.backend,
+        objective.processes,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
     checked_number("gtol", gtol, positive=True)
     if steps is not None:
         checked_count("steps", steps)
@@ -127,14 +136,7 @@ def retrain(
         check_additive(objective)
     changed = ChangedLoss(objective, damping, without=removed if removed.size else None, added=added, matrix=matrix)
     start = objective.theta if theta is None else theta if shape_of(theta) else objective.flatten(theta)
-    with Task(
-        "retrain",
-        changed.backend,
-        seed=seed,
-        samples=objective.samples,
-        progress=progress,
-        raise_on_failure=raise_on_failure,
-    ) as task:
+    with task:
         found = minimized(changed, start, gtol, rtol, steps=steps, max_matvecs=max_matvecs, seed=seed)
         return task.result(
             RetrainResult,

@@ -126,14 +126,16 @@ def saliency(
     >>> len(scores.measured(3))
     3
     """
+    backend = objective.backend
+    task = Task("saliency", backend, objective.processes, samples=objective.samples, progress=progress)
     check_method(method)
     candidates = candidates_of(objective, groups, exclude)
     at = checked_point(objective, theta)
-    backend, (values,) = backend_of(at), backend_of(at).to_host(at)
+    (values,) = backend.to_host(at)
     left = candidates.left(values)
     if not (candidates.group[left] >= 0).any():
         raise InvalidInputError("all weights that may go are zero already: none has a saliency.")
-    with Task("saliency", backend, samples=objective.samples, progress=progress) as task:
+    with task:
         found = scores_at(objective, method, matrix, damping, blocks, candidates, at, left)
         warn_of_point(objective, method, at)
         order = found.members.numbers[np.argsort(found.costs, kind="stable")]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from specop.analysis._changed_losses import ChangedLoss, check_same_point, check_separable
 from specop.analysis._influence import quantity_of
 from specop.analysis._retrain import minimized, shortfall
-from specop.arrays.backend import Array, Backend, backend_of, numbers_of, shape_of
+from specop.arrays.backend import Array, Backend, numbers_of, shape_of
 from specop.errors import InvalidInputError
 from specop.krylov.task import Task
 from specop.objectives.mean import Objective
@@ -73,26 +73,28 @@ def validate_influence(
     InfluenceCheck
         With both changes, their correlations, and `plot`.
     """
+    task = Task(
+        "validate_influence",
+        objective.backend,
+        objective.processes,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
     _check_influence(influence, objective, on)
     scores = influence.scores if influence.scores.ndim == 1 else influence.scores.mean(axis=1)
     places = _places(influence, scores, samples, indices, objective.samples)
     chosen = influence.indices[places]
     check_separable(objective, theta)
-    backend = backend_of(objective.theta)
+    backend = task.backend
     if isinstance(on, Objective):
         check_same_point(objective, on, "on")
     else:
         on = on if shape_of(on) else objective.flatten(on)
         backend.check_vector(on, backend.layout(objective.theta), "on")
 
-    with Task(
-        "validate_influence",
-        backend,
-        seed=seed,
-        samples=objective.samples,
-        progress=progress,
-        raise_on_failure=raise_on_failure,
-    ) as task:
+    with task:
         start = objective.theta if theta is None else theta
         minima = [minimized(ChangedLoss(objective, influence.damping), start, gtol, rtol, seed=seed)]
         for index in chosen:

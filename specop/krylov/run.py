@@ -87,6 +87,7 @@ class Run(Task):
         super().__init__(
             name,
             self.A.backend,
+            self.A.processes,
             seed=seed,
             samples=self.A.samples,
             progress=progress,

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend
-from specop.arrays.processes import ALONE
+from specop.arrays.processes import Processes
 from specop.arrays.same_call import check_same_call, number_of_call
 from specop.errors import ConvergenceWarning, NotConvergedError
 from specop.krylov.progress import progress_bar
@@ -37,6 +37,9 @@ class Task:
         What the progress bar and errors call the task.
     backend : Backend
         Backend of the arrays that the call works on.
+    processes : Processes
+        Processes that make this call together. A task that is no part of another one's asks them whether they do, so
+        that it is made before arguments are looked at: what one process refuses, all refuse.
     seed : int
         Seed of all random vectors.
     samples : int, optional
@@ -46,7 +49,8 @@ class Task:
     raise_on_failure : bool
         Whether `result` raises NotConvergedError instead of warning.
     operators : sequence of LinearOperator
-        Operators that `multiply_by` is called with; their sessions are open while the task runs.
+        Operators that `multiply_by` is called with; their sessions are open while the task runs. They may be set before
+        it is entered, where arguments that are to be looked at make them.
 
     Attributes
     ----------
@@ -54,14 +58,13 @@ class Task:
         Products so far, those of tasks inside this one included.
     notes : dict
         Notes for the result as keys: those of this task and of tasks inside it.
-    processes : Processes
-        Processes that make this call together.
     """
 
     def __init__(
         self,
         name: str,
         backend: Backend,
+        processes: Processes,
         *,
         seed: int = 0,
         samples: int | None = None,
@@ -69,13 +72,12 @@ class Task:
         raise_on_failure: bool = False,
         operators: Sequence[LinearOperator] = (),
     ) -> None:
-        self.processes = operators[0].processes if operators else ALONE
         outer = _innermost.get()
-        if self.processes.count > 1 and (outer is None or outer.processes.count == 1):
-            # Before arguments are looked at: what one process refuses, all refuse.
-            check_same_call(self.processes.exchange(number_of_call(with_lists=True)), self.processes.exchange)
+        if processes.count > 1 and (outer is None or outer.processes.count == 1):
+            check_same_call(processes.exchange(number_of_call(with_lists=True)), processes.exchange)
         self.name = name
         self.backend = backend
+        self.processes: Processes = processes
         self.seed = probes.check_seed(seed)
         self.samples = samples
         self.products = 0
@@ -83,14 +85,14 @@ class Task:
         self.total: int | None = None
         self._progress = progress
         self._raise_on_failure = raise_on_failure
-        self._operators = operators
+        self.operators = operators
         self._outer: Task | None = None
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
         self._outer = _innermost.get()
         with ExitStack() as stack:
-            for operator in self._operators:
+            for operator in self.operators:
                 stack.enter_context(operator.session())
             show = self._progress and self._outer is None and self.processes.index == 0
             self._bar = stack.enter_context(progress_bar(show, self.name, self.total))
@@ -169,7 +171,7 @@ class Task:
                 warnings.warn(message, category, stacklevel=level_of_user())
 
     def _noted(self) -> dict[str, None]:
-        return self.notes | dict.fromkeys(note for A in self._operators for note in A.notes)
+        return self.notes | dict.fromkeys(note for A in self.operators for note in A.notes)
 
     def _count(self, products: int) -> None:
         self.products += products

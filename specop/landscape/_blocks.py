@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, check_choice, checked_count, checked_number
 from specop.krylov.task import Task
 from specop.objectives.matrices import MATRICES
@@ -110,14 +110,16 @@ def blocks(
     (array([ 2., 30.]), array([0.0625, 0.9375]), array([[0.   , 0.833],
            [0.833, 0.   ]]))
     """
+    task = Task(
+        "blocks", objective.backend, objective.processes, seed=seed, samples=objective.samples, progress=progress
+    )
     check_choice("matrix", matrix, MATRICES)
     check_confidence(confidence)
     products = checked_count("steps", steps) * checked_count("probes", probes)
     if sigma is not None:
         checked_number("sigma", sigma, positive=True)
     chosen = _chosen(objective, select)
-    backend = backend_of(objective.theta)
-    with Task("blocks", backend, seed=seed, samples=objective.samples, progress=progress) as task:
+    with task:
         whole = None if theta is None else objective.matrix(matrix, theta)
         spectra = []
         for name, names in chosen.items():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from specop.arrays.backend import backend_of
+from specop.arrays.processes import ALONE
 from specop.errors import InvalidInputError
 from specop.krylov.task import Task
 from specop.landscape._flatness import flatness
@@ -87,14 +88,17 @@ def compare(
     >>> round(found.measures["trace"].estimate, 4), found.flatter["trace"]
     (18.0, 'wide')
     """
+    objective = next((one for one in (a, b) if isinstance(one, Objective)), None)
+    home = backend_of(np.zeros(0)) if objective is None else objective.backend
+    processes = ALONE if objective is None else objective.processes
+    task = Task("compare", home, processes, seed=seed, progress=progress)
     if len(names) != 2 or len(set(names)) != 2:
         raise InvalidInputError(f"names must be two different texts, got {names!r}.")
     for one in (a, b):
         if not isinstance(one, FlatnessResult) and not isinstance(one, Objective):
             raise InvalidInputError(f"compare takes objectives and results of flatness, got {type(one).__name__}.")
     first = next((one for one in (a, b) if isinstance(one, FlatnessResult)), None)
-    home = backend_of(np.zeros(0)) if isinstance(a, FlatnessResult) else backend_of(a.theta)
-    with Task("compare", home, seed=seed, progress=progress) as task:
+    with task:
         found: list[FlatnessResult] = []
         for one in (a, b):
             like = first or (found[0] if found else None)

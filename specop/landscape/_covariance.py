@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specop.arrays import probes
-from specop.arrays.backend import Array, backend_of, lengths_of, numbers_of
+from specop.arrays.backend import Array, lengths_of, numbers_of
 from specop.errors import DomainError, InvalidInputError, NonFiniteError, checked_count, checked_number
 from specop.krylov.task import Task
 from specop.landscape._ends import outermost
@@ -124,6 +124,9 @@ def covariance(
     >>> found.variances.shape, found.constant.interval[0] < 1 / 5 < found.constant.interval[1]
     ((2,), True)
     """
+    task = Task(
+        "covariance", objective.backend, objective.processes, seed=seed, samples=objective.samples, progress=progress
+    )
     check_confidence(confidence)
     checked_number("rtol", rtol, positive=True)
     if checked_count("winners", winners) < 10 or checked_count("offspring", offspring) < 2:
@@ -131,8 +134,8 @@ def covariance(
             f"winners={winners} and offspring={offspring}: a covariance takes 10 winners, and a winner 2."
         )
     at = checked_point(objective, theta)
-    backend = backend_of(at)
-    with Task("covariance", backend, seed=seed, samples=objective.samples, progress=progress) as task:
+    backend = task.backend
+    with task:
         n = objective.n
         hessian = objective.hessian(theta)
         eigen = outermost(hessian, min(checked_count("k", k), n), "LA", None, tol, None, confidence, seed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specop.arrays.backend import Array
-from specop.errors import checked_count, checked_number
+from specop.errors import checked_number
 from specop.krylov.run import Run
 from specop.landscape._point import point_of
 from specop.landscape._surroundings import Surroundings
@@ -135,21 +135,21 @@ def critical_point(
     >>> found.kind, found.negative.estimate, round(found.smallest.estimate, 9), round(found.drop, 6)
     ('saddle', 1.0, -2.0, 0.25)
     """
-    rtol, atol = checked_number("rtol", rtol), checked_number("atol", atol)
-    resolution = checked_number("resolution", resolution, positive=True)
-    check_confidence(confidence)
-    limit = _PRODUCTS if max_matvecs is None else checked_count("max_matvecs", max_matvecs)
-    given = None if threshold is None else checked_number("threshold", threshold)
-    point = point_of(objective, theta)
-    with Run(
+    run = Run(
         objective.hessian(theta),
         "critical_point",
         symmetric=True,
-        limit=limit,
+        limit=_PRODUCTS if max_matvecs is None else max_matvecs,
         seed=seed,
         progress=progress,
         raise_on_failure=raise_on_failure,
-    ) as run:
+    )
+    rtol, atol = checked_number("rtol", rtol), checked_number("atol", atol)
+    resolution = checked_number("resolution", resolution, positive=True)
+    check_confidence(confidence)
+    given = None if threshold is None else checked_number("threshold", threshold)
+    point = point_of(objective, theta)
+    with run:
         edges = edges_of_spectrum(run, resolution, confidence)
         zero = _size_of_zero(edges, resolution) if given is None else given
         rounding = edges.size * (_ROUNDINGS * point.epsilon * point.length) ** 2
@@ -199,7 +199,7 @@ def critical_point(
         message="converged"
         if reached
         else f"critical_point resolved {max(edges.below, edges.above) / edges.size:.1e} of the largest eigenvalue by "
-        f"{edges.steps} products, where resolution={resolution:g} was asked for. Raise max_matvecs={limit} or "
+        f"{edges.steps} products, where resolution={resolution:g} was asked for. Raise max_matvecs={run.limit} or "
         f"resolution.",
     )
 

@@ -192,7 +192,7 @@ def _norms(values: Floats, axes: tuple[int, ...]) -> Floats:
 
 def _are_points(objective: Objective, to: Any) -> bool:
     """Whether a list holds two points, and is not itself a parameter structure."""
-    kind = backend_of(objective.theta).array_type
+    kind = objective.backend.array_type
     whole = (objective.n,)
     return len(to) == 2 and all(
         isinstance(one, Mapping) or (isinstance(one, kind) and shape_of(one) == whole) for one in to

@@ -146,6 +146,9 @@ def flatness(
     >>> round(found.measures["largest_eigenvalue"].estimate, 9), round(found["trace"].estimate, 9)
     (4.0, 6.0)
     """
+    task = Task(
+        "flatness", objective.backend, objective.processes, seed=seed, samples=objective.samples, progress=progress
+    )
     wanted = _checked_names(measures)
     check_confidence(confidence)
     numbers = {
@@ -164,12 +167,8 @@ def flatness(
     layer = layer_named(objective, layer)
     point = point_of(objective, theta)
     hessian = objective.hessian(theta)
-    with (
-        Task(
-            "flatness", point.backend, seed=seed, samples=objective.samples, progress=progress, operators=(hessian,)
-        ) as task,
-        hessian.session(),
-    ):
+    task.operators = (hessian,)
+    with task:
         maker = Maker(objective, point, hessian, numbers, layer, filter_axis, draws, probes, confidence, seed)
         found: dict[str, Measure] = {}
         for name in wanted:

@@ -100,10 +100,19 @@ def hessian_spread(
     >>> found.eigenvalues.shape, bool(found.upper.estimate > found.lower.estimate)
     ((8, 1), True)
     """
+    task = Task(
+        "hessian_spread",
+        objective.backend,
+        objective.processes,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+    )
     check_confidence(confidence)
     checked_count("batches", batches)
     checked_number("rtol", rtol, positive=True)
-    at, samples = checked_point(objective, theta), objective.samples
+    checked_point(objective, theta)
+    samples = objective.samples
     size = samples // batches if batch_size is None else checked_count("batch_size", batch_size)
     if batches < 3 or size < 1 or batches * size > samples:
         raise InvalidInputError(
@@ -111,8 +120,8 @@ def hessian_spread(
             f"Pass batches= and batch_size= with batches >= 3 and batches * batch_size <= {samples}."
         )
     order = np.random.Generator(np.random.Philox(key=[seed, samples])).permutation(samples)
-    backend = backend_of(at)
-    with Task("hessian_spread", backend, seed=seed, samples=samples, progress=progress) as task:
+    backend = task.backend
+    with task:
         whole = eigsh(objective.hessian(theta), k, which="LA", tol=tol, seed=seed)
         values, traces, errors, alignment, forms = [], [], [], [], []
         crossed, before = [], whole

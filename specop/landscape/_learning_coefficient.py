@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specop.arrays.backend import Array, backend_of
+from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, check_choice, checked_count, checked_number
 from specop.krylov.run import Run
 from specop.krylov.task import Task
@@ -143,6 +143,15 @@ def learning_coefficient(
     >>> found.lower, found.upper
     (0.0, 0.5)
     """
+    task = Task(
+        "learning_coefficient",
+        objective.backend,
+        objective.processes,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
     check_choice("method", method, ("bracket", "sgld"))
     check_confidence(confidence)
     checked_number("rtol", rtol)
@@ -160,14 +169,7 @@ def learning_coefficient(
     checked_number("gamma", gamma, positive=True)
     if checked_count("chains", chains) < 2 or checked_count("steps", steps) < 20:
         raise InvalidInputError(f"chains={chains} and steps={steps}: an error needs 2 chains or more, of 20 steps.")
-    with Task(
-        "learning_coefficient",
-        backend_of(at),
-        seed=seed,
-        samples=objective.samples,
-        progress=progress,
-        raise_on_failure=raise_on_failure,
-    ) as task:
+    with task:
         return _estimate(task, objective, at, m, heat, gamma, chains, steps, rtol, confidence)
 
 

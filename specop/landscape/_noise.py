@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
-from specop.arrays.backend import Array, Backend, backend_of, numbers_of
+from specop.arrays.backend import Array, Backend, numbers_of
 from specop.errors import InvalidInputError, checked_count
 from specop.krylov.task import Task
 from specop.landscape._crossed import Crossed, finite
@@ -119,18 +119,20 @@ def noise(
     >>> found.steps(found.batch_size) < 2.1
     True
     """
+    task = Task(
+        "noise", objective.backend, objective.processes, seed=seed, samples=objective.samples, progress=progress
+    )
     check_confidence(confidence)
     checked_count("parts", parts)
     if parts < 4:
         raise InvalidInputError(f"parts must be at least 4, got {parts}: fewer do not show how much they scatter.")
-    at = checked_point(objective, theta)
-    backend = backend_of(at)
+    checked_point(objective, theta)
     if population and objective.samples < LEAST:
         raise InvalidInputError(
             f"the data have {objective.samples} samples: the noise of a population shows in {LEAST} or more. Pass "
             f"more, or population=False if these are all there are."
         )
-    with Task("noise", backend, seed=seed, samples=objective.samples, progress=progress) as task:
+    with task:
         units = units_of(objective, theta)
         if units.note:
             task.notes[units.note] = None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.arrays.backend import Array, Backend, backend_of, numbers_of
+from specop.arrays.backend import Array, Backend, numbers_of
 from specop.errors import InvalidInputError, check_choice, checked_count
 from specop.krylov.task import Task
 from specop.objectives.matrices import MATRICES
@@ -119,17 +119,19 @@ def outliers(
     >>> found.count, round(found.edge, 3), round(found.gradient_overlap, 3)
     (2, 1.0, 0.996)
     """
+    task = Task(
+        "outliers", objective.backend, objective.processes, seed=seed, samples=objective.samples, progress=progress
+    )
     check_choice("matrix", matrix, MATRICES)
     check_confidence(confidence)
-    backend = backend_of(objective.theta)
+    backend = task.backend
     number, members = _classes(objective, backend, classes)
     n = objective.n
     wanted = max(2 * number, number + _BELOW) if number else _WITHOUT_CLASSES
     size = min(max(n // 2, 1), wanted) if k is None else checked_count("k", k, n)
     operator = objective.matrix(matrix, theta)
-    with Task(
-        "outliers", backend, seed=seed, samples=objective.samples, progress=progress, operators=(operator,)
-    ) as task:
+    task.operators = (operator,)
+    with task:
         eigen = eigsh(operator, size, which="LA", tol=tol, max_matvecs=max_matvecs, seed=seed)
         density = spectral_density(
             operator, steps=min(_STEPS, max(n - size, 1)), deflate=eigen, confidence=confidence, seed=seed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specop.arrays.backend import backend_of, lengths_of, numbers_of
+from specop.arrays.backend import lengths_of, numbers_of
 from specop.errors import InvalidInputError, checked_count, is_number
 from specop.krylov.task import Task
 from specop.landscape._directions import Direction, as_vector, check_independent, directions_of, directions_to
@@ -135,15 +135,18 @@ def slices(
     >>> found.curvatures, found.limits.round(3)
     (array([2.]), array([[0.632, 0.632]]))
     """
+    task = Task(
+        "slices", objective.backend, objective.processes, seed=seed, samples=objective.samples, progress=progress
+    )
     if to is not None and directions is not None:
         raise InvalidInputError("pass directions or to, not both: a slice to another point has its own directions.")
     if bend and to is None:
         raise InvalidInputError("bend=True needs to=, the other end of the path.")
     start = objective.theta if theta is None else as_vector(objective, theta, "theta")
-    backend = backend_of(start)
     # Without a theta of its own the linearization of the present point is shared.
     hessian = objective.hessian(None if theta is None else start)
-    with Task("slices", backend, seed=seed, samples=objective.samples, progress=progress, operators=(hessian,)) as task:
+    task.operators = (hessian,)
+    with task:
         if to is not None:
             found = directions_to(objective, to, start)
         else:
@@ -162,7 +165,7 @@ def slices(
             middle = bent(objective, start, found[0].vector, gtol=_GTOL, max_steps=_STEPS, seed=seed)
             found.append(Direction("to the bend", middle.x, 1.0))
             failure, evaluations = None if middle.converged else middle.message, PATH_NODES * middle.gradients
-        surface = Surface(objective, backend, start, [one.vector for one in found], task, evaluations)
+        surface = Surface(objective, task.backend, start, [one.vector for one in found], task, evaluations)
         model = model_of(surface, hessian)
         limits, searched, thirds = _validity(surface, model, found, hessian.precision)
         spans = _spans(found, model, limits, searched, span, kind)
@@ -197,7 +200,7 @@ def slices(
             path=kind,
             barrier=barrier,
             barrier_at=at,
-            rows=backend.stack(surface.rows),
+            rows=task.backend.stack(surface.rows),
             theta=start,
             structure=Structure(objective.shapes, objective.unflatten),
             evaluations=surface.evaluations,

@@ -144,6 +144,15 @@ def stability(
     >>> {name: round(rate, 6) for name, rate in found.stable_rates.items()}
     {'gradient descent': 0.2, 'heavy ball, momentum 0.9': 0.38, 'Nesterov, momentum 0.9': 0.135714}
     """
+    task = Task(
+        "stability",
+        objective.backend,
+        objective.processes,
+        seed=seed,
+        samples=objective.samples,
+        progress=progress,
+        raise_on_failure=raise_on_failure,
+    )
     steps, spent = _whole("steps", steps), _whole("condition_matvecs", condition_matvecs)
     inputs = {} if layer_inputs is None else input_conditions(layer_inputs)
     point = point_of(objective, theta)
@@ -153,15 +162,8 @@ def stability(
     if np.isnan(dynamics.step.rate):
         steps = 0
     left = _left(max_matvecs, k, 1 + steps)
-    with Task(
-        "stability",
-        point.backend,
-        seed=seed,
-        samples=objective.samples,
-        progress=progress,
-        raise_on_failure=raise_on_failure,
-        operators=[hessian],
-    ) as task:
+    task.operators = (hessian,)
+    with task:
         task.notes |= dict.fromkeys(dynamics.notes)
         eigen = outermost(matrix, k, "LA", v0, tol, left, confidence, seed)
         largest = float(eigen.eigenvalues[-1])

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.arrays.backend import Array, framework_adapter
+from specop.arrays.backend import Array, Backend, framework_adapter
 from specop.arrays.memory import MemoryBudget
 from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
@@ -48,9 +48,14 @@ class MeanLoss:
         self._budget = budget
 
     @property
+    def backend(self) -> Backend:
+        """Backend of the parameter vectors."""
+        return self._autodiff.backend
+
+    @property
     def processes(self) -> Processes:
         """Those that make each call together: more than one where vectors are spread over several."""
-        return self._autodiff.backend.processes(self._autodiff.layout)
+        return self.backend.processes(self._autodiff.layout)
 
     @property
     def n(self) -> int:

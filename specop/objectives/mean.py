@@ -93,6 +93,7 @@ class Objective(Matrices):
         >>> objective.solve(objective.gradient(), damping=0.1).system
         '(H + 0.1 I) x = b, H the Hessian of the mean loss'
         """
+        self.processes.agree()
         damping = checked_number("damping", damping)
         operator = self.matrix(matrix, theta)
         found = solve(

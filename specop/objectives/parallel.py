@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specop.arrays.backend import Array
+from specop.arrays.backend import Array, Backend
 from specop.arrays.layout import Layout
 from specop.arrays.processes import Processes
 from specop.errors import InvalidInputError
@@ -55,6 +55,11 @@ class ParallelObjective(Objective):
         own = self.own if own is None else own
         made._hold(own, DataParts(own, self.team, told))
         return made
+
+    @property
+    def backend(self) -> Backend:
+        """Backend of the vectors that all processes hold together."""
+        return self.team.backend
 
     @property
     def processes(self) -> Processes:

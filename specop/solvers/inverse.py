@@ -87,6 +87,7 @@ def inverse(
     array([0.25, 0.25, 0.25])
     """
     operator = aslinearoperator(A)
+    operator.processes.agree()
     if operator.domain != operator.codomain:
         raise InvalidInputError(f"inverse needs a square operator, got shape {operator.shape}.")
     checked_preconditioner(operator, preconditioner, method)

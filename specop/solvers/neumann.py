@@ -105,18 +105,28 @@ def lissa(
     >>> specop.lissa(H, np.ones(2), damping=1.0).x.round(6)
     array([0.5, 0.2])
     """
-    parts = [aslinearoperator(part) for part in (operators if isinstance(operators, (list, tuple)) else [operators])]
-    counts = [part.samples for part in parts]
+    parts = _alike(operators)
+    backend, counts = parts[0].backend, [part.samples for part in parts]
     known = [count for count in counts if count is not None]
-    shares = _checked_shares(parts, ([1.0] * len(parts) if None in counts else known) if weights is None else weights)
+    task = Task(
+        "lissa",
+        backend,
+        parts[0].processes,
+        seed=seed,
+        samples=None if None in counts else sum(known),
+        progress=progress,
+        operators=parts,
+    )
+    shares = _checked_shares(
+        len(parts), ([1.0] * len(parts) if None in counts else known) if weights is None else weights
+    )
     damping = checked_number("damping", damping, positive=True)
     steps, repeats = checked_count("steps", steps), checked_count("repeats", repeats)
     operands = checked_operands(parts[0], b)
     if operands.is_block:
         raise InvalidInputError("lissa takes one right-hand side, a vector or a parameter structure.")
-    backend, (rhs,) = parts[0].backend, operands.columns
-    samples = None if None in counts else sum(known)
-    with Task("lissa", backend, seed=seed, samples=samples, progress=progress, operators=parts) as task:
+    (rhs,) = operands.columns
+    with task:
         scale = _checked_scale(_largest(parts, task.seed), damping, scale)
         runs = []
         for repeat in range(repeats):
@@ -189,17 +199,20 @@ def neumann_series(system: Equations, column: int, allowance: int) -> Outcome:
     return Outcome("converged" if norm <= goal else "limit", steps)
 
 
-def _checked_shares(parts: list[LinearOperator], weights: Sequence[float]) -> Floats:
+def _alike(operators: Any) -> list[LinearOperator]:
+    parts = [aslinearoperator(part) for part in (operators if isinstance(operators, (list, tuple)) else [operators])]
     if not parts:
         raise InvalidInputError("operators is empty: pass one for each mini-batch.")
     for part in parts:
         if part.domain != parts[0].domain or part.shape != parts[0].shape or part.is_symmetric is False:
             raise InvalidInputError(f"all operators must be symmetric and alike: {parts[0]!r} and {part!r} are not.")
+    return parts
+
+
+def _checked_shares(count: int, weights: Sequence[float]) -> Floats:
     shares = np.asarray(weights, dtype=float)
-    if shares.shape != (len(parts),) or not (np.isfinite(shares).all() and (shares > 0).all()):
-        raise InvalidInputError(
-            f"weights must be {len(parts)} positive numbers, one for each operator, got {weights!r}."
-        )
+    if shares.shape != (count,) or not (np.isfinite(shares).all() and (shares > 0).all()):
+        raise InvalidInputError(f"weights must be {count} positive numbers, one for each operator, got {weights!r}.")
     return shares / shares.sum()
 
 

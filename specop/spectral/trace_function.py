@@ -7,6 +7,7 @@ from typing import Any
 
 from specop.errors import check_choice, checked_number
 from specop.krylov.run import Run
+from specop.operators.scipy import aslinearoperator
 from specop.results.eigen import EigenResult
 from specop.results.quadrature import QuadratureResult
 from specop.spectral.goals import checked_goal
@@ -288,10 +289,12 @@ def effective_dimension(
     >>> round(specop.effective_dimension(np.diag([0.0, 1.0, 3.0]), damping=1.0).estimate, 9)
     1.25
     """
+    operator = aslinearoperator(A)
+    operator.processes.agree()
     damping = checked_number("damping", damping, positive=True)
     damped = SpectralFunction(f"x / (x + {damping:g})", lambda x: x / (x + damping), "positive", -damping)
     return trace_function(
-        A,
+        operator,
         damped,
         method=method,
         rtol=rtol,

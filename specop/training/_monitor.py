@@ -223,7 +223,7 @@ class Monitor:
             # A device may still be busy with steps of training: waiting for them is not the record's time.
             (length,) = numbers_of(backend, backend.norm(now))
             self._schedule.begin(step)
-            with Task("monitor", backend, seed=self._seed) as task:
+            with Task("monitor", backend, processes, seed=self._seed) as task:
                 steps_by = self._optimizer if optimizer is None else optimizer
                 point = Point(
                     objective, theta, len(self._rows.steps), self._seed, self._known, steps_by, self._rate(step)

@@ -1,6 +1,5 @@
 """Where everybody lives: each public name in the file that its name leads to."""
 
-import ast
 import importlib
 import inspect
 import pkgutil
@@ -106,14 +105,3 @@ def test_damping_is_given_by_name_everywhere():
     found = {name: parameter.kind for name, parameter in named if parameter is not None}
     assert len(found) >= 11
     assert set(found.values()) == {inspect.Parameter.KEYWORD_ONLY}
-
-
-@pytest.mark.parametrize("name", sorted(name for home in HOMES if home.startswith("spectral.") for name in HOMES[home]))
-def test_a_call_is_agreed_on_before_its_arguments_are_looked_at(name):
-    """One process that refuses an argument alone would leave the others waiting: a Run asks whether all calls agree."""
-    (function,) = ast.parse(inspect.getsource(getattr(specop, name))).body
-    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-    began = [call.lineno for call in calls if getattr(call.func, "id", "") == "Run"]
-    looks = [call.lineno for call in calls if getattr(call.func, "id", "").startswith("check")]
-    looks += [node.lineno for node in ast.walk(function) if isinstance(node, ast.Raise)]
-    assert not began or min(began) < min(looks, default=float("inf"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import specop
-from specop.arrays.processes import Processes
+from specop.arrays.processes import ALONE, Processes
 from specop.errors import (
     AsymmetryError,
     ConvergenceWarning,
@@ -56,7 +56,7 @@ def test_a_run_of_the_same_operator_spends_the_outer_limit():
 
 
 def test_a_task_counts_all_runs_inside():
-    with Task("outer", A.backend) as task:
+    with Task("outer", A.backend, ALONE) as task:
         for operator in (A, 2 * A):
             with Run(operator, "inner") as run:
                 run.multiply(np.ones(3))
@@ -151,7 +151,7 @@ def test_of_the_processes_of_an_operator_one_shows_the_bar_if_it_is_asked_to(mon
         shared = type("Shared", (specop.DiagonalOperator,), {"processes": types.SimpleNamespace(index=index, count=1)})
         with Run(shared(np.ones(3)), "test", progress=True) as run:
             assert run.processes.index == index
-    with Task("test", A.backend):
+    with Task("test", A.backend, ALONE):
         pass
     assert shown == [True, False, False]
 
@@ -194,22 +194,6 @@ class Pair(Processes):
         return type("Shared", (specop.DiagonalOperator,), {"processes": self})(np.arange(1.0, 10.0))
 
 
-# The last value of each is refused by itself.
-WITH_ONE_WRONG = [
-    (lambda A, value: specop.trace(A, confidence=value), "trace(confidence={})", 0.9, 2.0),
-    (lambda A, value: specop.trace(A, rtol=value), "trace(rtol={})", 0.5, -0.5),
-    (lambda A, value: specop.diagonal(A, method=value), "diagonal(method={})", "bekas", "bekos"),
-    (lambda A, value: specop.frobenius_norm(A, data=value), "frobenius_norm(data={})", "all", "some"),
-    (lambda A, value: specop.rank(A, confidence=value), "rank(confidence={})", 0.9, 0.0),
-    (lambda A, value: specop.inertia(A, confidence=value), "inertia(confidence={})", 0.9, 1.0),
-    (lambda A, value: specop.spectral_norm(A, data=value), "spectral_norm(data={})", "all", "none"),
-    (lambda A, value: specop.spectral_density(A, rtol=value), "spectral_density(rtol={})", 0.5, 0.0),
-    (lambda A, value: specop.trace_function(A, value), "trace_function(f={})", "exp", "exq"),
-    (lambda A, value: specop.apply_function(A, "exp", np.ones(9), rtol=value), "apply_function(rtol={})", 0.5, -1.0),
-    (lambda A, value: specop.quadratic_form(A, np.ones(9), data=value), "quadratic_form(data={})", "all", 1),
-]
-
-
 @pytest.mark.parametrize(
     ("call", "arguments", "others", "words"),
     [
@@ -220,10 +204,6 @@ WITH_ONE_WRONG = [
             r"solve_shifted(shifts=[0.1, 0.2]) and solve_shifted(shifts=[0.1, 0.3])",
         ),
         (lambda A, seed: specop.trace(A, seed=seed), 0, 1, "trace(seed=0) and trace(seed=1)"),
-        *(
-            (call, right, wrong, f"{text.format(repr(right))} and {text.format(repr(wrong))}")
-            for call, text, right, wrong in WITH_ONE_WRONG
-        ),
     ],
 )
 def test_processes_agree_on_all_that_a_call_was_given_before_they_go_on(call, arguments, others, words):
@@ -373,7 +353,7 @@ def test_asymmetry_is_told_from_noise():
 
 
 @pytest.mark.parametrize(
-    "begin", [lambda **options: Run(A, "public", **options), functools.partial(Task, "public", A.backend)]
+    "begin", [lambda **options: Run(A, "public", **options), functools.partial(Task, "public", A.backend, ALONE)]
 )
 def test_a_failure_warns_the_caller_of_the_public_function_or_raises(begin):
     def public(**options):

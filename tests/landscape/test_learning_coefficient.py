@@ -8,6 +8,7 @@ import pytest
 import specop
 from landscape_cases import FRAMEWORKS, each_framework, functions, host, objective_of
 from specop.arrays.backend import backend_of
+from specop.arrays.processes import ALONE
 from specop.krylov.task import Task
 from specop.landscape._kinks import kink
 from specop.landscape._langevin import Target, walk
@@ -147,7 +148,7 @@ def test_kinks_are_seen_in_trained_networks(name, dtype, count):
         optimizer.step()
     objective = specop.objective(net, torch.nn.functional.mse_loss, (x, y))
     theta = objective.theta
-    with Task("kink", backend_of(theta)) as task:
+    with Task("kink", backend_of(theta), ALONE) as task:
         found = kink(task, objective, theta, objective.gradient())
     assert np.isfinite(found) == (name in ("ReLU", "LeakyReLU"))
 
@@ -202,7 +203,7 @@ class Function:
 def test_chains_agree_with_quadrature(function, top, m, gamma, chains, steps, off):
     """Four chains have a standard error of up to 6 %, and sixty one of 1 %."""
     weight = m / np.log(m)
-    with Task("chains", backend_of(np.zeros(2))) as task:
+    with Task("chains", backend_of(np.zeros(2)), ALONE) as task:
         target = Target(function, np.zeros(2), weight, gamma)
         runs = [walk(task, target, 1.0 / (weight * top + gamma), steps, steps // 5, i) for i in range(chains)]
     means = weight * np.array([one.rises.mean() for one in runs])

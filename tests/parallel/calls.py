@@ -12,8 +12,8 @@ def different_calls(objective, H, rank):
 
     def refused_alone():
         if rank == 0:
-            with pytest.raises(InvalidInputError, match="confidence must lie"):
-                specop.landscape.flatness(objective, confidence=2.0)
+            with pytest.raises(InvalidInputError, match="cannot make an operator"):
+                specop.eigsh(objective)
         (objective.gradient, lambda: specop.trace(H))[rank]()
 
     def of_one():
@@ -34,5 +34,12 @@ def different_calls(objective, H, rank):
         # What one of them refuses before it computes anything, and what it does next.
         (lambda: specop.eigsh(H, k=(-1, 2)[rank]), "eigsh(k=-1) and eigsh(k=2)"),
         (lambda: specop.trace(H, confidence=(2.0, 0.9)[rank]), "trace(confidence=2.0) and trace(confidence=0.9)"),
+        (
+            lambda: specop.landscape.flatness(objective, confidence=(0.9, 2.0)[rank]),
+            "flatness(confidence=0.9) and flatness(confidence=2.0)",
+        ),
+        (lambda: specop.analysis.prune(objective, (0.5, 2)[rank]), "prune(sparsity=0.5) and prune(sparsity=2)"),
+        (lambda: specop.lissa(H, x, damping=(-1.0, 0.1)[rank]), "lissa(damping=-1.0) and lissa(damping=0.1)"),
+        (lambda: objective.solve(x, damping=(0.1, -1)[rank]), "solve(damping=0.1) and solve(damping=-1)"),
         (refused_alone, "gradient and trace"),
     ]
