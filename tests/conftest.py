@@ -50,8 +50,8 @@ _LIBRARIES = {
     "keras": "tensorflow",
 }
 _WORDS = re.compile("|".join(map(re.escape, _LIBRARIES)))
-# The rooms of algorithms, which see arrays through a backend's primitives and never ask which framework it is of.
-_ALGORITHMS = {"krylov", "spectral", "solvers", "landscape", "analysis"}
+# The rooms whose code sees arrays and derivatives through an adapter and never asks which framework it is of.
+_ROOMS = {"krylov", "spectral", "solvers", "landscape", "analysis", "objectives"}
 _COMPILED = {"jax", "tensorflow"}
 
 
@@ -109,13 +109,13 @@ def pytest_collection_finish():
 
 
 def mark_repetitions(items):
-    """Mark tests of algorithms in the frameworks that compile for seconds, where they also run in one that does not."""
+    """Mark tests of the core in the frameworks that compile for seconds, where they also run in one that does not."""
     runs = defaultdict(set)
     for item in items:
         runs[item.path, item.originalname] |= marked(item)
     for item in items:
         is_repeated = marked(item) <= _COMPILED and runs[item.path, item.originalname] - _COMPILED
-        if is_repeated and item.path.parent.name in _ALGORITHMS and not item.get_closest_marker("adapter"):
+        if is_repeated and item.path.parent.name in _ROOMS and not item.get_closest_marker("adapter"):
             item.add_marker("repetition")
 
 

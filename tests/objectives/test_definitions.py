@@ -173,6 +173,7 @@ def splits(sizes):
     return st.one_of(st.just([SAMPLES]), cut)
 
 
+@pytest.mark.adapter
 @each
 def test_operators_are_their_definitions(framework, operator):
     @settings(max_examples=EXAMPLES[framework])

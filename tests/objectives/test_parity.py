@@ -27,7 +27,7 @@ from specop.arrays.backend import backend_of
 from specop.testing import check_objective
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.adapter]
 
 from parity.references import matrices, reference
 

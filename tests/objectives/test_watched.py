@@ -24,6 +24,7 @@ def replace_an_array(batches):
     batches[1][0] = batches[1][0] + 1
 
 
+@pytest.mark.adapter
 @pytest.mark.parametrize("write", [write_into_arrays, write_into_a_view, replace_an_array], ids=lambda f: f.__name__)
 @each_framework
 def test_data_that_are_written_into(framework, write):
