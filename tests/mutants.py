@@ -42,10 +42,11 @@ SYSTEMS = [
     *(f"tests/solvers/test_{name}.py" for name in ("solve", "solve_limits", "shifted", "preconditioners")),
     *(f"tests/solvers/test_{name}.py" for name in ("singular", "galerkin", "equations", "minimal_residuals")),
 ]
-SPLIT = ["tests/spectral/test_trace_of_split.py"]
+SPLIT = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_trace_of_split.py"]
 PARTS = ["tests/spectral/test_part_algebra.py", "tests/spectral/test_enclosure.py"]
 MODULES = {
-    "specop/arrays/same_call.py": ["tests/krylov/test_run.py"],
+    "specop/arrays/same_call.py": ["tests/krylov/test_run.py", "tests/house/test_same_call.py"],
+    "specop/arrays/probes.py": ["tests/arrays/test_probes.py"],
     "specop/krylov/space.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/projected.py": [*EIGENPAIRS, "tests/spectral/test_eigsh_long.py"],
     "specop/krylov/recurrence.py": EIGENPAIRS,
@@ -82,6 +83,7 @@ MODULES = {
     "specop/solvers/equations.py": SYSTEMS,
     "specop/solvers/galerkin.py": SYSTEMS,
     "specop/solvers/minimal_residuals.py": SYSTEMS,
+    "specop/solvers/shifted.py": SYSTEMS,
     "specop/solvers/woodbury/gram_block.py": BLOCKS,
     "specop/solvers/woodbury/moment_block.py": BLOCKS,
     **{

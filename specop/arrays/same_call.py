@@ -66,7 +66,7 @@ def check_same_call(numbers: Sequence[int], tell: Callable[[Any], Sequence[Any]]
 def _call_of_user(with_lists: bool) -> tuple[str, dict[str, str]]:
     """Return the function of this package that was called from outside of it, and what its arguments read."""
     found: FrameType | None = None
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if _is_own(frame):
             found = frame

@@ -36,6 +36,13 @@ def test_probes_do_not_change_between_versions():
     np.testing.assert_allclose(reference(normal, 4), [-0.531828, -0.673634, 1.013050, 0.427306], atol=1e-6)
 
 
+def test_a_block_of_65536_entries_is_a_counter_of_philox():
+    # What a seed means, written down: key (seed, index), and a counter of words, block and kind.
+    words = [np.random.Philox(counter=[0, block, 0, 0], key=[5, 3]).random_raw(BLOCK // 64) for block in (0, 1)]
+    bits = np.unpackbits(np.concatenate(words).astype("<u8").view(np.uint8), bitorder="little")
+    np.testing.assert_array_equal(reference(rademacher, 2 * BLOCK, seed=5, index=3), 2.0 * bits - 1.0)
+
+
 @each_kind
 def test_a_longer_probe_starts_like_a_shorter_one(kind):
     longest = reference(kind, 2 * BLOCK + 3)

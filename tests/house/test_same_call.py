@@ -9,7 +9,7 @@ import specop
 import specop.analysis
 from specop.arrays.backend import backend_of
 from specop.arrays.processes import Processes
-from specop.arrays.same_call import check_same_call
+from specop.arrays.same_call import check_same_call, number_of_call
 from specop.errors import InvalidInputError
 
 # What makes an operator or reads a file, and multiplies by nothing.
@@ -65,6 +65,50 @@ def test_a_call_is_agreed_on_before_its_arguments_are_looked_at(function):
         function(given, **dict.fromkeys(others, "none of what there is"))
 
 
+@pytest.mark.parametrize("multiply", [lambda A, x: A @ x, lambda A, x: x @ A], ids=["A @ x", "x @ A"])
+def test_products_are_told_of_as_they_are_typed(multiply):
+    with pytest.raises(InvalidInputError, match="different calls, a product with @ and another"):
+        multiply(Shared(np.ones(9)), np.ones(9))
+
+
 def test_objectives_agree_on_a_solve_before_its_arguments_are_looked_at():
     with pytest.raises(InvalidInputError, match="different calls, solve and another"):
         Objective().solve(None, damping="none of what there is")
+
+
+class HeardError(Exception):
+    """What a process tells the others of its call, and what any later message has with it."""
+
+
+class Telling(Processes):
+    count = 2
+
+    def exchange(self, value):
+        raise HeardError(value, number_of_call())
+
+
+def heard(call, argument):
+    with pytest.raises(HeardError) as raised:
+        call(type("Shared", (specop.DiagonalOperator,), {"processes": Telling()})(np.ones(9)), argument)
+    return raised.value.args
+
+
+@pytest.mark.parametrize(
+    ("call", "one", "other", "differs"),
+    [
+        pytest.param(lambda A, k: specop.eigsh(A, k), 2, 3, (True, True), id="number"),
+        pytest.param(lambda A, seed: specop.rank(A, seed=seed), 0, 1, (True, True), id="keyword"),
+        pytest.param(lambda A, x: specop.solve_shifted(A, x, x), [1.0, 2.0], [1.0, 3.0], (True, False), id="list"),
+        pytest.param(lambda A, x: specop.eigsh(A, v0=x), np.zeros(9), np.ones(9), (False, False), id="array"),
+        pytest.param(lambda A, x: specop.trace(A, rtol=x), [1, object()], [1, object()], (False, False), id="objects"),
+        pytest.param(lambda A, x: specop.eigsh(A, checkpoint=x), "here", "there", (False, False), id="path"),
+        pytest.param(lambda A, x: specop.eigsh(A, progress=x), False, True, (False, False), id="bar"),
+    ],
+)
+def test_calls_differ_by_what_reads_the_same_in_all_processes_and_lists_where_a_call_begins(call, one, other, differs):
+    assert tuple(np.not_equal(heard(call, one), heard(call, other))) == differs
+
+
+def test_what_an_adapter_tells_by_itself_is_no_call_of_the_user_s():
+    with pytest.raises(InvalidInputError, match="different calls, an operation with vectors and another"):
+        Other().agree()

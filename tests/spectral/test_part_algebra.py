@@ -1,15 +1,17 @@
 """Means over some of the samples, controls and lower sides: each number is that of the matrices it is said to be of."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import ndtri
 
 from sample_means import mean
 from specop.krylov.run import Run
-from specop.spectral.part import control, enclosure
+from specop.spectral.part import control, enclosure, remainder
 from specop.spectral.part.grouping import Grouping
 from specop.spectral.part.part import part_of
-from specop.spectral.part.sampled_mean import SampledMean, halves_of
+from specop.spectral.part.sampled_mean import SampledMean, first_count, grown, halves_of
 from specop.statistics.estimate import Estimate, normal_error
 from specop.statistics.group_sums import GroupSum
 from specop.statistics.strata import Stratum
@@ -93,6 +95,24 @@ def test_halves_share_no_samples_but_those_of_strata_that_are_taken_whole():
     assert one.grouping.is_whole and one.size == some.mean.samples
     assert one.to_dense() == pytest.approx(some.mean.dense, abs=1e-13)
     assert first.grouping.samples_of(first.grouping.least) < some.mean.samples
+
+
+@pytest.mark.parametrize("samples", [300, 1300, 6000, 18000, 40000])
+def test_a_first_look_is_at_a_sixteenth_of_the_samples_within_limits(samples):
+    some = part(samples)
+    wanted = min(max(samples / 16, 768), 1536)
+
+    def looked_at(count):
+        return sum(len(block) for one in some.strata for block in one.blocks[: 2 * count])
+
+    count = first_count(some)
+    assert looked_at(count) >= min(wanted, samples)
+    assert count == 2 or looked_at(count - 2) < wanted
+
+
+@pytest.mark.parametrize(("factor", "blocks"), [(0.0, 6), (1.4, 6), (1.6, 7), (7.9, 32), (8.1, 32), (np.inf, 32)])
+def test_the_next_look_is_at_half_as_much_again_at_least_and_eight_times_as_much_at_most(factor, blocks):
+    assert grown(4, factor) == blocks
 
 
 def test_no_more_samples_are_taken_together_than_are_known_to_fit_into_memory():
@@ -253,3 +273,23 @@ def test_a_plan_takes_as_many_more_samples_as_leave_the_error_that_is_asked_for(
     assert side(values, apart).plan(0, 2.0 * wished) == (0.0, 0.0)
     growth, more = side(values, 3.0 * wished * 1000.0 * np.mean(values)).plan(0, wished)
     assert growth > 2.0 and more == 0.0
+
+
+@pytest.mark.parametrize("most", [16, 6, 2])
+def test_a_trace_of_parts_is_the_sum_over_all_of_them_or_as_many_times_that_over_some(most, monkeypatch):
+    monkeypatch.setattr(remainder, "_MOST", most)
+    some = part(samples=2000)
+    # Of a single entry a random sign gives the diagonal's, exactly.
+    found = remainder.Apart(some.run, some, [slice(j, j + 1) for j in range(6)])
+    size = len(some.strata[-1].blocks[0])
+    assert (found.cost, remainder.Remainder(some.run, some).cost) == (min(most, 6) * size, size)
+    found.take([len(one) for one in some.strata])
+    assert some.run.products == pytest.approx(min(most, 6), abs=1)
+    for stratum, values, bounds in zip(some.strata, found.total.values, found.total.noises, strict=True):
+        for block, value, bound in zip(stratum.blocks, values, bounds, strict=True):
+            diagonal = some.mean.c[block] @ some.mean.x[block] ** 2 / some.mean.samples
+            if most < 6:
+                sums = [3 * (diagonal[i] + diagonal[j]) for i, j in itertools.combinations(range(6), 2)]
+                assert min(abs(value - one) for one in sums) < 1e-12 and bound == value**2
+            else:
+                assert (value, bound) == pytest.approx((diagonal.sum(), diagonal @ diagonal))

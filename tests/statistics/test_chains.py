@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specop.statistics.chains import effective_draws, scale_reduction
 
@@ -36,3 +38,28 @@ def test_a_single_chain_is_worth_what_its_correlation_leaves():
     draws = np.repeat(np.random.default_rng(0).normal(size=20_000), 2)
     for factor in (1.0, 1e-3):
         assert effective_draws(factor * draws[None]) == pytest.approx(20_000, rel=0.1)
+
+
+def worth_by_definition(chains):
+    count, length = chains.shape
+    centred = chains - chains.mean(axis=1, keepdims=True)
+    covariance = [sum(one[: length - lag] @ one[lag:] for one in centred) / (count * length) for lag in range(length)]
+    variance = covariance[0] + (np.var(chains.mean(axis=1), ddof=1) if count > 1 else 0.0)
+    correlation, total = 1 - (covariance[0] - np.array(covariance)) / variance, 0.0
+    for lag in range(0, length - 1, 2):
+        if correlation[lag] + correlation[lag + 1] < 0:
+            break
+        total += correlation[lag] + correlation[lag + 1]
+    return count * length / max(2 * total - 1, 1)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 12)),
+    apart=st.sampled_from([0.0, 1.0, 30.0]),
+    walk=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_draws_are_worth_what_the_first_pairs_of_their_correlations_leave(shape, apart, walk, seed):
+    chains = np.random.default_rng(seed).normal(size=shape) + apart * np.arange(shape[0])[:, None]
+    chains = np.cumsum(chains, axis=1) if walk else chains
+    assert effective_draws(chains) == pytest.approx(worth_by_definition(chains))

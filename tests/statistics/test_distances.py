@@ -41,3 +41,9 @@ def test_distributions_that_share_nothing_are_as_far_apart_as_any():
     assert jensen_shannon(p, q) == pytest.approx(np.log(2.0) ** 0.5) and jensen_shannon(p, p) == 0.0
     smooth = smoothed(np.array([0.0, 1.0]), np.array([3.0, 1.0]), common_grid(0.0, 1.0, 0.1), 0.1)
     assert smooth.sum() == pytest.approx(1.0) and smooth[: len(smooth) // 2].sum() == pytest.approx(0.75, abs=1e-3)
+
+
+@pytest.mark.parametrize("least", [5e-324, 1e-320])
+def test_the_smallest_numbers_are_no_distance(least):
+    p, q = np.array([least, 1.0]), np.array([0.0, 1.0])
+    assert jensen_shannon(p, q) == pytest.approx(0.0, abs=1e-150) == jensen_shannon(q, p)

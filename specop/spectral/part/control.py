@@ -53,7 +53,7 @@ def shared(run: Run, images: list[Array], vectors: list[Array]) -> Control:
         direction = add_(backend, direction, across[:, j] / squares[j] ** 0.5, (image for image, _ in known))
         along = run.to_host(*(backend.dot(direction, vector) for _, vector in known))
         # What a product has along a direction goes with what its vector has: eigenvalues have that sign.
-        sign = np.sign(float(np.dot(across[:, j], np.array(along, dtype=float).reshape(-1))))
+        sign = np.sign(float(across[:, j] @ np.array(along)))
         found.append(direction)
         values.append(sign * float(squares[j]) ** 0.5)
     return Control(run, np.array(values), found)
