@@ -50,6 +50,6 @@ def effective_draws(chains: Floats) -> float:
     if total == 0:
         return float(count * length)
     correlation = 1.0 - (covariance[0] - covariance) / total
-    pairs = correlation[: length // 2 * 2].reshape(-1, 2).sum(axis=1)
+    pairs = correlation[: length - 1 : 2] + correlation[1::2]
     positive = pairs[: int(np.argmax(np.append(pairs < 0, True)))]
     return float(count * length / max(2.0 * positive.sum() - 1.0, 1.0))

@@ -275,6 +275,27 @@ def test_a_plan_takes_as_many_more_samples_as_leave_the_error_that_is_asked_for(
     assert growth > 2.0 and more == 0.0
 
 
+def test_each_group_s_part_of_a_trace_is_off_by_its_size_or_by_as_much_as_such_parts_scatter():
+    some = part(samples=2000)
+    found = remainder.Remainder(some.run, some)
+    lengths = [len(one) for one in some.strata]
+    # Eight values, and whole rounds of strata that have no more blocks.
+    counts = [8 if blocks > 8 else -(-8 // blocks) * blocks for blocks in lengths]
+    assert found.first() == counts and min(lengths) == 1
+    found.take(found.first())
+    assert [len(values) for values in found.total.values] == counts
+    found.take([max(pair) for pair in zip(lengths, counts, strict=True)])
+    variance = 0.0
+    for blocks, values, bounds in zip(lengths, found.total.values, found.total.noises, strict=True):
+        assert bounds == pytest.approx(np.square(values))
+        rounds = np.reshape(values, (-1, blocks))
+        inside = np.mean(bounds) if len(rounds) == 1 else np.mean(np.var(rounds, axis=0, ddof=1))
+        variance += blocks**2 * min(inside, np.var(values, ddof=1)) / len(values)
+    value, by_choice = found.total.estimate(0.9)
+    assert (value.standard_error, by_choice) == (pytest.approx(variance**0.5), 0.0)
+    assert abs(value.estimate - np.trace(some.mean.dense)) < 4 * value.standard_error
+
+
 @pytest.mark.parametrize("most", [16, 6, 2])
 def test_a_trace_of_parts_is_the_sum_over_all_of_them_or_as_many_times_that_over_some(most, monkeypatch):
     monkeypatch.setattr(remainder, "_MOST", most)
