@@ -10,7 +10,7 @@ def test_the_slope_is_that_of_least_squares_between_many_pairs_and_the_prior():
     rng = np.random.default_rng(0)
     controls = rng.standard_normal(400)
     values = 3.0 * controls + 5.0 + 0.1 * rng.standard_normal(400)
-    found = Regression()
+    found = Regression(np.var(controls))
     assert found.slope(2.0) == 2.0
     for pair in zip(values, controls, strict=True):
         found.add(*pair)
@@ -20,7 +20,7 @@ def test_the_slope_is_that_of_least_squares_between_many_pairs_and_the_prior():
 
 
 def test_few_pairs_weigh_as_much_as_the_prior():
-    found = Regression()
+    found = Regression(0.25)
     found.add(1.0, 2.0)
     assert found.slope(7.0) == 7.0
     found.add(4.0, 3.0)
@@ -28,8 +28,16 @@ def test_few_pairs_weigh_as_much_as_the_prior():
     assert found.slope(7.0) == pytest.approx((2 * 3.0 + 4 * 7.0) / 6)
 
 
-def test_a_control_that_does_not_move_says_nothing():
-    found = Regression()
+@pytest.mark.parametrize("variance", [0.0, 2.0])
+def test_a_control_that_does_not_move_says_nothing(variance):
+    found = Regression(variance)
     for value in range(10):
         found.add(float(value), 1.0)
     assert found.slope(0.5) == 0.5
+
+
+def test_controls_that_are_next_to_each_other_by_chance_say_next_to_nothing():
+    found = Regression(1.0)
+    found.add(0.0, 1.0)
+    found.add(1.0, 1.0 + 1e-6)
+    assert found.slope(0.5) == pytest.approx(0.5, abs=1e-6)

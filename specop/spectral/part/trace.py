@@ -67,7 +67,7 @@ class _Probed:
     def __init__(self, run: Run, control: Control, strata: int, pilot: int) -> None:
         self._run, self._control, self._pilot, self._is_known = run, control, pilot, not pilot
         self._index = itertools.count()
-        self._slopes = [Regression() for _ in range(strata)]
+        self._slopes = self._no_pairs(strata)
         self._first: list[tuple[int, float, Array, Array]] = []
 
     def measure(self, stratum: int, group: Group) -> tuple[float, float]:
@@ -93,7 +93,11 @@ class _Probed:
             return
         strata, forms, images, vectors = map(list, zip(*self._first, strict=True))
         self._control = shared(self._run, images, vectors)
-        self._slopes = [Regression() for _ in self._slopes]
+        self._slopes = self._no_pairs(len(self._slopes))
         for i, value, vector in zip(strata, forms, vectors, strict=True):
             self._slopes[i].add(value, float(self._control.forms(vector, vector)[0]))
         self._first, self._pilot = [], 0
+
+    def _no_pairs(self, strata: int) -> list[Regression]:
+        # Random signs give z'Cz a variance of 2|C|^2 at most.
+        return [Regression(2.0 * self._control.square) for _ in range(strata)]
