@@ -208,7 +208,7 @@ def _message(
     run, worst = space.run, failed[np.argmax(residuals[failed])]
     left = f"a residual of {residuals[worst]:.2e} at the shift {shifts[worst]:g}, where {goal:.2e} is asked for"
     share = f"{len(failed)} of {len(shifts)} shifts failed"
-    if space.is_closed or is_singular[worst]:
+    if is_singular[worst]:
         return (
             f"A + s I is singular for the shift {shifts[worst]:g}, and b is not in its range: solve_shifted ended at "
             f"{left}. x is the least-squares solution of least norm there. Use a larger shift; {share}."

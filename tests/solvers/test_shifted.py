@@ -5,7 +5,7 @@ import pytest
 
 import specop
 from cases import each_algorithm_case
-from specop.errors import ConvergenceWarning
+from specop.errors import ConvergenceWarning, InvalidInputError
 from system_cases import POSITIVE, B, N, operator, true_residuals
 
 
@@ -34,3 +34,23 @@ def test_indefinite_and_singular_shifts_are_named():
         assert not specop.solve_shifted(A, np.ones(4), [-2.0, 1.0]).converged
     inside = specop.solve_shifted(A, np.array([1.0, 1, 0, 1]), [-2.0])
     np.testing.assert_allclose(inside.x[:, 0], [-1 / 2, -1, 0, 1], atol=1e-12)
+
+
+def test_what_rounding_leaves_of_a_regular_system_is_not_taken_for_a_singular_one():
+    with pytest.warns(ConvergenceWarning, match="at the shift 0.5, .*: rounding in float64 allows no less"):
+        found = specop.solve_shifted(np.diag([1.0, 2.0, 3.0]), np.ones(3), [0.5], rtol=1e-17)
+    np.testing.assert_allclose(found.x[:, 0], [1 / 1.5, 1 / 2.5, 1 / 3.5], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("b", "shifts", "words"),
+    [
+        (np.ones((3, 2)), [0.5], "takes one right-hand side"),
+        (np.ones(3), [], "non-empty one-dimensional array"),
+        (np.ones(3), [[0.5]], "non-empty one-dimensional array"),
+        (np.ones(3), [0.5, np.inf], "finite numbers"),
+    ],
+)
+def test_what_is_no_system_or_no_shift_is_refused(b, shifts, words):
+    with pytest.raises(InvalidInputError, match=words):
+        specop.solve_shifted(np.eye(3), b, shifts)
