@@ -11,7 +11,7 @@ from specop.errors import NonFiniteError
 from specop.krylov.task import Task
 from specop.landscape._units import Units
 from specop.statistics.numbers import Floats, Integers
-from specop.statistics.ratio import pseudo_covariance
+from specop.statistics.ratio import jackknife_covariance
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -76,7 +76,7 @@ class Crossed:
             lost = (noise_without - noise[left]) / (total - counts[left])
             without[k] = noise_without.mean(), (bent[left] + moved - lost).mean()
         whole = np.array([noise.mean(), bent.mean()])
-        return whole, pseudo_covariance(whole, without)
+        return whole, jackknife_covariance(without)
 
     def _noise(self, own: int, gone: int = -1) -> float:
         """Return tr(H_l S) from all parts but its own, and but one more."""

@@ -18,7 +18,7 @@ from specop.objectives.checked_point import checked_point
 from specop.results.noise import NoiseResult
 from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples, exact
 from specop.statistics.numbers import Floats
-from specop.statistics.ratio import pseudo_covariance, ratio
+from specop.statistics.ratio import jackknife_covariance, ratio
 
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
@@ -184,7 +184,7 @@ def _of_population(
     signs = random_signs(task.seed, m, 1)
     rows = read_rows(task.backend, objective, theta, units, np.hstack([members, members * signs]))
     values, without = _simple(rows.squares, rows.along)
-    covariance = pseudo_covariance(values, without)
+    covariance = jackknife_covariance(without)
     crossed = Crossed(task, objective, theta, units, part, rows.combined, members.T @ signs[:, 0])
     curved, curved_covariance = crossed.estimates()
     variance, square = _with_errors(values, covariance, m - 1, confidence)

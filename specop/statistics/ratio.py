@@ -8,22 +8,19 @@ import scipy.special
 from specop.statistics.estimate import Estimate, exact
 from specop.statistics.numbers import Floats
 
-__all__ = ["pseudo_covariance", "ratio"]
+__all__ = ["jackknife_covariance", "ratio"]
 
 
-def pseudo_covariance(whole: Floats, without: Floats) -> Floats:
-    """Return the jackknife's covariance of some estimates.
+def jackknife_covariance(without: Floats) -> Floats:
+    """Return the covariance of k estimates from c groups of data.
 
     Parameters
     ----------
-    whole : ndarray (k,)
-        Estimates from all of c groups.
     without : ndarray (c, k)
-        The estimates without one group each.
+        Estimates from all groups but one, for each group.
     """
     count = len(without)
-    pseudo = count * whole - (count - 1) * without
-    return np.atleast_2d(np.cov(pseudo.T, ddof=1)) / count
+    return np.atleast_2d(np.cov(without.T, ddof=1)) * (count - 1) ** 2 / count
 
 
 def ratio(numerator: float, denominator: float, covariance: Floats, degrees: int, confidence: float) -> Estimate:

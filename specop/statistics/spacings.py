@@ -33,5 +33,4 @@ def gap_chances(values: Floats) -> Floats:
     sums = np.append(np.cumsum(spacings[::-1])[::-1][1:], 0.0)
     # No spread below leaves no chance to any gap.
     share = np.divide(spacings, sums, out=np.where(spacings > 0, np.inf, 0.0), where=sums > 0)
-    share[below == 0] = 0.0
     return np.minimum(1.0, count * (1.0 + share) ** -below.astype(float))

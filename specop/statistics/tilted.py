@@ -29,29 +29,7 @@ def fitted_tilt(samples: Floats, curvatures: Floats, confidence: float) -> Estim
         samples.
     """
     some = curvatures > 0
-    h, squares = curvatures[some], samples[:, some] ** 2
-    scale = float(h.max())
-
-    def fit(squares: Floats) -> float:
-        variances = squares.mean(axis=0)
-
-        def slope(u: float) -> float:
-            # The derivative of the log-likelihood in u = 2 t max(h), without its factor.
-            return float(np.sum(h / scale * (variances - 1.0 / (1.0 + u * h / scale))))
-
-        # At the lower end variances are infinite, at the upper one they are zero.
-        low = -1.0 + 1e-9
-        high = 1.0
-        while slope(high) < 0 and high < 1e12:
-            high *= 10.0
-        if slope(low) > 0 or slope(high) < 0:
-            return np.inf if slope(high) < 0 else low / (2 * scale)
-        # Importing it takes almost half as long as all of specop.
-        import scipy.optimize
-
-        return float(scipy.optimize.brentq(slope, low, high)) / (2 * scale)
-
-    return _jackknifed(fit, squares, confidence)
+    return _jackknifed(lambda squares: _tilt(squares.mean(axis=0), curvatures[some]), samples[:, some] ** 2, confidence)
 
 
 def fitted_slope(samples: Floats, curvatures: Floats, confidence: float) -> Estimate:
@@ -77,6 +55,29 @@ def fitted_slope(samples: Floats, curvatures: Floats, confidence: float) -> Esti
         return float(x @ np.log(squares.mean(axis=0)) / (x @ x))
 
     return _jackknifed(fit, samples[:, some] ** 2, confidence)
+
+
+def _tilt(variances: Floats, curvatures: Floats) -> float:
+    """Return the t at which components of these curvatures are most likely to have these variances."""
+    scale = float(curvatures.max())
+    h = curvatures / scale
+
+    def slope(u: float) -> float:
+        # The derivative of the log-likelihood in u = 2 t max(h), without its factor.
+        return float(np.sum(h * (variances - 1.0 / (1.0 + u * h))))
+
+    # At the lower end variances are infinite, at the upper one they are zero.
+    low, high = -1.0 + 1e-9, 1.0
+    while slope(high) < 0 and high < 1e12:
+        high *= 10.0
+    if slope(high) < 0:
+        return np.inf
+    if slope(low) > 0:
+        return low / (2 * scale)
+    # Importing it takes almost half as long as all of specop.
+    import scipy.optimize
+
+    return float(scipy.optimize.brentq(slope, low, high)) / (2 * scale)
 
 
 def _jackknifed(fit: Callable[[Floats], float], squares: Floats, confidence: float) -> Estimate:

@@ -35,6 +35,13 @@ def test_the_distance_is_at_most_what_is_said(kind):
             assert integral.interval[0] <= f(values).mean() <= integral.interval[1]
 
 
+def test_both_distances_together_are_within_the_goal():
+    # The density's own is two thirds of it.
+    found = specop.spectral_density(mean("even", samples=8000, n=200), rtol=0.01, data="part")
+    own = found.error - found.sampling_error / found.spread
+    assert found.converged and found.error <= 0.01 and own > 0.005
+
+
 def test_limits_close_where_the_distance_is_small():
     A = mean("even", samples=20_000)
     # Three eigenvalues stand apart.

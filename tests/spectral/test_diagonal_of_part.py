@@ -82,3 +82,10 @@ def test_limits_and_what_needs_all_data():
     for method in ("xdiag", "exact"):
         with pytest.raises(InvalidInputError, match=method):
             specop.diagonal(A, method=method, data="part")
+
+
+def test_a_matrix_of_zeros_is_zeros():
+    A = mean("even", samples=1000)
+    A.c = np.zeros(A.samples)
+    found = specop.diagonal(A, atol=1e-9, data="part")
+    assert not found.x.any() and not found.standard_errors.any()

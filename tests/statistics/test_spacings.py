@@ -1,6 +1,7 @@
 """Gaps of descending numbers: the chance that a tail shows them."""
 
 import numpy as np
+import pytest
 
 from specop.statistics.spacings import gap_chances
 
@@ -15,8 +16,9 @@ def test_a_tail_is_rarely_taken_for_outliers():
         assert (low <= level).mean() >= level / 3
 
 
-def test_chances_by_their_formula():
-    values = np.array([10.0, 3.0, 2.0, 1.5, 1.5, 0.5])
+@pytest.mark.parametrize("unit", [1.0, 1e-3])
+def test_chances_by_their_formula(unit):
+    values = unit * np.array([10.0, 3.0, 2.0, 1.5, 1.5, 0.5])
     expected = []
     for i in range(1, 5):
         below = [j * (values[j - 1] - values[j]) for j in range(i + 1, 6)]
@@ -27,6 +29,7 @@ def test_chances_by_their_formula():
     assert found[0] < 1.0
 
 
-def test_a_gap_above_equal_numbers_has_no_chance_and_none_is_no_gap():
-    assert gap_chances(np.array([3.0, 1.0, 1.0, 1.0])).tolist() == [0.0, 1.0, 1.0]
+@pytest.mark.parametrize("unit", [1.0, 1e-3])
+def test_a_gap_above_equal_numbers_has_no_chance_and_none_is_no_gap(unit):
+    assert gap_chances(unit * np.array([3.0, 1.0, 1.0, 1.0])).tolist() == [0.0, 1.0, 1.0]
     assert gap_chances(np.ones(4)).tolist() == [1.0, 1.0, 1.0]

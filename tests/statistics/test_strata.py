@@ -20,6 +20,15 @@ def test_each_sample_is_in_one_block(samples, size, count):
     assert all(len(block) == len(stratum.blocks[0]) for stratum in strata for block in stratum.blocks)
 
 
+@pytest.mark.parametrize("each", [1, 3, 100])
+def test_coarser_blocks_have_the_same_samples_in_the_same_order(each):
+    for stratum in stratified(heavy(), 16, 4, 0):
+        coarse = stratum.coarser(each)
+        assert np.concatenate(coarse.blocks).tolist() == np.concatenate(stratum.blocks).tolist()
+        size = each * len(stratum.blocks[0])
+        assert {len(block) for block in coarse.blocks[:-1]} <= {size} and len(coarse.blocks[-1]) <= size
+
+
 @pytest.mark.parametrize("weights", [np.repeat([1.0, 0.0], 200), np.linspace(0.0, 1.0, 403)], ids=["half", "line"])
 def test_strata_end_before_their_share_of_the_weight_does(weights):
     raised = weights + 0.1 * weights.mean()

@@ -12,7 +12,7 @@ random signs gives :math:`E\|(A_1 - A_2) z\|^2 = \|A_1 - A_2\|_F^2`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -91,12 +91,10 @@ def density_of_part(
         distance = _distance(run, halves, confidence)
         matrix = halves[0] if len(halves) == 1 else 0.5 * (halves[0] + halves[1])
         density = solve(matrix, None if run.limit is None else part.left // size)
-        found = PartDensity(density, distance, grouping.samples_of(grouping.least), is_close=True)
         allowed = _CLOSE if rtol is None else rtol - density.error
-        if distance <= max(allowed, 0.0) * density.spread:
-            return found
-        found = replace(found, is_close=False)
-        if len(halves) == 1:
+        is_close = bool(distance <= max(allowed, 0.0) * density.spread)
+        found = PartDensity(density, distance, grouping.samples_of(grouping.least), is_close)
+        if is_close or len(halves) == 1:
             return found
         count *= 2
 

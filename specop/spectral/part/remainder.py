@@ -38,13 +38,14 @@ class Remainder:
     ----------
     run : Run
     part : Part
-        Which has not been looked at.
+        Part that has not been looked at.
 
     Attributes
     ----------
     total : GroupSum
-    cost : float
-        Products with one sample that a value takes.
+        Sum of the groups' values.
+    products : int
+        Products with a group that a value takes.
     """
 
     products = 1
@@ -88,13 +89,13 @@ class Remainder:
 
 
 class Apart(Remainder):
-    """The same by a random vector for each array of parameters.
+    """Groups' parts of the trace, by a random vector for each array of parameters.
 
     Parameters
     ----------
     run : Run
     part : Part
-        Which has not been looked at.
+        Part that has not been looked at.
     parts : sequence of slice
         Entries of vectors that are seen apart.
     """

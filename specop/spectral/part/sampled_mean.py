@@ -41,7 +41,7 @@ def grown(count: int, factor: float) -> int:
 def halves_of(part: Part, count: int) -> list[SampledMean]:
     """Return two means over so many blocks of each stratum, which share those of strata that have not twice as many.
 
-    Of both it is one where nothing is left to choose.
+    Where nothing is left to choose both would be the same: then it is a single one.
     """
     grouping = Grouping(part, count)
     return [SampledMean(part, grouping, number) for number in range(1 if grouping.is_whole else 2)]
