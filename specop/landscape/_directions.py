@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,15 @@ from specop.statistics.numbers import Floats
 if TYPE_CHECKING:
     from specop.objectives.mean import Objective
 
-__all__ = ["Direction", "as_vector", "check_independent", "directions_of", "directions_to", "filter_axis_of"]
+__all__ = [
+    "Direction",
+    "as_vector",
+    "check_filter_axis",
+    "check_independent",
+    "directions_of",
+    "directions_to",
+    "filter_axis_of",
+]
 
 _NAMED = ("gradient", "random")
 # Cosine from which on two directions are one.
@@ -166,8 +174,6 @@ def _filter_normalized(objective: Objective, theta: Array, filter_axis: int | No
     for name, shape in matrices.items():
         where = objective.slices[name]
         axis = filter_axis_of(name, backend.name) if filter_axis is None else filter_axis
-        if not -len(shape) <= axis < len(shape):
-            raise InvalidInputError(f"filter_axis={axis} is no axis of {name}, which has the shape {tuple(shape)}.")
         others = tuple(i for i in range(len(shape)) if i != axis % len(shape))
         wanted, drawn = (_norms(part[where].reshape(shape), others) for part in (values, noise))
         direction[where] = (noise[where].reshape(shape) * (wanted / drawn)).reshape(-1)
@@ -178,6 +184,19 @@ def _filter_normalized(objective: Objective, theta: Array, filter_axis: int | No
             f"dimensions, nothing along biases and factors of norms, and {held}. Pass a vector of your own instead."
         )
     return backend.from_host(direction.astype(layout.dtype), layout)
+
+
+def check_filter_axis(filter_axis: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise InvalidInputError unless it is None or an axis of each parameter of two or more dimensions."""
+    if filter_axis is None:
+        return
+    if isinstance(filter_axis, bool) or not isinstance(filter_axis, (int, np.integer)):
+        raise InvalidInputError(f"filter_axis must be the number of an axis, such as 0 or -1, got {filter_axis!r}.")
+    for name, shape in shapes.items():
+        if len(shape) >= 2 and not -len(shape) <= filter_axis < len(shape):
+            raise InvalidInputError(
+                f"filter_axis={filter_axis} is no axis of {name}, which has the shape {tuple(shape)}."
+            )
 
 
 def filter_axis_of(name: str, framework: str) -> int:

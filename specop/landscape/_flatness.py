@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from specop.arrays.backend import Array
 from specop.errors import InvalidInputError, checked_count, checked_number
 from specop.krylov.task import Task
+from specop.landscape._directions import check_filter_axis
 from specop.landscape._layers import layer_named
 from specop.landscape._measures import MEASURES, Maker
 from specop.landscape._point import point_of
@@ -165,6 +166,7 @@ def flatness(
         if checked_count(name, count) < 2:
             raise InvalidInputError(f"{name} must be at least 2: a single one has no error, got {count!r}.")
     layer = layer_named(objective, layer)
+    check_filter_axis(filter_axis, {} if layer is None else {layer: objective.shapes[layer]})
     point = point_of(objective, theta)
     hessian = objective.hessian(theta)
     task.operators = (hessian,)

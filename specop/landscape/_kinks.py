@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specop.arrays import probes
 from specop.arrays.backend import Array, Backend, add_, lengths_of, numbers_of
+from specop.arrays.layout import Layout
 from specop.krylov.task import Task
 from specop.statistics.numbers import Floats
 
@@ -31,8 +33,12 @@ _ACROSS = 1.0, -2.0, 1.0
 # a half; second differences as the second one, and one where the point itself is a kink.
 _SMOOTH, _ABRUPT = 2.2, 5.0
 _SMOOTH_ACROSS = 1.5
-# Places, relative to the smallest step, whose second differences are rounding.
-_CLOSE = 1.0, 1.01, 1.02, 1.03, 1.04
+# Second differences that are rounding: how many a side, over what share of the smallest step, at which places and with
+# which weights. In directions of their own, and not at equal distances: numbers that are rounded to few steps show
+# nothing along some directions, and are rounded alike on both sides.
+_ROUNDED, _CLOSE = 4, 1e-2
+_GOLDEN = (5.0**0.5 - 1.0) / 2.0
+_PLACES, _APART = (1.0, -_GOLDEN), (1.0 + _GOLDEN, -_GOLDEN, -1.0)
 
 
 def kink(task: Task, objective: Objective, theta: Array, gradient: Array) -> float:
@@ -42,16 +48,17 @@ def kink(task: Task, objective: Objective, theta: Array, gradient: Array) -> flo
     as those of ReLU and max pooling, the gradient jumps, or its derivative, and as long as some switch within h the
     differences fall as :math:`h^{3/2}` or slower; closer to the point there may be none. Two random directions are
     looked at, both ways and across, from a tenth of the point's length down to where rounding ends it. Each step is a
-    gradient: about 100 in float64, 60 in float32.
+    gradient: about 130 in float64, 80 in float32.
     """
     backend, layout = task.backend, task.backend.layout(theta)
     (length,) = lengths_of(backend, theta)
     steps = np.array([REACH * (length or 1.0) * 0.5**j for j in range(_STEPS[layout.dtype.itemsize])])
     nearest = float("inf")
     for number in range(_DIRECTIONS):
-        direction = probes.normal(backend, layout, task.seed, _PROBE + number)
-        direction = backend.scale_(direction, 1.0 / lengths_of(backend, direction)[0])
-        sides, across, floors = _differences(backend, objective, theta, gradient, direction, steps)
+        first = _PROBE + number * (1 + _ROUNDED)
+        direction = _direction(task, layout, first)
+        others = (_direction(task, layout, first + 1 + i) for i in range(_ROUNDED))
+        sides, across, floors = _differences(backend, objective, theta, gradient, direction, others, steps)
         places = [_first_kink(side, floor, _SMOOTH) for side, floor in zip(sides, floors, strict=True)]
         places.append(_first_kink(across, floors.sum(axis=0), _SMOOTH_ACROSS))
         nearest = min([nearest, *(REACH * 0.5**place for place in places if place is not None)])
@@ -59,8 +66,19 @@ def kink(task: Task, objective: Objective, theta: Array, gradient: Array) -> flo
     return nearest
 
 
+def _direction(task: Task, layout: Layout, number: int) -> Array:
+    vector = probes.normal(task.backend, layout, task.seed, number)
+    return task.backend.scale_(vector, 1.0 / lengths_of(task.backend, vector)[0])
+
+
 def _differences(
-    backend: Backend, objective: Objective, theta: Array, gradient: Array, direction: Array, steps: Floats
+    backend: Backend,
+    objective: Objective,
+    theta: Array,
+    gradient: Array,
+    direction: Array,
+    others: Iterable[Array],
+    steps: Floats,
 ) -> tuple[Floats, Floats, Floats]:
     """Return lengths of differences at steps that are halved, and what rounding may make of them.
 
@@ -74,8 +92,9 @@ def _differences(
         What rounding may make of those of each side.
     """
 
-    def at(h: float) -> Array:
-        return objective.gradient(backend.axpy_(backend.copy(theta), float(h), direction))
+    def at(h: float, beside: float = 0.0, other: Array | None = None) -> Array:
+        place = backend.axpy_(backend.copy(theta), float(h), direction)
+        return objective.gradient(place if other is None else backend.axpy_(place, float(beside), other))
 
     def combined(weights: tuple[float, ...], vectors: list[Array]) -> Array:
         first = backend.scale_(backend.copy(vectors[0]), weights[0])
@@ -92,15 +111,16 @@ def _differences(
         seconds.append(combined(_ACROSS, [here[0], gradient, here[1]]))
         far = [[side[1], one] for side, one in zip(far, here, strict=True)]
     noises = []
-    for sign in signs:
-        # Close together on one side of whatever is at the point itself.
-        close = [at(sign * place * steps[-1]) for place in _CLOSE]
-        noises += [combined(_ACROSS, close[i : i + 3]) for i in range(len(close) - 2)]
+    # Close together on one side of whatever is at the point itself.
+    for other in others:
+        for sign, middle in zip(signs, here, strict=True):
+            beside = [at(sign * steps[-1], place * _CLOSE * steps[-1], other) for place in _PLACES]
+            noises.append(combined(_APART, [middle, *beside]))
     numbers = np.array(numbers_of(backend, *thirds, *sizes, *seconds, *noises))
     count = len(steps)
     sides, lengths = numbers[: 2 * count].reshape(-1, 2).T, numbers[2 * count : 4 * count].reshape(-1, 2).T
-    noise = numbers[5 * count :].reshape(2, -1).max(axis=1)
-    floors = 10.0 * (noise[:, None] + 4.0 * backend.layout(theta).epsilon * lengths)
+    noise = numbers[5 * count :].max()
+    floors = 10.0 * (noise + 4.0 * backend.layout(theta).epsilon * lengths)
     return sides, numbers[4 * count : 5 * count], floors
 
 

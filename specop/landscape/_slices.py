@@ -10,7 +10,14 @@ import numpy as np
 from specop.arrays.backend import lengths_of, numbers_of
 from specop.errors import InvalidInputError, checked_count, is_number
 from specop.krylov.task import Task
-from specop.landscape._directions import Direction, as_vector, check_independent, directions_of, directions_to
+from specop.landscape._directions import (
+    Direction,
+    as_vector,
+    check_filter_axis,
+    check_independent,
+    directions_of,
+    directions_to,
+)
 from specop.landscape._paths import PATH_NODES, barrier_on, bent, path_weights
 from specop.landscape._surface import Surface, SurfaceModel, model_of
 from specop.landscape._taylor import Model, taylor_limit, third_derivative
@@ -142,6 +149,7 @@ def slices(
         raise InvalidInputError("pass directions or to, not both: a slice to another point has its own directions.")
     if bend and to is None:
         raise InvalidInputError("bend=True needs to=, the other end of the path.")
+    check_filter_axis(filter_axis, objective.shapes)
     start = objective.theta if theta is None else as_vector(objective, theta, "theta")
     # Without a theta of its own the linearization of the present point is shared.
     hessian = objective.hessian(None if theta is None else start)

@@ -15,7 +15,7 @@ from specop.results.files import check_folder, npz_path
 from specop.results.history import HistoryResult
 from specop.results.result import load
 from specop.results.structure import Structure
-from specop.training._quantities import QUANTITIES
+from specop.training._quantities import QUANTITIES, options_of
 
 __all__ = [
     "check_model",
@@ -37,6 +37,13 @@ def checked_what(what: Any) -> dict[str, dict[str, Any]]:
         check_choice("each of what", name, QUANTITIES)
         if options is not None and not isinstance(options, Mapping):
             raise InvalidInputError(f"what[{name!r}] must be a dict of keywords, got {options!r}.")
+        known = options_of(name)
+        unknown = next((key for key in options or {} if key not in known), None)
+        if unknown is not None:
+            raise InvalidInputError(
+                f"what[{name!r}] has no option {unknown!r}; it has {', '.join(known)}. Seed, point and start are the "
+                f"monitor's own."
+            )
     return {name: dict(options or {}) for name, options in asked.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from specop.spectral.trace import trace
 from specop.spectral.tracking import largest_near
 from specop.statistics.estimate import Estimate, exact, within
 
-__all__ = ["CONFIDENCE", "QUANTITIES", "Point"]
+__all__ = ["CONFIDENCE", "QUANTITIES", "Point", "options_of"]
 
 # Records between two that begin from a random vector, which has no part in what earlier ones may have missed.
 _AFRESH = 10
@@ -196,3 +197,20 @@ QUANTITIES: dict[str, Callable[..., dict[str, Estimate]]] = {
     "flatness": _flatness,
 }
 """In the order in which they are computed: later ones use what was found before."""
+
+_BEHIND: dict[str, Callable[..., Any]] = {
+    "eigenvalues": eigsh,
+    "trace": trace,
+    "density": spectral_density,
+    "noise": noise,
+    "flatness": flatness,
+}
+# What a monitor passes itself.
+_PASSED = {"point", "options", "A", "objective", "theta", "v0", "seed"}
+
+
+def options_of(name: str) -> list[str]:
+    """Return the keywords that a quantity takes, those of the function behind it included."""
+    functions = [QUANTITIES[name], *([_BEHIND[name]] if name in _BEHIND else [])]
+    known = dict.fromkeys(key for function in functions for key in inspect.signature(function).parameters)
+    return [key for key in known if key not in _PASSED]

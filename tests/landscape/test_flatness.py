@@ -156,6 +156,9 @@ def test_the_relative_flatness_of_a_softmax_layer(framework):
     labels = np.eye(3)[LABELS]
     objective = objective_of(framework, softmax, {"w": weights}, (INPUTS, labels))
     found = flatness(objective, measures=["relative_flatness", "fisher_rao_norm"], filter_axis=1)
+    for measures in ("relative_flatness", "fisher_rao_norm"):
+        with pytest.raises(specop.errors.InvalidInputError, match="filter_axis=2 is no axis of w"):
+            flatness(objective, measures=measures, filter_axis=2)
     scores = INPUTS @ weights
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     inner = weights.T @ weights

@@ -153,6 +153,32 @@ def test_kinks_are_seen_in_trained_networks(name, dtype, count):
     assert np.isfinite(found) == (name in ("ReLU", "LeakyReLU"))
 
 
+class Gradient:
+    """The gradient of a smooth loss as the look for kinks asks for it, in NumPy."""
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("gradient", "at"),
+    [
+        (lambda w: 4 * (w @ w - 1) * w, (1.0, 0.0, 0.0)),
+        (lambda w: 4 * (w @ w - 1) * w, (0.6, 0.8, 0.0)),
+        (lambda w: 2 * (w[0] * w[1] - 1) * w[::-1], (1.0, 1.0)),
+        (lambda w: 2 * (np.exp(w).sum(dtype=w.dtype) - 3) * np.exp(w), (0.0, 0.0, 0.0)),
+    ],
+    ids=["axis", "sphere", "product", "exponentials"],
+)
+def test_rounding_is_no_kink(gradient, at, dtype):
+    """Numbers near 1 are rounded to steps that few differences show."""
+    point = np.array(at, dtype=dtype)
+    for seed in range(20):
+        with Task("kink", backend_of(point), seed=seed) as task:
+            assert kink(task, Gradient(gradient), point, gradient(point)) == np.inf, seed
+
+
 @each_framework
 @pytest.mark.parametrize(
     ("loss", "at", "text"),

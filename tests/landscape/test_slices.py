@@ -157,8 +157,12 @@ def test_random_directions_are_as_long_as_each_filter(framework):
     other = host(slices(objective, "random", points=3, seed=3, filter_axis=1).direction(0))
     part = other[objective.slices["a"]].reshape(3, 2)
     np.testing.assert_allclose(np.linalg.norm(part, axis=0), np.linalg.norm(values["a"], axis=0), rtol=1e-12)
-    with pytest.raises(InvalidInputError, match="filter_axis=2 is no axis of a"):
-        slices(objective, "random", filter_axis=2)
+    # Also where nothing is normalized.
+    for directions in ("random", "gradient"):
+        with pytest.raises(InvalidInputError, match="filter_axis=2 is no axis of a"):
+            slices(objective, directions, filter_axis=2)
+        with pytest.raises(InvalidInputError, match="filter_axis must be the number of an axis"):
+            slices(objective, directions, filter_axis="rows")
 
 
 @each_framework

@@ -318,6 +318,19 @@ def test_bad_input_is_named(framework):
         monitor.history["trace"]
 
 
+@pytest.mark.parametrize("name", ["lambda_max", "eigenvalues", "trace", "density", "stability", "noise", "flatness"])
+def test_options_are_looked_at_before_training(name):
+    objective = quartic_objective(FRAMEWORKS[0])
+    for option in ("rtoll", "seed", "theta"):
+        with pytest.raises(
+            specop.errors.InvalidInputError, match=rf"what\['{name}'\] has no option '{option}'; it has"
+        ):
+            Monitor(objective, what={name: {option: 1}})
+    right = {"lambda_max": "tol", "eigenvalues": "tol", "trace": "atol", "density": "steps"}
+    right |= {"stability": "tol", "noise": "parts", "flatness": "draws"}
+    Monitor(objective, what={name: {right[name]: 2}})
+
+
 @pytest.mark.parametrize("lr", [-1.0, 0.0, float("nan"), float("inf"), True, "fast", np.ones(2)])
 def test_rates_out_of_range(lr):
     objective = quartic_objective(FRAMEWORKS[0])
