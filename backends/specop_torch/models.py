@@ -14,6 +14,7 @@ from specop.objectives.calling import Criterion, Forward, calling_function, call
 from specop.objectives.hidden import Access, HiddenState, attributes_set, hidden_state
 from specop.objectives.parameters import ParameterTree, by_name, trained
 from specop.objectives.refusals import not_trainable
+from specop_torch.lightning_modules import Aside, with_batch_hooks
 from specop_torch.normalizers import check_mean
 from specop_torch.refusals import refuse_coupled_samples, refuse_layers, refuse_modes, refuse_sharded
 from specop_torch.shared_memory import refuse_shared_memory
@@ -36,9 +37,10 @@ class ModuleModel:
         check_modes: bool,
         is_sharded: bool = False,
     ) -> None:
+        self.module = _unwrapped(module)
+        forward = with_batch_hooks(self.module, forward)
         self.calling = calling_module(criterion, forward, "for example torch.nn.functional.cross_entropy")
         check_mean(criterion)
-        self.module = _unwrapped(module)
         if not is_sharded:
             refuse_sharded(self.module)
         self.check_modes = check_modes
@@ -256,14 +258,16 @@ Model = ModuleModel | FunctionModel
 def _unwrapped(module: nn.Module) -> nn.Module:
     """Return the module below what compiles it or spreads it over devices and processes: the same function.
 
-    torch.compile has returned silently wrong second derivatives, and the hooks of DistributedDataParallel wait for
-    other processes.
+    torch.compile has returned silently wrong second derivatives, the hooks of DistributedDataParallel wait for other
+    processes, and Lightning's Fabric hooks outputs and casts.
     """
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             module = module.module
         elif hasattr(module, "_orig_mod"):
             module = module._orig_mod  # type: ignore[assignment]
+        elif type(module).__name__ == "_FabricModule":
+            module = module._original_module  # type: ignore[assignment]
         else:
             break
     return module
@@ -285,6 +289,8 @@ class _Replaced(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self._aside = Aside(module)
 
     def forward(self, call: Callable[[], Any]) -> Any:
-        return call()
+        with self._aside():
+            return call()

@@ -100,9 +100,13 @@ _READERS: dict[type, _Reader] = {
 }
 
 
+# Lightning and its Fabric derive a class of its own for each optimizer from one of these and the optimizer's.
+_WRAPPERS = {"LightningOptimizer", "_FabricOptimizer", "AcceleratedOptimizer"}
+
+
 def _unwrapped(optimizer: Any) -> Any:
     """Return the optimizer inside of what Lightning or Accelerate put around it, which leaves its step as it is."""
-    while type(optimizer).__name__ in ("LightningOptimizer", "AcceleratedOptimizer"):
+    while _WRAPPERS & {kind.__name__ for kind in type(optimizer).__mro__}:
         optimizer = optimizer.optimizer
     return optimizer
 

@@ -19,6 +19,7 @@ __all__ = ["Source", "as_batches"]
 
 # A loader holds a sampler of batches, which holds a sampler of samples; and a data set, which may hold another.
 _DEPTH = 2
+_OF_MODULE = " Of a data module pass a loader: data.setup('fit'), then data.train_dataloader()."
 
 
 class Source:
@@ -183,7 +184,7 @@ def as_batches(data: Any) -> Iterable[Any]:
     if not isinstance(data, Iterable):
         raise InvalidInputError(
             f"data must be one batch or a re-iterable of batches, got {type(data).__name__}. A batch is a tuple, a "
-            f"mapping, a dataclass or an array."
+            f"mapping, a dataclass or an array.{_OF_MODULE * hasattr(data, 'train_dataloader')}"
         )
     # Not iter(data) is data: a data loader's iter() starts its workers and draws a random seed.
     if isinstance(data, Iterator):

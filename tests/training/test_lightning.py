@@ -12,6 +12,7 @@ from specop.training import Monitor
 
 torch = pytest.importorskip("torch")
 lightning = pytest.importorskip("lightning")
+torchmetrics = pytest.importorskip("torchmetrics")
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -104,3 +105,130 @@ def test_all_processes_record_what_is_of_all_of_them():
         trainer.is_global_zero = True
         MonitorCallback(monitor).on_train_start(trainer, None)
         assert recorded == [*of_others, 3] and logged == [3]
+
+
+class Step(Module):
+    """Its loss is its own: with a metric, a list of outputs, batches that a hook alters, or steps by itself."""
+
+    def __init__(self, *, is_manual=False):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+        self.mean, self.kept = torchmetrics.MeanMetric(), []
+        self.automatic_optimization = not is_manual
+
+    def training_step(self, batch, index):
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.mean(loss)
+        self.kept.append(loss.detach())
+        self.log("mean", self.mean, on_step=True, on_epoch=True)
+        self.log_dict({"loss": loss})
+        if not self.automatic_optimization:
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+        return loss
+
+
+class Altered(Step):
+    def on_after_batch_transfer(self, batch, index):
+        return 2 * batch[0] + 1, batch[1]
+
+
+def trainer_of(**options):
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    return lightning.Trainer(max_epochs=2, accelerator="cpu", **{**quiet, **options})
+
+
+def samples():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(24, 4, generator=generator), torch.randint(3, (24,), generator=generator)
+
+
+def stepping(module, data, forward=lambda model, batch: model.training_step(batch, 0)):
+    return specop.objective(module, data=data, forward=forward)
+
+
+def gradient_of(module, x, y):
+    """The gradient of the loss of all samples by torch alone."""
+    found = torch.autograd.grad(F.cross_entropy(module.layers(x), y), list(module.layers.parameters()))
+    return torch.cat([one.reshape(-1) for one in found])
+
+
+@pytest.mark.filterwarnings("ignore:.*isn't attached to a Trainer:UserWarning", "ignore:.*self.trainer:UserWarning")
+def test_a_training_step_is_a_loss_that_logs_nothing(tmp_path):
+    """Before training, in it and after it; metrics and what it keeps stay as they were."""
+    torch.manual_seed(0)
+    x, y = samples()
+    loader = DataLoader(TensorDataset(x, y), batch_size=8)
+
+    def check(module):
+        kept, metric = list(module.kept), {name: getattr(module.mean, name).clone() for name in module.mean._defaults}
+        objective = stepping(module, loader)
+        torch.testing.assert_close(objective.gradient(), gradient_of(module, x, y), rtol=1e-5, atol=1e-6)
+        objective.hessian() @ objective.theta
+        assert len(module.kept) == len(kept)
+        assert all(torch.equal(getattr(module.mean, name), value) for name, value in metric.items())
+
+    class Look(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            check(pl_module)
+
+    logged = []
+    module = Step()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    check(module)
+    for number, callbacks in enumerate(([], [Look()])):
+        module.load_state_dict(state)
+        logger = lightning.pytorch.loggers.CSVLogger(tmp_path, name=None, version=str(number))
+        trainer_of(logger=logger, callbacks=callbacks, log_every_n_steps=1).fit(module, loader)
+        logged.append((tmp_path / str(number) / "metrics.csv").read_text())
+    check(module)
+    assert logged[0] == logged[1]
+
+
+def test_steps_that_optimize_by_themselves_are_refused():
+    module = Step(is_manual=True)
+    data = DataLoader(TensorDataset(*samples()), batch_size=8)
+    text = r"automatic_optimization=False.*forward=lambda model, batch"
+    for _ in range(2):
+        with pytest.raises(specop.errors.InvalidInputError, match=text):
+            stepping(module, data).gradient()
+        trainer_of().fit(module, data)
+
+
+@pytest.mark.filterwarnings("ignore:.*self.trainer:UserWarning")
+def test_hooks_that_alter_batches_are_called_or_refused():
+    module, (x, y) = Altered(), samples()
+    text = (
+        r"Altered.on_after_batch_transfer alters .*model.training_step\(model.on_after_batch_transfer\(batch, 0\), 0\)"
+    )
+    for made in (lambda: specop.objective(module, F.cross_entropy, (x, y)), lambda: stepping(module, (x, y))):
+        with pytest.raises(specop.errors.InvalidInputError, match=text):
+            made().gradient()
+
+    def forward(model, batch):
+        return model.training_step(model.on_after_batch_transfer(batch, 0), 0)
+
+    right = gradient_of(module, 2 * x + 1, y)
+    torch.testing.assert_close(stepping(module, (x, y), forward).gradient(), right, rtol=1e-5, atol=1e-6)
+    assert "on_after_batch_transfer" not in vars(module)
+    module.on_after_batch_transfer = lambda batch, index: batch
+    found = specop.objective(module, F.cross_entropy, (2 * x + 1, y)).gradient()
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
+
+
+def test_what_lightning_puts_around_modules_and_optimizers_is_seen_through():
+    x, y = samples()
+    module = Step()
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    wrapped, optimizer = fabric.setup(module, torch.optim.SGD(module.parameters(), lr=0.1))
+    objective = specop.objective(wrapped, F.cross_entropy, fabric.setup_dataloaders(DataLoader(TensorDataset(x, y), 8)))
+    torch.testing.assert_close(objective.gradient(), gradient_of(module, x, y), rtol=1e-5, atol=1e-6)
+    inner = torch.optim.SGD(module.parameters(), lr=0.1)
+    for around in (optimizer, lightning.pytorch.core.optimizer.LightningOptimizer(inner)):
+        assert specop.landscape.stability(objective, around).limit == pytest.approx(20.0)
+
+
+def test_a_data_module_is_told_from_its_loaders():
+    with pytest.raises(specop.errors.InvalidInputError, match=r"got LightningDataModule.*data.train_dataloader\(\)"):
+        specop.objective(Step(), F.cross_entropy, lightning.LightningDataModule())
