@@ -110,6 +110,12 @@ def _advice(batch: Any, text: str) -> str | None:
             "Switch dropout and sampling off (equinox.nn.inference_mode(model), deterministic=True), or give them one "
             "fixed key in the function or in forward=, for the curvature under one mask."
         )
+    if isinstance(batch, Mapping) and "unexpected keyword argument" in text:
+        return (
+            f"A batch that is a mapping is passed as model(**batch), here with {', '.join(map(str, batch))}. For a "
+            f"model that takes it otherwise pass forward=lambda model, batch: ..., which returns the mean loss where "
+            f"there is no criterion, or pairs (x, y) with a mapping as x."
+        )
     leaves = list(leaves_of(batch))
     arrays = [leaf for leaf in leaves if getattr(leaf, "shape", ())]
     strange = [leaf for leaf in arrays if type(leaf).__module__.partition(".")[0] in ("numpy", "pandas", "scipy")]

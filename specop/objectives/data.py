@@ -289,3 +289,7 @@ class _Subset:
 
     def __iter__(self) -> Iterator[Any]:
         return self.data.picked(self._indices)
+
+    def __length_hint__(self) -> int:
+        # At most as many as there are.
+        return len(self.data._counts.samples)

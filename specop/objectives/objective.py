@@ -65,7 +65,8 @@ def objective(
         but no matrices of the outputs and no gradients of samples, which would lack it.
     data : batch or re-iterable of batches
         A tuple, mapping, dataclass or array is one batch. Lists and data loaders are iterables of batches. Arrays are
-        moved to the parameters' device batch by batch.
+        moved to the parameters' device batch by batch. Batches of a loader are kept as far as they fit into memory, so
+        that what it shuffles, augments or draws, as samplers with replacement do, is what its first pass gave.
     params : structure of arrays, optional
         The parameters of a plain function: nested dicts, lists and tuples, in JAX any pytree. In JAX the function is
         compiled: Python values that it reads are those of the first call. In torch with ``parallel=mesh`` also those of

@@ -216,7 +216,8 @@ def not_trainable(name: str, value: Any, convert: str) -> InvalidInputError:
 def not_real_outputs(got: str) -> InvalidInputError:
     """Error for outputs that are not one real array where a matrix is made of them; `got` says what they are."""
     return InvalidInputError(
-        f"the outputs must be one real array, got {got}. Let forward=lambda model, batch: ... return the logits alone."
+        f"the outputs must be one real array, got {got}. Let forward=lambda model, batch: ... return the logits alone; "
+        f"outputs of several heads go joined along the last axis, and the criterion cuts them."
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +14,14 @@ import numpy as np
 
 from specop.arrays.memory import MemoryBudget
 from specop.errors import InvalidInputError, NondeterministicError
+from specop.krylov.task import level_of_user
 from specop.objectives.autodiff import Autodiff
 from specop.objectives.hidden import Access, generator_access
 
 __all__ = ["Source", "as_batches"]
 
+# Batches after which a data set that does not say how many it has may be one without an end.
+_MANY = 10_000
 # A loader holds a sampler of batches, which holds a sampler of samples; and a data set, which may hold another.
 _DEPTH = 2
 _OF_MODULE = " Of a data module pass a loader: data.setup('fit'), then data.train_dataloader()."
@@ -120,7 +125,10 @@ class Source:
         kept: list[Any] | None = []
         room, held = self._budget.room(), 0
         seen: list[tuple[int, ...]] = []
+        expected = max(_MANY, 2 * _length(self._batches))
         for batch in self._batches:
+            if len(seen) == expected:
+                _warn_of_no_end(self._batches, expected)
             if not self._in_memory:
                 seen.append(self._autodiff.batch_fingerprint(batch))
                 held += self._autodiff.batch_bytes(batch)
@@ -151,6 +159,27 @@ class Source:
                 f"this pass over the data gave {count} batches, the first one {len(self._seen)}. The loader must give "
                 f"the same batches each time."
             )
+
+
+def _length(batches: Iterable[Any]) -> int:
+    """Return how many batches there are, zero where nothing tells."""
+    try:
+        return operator.length_hint(batches)
+    except NotImplementedError:
+        # As of a loader over a stream.
+        return 0
+
+
+def _warn_of_no_end(batches: Iterable[Any], count: int) -> None:
+    told = _length(batches)
+    said = f", of which it says there are {told}," if told else ""
+    warnings.warn(
+        f"data is a {type(batches).__name__} that has given {count} batches{said} and has not ended. "
+        f"Every product is a pass over all of them. If there is no end, interrupt, and pass "
+        f"list(itertools.islice(data, 100)) for the first 100; otherwise a part of the data may be enough.",
+        UserWarning,
+        stacklevel=level_of_user(),
+    )
 
 
 def _generators(batches: Any) -> list[Access]:
@@ -191,5 +220,11 @@ def as_batches(data: Any) -> Iterable[Any]:
         raise InvalidInputError(
             f"data is a {type(data).__name__}, which can be read only once, but every product is a pass over the data. "
             f"Pass a list of its batches, or an object with __iter__ such as a data loader."
+        )
+    # What tf.data says of a data set that repeats without an end.
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise InvalidInputError(
+            f"data is a {type(data).__name__} without an end, and every product is a pass over the data. Leave "
+            f"repeat() out, or pass data.take(N), the batches of an epoch."
         )
     return data

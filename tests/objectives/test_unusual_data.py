@@ -1,5 +1,8 @@
 """Data of other dtypes and kinds than the model's: right where the framework takes them, else refused by name."""
 
+import contextlib
+import itertools
+
 import numpy as np
 import pytest
 
@@ -125,3 +128,54 @@ def test_errors_of_the_users_own_come_as_they_are(framework):
     with pytest.raises(RuntimeError, match="the user's own") as caught:
         found.loss()
     assert not isinstance(caught.value, InvalidInputError)
+
+
+class Batches:
+    """Batches that are no list, of a stated length or none, up to so many."""
+
+    def __init__(self, most, length=None):
+        self.most, self.length = most, length
+
+    def __iter__(self):
+        return itertools.repeat((torch.tensor(X), torch.tensor(Y)), self.most)
+
+    def __len__(self):
+        if self.length is None:
+            raise TypeError("it has no len()")
+        return self.length
+
+
+@pytest.mark.parametrize(
+    ("batches", "text"),
+    [
+        (Batches(9), "has given 8 batches and has not ended"),
+        (Batches(9, 4), "has given 8 batches, of which it says there are 4, and has not ended"),
+        (Batches(8), None),
+        (Batches(9, 5), None),
+        ([(torch.tensor(X), torch.tensor(Y))] * 9, None),
+    ],
+    ids=["no length", "more than twice the length", "few", "less than twice the length", "list"],
+)
+def test_batches_without_an_end_are_told_of(monkeypatch, batches, text):
+    monkeypatch.setattr("specop.objectives.source._MANY", 8)
+    made = objective("torch", batches)
+    with pytest.warns(UserWarning, match=text) if text else contextlib.nullcontext():
+        assert made.samples == len(X) * len(list(iter(batches)))
+    # Once.
+    made.gradient()
+
+
+def test_tensorflows_data_sets_without_an_end_are_refused():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
+    assert objective("tensorflow", data.repeat(2)).samples == 12
+    with pytest.raises(InvalidInputError, match=r"without an end.*Leave repeat\(\) out, or pass data.take\(N\)"):
+        objective("tensorflow", data.repeat())
+
+
+def test_mappings_that_a_model_takes_otherwise_are_explained():
+    class Whole(torch.nn.Linear):
+        def forward(self, batch):
+            return super().forward(batch["x"])
+
+    with pytest.raises(InvalidInputError, match=r"passed as model\(\*\*batch\), here with x, y. .*forward=lambda"):
+        specop.objective(Whole(3, 2), data={"x": torch.tensor(X), "y": torch.tensor(Y)}).loss()
