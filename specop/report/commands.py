@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 import sys
 import warnings
@@ -26,7 +27,18 @@ from specop.results.result import versions
 
 __all__ = ["commands"]
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+class _Positive(click.FloatRange):
+    """Finite numbers above zero: a range alone lets NaN and infinity pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        found = super().convert(value, param, context)
+        if not math.isfinite(found):
+            self.fail(f"{found} is not a finite number.", param, context)
+        return found
+
+
+_POSITIVE = _Positive(min=0, min_open=True)
 
 
 class _Program(click.Group):

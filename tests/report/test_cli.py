@@ -202,6 +202,8 @@ def test_no_smallest_eigenvalues_on_request(in_folder: Path) -> None:
         (["report"], "TASK"),
         (["demo", "--k", "0"], "--k"),
         (["demo", "--k", "ten"], "ten"),
+        (["demo", "--trace-rtol", "nan"], "nan is not a finite number"),
+        (["demo", "--tol", "inf"], "inf is not a finite number"),
         (["demo", "--tol", "-1"], "--tol"),
         (["demo", "--probes", "0"], "--probes"),
         (["demo", "--colour"], "--colour"),
