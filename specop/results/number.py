@@ -21,8 +21,9 @@ class NumberResult(Result):
     estimate : float
         The number, as it was estimated.
     standard_error : float
-        Standard error of the mean over random vectors; 0 where nothing is random, NaN for a single one
-        and for a few of random signs that agree as they may by chance (fewer than 12 at a confidence of 95 %).
+        Standard error of the mean over random vectors, with an allowance for skewness where these are few and one
+        eigenvalue may dominate; 0 where nothing is random, NaN for a single one and for a few of random signs that
+        agree as they may by chance (fewer than 12 at a confidence of 95 %).
     interval : (float, float)
         Limits between which the number lies.
     confidence : float

@@ -12,7 +12,7 @@ from specop.krylov.known import Complement
 from specop.spectral.goals import STAGE, Goal, turns_exact
 from specop.spectral.jackknife import sketch_error
 from specop.spectral.sketch import Sketch
-from specop.statistics.estimate import Estimate, agree_by_chance, estimate_from_samples, unknown, with_error
+from specop.statistics.estimate import Estimate, agree_by_chance, estimate_from_samples, skewed, unknown
 from specop.statistics.numbers import Floats
 
 __all__ = ["Estimation"]
@@ -55,6 +55,8 @@ class Estimation:
     def __post_init__(self) -> None:
         self.run = self.space.run
         self.value = Estimate(np.nan, np.nan, (-np.inf, np.inf), self.confidence)
+        # The standard error without what is added for skewness, which falls faster.
+        self._scatter = np.nan
 
     @property
     def accepted(self) -> bool:
@@ -65,14 +67,16 @@ class Estimation:
     def turns_exact(self, ahead: int = STAGE) -> bool:
         """Whether the tolerance would take more than n further probes; `ahead` products come before the next look."""
         value = self.value
-        needed = self.goal.probes_needed(len(self.samples), value.estimate, value.standard_error)
+        needed = self.goal.probes_needed(len(self.samples), value.estimate, self._scatter)
         return self.may_turn and turns_exact(self.run, needed, ahead)
 
     def goes_on(self) -> bool:
         """Whether more probes are to be multiplied."""
         return self.run.left > 0 and not self.accepted and not self.turns_exact()
 
-    def look(self, samples: Floats, error: float | None = None, rounding: float = 0.0) -> bool:
+    def look(
+        self, samples: Floats, error: float | None = None, rounding: float = 0.0, concentration: float = 0.0
+    ) -> bool:
         """Take these as all samples so far; return whether they suffice.
 
         Parameters
@@ -82,15 +86,18 @@ class Estimation:
             Standard error of their mean where they are not independent.
         rounding : float
             Error that all samples have in common.
+        concentration : float
+            How much of what they sample is one eigenvalue's, 1 for all of it; see `specop.statistics.estimate.skewed`.
         """
         self.run.check_size(float(np.abs(samples).max()))
         self.samples = samples + self.space.known
         value = estimate_from_samples(self.samples, self.confidence)
+        self._scatter = value.standard_error if error is None else error
         if error is None and not rounding and self.agree_by_chance(samples):
             value = unknown(value.estimate, -np.inf, self.confidence)
         elif len(samples) > 1:
             error = float(np.hypot(value.standard_error if error is None else error, rounding))
-            value = with_error(value, error, len(samples) - 1)
+            value = skewed(value, error, len(samples), concentration, self.goal.looks)
         self.value = value
         self.run.update(f"{value.estimate:.5g} +- {value.standard_error:.2g}")
         return self.accepted
@@ -122,7 +129,7 @@ class Estimation:
         left_out, fresh = sketch.left_out(), np.concatenate([sketch.fresh(), single])
         p, f = len(left_out), len(fresh)
         if p == 0:
-            return self.look(fresh, rounding=sketch.rounding())
+            return self.look(fresh, rounding=sketch.rounding(), concentration=sketch.concentration())
         # Given the sketch, fresh probes know nothing of the ones in it: the two means are uncorrelated.
         error = p * sketch_error(sketch)
         if f > 1:

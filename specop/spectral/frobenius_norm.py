@@ -45,7 +45,8 @@ def frobenius_norm(
     r"""Estimate the Frobenius norm of an operator, with a confidence interval.
 
     For a vector z of random signs, :math:`\|A z\|^2` has the mean :math:`\|A\|_F^2`. The interval is Student's for the
-    logarithm: it is never negative, and it covers where a few eigenvalues dominate and the samples are skew.
+    logarithm: it is never negative, and it covers where a few eigenvalues dominate and the samples are skew. For what
+    skewness the logarithm leaves, the standard error has an allowance, as in `trace`.
 
     Parameters
     ----------
@@ -156,11 +157,14 @@ class _Squares(Estimation):
         """Return the length of a product."""
         return self.run.backend.norm(self.space.multiply(probe))
 
-    def look(self, samples: Floats, error: float | None = None, rounding: float = 0.0) -> bool:
+    def look(
+        self, samples: Floats, error: float | None = None, rounding: float = 0.0, concentration: float = 0.0
+    ) -> bool:
         """Take these as all lengths so far; return whether they suffice."""
         self.run.check_size(float(samples.max()))
         self.samples = self.known + samples**2
-        self.value = root_of_mean(self.samples, self.confidence)
+        self.value = root_of_mean(self.samples, self.confidence, self.goal.looks)
+        self._scatter = root_of_mean(self.samples, self.confidence).standard_error
         if self.agree_by_chance(self.samples):
             self.value = unknown(self.value.estimate, 0.0, self.confidence)
         self.run.update(f"{self.value.estimate:.5g} +- {self.value.standard_error:.2g}")

@@ -41,6 +41,11 @@ class Goal:
         """Whether the products are to be used up, however accurate the estimate is."""
         return self.rtol is None and self.atol is None
 
+    @property
+    def looks(self) -> int:
+        """How often `skewed` is to widen: twice where a small error ends it, as error and mean are small together."""
+        return 1 if self.is_budget else 2
+
     def tolerance(self, estimate: float) -> float:
         """Return the largest standard error that is accepted."""
         return max(self.atol or 0.0, (self.rtol or 0.0) * abs(estimate))

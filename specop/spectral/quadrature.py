@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from specop.results.eigen import EigenResult
 from specop.spectral.fitting import may_store
 from specop.spectral.goals import STAGE, Goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, changed_by_rounding, sensitivity
-from specop.statistics.estimate import Estimate, estimate_from_samples, exact
+from specop.statistics.estimate import Estimate, estimate_from_samples, exact, skewed
 from specop.statistics.numbers import Floats
 
 __all__ = ["SpectralSum", "sum_over_spectrum"]
@@ -146,12 +146,17 @@ class _Quadrature:
         self.first = self.space.size
         self.certain = float(self.function(self.known, self.space.error_floor, self.run.A).sum())
         self.samples, self.errors = np.zeros(0), np.zeros(0)
+        self._values: list[Floats] = []
+        self._weights: list[Floats] = []
         self._begun = self.run.products
 
     @property
     def value(self) -> Estimate:
         """Mean of the samples."""
-        return estimate_from_samples(self.samples, self.confidence)
+        value, count = estimate_from_samples(self.samples, self.confidence), len(self.samples)
+        if count == 1:
+            return value
+        return skewed(value, value.standard_error, count, self._concentration(), self.goal.looks)
 
     @property
     def error(self) -> float:
@@ -179,15 +184,27 @@ class _Quadrature:
             space.expand()
         self.longest = max(self.longest, one.steps)
         self.samples, self.errors = np.append(self.samples, one.estimate), np.append(self.errors, one.error)
+        self._values.append(one.values)
+        self._weights.append(one.weights)
         run.update(f"{self.value.estimate:.5g} +- {self.value.standard_error:.2g}")
         return may_turn and not self.is_accepted and self._turns_exact(one.steps)
+
+    def _concentration(self) -> float:
+        """Return tr F^4 / (tr F^2)^2 of f(A) less its mean eigenvalue, F, by the rules of all probes."""
+        values, weights = np.concatenate(self._values), np.concatenate(self._weights) / len(self._weights)
+        squares = (values - weights @ values) ** 2
+        second = float(weights @ squares)
+        dimension = self.space.n - self.first
+        return min(1.0, float(weights @ squares**2) / second**2 / dimension) if second > 0.0 else 1.0
 
     def _turns_exact(self, steps: int) -> bool:
         run, count, spent = self.run, len(self.samples), self.run.products - self._begun
         ahead = run.n - (steps if self.is_first else 0)
         if run.left < ahead:
             return False
-        guess = self.goal.probes_needed(count, self.value.estimate, self.value.standard_error) * spent / count
+        # What is added for skewness falls faster than the scatter.
+        scatter = estimate_from_samples(self.samples, self.confidence).standard_error
+        guess = self.goal.probes_needed(count, self.value.estimate, scatter) * spent / count
         is_last_chance = run.left - self.longest < run.n
         return (
             (STAGE - count) * spent > ahead * count
@@ -219,6 +236,8 @@ class _Probe:
     most: int
     estimate: float = np.nan
     error: float = np.inf
+    values: Floats = field(default_factory=lambda: np.zeros(0))
+    weights: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         self.first = self.space.size
@@ -237,6 +256,7 @@ class _Probe:
             return False
         rule = space.gauss_rule(self.first)
         values = self._values(rule.nodes)
+        self.values, self.weights = values, rule.weights
         self.estimate = self.certain + self.dimension * float(rule.weights @ values)
         self.error = self._progress.error_after(steps, np.array([self.estimate]))
         self.error += 2.0 * self.dimension * self.function.undecided(rule, space.noise_floor)

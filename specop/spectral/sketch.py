@@ -151,6 +151,23 @@ class Sketch:
         beyond -= float(np.sum(self.lengths[:p] ** 2) - np.sum(G**2))
         return 2.0 * max(0.0, beyond)
 
+    def concentration(self) -> float:
+        r"""Estimate tr C^4 / (tr C^2)^2 of C, B less its mean eigenvalue, where no row was multiplied.
+
+        Inner products of different probes' products, :math:`z_i^\top C^2 z_j`, tell it also where all of these probes
+        have little of the largest eigenvector.
+        """
+        m, mean = self.drawn, self.mean_eigenvalue()
+        if m < 2:
+            return 1.0
+        R, W = self.R[:m, :m], self.W[:m, :m]
+        along = W.T @ R
+        # Probes are orthogonal but for chance.
+        products = R.T @ R - mean * (along + along.T) + mean**2 * self.space.dimension * np.eye(m)
+        lengths, apart = np.diag(products), ~np.eye(m, dtype=bool)
+        squares = float(np.mean(np.outer(lengths, lengths)[apart]))
+        return min(1.0, float(np.mean(products[apart] ** 2)) / squares) if squares > 0.0 else 1.0
+
     def mean_eigenvalue(self) -> float:
         """Estimate the mean eigenvalue beyond the multiplied rows."""
         p = self.multiplied

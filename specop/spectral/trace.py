@@ -51,6 +51,10 @@ def trace(
     products on a sketch Q of the range of A, whose part :math:`\operatorname{tr} Q^\top A Q` of the trace is then
     known, and probe the rest: far better where eigenvalues decay, somewhat worse where they do not.
 
+    Where one eigenvalue dominates, a few probes may scatter little by chance, and then their mean is too small. The
+    standard error of m probes therefore has an allowance, 1 + c / m of it, for the skewness of quadratic forms [4]_: of
+    "hutchinson" for the worst spectrum, of "auto" for what the products show of it.
+
     Parameters
     ----------
     A : LinearOperator, array, SciPy sparse matrix or SciPy LinearOperator
@@ -137,6 +141,7 @@ def trace(
        (2021), 142-155.
     .. [3] E. N. Epperly, J. A. Tropp and R. J. Webber, XTrace: Making the most of every sample in stochastic trace
        estimation, SIAM J. Matrix Anal. Appl. 45 (2024), 1-23.
+    .. [4] P. Hall, The Bootstrap and Edgeworth Expansion, Springer (1992), section 2.6.
 
     Examples
     --------

@@ -41,7 +41,8 @@ def trace_function(
 
     Stochastic Lanczos quadrature [1]_: for a random v on the sphere of radius :math:`\sqrt n`, :math:`v^\top f(A) v`
     has the mean trace(f(A)) and is integrated by the Gauss rule of a Lanczos run from v. Each run goes on until its
-    last two quarters changed little; runs are added in stages of eight until the standard error is small enough.
+    last two quarters changed little; runs are added in stages of eight until the standard error is small enough. It has
+    an allowance for skewness where one value of f dominates, as that of `trace` has.
 
     Parameters
     ----------

@@ -19,10 +19,15 @@ __all__ = [
     "exact",
     "normal_error",
     "root_of_mean",
+    "skewed",
     "unknown",
     "with_error",
     "within",
 ]
+
+# Of the widening for skewness, what the logarithm of a chi-square mean with one degree of freedom still asks for: 0.3
+# to 0.4 with 8 to 64 values at 95 percent.
+_LEFT_BY_LOGARITHM = 0.375
 
 
 def check_confidence(confidence: float) -> float:
@@ -67,15 +72,17 @@ def unknown(value: float, lower: float, confidence: float) -> Estimate:
     return Estimate(value, float("nan"), (lower, float("inf")), confidence)
 
 
-def root_of_mean(squares: Floats, confidence: float) -> Estimate:
+def root_of_mean(squares: Floats, confidence: float, looks: int = 0) -> Estimate:
     """Return the root of the mean of squares, or of numbers with a mean above zero, with the interval of its logarithm.
 
-    A mean that is not above zero leaves everything up to its upper limit open.
+    A mean that is not above zero leaves everything up to its upper limit open. Of quadratic forms, looks say how often
+    the limits are widened for what skewness the logarithm leaves, as in `skewed`.
     """
     value = estimate_from_samples(squares, confidence)
     norm = max(0.0, value.estimate) ** 0.5
     if len(squares) == 1:
         return Estimate(norm, value.standard_error, (0.0, float("inf")), confidence)
+    value = skewed(value, value.standard_error, len(squares), _LEFT_BY_LOGARITHM, looks)
     if norm == 0:
         high = max(0.0, value.interval[1]) ** 0.5
         return Estimate(0.0, high, (0.0, high), confidence)
@@ -103,6 +110,41 @@ def with_error(value: Estimate, error: float, degrees: float) -> Estimate:
     """Return an estimate with another standard error, of so many degrees of freedom, and its Student-t interval."""
     half = float(scipy.special.stdtrit(degrees, 0.5 + value.confidence / 2)) * error
     return Estimate(value.estimate, error, (value.estimate - half, value.estimate + half), value.confidence)
+
+
+def skewed(value: Estimate, error: float, count: int, concentration: float, looks: int) -> Estimate:
+    r"""Return an estimate from quadratic forms with the error that their skewness asks for, and its interval.
+
+    A form of one eigenvalue is chi-square with one degree of freedom: most values are small, and so is their scatter
+    where the mean is too small. By Edgeworth's expansion [1]_ Student's limits :math:`\pm z` of a mean of m values with
+    skewness :math:`\gamma` and excess :math:`\kappa` are to be wider by the factor
+
+    .. math:: 1 + \frac1m \left(\frac{\gamma^2 (z^4 + 2 z^2 - 3)}{18} - \frac{\kappa (z^2 - 3)}{12}\right)
+        \le 1 + \frac{\rho}{m} \cdot \frac{4 z^4 - z^2 + 15}{9},
+
+    as :math:`\gamma^2 = 8 (\operatorname{tr} A^3)^2 / (\operatorname{tr} A^2)^3 \le 8 \rho` and
+    :math:`\kappa = 12 \rho` with :math:`\rho = \operatorname{tr} A^4 / (\operatorname{tr} A^2)^2`.
+
+    Parameters
+    ----------
+    value : Estimate
+        The mean.
+    error : float
+        Its standard error as the scatter has it.
+    count : int
+        Number of values, m.
+    concentration : float
+        What is known of :math:`\rho`: 1 for a single eigenvalue, or where nothing is known.
+    looks : int
+        How many times the widening is taken: 2 where values are drawn until their scatter is small.
+
+    References
+    ----------
+    .. [1] P. Hall, The Bootstrap and Edgeworth Expansion, Springer (1992), section 2.6.
+    """
+    z = float(scipy.special.ndtri(0.5 + value.confidence / 2))
+    widening = concentration / count * (4.0 * z**4 - z**2 + 15.0) / 9.0
+    return with_error(value, error * (1.0 + looks * widening), count - 1)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """trace: unbiased, with an interval that covers, stopping on its standard error."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,33 @@ SPECTRA = {
 def diagonal_operator(values):
     """Probes of these methods are rotation invariant, so a diagonal matrix is as good as any with its spectrum."""
     return specop.FunctionOperator(lambda x: values * x, (len(values),) * 2, like=values, is_symmetric=True)
+
+
+def dominated(size, copies, bulk):
+    """A matrix with one eigenvalue far above all others, spread over the first coordinates."""
+    matrix = bulk * np.eye(size)
+    matrix[:copies, :copies] += 1.0
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "runs"),
+    [
+        (specop.trace, {"method": "hutchinson", "rtol": 0.1}, 200),
+        (specop.trace, {"rtol": 0.1}, 400),
+        (specop.trace, {"method": "hutchinson", "max_matvecs": 8}, 200),
+        (lambda A, **options: specop.trace_function(A, np.square, **options), {"max_matvecs": 16}, 100),
+    ],
+    ids=["hutchinson", "auto", "products", "quadrature"],
+)
+def test_few_probes_of_one_large_eigenvalue_cover_it(function, options, runs):
+    # Forms are chi-square with one degree of freedom: where few of them scatter little, their mean is too small.
+    matrix = dominated(210, 12, 0.1)
+    right = np.trace(matrix) if function is specop.trace else np.sum(matrix**2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = [function(spectra.by_products(matrix), seed=seed, **options).interval for seed in range(runs)]
+    assert sum(low <= right <= high for low, high in found) >= 0.9 * runs
 
 
 def coverage(name, method, runs, **goal):
