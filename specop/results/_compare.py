@@ -74,7 +74,7 @@ class Comparison:
         return data_frame(self._columns(), {"others": self.others, "costs": self.costs, "names": self.names})
 
     def __str__(self) -> str:
-        return "\n".join([*self._lines(), *text_table(self._columns())])
+        return "\n".join([*self._lines(), *(text_table(self._columns()) if self.quantities else [])])
 
     def __repr__(self) -> str:
         return str(self)
@@ -85,6 +85,9 @@ class Comparison:
     def _lines(self) -> list[str]:
         count = int(self.differ.sum())
         told = f"{count} of {len(self.quantities)} numbers differ by more than their joint errors"
+        if not self.quantities:
+            told = "no number of both has an error to compare by; what else differs:"
+            told = told if self.others else "no number of both has an error to compare by, and nothing else differs"
         lines = [f"{self.kind} {self.names[0]} and {self.names[1]}: {told}"]
         for name, value in self.others.items():
             lines.append(f"{name}: {value if isinstance(value, str) else ' and '.join(map(_shown, value))}")

@@ -66,3 +66,11 @@ def test_kinds_are_refused_by_name(tmp_path):
     (tmp_path / "other.npz").write_bytes(b"no archive")
     with pytest.raises(InvalidInputError, match="holds no result"):
         results.compare(tmp_path / "trace.npz", tmp_path / "other.npz")
+
+
+def test_results_without_numbers_that_have_errors_say_so():
+    one, other = (specop.spectral_density(np.diag(scale * RAMP), probes=2, steps=9) for scale in (1.0, 2.0))
+    found = str(results.compare(one, other))
+    assert "SpectralDensity a and b: no number of both has an error to compare by; what else differs:" in found
+    assert "nodes: arrays of shape" in found and "joint error" not in found
+    assert "and nothing else differs" in str(results.compare(one, one))
