@@ -237,11 +237,8 @@ def _spectrum(
             True,
         )
     density = spectral_density(operator, steps=min(steps, n), probes=probes, confidence=confidence, seed=seed)
-    mean = density.moment(1)
-    low, high = mean.interval
-    trace = Estimate(n * mean.estimate, n * mean.standard_error, (n * low, n * high), confidence)
     error = float(abs(density.couplings[-1])) + density.rounding
-    return _Spectrum(n, density.nodes, density.weights, trace, error, False)
+    return _Spectrum(n, density.nodes, density.weights, density.moment(1).scaled(n), error, False)
 
 
 def _shares(traces: list[Estimate], confidence: float) -> list[Estimate]:
@@ -249,7 +246,7 @@ def _shares(traces: list[Estimate], confidence: float) -> list[Estimate]:
     values, errors = (np.array([getattr(one, name) for one in traces]) for name in ("estimate", "standard_error"))
     total, spread = float(values.sum()), float(np.linalg.norm(errors))
     # Many probes of many blocks: a normal interval, as Student's with a thousand degrees of freedom.
-    whole = with_error(Estimate(total, spread, (total, total), confidence), spread, 1000)
+    whole = with_error(total, spread, 1000, confidence)
     if whole.interval[0] <= 0 <= whole.interval[1]:
         return [Estimate(float("nan"), float("inf"), (-float("inf"), float("inf")), confidence)] * len(traces)
     found = []
@@ -257,7 +254,7 @@ def _shares(traces: list[Estimate], confidence: float) -> list[Estimate]:
         share = float(value / total)
         others = spread**2 - error**2
         own = float(np.sqrt((1.0 - share) ** 2 * error**2 + share**2 * max(others, 0.0)) / abs(total))
-        found.append(with_error(Estimate(share, own, (share, share), confidence), own, 1000))
+        found.append(with_error(share, own, 1000, confidence))
     return found
 
 

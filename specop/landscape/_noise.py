@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.special
 
 from specop.arrays.backend import Array, Backend, numbers_of
 from specop.errors import InvalidInputError, checked_count
@@ -16,7 +15,7 @@ from specop.landscape._rows import Rows, random_signs, read_rows
 from specop.landscape._units import LEAST, Units, parts_of, units_of
 from specop.objectives.checked_point import checked_point
 from specop.results.noise import NoiseResult
-from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples, exact
+from specop.statistics.estimate import Estimate, check_confidence, estimate_from_samples, exact, with_error
 from specop.statistics.numbers import Floats
 from specop.statistics.ratio import jackknife_covariance, ratio
 
@@ -253,14 +252,9 @@ def _rounding(backend: Backend, rows: Rows) -> float:
 
 
 def _with_errors(values: Floats, covariance: Floats, degrees: int, confidence: float) -> list[Estimate]:
-    student = float(scipy.special.stdtrit(degrees, 0.5 + confidence / 2))
     errors = np.sqrt(np.diagonal(covariance))
-    return [
-        Estimate(
-            float(value), float(error), (float(value - student * error), float(value + student * error)), confidence
-        )
-        for value, error in zip(values, errors, strict=True)
-    ]
+    pairs = zip(values, errors, strict=True)
+    return [with_error(float(value), float(error), degrees, confidence) for value, error in pairs]
 
 
 def _endless(value: Estimate) -> Estimate:

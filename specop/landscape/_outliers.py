@@ -136,13 +136,7 @@ def outliers(
         density = spectral_density(
             operator, steps=min(_STEPS, max(n - size, 1)), deflate=eigen, confidence=confidence, seed=seed
         )
-        mean = density.moment(1)
-        trace = Estimate(
-            n * mean.estimate,
-            n * mean.standard_error,
-            (n * mean.interval[0], n * mean.interval[1]),
-            confidence,
-        )
+        trace = density.moment(1).scaled(n)
         values = eigen.eigenvalues[::-1]
         rest = density.nodes[density.probe >= 0]
         following = np.append(values, rest.max() if len(rest) else values[-1])

@@ -42,8 +42,7 @@ def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
     count, mean = len(samples), float(np.mean(samples))
     if count == 1:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
-    error = float(np.std(samples, ddof=1) / np.sqrt(count))
-    return with_error(Estimate(mean, error, (-float("inf"), float("inf")), confidence), error, count - 1)
+    return with_error(mean, float(np.std(samples, ddof=1) / np.sqrt(count)), count - 1, confidence)
 
 
 def agree_by_chance(samples: Floats, confidence: float, rounding: float) -> bool:
@@ -106,10 +105,10 @@ def normal_error(interval: tuple[float, float], confidence: float) -> float:
     return (interval[1] - interval[0]) / 2 / float(scipy.special.ndtri(0.5 + confidence / 2))
 
 
-def with_error(value: Estimate, error: float, degrees: float) -> Estimate:
-    """Return an estimate with another standard error, of so many degrees of freedom, and its Student-t interval."""
-    half = float(scipy.special.stdtrit(degrees, 0.5 + value.confidence / 2)) * error
-    return Estimate(value.estimate, error, (value.estimate - half, value.estimate + half), value.confidence)
+def with_error(value: float, error: float, degrees: float, confidence: float) -> Estimate:
+    """Return a number with its standard error, of so many degrees of freedom, and its Student-t interval."""
+    half = float(scipy.special.stdtrit(degrees, 0.5 + confidence / 2)) * error
+    return Estimate(value, error, (value - half, value + half), confidence)
 
 
 def skewed(value: Estimate, error: float, count: int, concentration: float, looks: int) -> Estimate:
@@ -144,7 +143,7 @@ def skewed(value: Estimate, error: float, count: int, concentration: float, look
     """
     z = float(scipy.special.ndtri(0.5 + value.confidence / 2))
     widening = concentration / count * (4.0 * z**4 - z**2 + 15.0) / 9.0
-    return with_error(value, error * (1.0 + looks * widening), count - 1)
+    return with_error(value.estimate, error * (1.0 + looks * widening), count - 1, value.confidence)
 
 
 @dataclass(frozen=True)

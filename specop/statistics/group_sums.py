@@ -179,9 +179,8 @@ def added_up(sums: Sequence[GroupSum], confidence: float) -> tuple[Estimate, flo
 
 
 def _estimate(found: Moments, confidence: float) -> Estimate:
-    value = Estimate(found.total, float("nan"), (-np.inf, np.inf), confidence)
     degrees = max(1.0, found.variance**2 / found.squares if found.squares else 1e9)
-    return with_error(value, found.variance**0.5, degrees)
+    return with_error(found.total, found.variance**0.5, degrees, confidence)
 
 
 def _noise(values: Sequence[float], noises: Sequence[float], blocks: int) -> tuple[float, int]:

@@ -86,4 +86,4 @@ def _jackknifed(fit: Callable[[Floats], float], squares: Floats, confidence: flo
     without = np.array([fit(squares[groups != group]) for group in range(count)])
     whole = fit(squares)
     error = float(np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2)))
-    return with_error(Estimate(whole, error, (0.0, 0.0), confidence), error, count - 1)
+    return with_error(whole, error, count - 1, confidence)

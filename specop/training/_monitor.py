@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from specop.arrays.backend import backend_of, numbers_of
 from specop.arrays.probes import check_seed
 from specop.arrays.processes import ALONE, Processes
 from specop.errors import InvalidInputError, MissingStateError, NonFiniteError, NonFiniteWarning, checked_number
-from specop.krylov.task import Task, level_of_user
+from specop.krylov.task import Task
 from specop.objectives.mean import Objective
 from specop.results.history import HistoryResult, Moment
 from specop.results.result import versions
@@ -228,7 +227,7 @@ class Monitor:
                 point = Point(
                     objective, theta, len(self._rows.steps), self._seed, self._known, steps_by, self._rate(step)
                 )
-                estimates, gap = self._measured(point, step, length)
+                estimates, gap = self._measured(task, point, step, length)
         moment = Moment(step, estimates, point.results, task.products, self._schedule.lap(), processes.of_first(gap))
         self._rows.append(moment)
         self._framework = backend.name
@@ -285,13 +284,13 @@ class Monitor:
     def __repr__(self) -> str:
         return f"<Monitor of {', '.join(self._what)}: {self.history._headline()}>"
 
-    def _measured(self, point: Point, step: int, length: float) -> tuple[dict[str, Estimate], str]:
+    def _measured(self, task: Task, point: Point, step: int, length: float) -> tuple[dict[str, Estimate], str]:
         """Return the numbers at this point, and why there are not all of them."""
         found = {} if point.lr is None else {"lr": exact(point.lr, CONFIDENCE)}
         numbers, gap = dict[str, dict[str, Estimate]](), ""
         try:
             (loss,) = numbers_of(point.hessian.backend, point.objective.loss(point.theta))
-            self._warn_of_standstill(point.objective, step, loss, length)
+            self._warn_of_standstill(task, step, loss, length)
             found = {"loss": exact(loss, CONFIDENCE)} | found
             for name, quantity in QUANTITIES.items():
                 if name in self._what and not self._lacks_limit(name, point):
@@ -303,8 +302,7 @@ class Monitor:
         except NonFiniteError as error:
             gap = str(error)
             if not self._rows.ends_in_gap:
-                _warn(
-                    point.objective,
+                task.warn(
                     f"at step {step} nothing could be recorded: {gap} Training goes on; so does the history, once the "
                     f"loss is finite.",
                     NonFiniteWarning,
@@ -357,12 +355,11 @@ class Monitor:
         self._may_go_back = False
         return found
 
-    def _warn_of_standstill(self, objective: Objective, step: int, loss: float, length: float) -> None:
+    def _warn_of_standstill(self, task: Task, step: int, loss: float, length: float) -> None:
         """Warn if loss and parameters are exactly those of the last record: they may be a copy from before training."""
         if self._at_last == (loss, length) and not self._is_still:
             self._is_still = True
-            _warn(
-                objective,
+            task.warn(
                 f"at step {step} the parameters are those of the last record. Where training makes new ones in each "
                 f"step, as in JAX, pass them: monitor.record(step, params=params), or give Monitor a function that "
                 f"returns an objective of the present ones.",
@@ -374,11 +371,3 @@ class Monitor:
 def _number(lr: Any) -> Any:
     """Return the number in an array of one, as schedules give them."""
     return lr.item() if hasattr(lr, "item") and np.size(lr) == 1 else lr
-
-
-def _warn(objective: Objective, message: str, category: type[Warning]) -> None:
-    """Warn the user, once for all processes."""
-    processes = objective.processes
-    with processes.together():
-        if processes.index == 0:
-            warnings.warn(message, category, stacklevel=level_of_user())

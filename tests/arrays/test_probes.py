@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from cases import CASES, each_case
-from specop.arrays.probes import check_seed, normal, rademacher, sample_normals, sample_uniforms, sphere
+from specop.arrays.probes import check_seed, normal, rademacher, sample_normals, sample_signs, sample_uniforms, sphere
 from specop.errors import InvalidInputError
 
 BLOCK = 65_536
@@ -134,3 +134,23 @@ def test_draws_have_their_distribution():
     assert uniforms.min() >= 0 and uniforms.max() < 1
     assert stats.kstest(uniforms, "uniform").pvalue > 1e-3
     assert stats.kstest(sample_normals(0, 0, range(20_000), 3).reshape(-1), "norm").pvalue > 1e-3
+
+
+def raw(kind, per_sample, samples):
+    """Words of samples: a stream for each kind and number of them, under the key of seed and index."""
+    words = np.random.Philox(counter=[0, per_sample, kind, 0], key=[5, 3]).random_raw(per_sample * samples.stop)
+    return words.reshape(samples.stop, per_sample)[samples.start :]
+
+
+@pytest.mark.parametrize("samples", [range(4), range(3, 8)])
+@pytest.mark.parametrize("count", [1, 2, 3, 65])
+def test_draws_of_a_sample_are_words_of_philox(count, samples):
+    bits = np.unpackbits(raw(4, -(-count // 64), samples).astype("<u8").view(np.uint8), axis=1, bitorder="little")
+    assert sample_signs(5, 3, samples, count).tolist() == (2 * bits[:, :count].astype(int) - 1).tolist()
+    uniforms = (raw(2, count, samples) >> np.uint64(11)) / 2.0**53
+    assert sample_uniforms(5, 3, samples, count).tolist() == uniforms.tolist()
+    # Box and Muller's two from the halves of a word.
+    halves = raw(3, -(-count // 2), samples).astype("<u8").view("<u4").reshape(len(samples), -1, 2) / 2.0**32
+    radius, angle = np.sqrt(-2 * np.log(halves[..., 0] + 2.0**-33)), 2 * np.pi * halves[..., 1]
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(len(samples), -1)
+    np.testing.assert_allclose(sample_normals(5, 3, samples, count), pairs[:, :count], atol=1e-5)

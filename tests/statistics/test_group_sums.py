@@ -160,3 +160,11 @@ def test_what_more_values_leave_is_what_values_that_scatter_alike_leave(factor):
 @pytest.mark.parametrize(("samples", "counts"), [(8, [2, 2]), (7, [1, 1]), (4, [1, 1])])
 def test_first_values_are_a_single_round_of_all_blocks_where_two_are_too_many(samples, counts):
     assert GroupSum(of_lengths(1, 1, samples=2), is_noisy=True).first(samples) == counts
+
+
+def test_a_single_value_tells_nothing_of_how_blocks_scatter():
+    total = GroupSum(of_lengths(4), is_noisy=True)
+    total.add(0, 3.0, 0.25)
+    value, by_choice = total.estimate(0.9)
+    # Four times a value whose random vector leaves a deviation of a half.
+    assert (value.estimate, value.standard_error, by_choice) == (12.0, 2.0, 0.0)

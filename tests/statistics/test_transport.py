@@ -51,18 +51,22 @@ def test_mass_moves_by_its_residual_or_half_way_to_the_next_node():
     assert both == pytest.approx(0.5 * moved / 14)
 
 
+@pytest.mark.parametrize("recognized", [0, 300])
 @pytest.mark.parametrize("probes", [1, 4])
-def test_the_error_of_chance_is_that_of_random_weights(probes):
+def test_the_error_of_chance_is_that_of_random_weights(probes, recognized):
     n, rng = 400, np.random.default_rng(0)
     values = np.linspace(1, 3, n)
     stated, true = [], []
     for _ in range(60):
         squares = rng.normal(size=(probes, n)) ** 2
+        # None that looks like several copies.
+        squares[:, :recognized] = 1.0
         weights = squares / squares.sum(axis=1, keepdims=True)
-        # Nodes with a residual: none is taken for an eigenvalue.
-        rules = [GaussRule(values, each, np.full(n, 1.0)) for each in weights]
+        # Nodes with a residual are not taken for eigenvalues, the others have the weight that they should have.
+        rules = [GaussRule(values, each, np.where(np.arange(n) < recognized, 0.0, 1.0)) for each in weights]
         stated.append(transport_errors(rules, NONE, n + 1)[1])
-        true.append(wasserstein_distance(values, values, weights.mean(axis=0), np.ones(n)) / 2)
+        weights = np.mean([known_weights(one, n + 1) for one in rules], axis=0)
+        true.append(wasserstein_distance(values, np.append(values, 2.75), weights, np.ones(n + 1)) / 2)
     assert np.mean(stated) == pytest.approx(np.mean(true), rel=0.15)
 
 
