@@ -153,6 +153,7 @@ class Objective(Matrices):
         >>> (inverse @ objective.gradient()).shape, inverse.samples
         (torch.Size([4]), 8)
         """
+        self.processes.agree()
         rows = (block for _, block in self.numbered_gradients(theta))
         return ShermanMorrison(
             damping=damping, rows=rows, structure=self, count=count, blocks=blocks, store=store, half=half

@@ -71,9 +71,11 @@ def test_products_are_told_of_as_they_are_typed(multiply):
         multiply(Shared(np.ones(9)), np.ones(9))
 
 
-def test_objectives_agree_on_a_solve_before_its_arguments_are_looked_at():
-    with pytest.raises(InvalidInputError, match="different calls, solve and another"):
-        Objective().solve(None, damping="none of what there is")
+@pytest.mark.parametrize("name", ["solve", "inverse_fisher"])
+def test_objectives_agree_on_what_they_solve_before_arguments_are_looked_at(name):
+    others = [*inspect.signature(getattr(Objective, name)).parameters][1:]
+    with pytest.raises(InvalidInputError, match=f"different calls, {name} and another"):
+        getattr(Objective(), name)(**dict.fromkeys(others, "none of what there is"))
 
 
 class HeardError(Exception):
