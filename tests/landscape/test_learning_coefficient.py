@@ -175,7 +175,7 @@ def test_rounding_is_no_kink(gradient, at, dtype):
     """Numbers near 1 are rounded to steps that few differences show."""
     point = np.array(at, dtype=dtype)
     for seed in range(20):
-        with Task("kink", backend_of(point), seed=seed) as task:
+        with Task("kink", backend_of(point), ALONE, seed=seed) as task:
             assert kink(task, Gradient(gradient), point, gradient(point)) == np.inf, seed
 
 
