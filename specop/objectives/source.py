@@ -221,10 +221,16 @@ def as_batches(data: Any) -> Iterable[Any]:
             f"data is a {type(data).__name__}, which can be read only once, but every product is a pass over the data. "
             f"Pass a list of its batches, or an object with __iter__ such as a data loader."
         )
-    # What tf.data says of a data set that repeats without an end.
-    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+    if _is_endless(data):
         raise InvalidInputError(
             f"data is a {type(data).__name__} without an end, and every product is a pass over the data. Leave "
             f"repeat() out, or pass data.take(N), the batches of an epoch."
         )
     return data
+
+
+def _is_endless(data: Any) -> bool:
+    """Whether a data set of tf.data says that it repeats without an end, by -1; one of several devices has a number."""
+    if type(data).__module__.partition(".")[0] != "tensorflow" or not hasattr(data, "cardinality"):
+        return False
+    return int(data.cardinality() if callable(data.cardinality) else data.cardinality) == -1
