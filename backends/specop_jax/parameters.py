@@ -33,6 +33,7 @@ class JaxParameters(OneBatch):
     """The vector of a model's selected parameters, batches where it lies, and what both are watched by."""
 
     trees = TREES
+    output_axis = -1
     # Compiling for fewer samples takes seconds.
     witness_bytes: float = 1 << 28
 

@@ -32,6 +32,7 @@ class TensorflowParameters(OneBatch):
 
     backend: TensorflowBackend = backend
     trees = TREES
+    output_axis = -1
     # Tracing for fewer samples takes seconds.
     witness_bytes: float = 1 << 28
     is_out_of_memory = staticmethod(is_out_of_memory)

@@ -38,6 +38,7 @@ class TorchParameters(OneBatch):
     backend: TorchBackend = backend
     sharing = 1
     trees = TREES
+    output_axis = 0
     witness_samples = 4
     # Long sequences over a large vocabulary.
     witness_bytes: float = 1 << 24

@@ -159,7 +159,7 @@ def _vectors_with(objective: Objective, axis: int) -> dict[str, list[str]]:
     module = {name: name.rpartition(".")[0] for name in shapes}
     found: dict[str, list[str]] = {name: [] for name, shape in shapes.items() if len(shape) >= 2}
     layers: dict[str, list[str]] = {}
-    is_of_outputs = axis == (0 if objective.backend.name == "torch" else -1)
+    is_of_outputs = axis == objective.output_axis
     with_matrix = {module[name] for name in found}
     for name, shape in shapes.items():
         if len(shape) == 1 and module[name] not in with_matrix:

@@ -173,7 +173,7 @@ def _filter_normalized(objective: Objective, theta: Array, filter_axis: int | No
     matrices = {name: shape for name, shape in objective.shapes.items() if len(shape) >= 2}
     for name, shape in matrices.items():
         where = objective.slices[name]
-        axis = filter_axis_of(name, backend.name) if filter_axis is None else filter_axis
+        axis = filter_axis_of(name, objective) if filter_axis is None else filter_axis
         others = tuple(i for i in range(len(shape)) if i != axis % len(shape))
         wanted, drawn = (_norms(part[where].reshape(shape), others) for part in (values, noise))
         direction[where] = (noise[where].reshape(shape) * (wanted / drawn)).reshape(-1)
@@ -199,10 +199,9 @@ def check_filter_axis(filter_axis: Any, shapes: Mapping[str, Sequence[int]]) -> 
             )
 
 
-def filter_axis_of(name: str, framework: str) -> int:
+def filter_axis_of(name: str, objective: Objective) -> int:
     """Return the axis of a parameter that its outputs lie along."""
-    default = 0 if framework == "torch" else -1
-    return _AXES.get(name.replace("/", ".").rpartition(".")[2].strip("[]'\""), default)
+    return _AXES.get(name.replace("/", ".").rpartition(".")[2].strip("[]'\""), objective.output_axis)
 
 
 def _norms(values: Floats, axes: tuple[int, ...]) -> Floats:

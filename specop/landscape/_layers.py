@@ -57,7 +57,7 @@ def relative_flatness(
     """
     backend, layout = point.backend, point.backend.layout(point.theta)
     where, shape = objective.slices[layer], objective.shapes[layer]
-    axis = filter_axis_of(layer, backend.name) if filter_axis is None else filter_axis
+    axis = filter_axis_of(layer, objective) if filter_axis is None else filter_axis
     (values,) = backend.to_host(backend.section(point.theta, where.start, where.stop))
     rows = np.moveaxis(values.reshape(shape), axis, 0)
     moved = rows.shape

@@ -124,6 +124,9 @@ class Autodiff(Protocol):
     shapes: tuple[tuple[int, ...], ...]
     """Shape of each of `names`."""
 
+    output_axis: int
+    """Axis of a parameter of two or more dimensions that the outputs of this framework's own layers lie along."""
+
     likelihood: str | None
     """What the criterion is the negative logarithm of: one of `LIKELIHOODS`, or None if that is not known."""
 

@@ -53,6 +53,11 @@ class MeanLoss:
         return self._autodiff.backend
 
     @property
+    def output_axis(self) -> int:
+        """Axis of a parameter of two or more dimensions that the outputs of the framework's own layers lie along."""
+        return self._autodiff.output_axis
+
+    @property
     def processes(self) -> Processes:
         """Those that make each call together: more than one where vectors are spread over several."""
         return self.backend.processes(self._autodiff.layout)

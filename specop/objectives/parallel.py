@@ -88,6 +88,11 @@ class ParallelObjective(Objective):
         return self.own.shapes
 
     @property
+    def output_axis(self) -> int:
+        """Axis of a parameter of two or more dimensions that the outputs of the framework's own layers lie along."""
+        return self.own.output_axis
+
+    @property
     def samples(self) -> int:
         """Number of samples in the data of all processes."""
         return self.parts.samples

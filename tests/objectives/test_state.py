@@ -57,6 +57,7 @@ def structure(found):
 
 
 METHODS = {
+    "backend": lambda found: found.backend.name,
     "batches": lambda found: [part.loss() for part in found.batches()],
     "check_numbered": lambda found: found.check_numbered(),
     "evaluating": lambda found: evaluated(found),
@@ -75,6 +76,7 @@ METHODS = {
     "matrix": lambda found: found.matrix("ggn") @ found.theta,
     "n": structure,
     "names": structure,
+    "output_axis": lambda found: found.output_axis,
     "numbered_gradients": lambda found: list(found.numbered_gradients()),
     "per_sample_gradients": lambda found: list(found.per_sample_gradients()),
     "plan": lambda found: found.plan(),
@@ -187,10 +189,12 @@ CALLS |= {f"landscape.{name}": away_from_a_minimum(call) for name, call in LANDS
 QUIET = {"identity_like", "plan"} | {
     f"Objective.{name}"
     for name in (
+        "backend",
         "check_numbered",
         "flatten",
         "n",
         "names",
+        "output_axis",
         "processes",
         "samples",
         "shapes",

@@ -37,6 +37,7 @@ class MinicupyAutodiff:
 
     backend = backend
     likelihood = None
+    output_axis = -1
     accepts_stopped_gradients = False
     was_checked = False
     witness_samples = None
