@@ -230,7 +230,6 @@ def as_batches(data: Any) -> Iterable[Any]:
 
 
 def _is_endless(data: Any) -> bool:
-    """Whether a data set of tf.data says that it repeats without an end, by -1; one of several devices has a number."""
-    if type(data).__module__.partition(".")[0] != "tensorflow" or not hasattr(data, "cardinality"):
-        return False
-    return int(data.cardinality() if callable(data.cardinality) else data.cardinality) == -1
+    """Whether data say that they repeat without an end: by a cardinality, a method or a number, of -1."""
+    cardinality = getattr(data, "cardinality", None)
+    return bool((cardinality() if callable(cardinality) else cardinality) == -1)
