@@ -192,10 +192,12 @@ class _Quadrature:
     def _concentration(self) -> float:
         """Return tr F^4 / (tr F^2)^2 of f(A) less its mean eigenvalue, F, by the rules of all probes."""
         values, weights = np.concatenate(self._values), np.concatenate(self._weights) / len(self._weights)
-        squares = (values - weights @ values) ** 2
-        second = float(weights @ squares)
+        away = np.abs(values - weights @ values)
+        # Fourth powers of a function's values would overflow or vanish.
+        squares = (away / (away.max() or 1.0)) ** 2
+        second = float(weights @ squares) ** 2
         dimension = self.space.n - self.first
-        return min(1.0, float(weights @ squares**2) / second**2 / dimension) if second > 0.0 else 1.0
+        return min(1.0, float(weights @ squares**2) / second / dimension) if second > 0.0 else 1.0
 
     def _turns_exact(self, steps: int) -> bool:
         run, count, spent = self.run, len(self.samples), self.run.products - self._begun

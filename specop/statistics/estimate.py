@@ -42,7 +42,10 @@ def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
     count, mean = len(samples), float(np.mean(samples))
     if count == 1:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
-    return with_error(mean, float(np.std(samples, ddof=1) / np.sqrt(count)), count - 1, confidence)
+    # Squares of samples near the ends of the range would overflow or vanish; powers of two leave digits as they are.
+    exponent = int(np.frexp(np.max(np.abs(samples)))[1])
+    scatter = np.ldexp(np.std(np.ldexp(samples, -exponent), ddof=1), exponent)
+    return with_error(mean, float(scatter / np.sqrt(count)), count - 1, confidence)
 
 
 def agree_by_chance(samples: Floats, confidence: float, rounding: float) -> bool:

@@ -295,3 +295,15 @@ def test_results_are_kept(case, tmp_path):
 def test_bad_arguments(call, text):
     with np.errstate(invalid="ignore"), pytest.raises(InvalidInputError, match=text):
         call()
+
+
+@pytest.mark.parametrize("shift", [-600.0, -250.0, 250.0])
+def test_errors_of_tiny_and_huge_sums_are_relative(shift):
+    # Their squares, or fourth powers, are no numbers of float64.
+    values = np.concatenate([np.linspace(0, 3, 299), [10.0]])
+    A = spectra.by_products(np.diag(values))
+    plain = specop.trace_function(A, np.exp, rtol=0.3)
+    moved = specop.trace_function(A, lambda x: np.exp(x + shift), rtol=0.3)
+    assert plain.method == moved.method == "quadrature"
+    for name in ("estimate", "standard_error"):
+        np.testing.assert_allclose(getattr(moved, name) / np.exp(shift), getattr(plain, name), rtol=1e-6)
