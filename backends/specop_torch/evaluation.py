@@ -24,7 +24,7 @@ from specop.objectives.refusals import (
 )
 from specop_torch.cross_entropy import cross_entropy
 from specop_torch.graph import depends_on, naming_missing_derivatives, naming_reentrant_checkpoints
-from specop_torch.linear import linear
+from specop_torch.linear import MATRIX_PRODUCTS, linear, matrix_product
 from specop_torch.models import Model
 from specop_torch.structures import parts
 
@@ -173,6 +173,8 @@ class TwiceDifferentiable(TorchFunctionMode):
             return cross_entropy(*args, **(kwargs or {}))
         if function is functional.linear:
             return linear(*args, **(kwargs or {}))
+        if function in MATRIX_PRODUCTS and not kwargs:
+            return matrix_product(function, *args)
         return function(*args, **(kwargs or {}))
 
 

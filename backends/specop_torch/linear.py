@@ -6,13 +6,17 @@ then a third array for their sum; here the second is added where it is computed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["linear"]
+__all__ = ["MATRIX_PRODUCTS", "linear", "matrix_product"]
+
+MATRIX_PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
+"""Functions of two arguments that multiply matrices."""
 
 # Fewer outputs are small beside what a model holds.
 _MANY_OUTPUTS = 4096
@@ -20,15 +24,30 @@ _MANY_OUTPUTS = 4096
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what `torch.nn.functional.linear` returns for the same arguments."""
-    given = [one for one in (input, weight, bias) if one is not None]
-    is_plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype == input.dtype for one in given)
-    is_large = weight.ndim == 2 and weight.shape[0] >= _MANY_OUTPUTS and input.ndim >= 2
-    # Autocast has a rule for torch's function, and so has every transform that a model itself makes.
-    is_transformed = any(map(torch._C._functorch.is_functorch_wrapped_tensor, given))
-    if not (is_plain and is_large) or is_transformed or torch.is_autocast_enabled(input.device.type):
+    if not _is_large(*([input, weight] if bias is None else [input, weight, bias])):
         return functional.linear(input, weight, bias)
     outputs: Tensor = _Linear.apply(input.flatten(0, -2), weight)  # type: ignore[no-untyped-call]
     return (outputs if bias is None else outputs + bias).unflatten(0, input.shape[:-1])
+
+
+def matrix_product(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Return what one of `MATRIX_PRODUCTS` returns for the same arguments."""
+    if isinstance(right, Tensor) and right.ndim == 2 and isinstance(left, Tensor) and _is_large(left, right.T):
+        return linear(left, right.T)
+    return function(left, right)
+
+
+def _is_large(input: Tensor, weight: Tensor, *bias: Tensor) -> bool:
+    given = (input, weight, *bias)
+    is_plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype == input.dtype for one in given)
+    # Of complex numbers derivatives are conjugated, and sparse arrays have kernels of their own.
+    is_dense = input.is_floating_point() and all(one.layout == torch.strided for one in given)
+    is_large = weight.ndim == 2 and weight.shape[0] >= _MANY_OUTPUTS and input.ndim >= 2
+    if not (is_plain and is_dense and is_large):
+        return False
+    # Autocast has a rule for torch's function, and so has every transform that a model itself makes.
+    is_transformed = any(map(torch._C._functorch.is_functorch_wrapped_tensor, given))
+    return not (is_transformed or torch.is_autocast_enabled(input.device.type))
 
 
 class _Linear(torch.autograd.Function):

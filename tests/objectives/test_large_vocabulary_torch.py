@@ -212,6 +212,47 @@ def test_products_take_three_times_the_logits(kind, held, at_first, criterion):
     assert arrays.peak + held * size <= 3 * size
 
 
+PRODUCTS = {
+    "@": lambda h, v: h @ v,
+    "matmul": torch.matmul,
+    "mm": lambda h, v: torch.mm(h.flatten(0, -2), v).unflatten(0, h.shape[:-1]),
+    "a method": lambda h, v: h.matmul(v),
+    "a weight the other way": lambda h, v: h @ v.T.contiguous().T,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_layer_written_as_a_matrix_product_takes_no_more(name):
+    rows = 500
+    batch = torch.randn(rows, 8), torch.arange(rows) * 677 % CLASSES
+    params = {"w": torch.randn(8, 8), "v": torch.randn(8, CLASSES)}
+    objective = specop.objective(
+        lambda p, batch: PRODUCTS[name](torch.tanh(batch[0] @ p["w"]), p["v"]), F.cross_entropy, batch, params=params
+    )
+    A, size = objective.ggn(), rows * CLASSES * 4
+    with A.session(), LargeArrays(size // 2) as arrays:
+        A @ torch.ones(A.shape[0])
+    assert arrays.peak <= 3 * size
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_sparse"), [(torch.float64, False), (torch.complex128, False), (torch.float64, True)], ids=str
+)
+def test_products_of_complex_and_of_sparse_arrays_are_torchs_own(dtype, is_sparse):
+    """A conjugate would be missing, and a sparse array has no rows to flatten."""
+    turn = torch.randn(5, CLASSES, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def loss(w, batch):
+        rows = torch.outer(w, torch.arange(1.0, 6.0, dtype=torch.float64)).to(dtype)
+        spread = [rows.to_sparse() @ turn] if is_sparse else [rows @ turn, F.linear(rows, turn.T.contiguous())]
+        return sum(torch.view_as_real(one + 0j).square().square().mean() for one in spread)
+
+    w = torch.tensor([0.3, -0.7, 0.5], dtype=torch.float64)
+    expected = torch.autograd.functional.hessian(lambda w: loss(w, None), w)
+    found = specop.objective(loss, None, (torch.zeros(1),), params=w).hessian().to_dense()
+    torch.testing.assert_close(found, expected)
+
+
 def shifted(logits, tokens):
     return F.cross_entropy(logits[:, :-1].reshape(-1, CLASSES), tokens[:, 1:].reshape(-1))
 
