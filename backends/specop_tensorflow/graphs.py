@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from specop.errors import InvalidInputError
+from specop_tensorflow.joined_products import joined_products
 
 __all__ = ["VIEWS", "Cut", "Graph", "cut", "data_of", "operation_of"]
 
@@ -146,6 +147,7 @@ class Graph:
                 del node.input[:]
                 node.input.extend(fed.get(name, name) for name in data_of(original))
                 node.attr.pop("_class", None)
+        self._join_products(part, fed, {operation_of(name) for name in fetches})
 
         def run(*tensors: tf.Tensor) -> list[tf.Tensor]:
             found = tf.graph_util.import_graph_def(
@@ -167,6 +169,14 @@ class Graph:
                 return compiled(*tensors)
 
         return called
+
+    def _join_products(self, part: Any, fed: Mapping[str, str], kept: Collection[str]) -> None:
+        own = {placeholder: name for name, placeholder in fed.items()}
+        sums = joined_products(part.node, kept, lambda name: self.tensor(own.get(name, _named(name))).shape)
+        replaced = {node.name for one in sums for node in (one.node, *one.products)}
+        nodes = [node for node in part.node if node.name not in replaced]
+        del part.node[:]
+        part.node.extend([*nodes, *(node for one in sums for node in one.nodes())])
 
     def _behind(self, operation: str, stops: Collection[str]) -> set[str]:
         return {operation} | self.sources(data_of(self.nodes[operation]), stops)
@@ -273,12 +283,16 @@ def _is_free(graph: Graph, name: str) -> bool:
 
 def data_of(node: Any) -> list[str]:
     """Return the tensors that an operation reads, as "operation:output"."""
-    return [name if ":" in name else f"{name}:0" for name in node.input if not name.startswith("^")]
+    return [_named(name) for name in node.input if not name.startswith("^")]
 
 
 def operation_of(tensor: str) -> str:
     """Return the name of the operation that a tensor, "operation:output", comes from."""
     return tensor.partition(":")[0]
+
+
+def _named(tensor: str) -> str:
+    return tensor if ":" in tensor else f"{tensor}:0"
 
 
 def _called(node: Any) -> Iterator[str]:

@@ -17,6 +17,7 @@ from specop_tensorflow.derivatives import Derivatives
 from specop_tensorflow.effects import refuse_effects
 from specop_tensorflow.graphs import Graph, cut
 from specop_tensorflow.missing_derivatives import differentiable_moments, refuse_assumed_zeros
+from specop_tensorflow.tiles import drop_tiles
 from specop_tensorflow.wide import WideGraph, wide
 from specop_tensorflow.zeros import drop_zeros
 
@@ -170,6 +171,7 @@ class Linear(Trace):
         given = self.graph.inputs[: len(points)]
         refuse_assumed_zeros(self.graph, [*given, *(self.graph.handles[place] for place in self._places.values())])
         drop_zeros(self.graph)
+        drop_tiles(self.graph)
         self._split()
 
     def widened(self) -> Linear:

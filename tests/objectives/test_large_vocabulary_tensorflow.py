@@ -8,6 +8,7 @@ tf = pytest.importorskip("tensorflow")
 import specop
 from large_vocabulary import CLASSES, LABELS, ROWS, by_hand
 from specop_tensorflow.graphs import Graph
+from specop_tensorflow.tiles import drop_tiles
 from specop_tensorflow.zeros import drop_zeros
 
 
@@ -72,3 +73,89 @@ def test_sums_leave_zeros_out(case):
     assert found.shape == function(x, y).shape
     left = [graph.nodes[name].op for name in graph.sources(graph.outputs)]
     assert sum(op in ("Add", "AddN", "AddV2") for op in left) == expected
+
+
+def tiled(x, *repeats):
+    return tf.raw_ops.Tile(input=x, multiples=list(repeats))
+
+
+# With the number of tiles that are left.
+TILES = {
+    "a row": (lambda a, b, c: tf.add_n([tiled(a[:1], 4, 1), a]), 0),
+    "a column": (lambda a, b, c: a + tiled(a[:, :1], 1, 3), 0),
+    "a number": (lambda a, b, c: tf.raw_ops.AddV2(x=tiled(a[:1, :1], 4, 3), y=a), 0),
+    "two rows": (lambda a, b, c: a + tiled(a[:2], 2, 1), 1),
+    "read elsewhere": (lambda a, b, c: (lambda t: (a + t) * t)(tiled(a[:1], 4, 1)), 1),
+    "both": (lambda a, b, c: tf.add_n([tiled(a[:1], 4, 1), tiled(a[:, :1], 1, 3)]), 1),
+    "what spreads the other": (lambda a, b, c: tiled(a[:1], 4, 1) + a[:, :1], 1),
+    "three": (lambda a, b, c: tf.add_n([tiled(a[:1], 4, 1), a, b]), 1),
+}
+
+
+@pytest.mark.parametrize("case", TILES)
+def test_sums_repeat_entries_without_tiles(case):
+    function, expected = TILES[case]
+    given = [tf.constant(normal(4, 3, seed=seed)) for seed in range(3)]
+    graph = Graph(tf.function(function).get_concrete_function(*given))
+    drop_tiles(graph)
+    (found,) = graph.function(graph.inputs, graph.outputs)(*given)
+    np.testing.assert_array_equal(found, function(*given))
+    left = [graph.nodes[name].op for name in graph.sources(graph.outputs)]
+    assert left.count("Tile") == expected
+
+
+def read_elsewhere(h, w, dh, dw):
+    product = h @ dw
+    return tf.sin(product) * (product + dh @ w)
+
+
+def each(h, w, dh, dw):
+    product = h @ dw
+    return product, product + dh @ w
+
+
+# With the shapes of the factors, and the number of products that are left.
+PRODUCTS = {
+    "a layer": (lambda h, w, dh, dw: dh @ w + h @ dw, [(20, 2), (2, 30)] * 2, 1),
+    "of a tape": (lambda h, w, dh, dw: tf.add_n([dh @ w, h @ dw]), [(20, 2), (2, 30)] * 2, 1),
+    "a weight the other way": (
+        lambda h, w, dh, dw: tf.matmul(dh, w, transpose_b=True) + tf.matmul(h, dw, transpose_b=True),
+        [(20, 2), (30, 2)] * 2,
+        1,
+    ),
+    "rows the other way": (
+        lambda h, w, dh, dw: tf.matmul(dh, w, transpose_a=True) + tf.matmul(h, dw, transpose_a=True),
+        [(2, 20), (2, 30)] * 2,
+        1,
+    ),
+    "one the other way": (
+        lambda h, w, dh, dw: dh @ w + tf.matmul(h, dw, transpose_b=True),
+        [(20, 2), (2, 30), (20, 2), (30, 2)],
+        2,
+    ),
+    "unlike widths": (lambda a, b, c, d: a @ b + c @ d, [(20, 2), (2, 30), (20, 3), (3, 30)], 1),
+    "two of three": (
+        lambda a, b, c, d: tf.add_n([a @ b, tf.ones((20, 30), a.dtype), c @ d]),
+        [(20, 2), (2, 30)] * 2,
+        1,
+    ),
+    "three": (lambda a, b, c, d: tf.add_n([a @ b, c @ d, a @ d]), [(20, 2), (2, 30)] * 2, 2),
+    "one after another": (lambda a, b, c, d: (a @ b + c @ d) + a @ d, [(20, 2), (2, 30)] * 2, 2),
+    "read elsewhere": (read_elsewhere, [(20, 2), (2, 30)] * 2, 2),
+    "returned too": (each, [(20, 2), (2, 30)] * 2, 2),
+    "small beside factors": (lambda h, w, dh, dw: dh @ w + h @ dw, [(20, 20), (20, 30)] * 2, 2),
+    "spread over more": (lambda a, b, c, d: a @ b + c @ d, [(20, 2), (2, 30), (1, 2), (2, 30)], 2),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_sums_of_matrix_products_are_one_product(case):
+    function, shapes, expected = PRODUCTS[case]
+    given = [tf.constant(normal(*shape, seed=seed)) for seed, shape in enumerate(shapes)]
+    graph = Graph(tf.function(function).get_concrete_function(*given))
+    compiled = graph.function(graph.inputs, graph.outputs)
+    for found, right in zip(compiled(*given), tf.nest.flatten(function(*given)), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-12)
+        assert found.shape == right.shape
+    operations = [operation.type for operation in compiled.__wrapped__.graph.get_operations()]
+    assert operations.count("MatMul") == expected
