@@ -70,7 +70,7 @@ class OutputProgram(Program):
             multiply = pull
         else:
             make = functools.partial(self._middle, variant)
-            middle = self._once(variant, lambda: Split(make, _apply, compile=self.compiled))
+            middle = self._once(variant, lambda: Split(make, _apply, compile=self.compiled, consumes=True))
             loss, (between,), kept = _differentiated(middle, z, arguments[2], extra)
             # Of a large vocabulary they would be one array more during the first product.
             del z

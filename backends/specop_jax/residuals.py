@@ -29,25 +29,45 @@ class Split:
         ``use(linear, operand)``.
     compile : callable
         What compiles them.
+    consumes : bool
+        Whether the caller gives the first argument and operands away, so that results take their memory.
     """
 
     def __init__(
-        self, make: Callable[..., tuple[Any, Any]], *uses: Callable[..., Any], compile: Callable[..., Any] = jax.jit
+        self,
+        make: Callable[..., tuple[Any, Any]],
+        *uses: Callable[..., Any],
+        compile: Callable[..., Any] = jax.jit,
+        consumes: bool = False,
     ) -> None:
         def made(*arguments: Any) -> tuple[Any, Residuals]:
-            return Residuals.of(make, arguments)
+            return Residuals.of(make, arguments, given_away=1 if consumes else 0)
 
         def applied(use: Callable[..., Any], residuals: Residuals, given: list[Any], operand: Any) -> Any:
             return use(residuals.linear(given), operand)
 
-        self._made = compile(made)
-        self._uses = [compile(joined_products(functools.partial(applied, use))) for use in uses]
+        self._make, self._compile, self._consumes = made, compile, consumes
+        self._made: Any = None
+        operand = {"donate_argnums": 2} if consumes else {}
+        self._uses = [compile(joined_products(functools.partial(applied, use)), **operand) for use in uses]
 
     def __call__(self, *arguments: Any) -> tuple[Any, list[Callable[[Any], Any]], list[Any]]:
         """Return the facts, a function of an operand for each use, and the arrays that these hold."""
+        if self._made is None:
+            self._made = self._compile(self._make, **self._donated(arguments))
         facts, residuals = self._made(*arguments)
         given = residuals.choose(arguments)
         return facts, [functools.partial(use, residuals, given) for use in self._uses], [*residuals.arrays, *given]
+
+    def _donated(self, arguments: Any) -> dict[str, int]:
+        # JAX warns where no result can take the memory of what it is given.
+        if not self._consumes:
+            return {}
+        _, residuals = jax.eval_shape(self._make, *arguments)
+        first, made = (
+            {(one.shape, one.dtype) for one in jax.tree_util.tree_leaves(own)} for own in (arguments[0], residuals)
+        )
+        return {"donate_argnums": 0} if first <= made else {}
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +85,7 @@ class Residuals:
     shapes: tuple[tuple[int, ...], ...] = field(metadata={"static": True})
 
     @classmethod
-    def of(cls, make: Callable[..., tuple[Any, Any]], arguments: Any) -> tuple[Any, Residuals]:
+    def of(cls, make: Callable[..., tuple[Any, Any]], arguments: Any, *, given_away: int = 0) -> tuple[Any, Residuals]:
         """Return the facts, and linear functions taken apart while they are traced.
 
         Parameters
@@ -73,6 +93,8 @@ class Residuals:
         make : callable
             ``make(*arguments) -> (facts, linear)``; `linear` is a pytree of functions.
         arguments : sequence of pytrees
+        given_away : int
+            How many of the first arguments cannot be read later.
         """
         trace, kinds = jax.make_jaxpr(make, return_shape=True)(*arguments)
         found = jaxpr_as_fun(trace)(*jax.tree_util.tree_leaves(arguments))
@@ -80,7 +102,8 @@ class Residuals:
         leaves, treedef = jax.tree_util.tree_flatten(linear)
         variables = trace.jaxpr.outvars[len(found) - len(leaves) :]
         repeated = repetitions(trace.jaxpr)[len(found) - len(leaves) :]
-        places = {variable: place for place, variable in enumerate(trace.jaxpr.invars)}
+        first = len(jax.tree_util.tree_leaves(arguments[:given_away]))
+        places = {variable: place for place, variable in enumerate(trace.jaxpr.invars) if place >= first}
         sources = tuple(None if isinstance(one, Literal) else places.get(one) for one in variables)
         own = [(leaf, along) for leaf, along, place in zip(leaves, repeated, sources, strict=True) if place is None]
         arrays = [_once(leaf, along) for leaf, along in own]
@@ -96,6 +119,10 @@ class Residuals:
         own, theirs = iter(map(jnp.broadcast_to, self.arrays, self.shapes)), iter(given)
         leaves = [next(own if place is None else theirs) for place in self.sources]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
+
+
+def _kinds(tree: Any) -> set[Any]:
+    return {(leaf.shape, leaf.dtype) for leaf in jax.tree_util.tree_leaves(tree)}
 
 
 def _once(array: Array, repeated: frozenset[int]) -> Array:

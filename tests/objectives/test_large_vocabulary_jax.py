@@ -14,6 +14,7 @@ from large_vocabulary import CLASSES, LABELS, ROWS, by_hand
 from specop_jax.joined_products import joined_products
 from specop_jax.likelihoods import FUNCTIONS
 from specop_jax.repetitions import repetitions
+from specop_jax.residuals import Split
 
 
 def network(p, batch):
@@ -107,3 +108,36 @@ def test_sums_of_matrix_products_are_one_product(case):
     close(compiled(*given)["sum"], function(*map(np.asarray, given)))
     assert compiled.as_text().count(" dot(") == count
     assert ("concatenate" in compiled.as_text()) == is_joined
+
+
+def probabilities(z):
+    return jax.linearize(jax.nn.softmax, z)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("make", "is_taken"),
+    [
+        (probabilities, True),
+        # What is held is the first argument itself: it goes on living as a result.
+        (lambda z: (z.sum(), lambda u: z * u), True),
+        # Nothing of that shape is held, so that nothing can take its place.
+        (lambda z: (z.sum(), lambda u: 2 * u), False),
+    ],
+)
+def test_what_is_given_away_makes_room(make, is_taken):
+    """Logits make room for probabilities, and logits along a direction for what the criterion makes of them."""
+
+    def linear(z):
+        found, multiply = make(z)
+        return found, jax.linearize(multiply, z)[1]
+
+    split = Split(linear, lambda multiply, u: multiply(u), consumes=True)
+    for seed in (0, 1):
+        z, u, v = normal(ROWS, 3, seed=seed), normal(ROWS, 3, seed=2), normal(ROWS, 3, seed=3)
+        expected = [np.asarray(make(jnp.array(z))[1](one)) for one in (u, v)]
+        _, (multiply,), _ = split(z)
+        assert z.is_deleted() == is_taken
+        for operand, product in zip((u, v), expected, strict=True):
+            close(multiply(operand), product)
+            assert operand.is_deleted()
