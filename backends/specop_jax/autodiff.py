@@ -192,7 +192,8 @@ class JaxAutodiff(JaxParameters):
         """Return which of a program's products the matrix is, and what that takes besides the point and the data."""
         if matrix.kind.startswith("empirical fisher"):
             self._check_samples(program, batch)
-        if matrix.kind == "ggn" and self.likelihood is not None:
+        # A likelihood that the user names is checked, that of a criterion which Keras brings is known.
+        if matrix.kind == "ggn" and self.likelihood not in (None, likelihood_of(self.model.calling.criterion.value)):
             self._terms(program, arrays)
         if matrix.kind not in ("fisher", "sampled fisher", "empirical fisher of terms"):
             return Variant(matrix.kind), ()

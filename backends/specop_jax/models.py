@@ -57,6 +57,9 @@ class Model(Protocol):
     widens: bool
     """Whether the loss is computed in float64 where its arrays are."""
 
+    calling: Calling
+    """The model and its criterion."""
+
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:
         """Return the loss and all of the model's arrays as they are now."""
 
@@ -101,6 +104,7 @@ class TreeModel:
         self.tree = ParameterTree(TREES, tree, real, is_complex)
         if not is_module:
             _refuse_numbers(tree)
+        self.calling = calling
         self.loss = _TreeLoss(calling, self.tree.frame)
 
     def read(self) -> tuple[Loss, dict[str, Array | np.ndarray]]:

@@ -42,6 +42,9 @@ from specop_tensorflow.wide import wide
 
 __all__ = ["TensorflowAutodiff", "make_autodiff"]
 
+# Kinds of matrices that are made of a likelihood.
+_OF_LIKELIHOODS = ("fisher", "sampled fisher", "empirical fisher of terms")
+
 
 def make_autodiff(
     model: Any,
@@ -111,7 +114,7 @@ class TensorflowAutodiff(TensorflowParameters):
 
     def importance(self, theta: Tensor | None, batch: Any) -> Floats:
         """Return what each row of the outputs may add to curvature."""
-        for likelihood in self._readings(theta, batch, Matrix("ggn")):
+        for likelihood in [None] if self.likelihood is None else self._all_readings(theta, batch):
             trace, inputs, _ = self._bound(Trace, Importance(likelihood), theta, batch)
             finite, loss, measured, rows = trace.call(*inputs)
             self._check_outputs(finite, theta)
@@ -202,15 +205,13 @@ class TensorflowAutodiff(TensorflowParameters):
 
     def _readings(self, theta: Tensor | None, batch: Any, matrix: Matrix) -> Iterator[Any]:
         """Yield how the outputs may be read, or None where no likelihood matters."""
-        if self.likelihood is None or matrix.kind not in (
-            "ggn",
-            "fisher",
-            "sampled fisher",
-            "empirical fisher of terms",
-        ):
+        # A likelihood that the user names is checked, that of a criterion which Keras brings is known.
+        is_claimed = self.likelihood != likelihood_of(self.model.calling.criterion.value)
+        matters = matrix.kind in _OF_LIKELIHOODS or (matrix.kind == "ggn" and is_claimed)
+        if self.likelihood is not None and matters:
+            yield from self._all_readings(theta, batch)
+        else:
             yield None
-            return
-        yield from self._all_readings(theta, batch)
 
     def _all_readings(self, theta: Tensor | None, batch: Any) -> Iterator[Likelihood]:
         """Yield how the outputs may be read: as of the likelihood, or of any if none is known."""

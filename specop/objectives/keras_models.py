@@ -48,7 +48,12 @@ def is_keras_loss(criterion: Any) -> bool:
 
 
 def likelihood_of(criterion: Any) -> str | None:
-    """Return the likelihood of a loss of Keras, or None; of probabilities the second derivative is another one."""
+    """Return the likelihood of a loss of Keras, or None; of probabilities the second derivative is another one.
+
+    The loss may be as `in_order` returns it.
+    """
+    if isinstance(criterion, functools.partial) and criterion.func is _turned_round:
+        (criterion,) = criterion.args
     if not is_keras_loss(criterion):
         return None
     kinds = {getattr(sys.modules["keras"].losses, name): found for name, found in _LIKELIHOODS.items()}

@@ -8,6 +8,7 @@ keras = pytest.importorskip("keras")
 
 import specop
 from specop.errors import InvalidInputError, ParametersChangedError
+from specop.objectives.likelihoods import Likelihood
 from tensorflow_cases import (
     CROSS_ENTROPY,
     close,
@@ -87,6 +88,17 @@ def test_losses_of_keras_are_recognised(name):
     elif likelihood != "gaussian":
         with pytest.raises(InvalidInputError, match=f"the criterion's likelihood is {likelihood}, not gaussian"):
             specop.objective(mlp(), criterion, (normal(5, 3), labels(5)), likelihood="gaussian")
+
+
+def test_gauss_newton_asks_for_the_likelihood_of_an_own_loss_only(monkeypatch):
+    """Over many classes the question is what takes most memory: eight arrays as large as the logits."""
+    asked = []
+    terms = Likelihood.terms
+    monkeypatch.setattr(Likelihood, "terms", lambda *arguments: (asked.append(1), terms(*arguments))[1])
+    for criterion, likelihood, count in ((CROSS_ENTROPY, None, 0), (cross_entropy, "categorical", 1)):
+        objective = specop.objective(mlp(), criterion, (normal(5, 3), labels(5)), likelihood=likelihood)
+        objective.ggn() @ objective.theta
+        assert len(asked) == count
 
 
 def test_a_loss_of_single_precision_is_recognised_on_outputs_of_double_precision():
