@@ -26,7 +26,7 @@ __all__ = ["LARGEST_BASIS", "KrylovSpace"]
 LARGEST_BASIS = 2**27
 """Entries of the largest basis that is taken without being asked for: a gigabyte in float64."""
 
-_COUNTERS = ("capacity", "scale", "draws", "is_mixed", "is_restarted", "is_random", "has_closed")
+_COUNTERS = ("capacity", "scale", "draws", "is_mixed", "is_restarted", "is_random", "has_closed", "_reach")
 
 
 class KrylovSpace:
@@ -62,7 +62,8 @@ class KrylovSpace:
     is_restarted : bool
         Whether rows were replaced by fewer.
     has_closed : bool
-        Whether a product had next to nothing outside of the rows: they had nearly found an invariant subspace.
+        Whether a product had next to nothing outside of the rows, beside other products since the latest start: they
+        had nearly found an invariant subspace.
     """
 
     def __init__(self, run: Run, capacity: int, lead: int = 0) -> None:
@@ -76,6 +77,8 @@ class KrylovSpace:
         self.is_restarted = False
         self.is_random = False
         self.has_closed = False
+        # Largest norm of a product since the latest start: outside of large eigenvectors all products are small.
+        self._reach = 0.0
         self._epsilon = run.A.domain.epsilon
         self._matrix = ProjectedMatrix(self.capacity)
         self._rows = OrthonormalRows(run, self._matrix, self.capacity, lead)
@@ -151,6 +154,7 @@ class KrylovSpace:
         """Append a row to the frontier: a vector without what it has in the span of the rows, or a random one."""
         self.is_mixed |= self.steps > 0
         self.is_random |= self.size == 0 and vector is None
+        self._reach = 0.0
         if vector is not None:
             (length,) = lengths_of(self.backend, vector)
             if not np.isfinite(length) or length == 0:
@@ -201,14 +205,16 @@ class KrylovSpace:
         product = self.run.multiply(self._rows.row(row))
         expected, known = self._matrix.expected(row)
         rest, column, beta = self._rows.remainder(product, row, self.scale)
-        self.scale = max(self.scale, math.hypot(coefficient_norm(column), beta))
+        length = math.hypot(coefficient_norm(column), beta)
+        self.scale, self._reach = max(self.scale, length), max(self._reach, length)
         self.run.check_size(self.scale)
         self._watch_symmetry(row, (column - expected)[known])
         column[known] = expected[known]
         self._matrix.record(row, column)
-        self.has_closed |= bool(beta < self._epsilon**0.5 * self.scale)
         # Below this the rows span an invariant subspace as far as rounding shows, and its eigenpairs are exact.
-        if self.size < self.n and beta > self._rows.negligible(self.scale):
+        negligible = self._rows.negligible(self.scale)
+        self.has_closed |= bool(beta <= max(negligible, self._epsilon**0.5 * self._reach))
+        if self.size < self.n and beta > negligible:
             self._rows.set_next(rest, 1.0 / beta)
             self._matrix.join(row, beta)
 

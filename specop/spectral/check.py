@@ -28,6 +28,8 @@ _FEW_ROWS = 24
 _PATIENCE = 40
 # Share of a copy's eigenvector that may lie in the space without being in the way.
 _LARGEST_DRIFT = 1e-2
+# Share of the distance to the next Ritz value that the residual of a resolved one has at most.
+_RESOLVED = 0.03
 
 
 @dataclass
@@ -180,7 +182,7 @@ class Check:
         if recurrence is not None:
             drift = recurrence.drift(held.values[best], space.noise_floor / 4)
         drift = drift[:, np.abs(drift).max(axis=0) > _LARGEST_DRIFT]
-        self._exclusion.is_doubted |= bool(drift.size)
+        self._exclusion.is_doubted |= bool(drift.size) and _is_resolved(held)
         if drift.size and space.size <= room:
             # Of copies that are on their way into the space by rounding, a part would lie inside, out of sight.
             space.remove(held, best, drift[held.rows])
@@ -298,3 +300,9 @@ class Check:
             if seen.residuals[top] > min(room, self.space.tolerances(seen.values[top], self.tol)):
                 return False
         return True
+
+
+def _is_resolved(held: Ritz) -> bool:
+    """Whether each Ritz value stands apart within its residual, as all of them do where a space is about to close."""
+    gaps = np.diff(held.values, prepend=-np.inf, append=np.inf)
+    return bool((held.residuals <= _RESOLVED * np.minimum(gaps[:-1], gaps[1:])).all())
