@@ -26,6 +26,7 @@ from specop_torch.cross_entropy import cross_entropy
 from specop_torch.graph import depends_on, naming_missing_derivatives, naming_reentrant_checkpoints
 from specop_torch.linear import MATRIX_PRODUCTS, linear, matrix_product
 from specop_torch.models import Model
+from specop_torch.recomputation import recomputing_under
 from specop_torch.structures import parts
 
 __all__ = ["Evaluation", "TwiceDifferentiable"]
@@ -69,6 +70,7 @@ class Evaluation:
                 # Fused attention has no second derivative. Where one is enough, it takes less time and memory.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(TwiceDifferentiable())
+                stack.enter_context(recomputing_under(TwiceDifferentiable))
             if self.fixed_randomness is not None:
                 stack.enter_context(self.preserved())
                 torch.manual_seed(self.fixed_randomness)

@@ -27,7 +27,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _is_large(*([input, weight] if bias is None else [input, weight, bias])):
         return functional.linear(input, weight, bias)
     outputs: Tensor = _Linear.apply(input.flatten(0, -2), weight)  # type: ignore[no-untyped-call]
-    return (outputs if bias is None else outputs + bias).unflatten(0, input.shape[:-1])
+    outputs = outputs.unflatten(0, input.shape[:-1])
+    return outputs if bias is None else outputs + bias
 
 
 def matrix_product(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
@@ -59,7 +60,10 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(context: Any, inputs: Any, output: Any) -> None:
-        context.save_for_backward(*inputs)
+        rows, weight = inputs
+        of_rows, of_weight = context.needs_input_grad
+        # What nothing is differentiated with may be overwritten by now, as where the weight is frozen.
+        context.save_for_backward(rows if of_weight else None, weight if of_rows else None)
         context.save_for_forward(*inputs)
 
     @staticmethod
@@ -111,6 +115,6 @@ def _pushed(rows_along: Tensor | None, weight_along: Tensor | None, rows: Tensor
 
 def _times(slopes: Tensor, right: Tensor) -> Tensor:
     """Return the matrix product; slopes that are one number, such as those at which a Jacobian is taken, stay one."""
-    if any(slopes.stride()):
+    if any(slopes.stride()) or not slopes.numel():
         return slopes @ right
     return (slopes[:1, :1] * right.sum(0, keepdim=True)).expand(len(slopes), -1)
