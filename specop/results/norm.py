@@ -12,7 +12,8 @@ __all__ = ["NormResult"]
 class NormResult(NumberResult):
     """A Frobenius norm, spectral norm or condition number with its error.
 
-    `quantity` says which of them. `method` is "hutchinson" or "exact" for a Frobenius norm, whose `estimates` are
+    `quantity` says which of them. `method` is "hutchinson", "exact" or "orthogonal", where
+    the last probes are orthogonal to each other and weigh more, for a Frobenius norm, whose `estimates` are
     unbiased ones of the squared norm, and "eigenvalues" for the others, which have no random part: their interval is
     that of the eigenvalues' bounds, and `confidence` that of the check that no eigenvalue was missed.
     """

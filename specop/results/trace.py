@@ -16,8 +16,9 @@ class TraceResult(Plotted, NumberResult):
 
     `method` is "hutchinson", "hutch++", "xtrace", "xnystrace", "exact", "gradients" where those of samples tell a part
     of the trace, or "xtrace+hutchinson" for a sketch whose probes are left out in turn, with more probes of what lies
-    beyond it. `estimates` has an unbiased one for each probe or sample. Those that are left out in turn depend on each
-    other; the standard error says so, their scatter does not.
+    beyond it; "orthogonal" takes the place of "hutchinson" where the last probes are orthogonal to each other.
+    `estimates` has an unbiased one for each probe or sample. Those that are left out in turn depend on each other, and
+    orthogonal ones leave less to chance and weigh more; the standard error says so, their scatter does not.
 
     `plot` draws the estimates, their mean and its interval, running where probes are independent.
     """

@@ -11,8 +11,16 @@ from specop.arrays.backend import Array
 from specop.krylov.known import Complement
 from specop.spectral.goals import STAGE, Goal, turns_exact
 from specop.spectral.jackknife import sketch_error
+from specop.spectral.orthogonal import OrthogonalProbes, may_hold_all
 from specop.spectral.sketch import Sketch
-from specop.statistics.estimate import Estimate, agree_by_chance, estimate_from_samples, skewed, unknown
+from specop.statistics.estimate import (
+    Estimate,
+    agree_by_chance,
+    effective_count,
+    estimate_from_samples,
+    skewed,
+    unknown,
+)
 from specop.statistics.numbers import Floats
 
 __all__ = ["Estimation"]
@@ -41,6 +49,8 @@ class Estimation:
         What each probe gave.
     is_exact : bool
         Whether nothing is left to chance.
+    orthogonal : OrthogonalProbes or None
+        What the latest samples belong to, if these are of directions orthogonal to each other.
     """
 
     space: Complement
@@ -49,6 +59,7 @@ class Estimation:
     may_turn: bool
     samples: Floats = field(default_factory=lambda: _NONE)
     is_exact: bool = False
+    orthogonal: OrthogonalProbes | None = None
 
     fewest: ClassVar[int] = STAGE
 
@@ -65,14 +76,37 @@ class Estimation:
         return self.is_exact or (enough and self.goal.accepts(value.estimate, value.standard_error))
 
     def turns_exact(self, ahead: int = STAGE) -> bool:
-        """Whether the tolerance would take more than n further probes; `ahead` products come before the next look."""
+        """Whether the tolerance would take more than n further probes; `ahead` products come before the next look.
+
+        Orthogonal ones never do.
+        """
+        if self.orthogonal is not None:
+            return False
         value = self.value
         needed = self.goal.probes_needed(len(self.samples), value.estimate, self._scatter)
         return self.may_turn and turns_exact(self.run, needed, ahead)
 
+    def may_span(self, beside: int) -> bool:
+        """Whether probes may be made orthogonal until they span everything, held beside so many other vectors.
+
+        What couples known eigenvectors to the rest, as their residuals allow, would be missed without a word.
+        """
+        has_all = self.space.dimension == self.run.n
+        return self.may_turn and has_all and not self.goal.is_budget and may_hold_all(self.run, beside, self.run.left)
+
     def goes_on(self) -> bool:
         """Whether more probes are to be multiplied."""
         return self.run.left > 0 and not self.accepted and not self.turns_exact()
+
+    @property
+    def spans(self) -> bool:
+        """Whether the latest samples are of all directions, so that nothing is left to chance."""
+        return self.orthogonal is not None and self.orthogonal.left == 0
+
+    @property
+    def spanned(self) -> tuple[int, int]:
+        """How many samples are of orthogonal directions, and how many of these there are."""
+        return (self.orthogonal.count, self.orthogonal.dimension) if self.orthogonal else (0, 1)
 
     def look(
         self, samples: Floats, error: float | None = None, rounding: float = 0.0, concentration: float = 0.0
@@ -91,7 +125,10 @@ class Estimation:
         """
         self.run.check_size(float(np.abs(samples).max()))
         self.samples = samples + self.space.known
-        value = estimate_from_samples(self.samples, self.confidence)
+        value = estimate_from_samples(self.samples, self.confidence, *self.spanned)
+        if self.spans:
+            self.settle(value.estimate, "")
+            return True
         self._scatter = value.standard_error if error is None else error
         if error is None and not rounding and self.agree_by_chance(samples):
             value = unknown(value.estimate, -np.inf, self.confidence)
@@ -126,14 +163,15 @@ class Estimation:
 
     def look_at(self, sketch: Sketch, single: Floats) -> bool:
         """Take all samples that a sketch and single probes of its rest give."""
+        if self.spans:
+            return self.look(single)
         left_out, fresh = sketch.left_out(), np.concatenate([sketch.fresh(), single])
         p, f = len(left_out), len(fresh)
         if p == 0:
             return self.look(fresh, rounding=sketch.rounding(), concentration=sketch.concentration())
         # Given the sketch, fresh probes know nothing of the ones in it: the two means are uncorrelated.
         error = p * sketch_error(sketch)
-        if f > 1:
-            error = np.hypot(error, f**0.5 * float(np.std(fresh, ddof=1)))
-        elif f == 1:
-            error = np.hypot(error, float(np.std(left_out, ddof=1)))
-        return self.look(np.concatenate([left_out, fresh]), float(error) / (p + f), sketch.rounding())
+        beyond = effective_count(f, *self.spanned)
+        if f:
+            error = np.hypot(error, beyond**0.5 * float(np.std(fresh if f > 1 else left_out, ddof=1)))
+        return self.look(np.concatenate([left_out, fresh]), float(error) / (p + beyond), sketch.rounding())

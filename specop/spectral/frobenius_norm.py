@@ -54,8 +54,9 @@ def frobenius_norm(
         Operator of any shape.
     method : {"auto", "hutchinson", "exact"}
         "auto" reads the entries of an array, a SciPy sparse matrix or a `DiagonalOperator`, without a product, if a
-        tolerance or nothing is given. "exact" multiplies n unit vectors; "auto" does so for n up to 16, where the limit
-        allows that and there is no tolerance, and where the tolerance would take more than n probes.
+        tolerance or nothing is given. "exact" multiplies n unit vectors; "auto" does so for n up to 16, and where the
+        limit allows that and there is no tolerance. With a tolerance, and n within the limit, probes after the first 16
+        are orthogonal to each other, as in `trace`: n of them leave no error.
     rtol : float, optional
         Goal for the standard error, relative to the norm. With neither `rtol` nor `atol` it is 0.02, or the whole of
         `max_matvecs` is used if that is given.
@@ -163,7 +164,10 @@ class _Squares(Estimation):
         """Take these as all lengths so far; return whether they suffice."""
         self.run.check_size(float(samples.max()))
         self.samples = self.known + samples**2
-        self.value = root_of_mean(self.samples, self.confidence, self.goal.looks)
+        self.value = root_of_mean(self.samples, self.confidence, self.goal.looks, *self.spanned)
+        if self.spans:
+            self.settle(self.value.estimate, "")
+            return True
         self._scatter = root_of_mean(self.samples, self.confidence).standard_error
         if self.agree_by_chance(self.samples):
             self.value = unknown(self.value.estimate, 0.0, self.confidence)

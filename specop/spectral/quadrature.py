@@ -15,7 +15,7 @@ from specop.results.eigen import EigenResult
 from specop.spectral.fitting import may_store
 from specop.spectral.goals import STAGE, Goal
 from specop.spectral.scalar_functions import Progress, SpectralFunction, changed_by_rounding, sensitivity
-from specop.statistics.estimate import Estimate, estimate_from_samples, exact, skewed
+from specop.statistics.estimate import Estimate, concentration_of, estimate_from_samples, exact, skewed
 from specop.statistics.numbers import Floats
 
 __all__ = ["SpectralSum", "sum_over_spectrum"]
@@ -192,12 +192,7 @@ class _Quadrature:
     def _concentration(self) -> float:
         """Return tr F^4 / (tr F^2)^2 of f(A) less its mean eigenvalue, F, by the rules of all probes."""
         values, weights = np.concatenate(self._values), np.concatenate(self._weights) / len(self._weights)
-        away = np.abs(values - weights @ values)
-        # Fourth powers of a function's values would overflow or vanish.
-        squares = (away / (away.max() or 1.0)) ** 2
-        second = float(weights @ squares) ** 2
-        dimension = self.space.n - self.first
-        return min(1.0, float(weights @ squares**2) / second / dimension) if second > 0.0 else 1.0
+        return concentration_of(values, weights, self.space.n - self.first)
 
     def _turns_exact(self, steps: int) -> bool:
         run, count, spent = self.run, len(self.samples), self.run.products - self._begun

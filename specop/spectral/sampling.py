@@ -12,6 +12,7 @@ from specop.krylov.run import Run
 from specop.spectral.estimation import Estimation
 from specop.spectral.goals import STAGE, exact_diagonal
 from specop.spectral.nystrom import nystrom_estimates
+from specop.spectral.orthogonal import OrthogonalProbes
 from specop.spectral.sketch import Sketch
 from specop.statistics.numbers import Floats
 
@@ -30,15 +31,22 @@ def exact(estimation: Estimation) -> tuple[str, str]:
 
 def hutchinson(estimation: Estimation) -> tuple[str, str]:
     """Average what vectors of random signs give."""
-    run, samples = estimation.run, _NONE
+    run, space, samples = estimation.run, estimation.space, _NONE
+    may_span, orthogonal = estimation.may_span(0), None
     while estimation.goes_on():
-        stage = STAGE if len(samples) else estimation.fewest
-        indices = range(len(samples), len(samples) + min(stage, run.left))
-        found = run.scalars([estimation.measure(estimation.space.rademacher(i)) for i in indices])
-        samples = np.concatenate([samples, found])
+        stage = min(STAGE if len(samples) else estimation.fewest, run.left)
+        if orthogonal:
+            stage = min(stage, orthogonal.left)
+        indices = range(len(samples), len(samples) + stage)
+        signs = (space.rademacher(i) for i in indices)
+        # Made orthogonal, they still prefer no direction: any change of signs or order leaves their law as it is.
+        drawn = map(orthogonal.draw, signs) if orthogonal else signs
+        samples = np.concatenate([samples, run.scalars([estimation.measure(probe) for probe in drawn])])
         # Nothing is known of the eigenvalues.
         estimation.look(samples, concentration=1.0)
-    return "hutchinson", f"{len(samples)} probes"
+        if may_span and not orthogonal and not estimation.accepted:
+            orthogonal = estimation.orthogonal = OrthogonalProbes(run, space.dimension, space.project)
+    return _told(estimation, "hutchinson", f"{len(samples)} probes")
 
 
 def vectors_a_probe(run: Run, *, nystrom: bool = False) -> int:
@@ -156,34 +164,51 @@ def _fitting(estimation: Estimation, capacity: int, *, nystrom: bool = False) ->
 
 
 def _sketched(estimation: Estimation, sketch: Sketch) -> tuple[str, str]:
-    reason = _grow_while_it_pays(estimation, sketch)
+    space, run = estimation.space, estimation.run
+    may_span = estimation.may_span(vectors_a_probe(run) * sketch.capacity)
+    reason = _grow_while_it_pays(estimation, sketch, may_span)
+    if may_span and not estimation.accepted and sketch.multiplied < space.dimension:
+        estimation.orthogonal = OrthogonalProbes(run, space.dimension - sketch.multiplied, sketch.beyond)
     _sample_rest(estimation, sketch, lambda single: estimation.look_at(sketch, single))
     p, f = sketch.multiplied, len(estimation.samples) - sketch.multiplied
     if p == sketch.space.dimension:
         estimation.is_exact = True
         return "xtrace", "the sketch spans the whole space"
     if p == 0:
-        return "hutchinson", f"{f} probes: {reason}"
+        return _told(estimation, "hutchinson", f"{f} probes: {reason}")
     if f == 0:
         return "xtrace", f"a sketch of {p} products, each left out in turn: the spectrum decays"
-    return (
-        "xtrace+hutchinson",
-        f"a sketch of {p} products, each left out in turn, then {f} probes of the rest: {reason}",
-    )
+    message = f"a sketch of {p} products, each left out in turn, then {f} probes of the rest: {reason}"
+    return _told(estimation, "xtrace+hutchinson", message)
 
 
-def _grow_while_it_pays(estimation: Estimation, sketch: Sketch) -> str:
+def _told(estimation: Estimation, method: str, message: str) -> tuple[str, str]:
+    """Return method and message of an estimate whose last probes may be orthogonal to each other."""
+    orthogonal = estimation.orthogonal
+    if orthogonal is None:
+        return method, message
+    if estimation.spans:
+        return "exact", f"{orthogonal.count} orthogonal probes span the whole space"
+    told = f"{message}; the last {orthogonal.count} are orthogonal, of {orthogonal.dimension} that leave no error"
+    return method.replace("hutchinson", "orthogonal"), told
+
+
+def _grow_while_it_pays(estimation: Estimation, sketch: Sketch, may_span: bool) -> str:
     """Return why the sketch was not grown any further."""
+    run = estimation.run
     _grow(sketch, min(STAGE, estimation.run.left))
     estimation.look_at(sketch, _NONE)
-    while not estimation.accepted and estimation.run.left > 0:
-        ahead = sketch.drawn - sketch.multiplied
-        if ahead == 0 or estimation.turns_exact(ahead + max(STAGE, sketch.drawn // 4)) or not _pays(estimation, sketch):
+    while not estimation.accepted and run.left > 0:
+        ahead, step = sketch.drawn - sketch.multiplied, max(STAGE, sketch.drawn // 4)
+        turns = not may_span and estimation.turns_exact(ahead + step)
+        if ahead == 0 or turns or not _pays(estimation, sketch, may_span):
             return "another vector in a sketch would save less than one probe"
-        sketch.multiply(min(ahead, estimation.run.left))
+        sketch.multiply(min(ahead, run.left))
         if estimation.look_at(sketch, _NONE):
             break
-        _grow(sketch, sketch.drawn + min(max(STAGE, sketch.drawn // 4), (estimation.run.left + 1) // 2))
+        # A multiplied row is one of the directions that probes are to span; what is drawn is spent beside these.
+        spare = run.left - (sketch.space.dimension - sketch.multiplied) if may_span else (run.left + 1) // 2
+        _grow(sketch, sketch.drawn + min(step, spare))
         if sketch.drawn == sketch.multiplied:
             return f"a sketch of {sketch.drawn} vectors is as large as it may be"
         estimation.look_at(sketch, _NONE)
@@ -196,16 +221,21 @@ def _grow(sketch: Sketch, size: int) -> None:
 
 def _sample_rest(estimation: Estimation, sketch: Sketch, look: Callable[[Floats], bool]) -> None:
     """Spend what is left on single probes of what lies beyond the sketch."""
-    single = _NONE
+    single, orthogonal = _NONE, estimation.orthogonal
     while sketch.multiplied < sketch.space.dimension and estimation.goes_on():
-        indices = range(sketch.drawn + len(single), sketch.drawn + len(single) + min(STAGE, estimation.run.left))
-        single = np.concatenate([single, [sketch.sample(i) for i in indices]])
+        stage = min(STAGE, estimation.run.left, orthogonal.left if orthogonal else STAGE)
+        indices = range(sketch.drawn + len(single), sketch.drawn + len(single) + stage)
+        single = np.concatenate([single, [sketch.sample(i, orthogonal) for i in indices]])
         look(single)
 
 
-def _pays(estimation: Estimation, sketch: Sketch) -> bool:
-    saved = 2.0 * sketch.gain()
+def _pays(estimation: Estimation, sketch: Sketch, may_span: bool) -> bool:
+    run, saved, variance = estimation.run, 2.0 * sketch.gain(), sketch.variance()
     if estimation.goal.is_budget:
-        return saved * (estimation.run.left + sketch.drawn) > sketch.variance()
+        return saved * (run.left + sketch.drawn) > variance
     allowed = estimation.goal.tolerance(estimation.value.estimate) ** 2
-    return saved > allowed and sketch.variance() > allowed * (len(estimation.samples) + STAGE)
+    if may_span and 8 * run.products >= run.n:
+        # Where M independent probes would do, M d / (M + d) orthogonal ones of d do, and each of M is worth less.
+        enough = allowed * (sketch.space.dimension - sketch.multiplied)
+        saved *= (enough / (enough + variance)) ** 2 if enough > 0.0 else 0.0
+    return saved > allowed and variance > allowed * (len(estimation.samples) + STAGE)

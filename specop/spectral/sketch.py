@@ -9,6 +9,7 @@ from specop.arrays import probes
 from specop.arrays.backend import Array, Basis
 from specop.krylov.known import Complement
 from specop.krylov.orthonormal import coefficient_norm
+from specop.spectral.orthogonal import OrthogonalProbes
 from specop.statistics.numbers import Floats
 
 __all__ = ["Sketch"]
@@ -106,10 +107,17 @@ class Sketch:
         G = self.G[:p, :p]
         return self._samples(np.full(self.drawn - p, np.trace(G)), p, W, self.inner[rest], R, T, G)
 
-    def sample(self, index: int) -> float:
-        """Multiply the part of a new probe beyond the multiplied rows; return its estimate of B's trace."""
+    def beyond(self, vector: Array) -> Array:
+        """Return the part of a vector, which is consumed, beyond the multiplied rows and known eigenvectors."""
+        return self.space.backend.orthogonalize_(self.space.project(vector), self.Q, self.multiplied, ())[0]
+
+    def sample(self, index: int, beside: OrthogonalProbes | None = None) -> float:
+        """Multiply the part of a new probe beyond the multiplied rows; return its estimate of B's trace.
+
+        With others beside which it is drawn, it is made orthogonal to these.
+        """
         space, backend = self.space, self.space.backend
-        probe = backend.orthogonalize_(space.sphere(index), self.Q, self.multiplied, ())[0]
+        probe = self.beyond(space.sphere(index)) if beside is None else beside.draw(space.sphere(index))
         product = space.multiply(probe)
         length, value = space.run.to_host(backend.dot(probe, probe), backend.dot(probe, product))
         return self.trace() + (space.dimension - self.multiplied) * float(value / length)

@@ -23,7 +23,6 @@ from specop.spectral.ends import End
 from specop.spectral.fitting import default_limit, rows_that_fit
 from specop.spectral.search import Search
 from specop.spectral.spectral_density import quadrature_fields
-from specop.statistics.estimate import Estimate, estimate_from_samples, exact
 from specop.statistics.numbers import Floats
 from specop.statistics.transport import transport_errors
 
@@ -95,7 +94,7 @@ def survey(
     tol : float
         Residual of the eigenpairs: relative to each of the largest, and to the largest in size for the smallest.
     trace_rtol : float
-        Relative standard error of the trace; it stops at 1000 further products.
+        Relative standard error of the trace; it stops at 1000 further products, or when these span the whole space.
     steps, probes : int
         Lanczos steps for each random vector of the density, and their number.
     seed : int
@@ -156,9 +155,9 @@ def survey(
         )
         smallest = _smallest(run, low, tol) if k_low else None
         ended, at = time.perf_counter(), run.products
-        rules, samples, floor, orthogonal = complement_rules(run, largest, rule, every, steps, probes, trace_rtol)
+        beyond = complement_rules(run, largest, rule, every, steps, probes, trace_rtol)
     known = largest.eigenvalues if every is None else every
-    mean = _trace(known, samples)
+    rules, samples, mean = beyond.rules, beyond.samples, beyond.trace
     goal = trace_rtol * abs(mean.estimate)
     enough = not mean.standard_error > goal
     trace = run.result(
@@ -167,7 +166,7 @@ def survey(
         standard_error=mean.standard_error,
         interval=mean.interval,
         confidence=mean.confidence,
-        method="hutchinson" if len(samples) else "exact",
+        method=beyond.method,
         estimates=samples,
         converged=enough,
         message="converged"
@@ -179,11 +178,11 @@ def survey(
         SpectralDensity,
         **quadrature_fields(rules, known, n),
         n=n,
-        rounding=floor,
+        rounding=beyond.floor,
         steps=max((len(one.nodes) for one in rules), default=n),
         error=sum(transport_errors(rules, known, n - len(known))),
         confidence=_CONFIDENCE,
-        orthogonal=orthogonal,
+        orthogonal=beyond.orthogonal,
         converged=True,
         message=f"{len(rules)} probe(s)" if rules else "all eigenvalues are known",
     )
@@ -248,10 +247,3 @@ def _smallest(run: Run, low: _LowEnd, tol: float) -> EigenResult:
         else f"the lower end has residuals up to {low.residuals.max():.1e}, above {low.goal:.1e}, in the space that "
         f"the largest eigenvalues took. For these by themselves see eigsh(A, which='SA').",
     )
-
-
-def _trace(known: Floats, samples: Floats) -> Estimate:
-    if not len(samples):
-        total = float(known.sum())
-        return exact(total, _CONFIDENCE)
-    return estimate_from_samples(samples, _CONFIDENCE)

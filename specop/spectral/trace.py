@@ -71,9 +71,12 @@ def trace(
           a tolerance or nothing is given. Otherwise it sees from the products how fast the eigenvalues decay, grows a
           sketch as in "xtrace" while that pays, and then probes the rest, which includes plain Hutchinson and plain
           XTrace as its two ends. It takes "exact" for n up to 16, where the limit allows that and there is no
-          tolerance, where the tolerance would take more than n further probes, and where the first eight would leave
-          too few products for it. The result's `method` and `message` say what was done and why. The probes that it
-          chooses by are part of the estimate, whose mean over seeds was off by about a tenth of its standard error.
+          tolerance, and where the first eight probes would leave too few products for it. With a tolerance, and n
+          within the limit, later probes are orthogonal to each other, as long as n of them can be held: m of these have
+          (n - m) / n of the variance, so that without `deflate` it never takes more than n products beside those of the
+          first look and one for each further vector that is drawn for the sketch. The result's `method` and `message`
+          say what was done and why. The probes that it chooses by are part of the estimate, whose mean over seeds was
+          off by about a tenth of its standard error.
 
         With m products the sketching methods hold at most about m vectors (two for each of m / 2 probes, three if A is
         not known to be symmetric), "xnystrace" 2 m. "auto" holds at most 1e8 entries; where n leaves no room for a

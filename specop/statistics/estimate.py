@@ -15,6 +15,8 @@ __all__ = [
     "Estimate",
     "agree_by_chance",
     "check_confidence",
+    "concentration_of",
+    "effective_count",
     "estimate_from_samples",
     "exact",
     "normal_error",
@@ -37,15 +39,29 @@ def check_confidence(confidence: float) -> float:
     return confidence
 
 
-def estimate_from_samples(samples: Floats, confidence: float) -> Estimate:
-    """Return mean, standard error and Student-t interval of independent samples."""
+def estimate_from_samples(samples: Floats, confidence: float, orthogonal: int = 0, dimension: int = 1) -> Estimate:
+    """Return mean, standard error and Student-t interval of samples.
+
+    They are independent, but the last `orthogonal` are quadratic forms of orthogonal directions, of which there are
+    `dimension`: like numbers drawn without replacement these leave less to chance, and weigh more than others.
+    """
+    if orthogonal == dimension:
+        return exact(float(np.mean(samples[-orthogonal:])), confidence)
     count, mean = len(samples), float(np.mean(samples))
     if count == 1:
         return Estimate(mean, float("nan"), (-float("inf"), float("inf")), confidence)
     # Squares of samples near the ends of the range would overflow or vanish; powers of two leave digits as they are.
     exponent = int(np.frexp(np.max(np.abs(samples)))[1])
     scatter = np.ldexp(np.std(np.ldexp(samples, -exponent), ddof=1), exponent)
-    return with_error(mean, float(scatter / np.sqrt(count)), count - 1, confidence)
+    effective = effective_count(count, orthogonal, dimension)
+    if orthogonal:
+        mean += (effective - count) / effective * (float(np.mean(samples[-orthogonal:])) - mean)
+    return with_error(mean, float(scatter / np.sqrt(effective)), count - 1, confidence)
+
+
+def effective_count(count: int, orthogonal: int, dimension: int) -> float:
+    """Return how many independent samples have the error of so many, the last of them orthogonal directions' forms."""
+    return count - orthogonal + orthogonal * dimension / (dimension - orthogonal)
 
 
 def agree_by_chance(samples: Floats, confidence: float, rounding: float) -> bool:
@@ -74,13 +90,16 @@ def unknown(value: float, lower: float, confidence: float) -> Estimate:
     return Estimate(value, float("nan"), (lower, float("inf")), confidence)
 
 
-def root_of_mean(squares: Floats, confidence: float, looks: int = 0) -> Estimate:
+def root_of_mean(
+    squares: Floats, confidence: float, looks: int = 0, orthogonal: int = 0, dimension: int = 1
+) -> Estimate:
     """Return the root of the mean of squares, or of numbers with a mean above zero, with the interval of its logarithm.
 
     A mean that is not above zero leaves everything up to its upper limit open. Of quadratic forms, looks say how often
-    the limits are widened for what skewness the logarithm leaves, as in `skewed`.
+    the limits are widened for what skewness the logarithm leaves, as in `skewed`. Of orthogonal directions' forms see
+    `estimate_from_samples`.
     """
-    value = estimate_from_samples(squares, confidence)
+    value = estimate_from_samples(squares, confidence, orthogonal, dimension)
     norm = max(0.0, value.estimate) ** 0.5
     if len(squares) == 1:
         return Estimate(norm, value.standard_error, (0.0, float("inf")), confidence)
@@ -147,6 +166,23 @@ def skewed(value: Estimate, error: float, count: int, concentration: float, look
     z = float(scipy.special.ndtri(0.5 + value.confidence / 2))
     widening = concentration / count * (4.0 * z**4 - z**2 + 15.0) / 9.0
     return with_error(value.estimate, error * (1.0 + looks * widening), count - 1, value.confidence)
+
+
+def concentration_of(values: Floats, weights: Floats, dimension: int) -> float:
+    r"""Return :math:`\operatorname{tr} C^4 / (\operatorname{tr} C^2)^2` of C, a matrix less its mean eigenvalue.
+
+    Parameters
+    ----------
+    values, weights : ndarray
+        Nodes of random vectors' Gauss rules, and their weights, which sum to one.
+    dimension : int
+        Number of eigenvalues that they stand for.
+    """
+    away = np.abs(values - weights @ values)
+    # Fourth powers would overflow or vanish.
+    squares = (away / (away.max() or 1.0)) ** 2
+    second = float(weights @ squares) ** 2
+    return min(1.0, float(weights @ squares**2) / second / dimension) if second > 0.0 else 1.0
 
 
 @dataclass(frozen=True)

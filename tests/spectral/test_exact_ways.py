@@ -136,3 +136,44 @@ def test_an_effective_dimension_turns_too():
     found = specop.effective_dimension(specop.DiagonalOperator(values), damping=1e-4, rtol=1e-5)
     assert found.method == "exact" and found.matvecs <= 800
     assert found.estimate == pytest.approx(np.sum(values / (values + 1e-4)), rel=1e-9)
+
+
+@pytest.mark.parametrize("rtol", [0.03, 0.01, 0.003])
+@pytest.mark.parametrize(("name", "first"), [("trace", 32), ("frobenius_norm", 16)])
+def test_probes_take_no_more_than_all_directions_and_the_first_look(name, first, rtol):
+    call, truth = CALLS[name]
+    values = np.r_[np.geomspace(30.0, 1.0, 6), np.random.default_rng(1).normal(size=114) * 0.3 + 0.02]
+    matrix = spectra.with_spectrum(values)
+    taken, covered = [], 0
+    for seed in range(20):
+        found = call(spectra.by_products(matrix), rtol=rtol, seed=seed)
+        taken.append(found.matvecs)
+        slack = 1e-9 * truth(matrix)
+        covered += found.interval[0] - slack <= truth(matrix) <= found.interval[1] + slack
+        assert found.converged
+    assert max(taken) <= 120 + first and covered >= 17
+
+
+def test_a_trace_that_probes_alone_would_take_longer_for_takes_fewer_products_than_the_exact_way():
+    """Of independent ones it takes about 600."""
+    matrix = spectra.with_spectrum(np.random.default_rng(1).normal(size=365) + 0.3)
+    for seed in range(5):
+        found = specop.trace(spectra.by_products(matrix), rtol=0.01, seed=seed)
+        assert found.matvecs < 365 and found.method.endswith("orthogonal")
+        assert abs(found.estimate - np.trace(matrix)) < 4 * found.standard_error
+
+
+@each_call
+def test_known_eigenpairs_that_are_not_accurate_enter_no_exact_result(name):
+    call, truth = CALLS[name]
+    matrix = spectra.with_spectrum(np.linspace(-1, 1, 40))
+    found = call(spectra.by_products(matrix), rtol=1e-9, deflate=specop.eigsh(matrix, 3, tol=0.1))
+    assert found.converged and found.method == "exact"
+    np.testing.assert_allclose(value(found), truth(matrix), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [17, 18, 20])
+def test_few_signs_that_lie_in_the_span_of_others_are_drawn_anew(n):
+    for seed in range(30):
+        found = specop.frobenius_norm(by_products(dense(n)), rtol=1e-9, seed=seed)
+        assert found.matvecs == 16 + n and found.estimate == pytest.approx(np.linalg.norm(dense(n)), rel=1e-11)

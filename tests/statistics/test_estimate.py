@@ -9,6 +9,7 @@ from specop.statistics.estimate import (
     Estimate,
     agree_by_chance,
     check_confidence,
+    concentration_of,
     estimate_from_samples,
     exact,
     normal_error,
@@ -79,3 +80,28 @@ def test_as_many_samples_that_agree_as_three_of_four_do_by_chance_tell_nothing(c
     for factor in (1.0, 1e6):
         apart = factor * np.array([2.0, 2.0 + 2e-9])
         assert agree_by_chance(apart, confidence, 2e-9) and not agree_by_chance(apart, confidence, 5e-10)
+
+
+@pytest.mark.parametrize(("others", "drawn"), [(0, 8), (8, 12), (8, 36), (3, 39)])
+def test_errors_of_orthogonal_directions_are_those_of_numbers_drawn_without_replacement(others, drawn):
+    population = np.random.default_rng(0).exponential(size=40)
+    rng, means, errors = np.random.default_rng(1), [], []
+    for _ in range(2000):
+        samples = np.r_[rng.choice(population, others), rng.permutation(population)[:drawn]]
+        found = estimate_from_samples(samples, 0.95, orthogonal=drawn, dimension=40)
+        means.append(found.estimate)
+        errors.append(found.standard_error)
+    assert abs(np.mean(means) - population.mean()) < 4 * np.std(means) / 2000**0.5
+    assert np.mean(np.square(errors)) == pytest.approx(np.var(means), rel=0.1)
+
+
+def test_all_orthogonal_directions_leave_nothing_to_chance():
+    found = estimate_from_samples(np.r_[100.0, 1.0, 2.0, 6.0], 0.95, orthogonal=3, dimension=3)
+    assert (found.estimate, found.standard_error, found.interval) == (3.0, 0.0, (3.0, 3.0))
+
+
+def test_concentration_is_the_ratio_of_powers_about_the_mean():
+    values = np.array([5.0, 1.0, 0.0, -2.0])
+    away = values - 1.0
+    assert concentration_of(values, np.full(4, 0.25), 4) == pytest.approx(np.sum(away**4) / np.sum(away**2) ** 2)
+    assert concentration_of(np.ones(3), np.full(3, 1 / 3), 3) == 1.0
