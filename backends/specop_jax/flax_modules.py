@@ -143,7 +143,7 @@ class _NnxLoss:
         after = dict(jax.tree_util.tree_leaves_with_path(nnx.state(model)))
         before = jax.tree_util.tree_unflatten(self.treedef, leaves)
         changed = [path for path, leaf in jax.tree_util.tree_leaves_with_path(before) if after.get(path) is not leaf]
-        return self.calling.loss(model, batch), names_of([path[:-1] for path in changed])
+        return self.calling.loss(model, batch), _names([(path, None) for path in changed])
 
     def outputs(self, leaves: list[Any], batch: Any) -> Any:
         return self._called(self.calling.outputs, leaves, batch)
@@ -190,5 +190,10 @@ def _draws(model: nnx.Module) -> list[Any]:
 
 
 def _names(paths: list[tuple[Any, Any]]) -> list[str]:
-    # The last step of a path leads from a variable to its value.
-    return names_of([path[:-1] for path, _ in paths])
+    return names_of([_without_value(path) for path, _ in paths])
+
+
+def _without_value(path: Any) -> list[Any]:
+    """Leave out the step from a variable to its value, which arrays that are no variable's do not have."""
+    step = next((number for number, key in enumerate(path) if isinstance(key, jax.tree_util.GetAttrKey)), len(path))
+    return [*path[:step], *path[step + 1 :]]

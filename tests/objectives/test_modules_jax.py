@@ -162,6 +162,28 @@ def test_tied_nnx_weights_count_once(nnx):
         assert specop.objective(model, cross_entropy, (x, x[::-1]), select=name).names == objective.names
 
 
+def test_arrays_that_an_nnx_module_holds_outside_of_variables_are_constants(nnx):
+    class Net(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(3, 3, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+            self.mean, self.scale = normal(3), np.full(3, 2.0)
+            self.factors = nnx.Param({"left": jnp.ones(3), "right": normal(3, seed=1)})
+
+        def __call__(self, x):
+            factors = self.factors.get_value()
+            return self.layer(jnp.tanh((x - self.mean) / self.scale * factors["left"])) * factors["right"]
+
+    model, (x, y) = Net(), (normal(11, 3), labels(11))
+    objective = specop.objective(model, cross_entropy, (x, y))
+    assert objective.names == ("factors.left", "factors.right", "layer.bias", "layer.kernel")
+
+    def loss(flat):
+        left, right, bias, kernel = flat[:3], flat[3:6], flat[6:9], flat[9:].reshape(3, 3)
+        return cross_entropy((jnp.tanh((x - model.mean) / 2 * left) @ kernel + bias) * right, y)
+
+    close(objective.hessian().to_dense(), jax.jit(jax.hessian(loss))(objective.theta))
+
+
 def test_an_nnx_state_as_the_parameters_of_a_function(nnx):
     model, batch = nnx_model(nnx), (normal(11, 3), labels(11))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
