@@ -34,9 +34,9 @@ QUESTIONS = ("eigenvalues", "trace", "density")
 _K, _PRODUCTS = 10, 99
 # Of specop, SciPy, Lanczos by hessian-eigenthings and PyHessian's algorithm, for the ten largest eigenvalues.
 _SETTINGS = {
-    "cnn": (1e-2, 1e-1, 20, 1e-4),
+    "cnn": (3e-3, 1e-1, 20, 1e-4),
     "transformer": (3e-3, 3e-3, 35, 1e-4),
-    "wide_deep": (3e-3, 1e-2, 30, 1e-5),
+    "wide_deep": (1e-2, 1e-2, 30, 1e-5),
 }
 # A residual at which eigenvalues are right to about 1e-4.
 _CONVERGED = 1e-2
