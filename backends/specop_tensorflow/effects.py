@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from specop.errors import InvalidInputError, NondeterministicError
-from specop_tensorflow.graphs import Graph, operation_of
+from specop_tensorflow.graphs import Graph
+from specop_tensorflow.nodes import operation_of
 
 __all__ = ["refuse_effects"]
 

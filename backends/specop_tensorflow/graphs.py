@@ -19,11 +19,9 @@ import tensorflow as tf
 
 from specop.errors import InvalidInputError
 from specop_tensorflow.joined_products import joined_products
+from specop_tensorflow.nodes import VIEWS, data_of, operation_of, tensor_of
 
-__all__ = ["VIEWS", "Cut", "Graph", "cut", "data_of", "operation_of"]
-
-VIEWS = ("ExpandDims", "Identity", "Reshape", "Squeeze")
-"""Operations whose results have the entries of their first operand, in the same order."""
+__all__ = ["Cut", "Graph", "cut"]
 
 # How tapes name the operations that they add.
 _IN_A_DERIVATIVE = re.compile(r"(gradient_tape/[\w/]+)")
@@ -172,7 +170,7 @@ class Graph:
 
     def _join_products(self, part: Any, fed: Mapping[str, str], kept: Collection[str]) -> None:
         own = {placeholder: name for name, placeholder in fed.items()}
-        sums = joined_products(part.node, kept, lambda name: self.tensor(own.get(name, _named(name))).shape)
+        sums = joined_products(part.node, kept, lambda name: self.tensor(own.get(name, tensor_of(name))).shape)
         replaced = {node.name for one in sums for node in (one.node, *one.products)}
         nodes = [node for node in part.node if node.name not in replaced]
         del part.node[:]
@@ -279,20 +277,6 @@ def _is_free(graph: Graph, name: str) -> bool:
     return node.op in ("ReadVariableOp", "Placeholder") and (
         node.op == "ReadVariableOp" or graph.tensor(name).dtype == tf.resource
     )
-
-
-def data_of(node: Any) -> list[str]:
-    """Return the tensors that an operation reads, as "operation:output"."""
-    return [_named(name) for name in node.input if not name.startswith("^")]
-
-
-def operation_of(tensor: str) -> str:
-    """Return the name of the operation that a tensor, "operation:output", comes from."""
-    return tensor.partition(":")[0]
-
-
-def _named(tensor: str) -> str:
-    return tensor if ":" in tensor else f"{tensor}:0"
 
 
 def _called(node: Any) -> Iterator[str]:

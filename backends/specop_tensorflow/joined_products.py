@@ -14,10 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["SUMS", "JoinedSum", "joined_products"]
+from specop_tensorflow.nodes import SUMS, operation_of
 
-SUMS = ("Add", "AddN", "AddV2")
-"""Operations that add tensors up."""
+__all__ = ["JoinedSum", "joined_products"]
 
 # Of the factors' entries: where a result has less, copies of its factors take as long as the sum.
 _LARGE = 2
@@ -87,7 +86,7 @@ def joined_products(
     shape_of : callable
         ``shape_of(name)`` of a tensor.
     """
-    uses = Counter(_operation(name) for node in nodes for name in node.input)
+    uses = Counter(operation_of(name) for node in nodes for name in node.input)
     products = {
         node.name: node
         for node in nodes
@@ -97,11 +96,12 @@ def joined_products(
     for node in nodes:
         if node.op not in SUMS:
             continue
-        terms = [products[_operation(name)] for name in node.input if _operation(name) in products]
+        terms = [products[operation_of(name)] for name in node.input if operation_of(name) in products]
         for pair in combinations(terms, 2):
             if all(pair[0].attr[flag] == pair[1].attr[flag] for flag in ("transpose_a", "transpose_b", "T")):
                 names = [product.name for product in pair]
-                found.append(JoinedSum(node, pair, tuple(name for name in node.input if _operation(name) not in names)))
+                others = tuple(name for name in node.input if operation_of(name) not in names)
+                found.append(JoinedSum(node, pair, others))
                 break
     return found
 
@@ -112,7 +112,3 @@ def _is_large(node: Any, shape_of: Callable[[str], tf.TensorShape]) -> bool:
         return False
     result, *factors = (shape.num_elements() for shape in shapes)
     return bool(result >= _LARGE * sum(factors))
-
-
-def _operation(tensor: str) -> str:
-    return tensor.partition(":")[0]

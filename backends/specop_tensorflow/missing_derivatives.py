@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from specop.errors import InvalidInputError
-from specop_tensorflow.graphs import Graph, operation_of
+from specop_tensorflow.graphs import Graph
+from specop_tensorflow.nodes import operation_of
 
 __all__ = ["differentiable_moments", "refuse_assumed_zeros", "refusing_first_order"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from specop_tensorflow.graphs import Graph, data_of
-from specop_tensorflow.joined_products import SUMS
+from specop_tensorflow.graphs import Graph
+from specop_tensorflow.nodes import SUMS, data_of, operation_of
 
 __all__ = ["drop_tiles"]
 
@@ -22,7 +22,7 @@ def drop_tiles(graph: Graph) -> None:
         read = data_of(node)
         if node.op in SUMS and len(read) == 2:
             for place in (0, 1):
-                tile = graph.nodes[read[place].partition(":")[0]]
+                tile = graph.nodes[operation_of(read[place])]
                 if tile.op == "Tile" and uses[read[place]] == 1 and _is_repeated(graph, tile, read[1 - place]):
                     _add(node, data_of(tile)[0], place)
                     break

@@ -11,12 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from specop_tensorflow.graphs import VIEWS, Graph, data_of
+from specop_tensorflow.graphs import Graph
+from specop_tensorflow.nodes import SUMS, VIEWS, data_of
 
 __all__ = ["drop_zeros"]
 
 _SAME = (*VIEWS, "Neg")
-_SUMS = ("Add", "AddN", "AddV2")
 
 
 def drop_zeros(graph: Graph) -> None:
@@ -24,7 +24,7 @@ def drop_zeros(graph: Graph) -> None:
     zeros: set[str] = set()
     for node in graph.definition.node:
         read = data_of(node)
-        if node.op in _SUMS:
+        if node.op in SUMS:
             whole = graph.tensor(f"{node.name}:0").shape
             terms = [name for name in read if name not in zeros]
             if not terms:
