@@ -64,10 +64,7 @@ class Split:
         if not self._consumes:
             return {}
         _, residuals = jax.eval_shape(self._make, *arguments)
-        first, made = (
-            {(one.shape, one.dtype) for one in jax.tree_util.tree_leaves(own)} for own in (arguments[0], residuals)
-        )
-        return {"donate_argnums": 0} if first <= made else {}
+        return {"donate_argnums": 0} if _kinds(arguments[0]) <= _kinds(residuals) else {}
 
 
 @jax.tree_util.register_dataclass
