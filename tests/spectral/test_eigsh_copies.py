@@ -114,13 +114,15 @@ def test_copies_on_their_way_into_the_space_are_a_reason_to_doubt():
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.framework == "numpy"], ids=str)
-def test_an_eigenvalue_that_dominates_is_no_reason_to_doubt(case):
-    """Rounding carries copies of it, and products outside are small beside it: the check took 11 to 15 products."""
+@pytest.mark.parametrize(("bulk", "zeros"), [(3000, 0), (1000, 200_000)])
+def test_an_eigenvalue_that_dominates_is_no_reason_to_doubt(case, bulk, zeros):
+    """Rounding carries copies of it, and beside it products outside are small: the check took 11 to 15 products."""
     top = 22.0 * np.array([1.0, 0.08, 0.06, 0.04, 0.03, 0.025])
-    values = np.concatenate([np.minimum(np.random.default_rng(0).exponential(0.05, 3000), 0.4), top])
+    rest = np.minimum(np.random.default_rng(0).exponential(0.05, bulk), 0.4)
+    values = np.concatenate([np.zeros(zeros), rest, top])
     for seed in range(4):
         found = specop.eigsh(specop.DiagonalOperator(values.astype(case.dtype)), k=6, which="LA", seed=seed)
-        assert found.check_matvecs <= 9
+        assert found.check_matvecs <= 10
 
 
 def one_copy(dtype, seed):
